@@ -1,0 +1,5 @@
+import sys
+
+from siam.cli import main
+
+sys.exit(main())

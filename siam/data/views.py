@@ -1,0 +1,113 @@
+"""Views of one image: decode once, cut every crop from it; and the published Pillow pipeline for comparison."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from siam.data.chance import uniforms
+from siam.data.decode import BrokenImage
+from siam.data.geometry import crop_boxes, draws_needed
+from siam.data.images import Images
+from siam.data.photometry import IMAGENET_MEAN, IMAGENET_STD
+from siam.settings import ViewSettings
+
+GEOMETRY, PHOTOMETRY, STEP = 0, 1, 2
+"""Purposes of random draws: they never share numbers."""
+
+_REPLACEMENTS = 100  # neighbours that are tried in place of a broken image
+
+Key = tuple[int, NDArray[np.int64]]
+"""An epoch and the indices of one batch's images."""
+
+
+class Broken(dict[str, str]):
+    """Images that could not be read: path to reason."""
+
+
+class ViewBatches(Dataset[Any]):
+    """dataset[epoch, indices] -> (views, indices actually used, broken). Runs in the workers.
+
+    views: uint8 (B, V, 3, S, S) crops, or with the reference pipeline float views, normalised. A broken
+    image is replaced by the next one in the set that can be read, and reported.
+    """
+
+    def __init__(self, images: Images, views: ViewSettings, count: int, seed: int) -> None:
+        self.images, self.views, self.count, self.seed = images, views, count, seed
+        self.reference = reference_transform(views) if views.pipeline == "reference" else None
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, NDArray[np.int64], Broken]:
+        epoch, indices = key
+        size, used, broken = self.views.size, indices.copy(), Broken()
+        if self.reference is not None:
+            out = torch.empty(len(indices), self.count, 3, size, size)
+        else:  # stored with channels last: the resize is fastest so, and so is the network
+            out = torch.empty(len(indices), self.count, size, size, 3, dtype=torch.uint8).permute(0, 1, 4, 2, 3)
+        for slot, index in enumerate(indices):
+            image, used[slot] = read_or_replace(self.images, int(index), broken)
+            if self.reference is not None:
+                self._reference_views(image, epoch, int(used[slot]), out[slot])
+            else:
+                u = uniforms(self.seed, epoch, used[slot : slot + 1], GEOMETRY, draws_needed(self.count))
+                height, width = image.shape[1:]
+                boxes = crop_boxes(u, height, width, self.count, self.views.scale, flip_p=self.views.flip_p)
+                cut_crops(image, boxes[0], out[slot])
+        return out, used, broken
+
+    def _reference_views(self, image: Tensor, epoch: int, index: int, out: Tensor) -> None:
+        from torchvision.transforms.v2.functional import to_pil_image
+
+        pil = to_pil_image(image)
+        u = uniforms(self.seed, epoch, np.array([index]), GEOMETRY, 1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(u[0, 0] * 2**53))
+            for view in range(self.count):
+                assert self.reference is not None
+                out[view] = self.reference(pil)
+
+
+def read_or_replace(images: Images, index: int, broken: Broken) -> tuple[Tensor, int]:
+    """Image `index`, or the first readable one after it; which one it was; what broke is added to `broken`."""
+    for step in range(min(_REPLACEMENTS, len(images))):
+        at = (index + step) % len(images)
+        try:
+            return images.read(at), at
+        except BrokenImage as error:
+            broken[images.path(at)] = error.reason
+    raise BrokenImage(f"{_REPLACEMENTS} images in a row, from {images.path(index)} on, cannot be read")
+
+
+def cut_crops(image: Tensor, boxes: NDArray[np.int64], out: Tensor) -> None:
+    """Resize each box of `image`, uint8 (3, H, W), straight into its place in `out`, uint8 (V, 3, S, S)."""
+    size = out.shape[-1]
+    for view, (top, left, h, w, flipped) in enumerate(boxes.tolist()):
+        crop = image[None, :, top : top + h, left : left + w]
+        if (h, w) != (size, size):
+            crop = F.interpolate(crop, size=(size, size), mode="bilinear", antialias=True)
+        # numpy flips by a negative stride, so that flipping and placing are one copy
+        pixels = crop[0].numpy()
+        out[view].numpy()[:] = pixels[:, :, ::-1] if flipped else pixels
+
+
+def reference_transform(views: ViewSettings) -> Any:
+    """The released SimSiam recipe, Pillow and torchvision transforms one by one, with these settings."""
+    from torchvision import transforms as T
+
+    kernel = 2 * int(4 * views.blur_sigma[1]) + 1
+    jitter = T.ColorJitter(views.brightness, views.contrast, views.saturation, views.hue)
+    return T.Compose(
+        [
+            T.RandomResizedCrop(views.size, scale=views.scale),
+            T.RandomApply([jitter], p=views.jitter_p),
+            T.RandomGrayscale(p=views.grey_p),
+            T.RandomApply([T.GaussianBlur(kernel, sigma=views.blur_sigma)], p=views.blur_p),
+            T.RandomSolarize(128, p=views.solarize_p),
+            T.RandomHorizontalFlip(p=views.flip_p),
+            T.ToTensor(),
+            T.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )

@@ -1,0 +1,17 @@
+"""What a user can mend: each is one plain sentence, and the command ends with exit status 2."""
+
+
+class SiamError(Exception):
+    """Something outside the program is wrong; the message says what, where, and the mend."""
+
+
+class SettingsError(SiamError):
+    """A setting that does not exist, or a combination that cannot work."""
+
+
+class DataError(SiamError):
+    """Images that are not there, too few of them, or too many that cannot be read."""
+
+
+class RunError(SiamError):
+    """A run folder that is missing, in use, or does not fit what is asked of it."""

@@ -1,0 +1,64 @@
+"""Two branches that share an encoder f, a predictor h on one of them, and the place where gradients stop.
+
+Letters as in the paper: x a view, f the encoder (backbone and projector), h the predictor, p = h(f(x)) a
+prediction, z the target that it should meet.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from siam.methods import SIMSIAM, Method
+from siam.parts.backbone import build_backbone
+from siam.parts.heads import build_predictor, build_projector
+from siam.parts.momentum import MomentumEncoder
+
+
+class Network(nn.Module):
+    """Both branches of Figure 3.
+
+    method: which predictor and which target. backbone: any timm name. image_size: side of a view in pixels,
+    which chooses the stem. Each view passes f on its own, as in the paper: BN statistics are per view.
+    """
+
+    def __init__(
+        self,
+        method: Method = SIMSIAM,
+        backbone: str = "resnet50",
+        image_size: int = 224,
+        width: float = 1.0,
+        stem: Literal["auto", "small", "standard"] = "auto",
+    ) -> None:
+        super().__init__()
+        self.target = method.target
+        self.backbone = build_backbone(backbone, image_size, width, stem)
+        self.projector = build_projector(int(self.backbone.num_features), method)  # type: ignore[arg-type]
+        self.predictor = build_predictor(method)
+        self.slow = MomentumEncoder(self.encoder) if method.target == "momentum" else None
+
+    @property
+    def encoder(self) -> nn.Sequential:
+        """f: (B, 3, H, W) -> (B, d), sharing this network's weights."""
+        return nn.Sequential(self.backbone, self.projector)
+
+    def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x1, x2: two views (B, 3, H, W), normalised. Returns p1, p2, z1, z2, each (B, d)."""
+        f = self.encoder
+        f1, f2 = f(x1), f(x2)  # (B, d)
+        p1, p2 = self.predictor(f1), self.predictor(f2)  # (B, d)
+        match self.target:
+            case "live":
+                z1, z2 = f1, f2
+            case "stop_gradient":
+                z1, z2 = f1.detach(), f2.detach()
+            case _:
+                assert self.slow is not None
+                z1, z2 = self.slow(x1), self.slow(x2)
+        return p1, p2, z1, z2
+
+    @torch.no_grad()
+    def update_target(self, momentum: float) -> None:
+        """Let the slow copy follow; without one there is nothing to do."""
+        if self.slow is not None:
+            self.slow.update(self.encoder, momentum)

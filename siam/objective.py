@@ -1,0 +1,34 @@
+"""What the branches agree on: a module (p1, p2, z1, z2) -> scalar, with its own state where it has any."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from siam.errors import SettingsError
+from siam.methods import Method
+from siam.parts.cosine import negative_cosine, softmax_cross_entropy
+
+
+def build_objective(method: Method) -> nn.Module:
+    """The module that scores p1, p2, z1, z2, each (B, d), for this method."""
+    match method.objective:
+        case "cosine":
+            return Agreement(negative_cosine, method.symmetry == "symmetric")
+        case "cross_entropy":
+            return Agreement(softmax_cross_entropy, method.symmetry == "symmetric")
+        case _:
+            raise SettingsError(f"objective '{method.objective}' is not available yet")
+
+
+class Agreement(nn.Module):
+    """L = D(p1, z2)/2 + D(p2, z1)/2 (Eq. 2-4), or D(p1, z2) alone when asymmetric (Sec. 4.6)."""
+
+    def __init__(self, distance: Callable[[Tensor, Tensor], Tensor], symmetric: bool) -> None:
+        super().__init__()
+        self.distance = distance
+        self.symmetric = symmetric
+
+    def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
+        if not self.symmetric:
+            return self.distance(p1, z2)
+        return self.distance(p1, z2) / 2 + self.distance(p2, z1) / 2

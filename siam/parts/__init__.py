@@ -1,0 +1,1 @@
+"""The parts that the two branches and their objectives are made of."""

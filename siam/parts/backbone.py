@@ -1,0 +1,53 @@
+"""The encoder f's convolutional part: any timm model, with the stem that small images need."""
+
+import difflib
+from typing import Any, Literal
+
+import timm
+from torch import Tensor, nn
+
+from siam.errors import SettingsError
+
+SMALL_IMAGE = 64
+"""Below this side (pixels) a ResNet's 7x7 stride-2 stem and max-pool would leave too little to see."""
+
+
+def build_backbone(
+    name: str, image_size: int, width: float = 1.0, stem: Literal["auto", "small", "standard"] = "auto"
+) -> nn.Module:
+    """A timm model without its classifier: (B, 3, H, W) -> (B, D), with D in `.num_features`.
+
+    width: factor on the channels of a ResNet's four stages. stem: `small` is the CIFAR stem of He et al.
+    2016 (3x3, stride 1, no max-pool; SimSiam App. D); `auto` takes it for ResNets below 64 pixels.
+    Residual branches start at zero (timm's default), as in the released SimSiam.
+    Raises SettingsError for a name that timm does not know or options the model does not have.
+    """
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; names are timm's, such as resnet50"
+        raise SettingsError(f"unknown backbone '{name}'{hint}")
+
+    is_resnet = name.startswith(("resnet", "resnext", "wide_resnet"))
+    options: dict[str, Any] = {}
+    if width != 1.0:
+        if not is_resnet:
+            raise SettingsError(f"width {width} scales ResNets only; backbone '{name}' is not one")
+        options["channels"] = tuple(max(8, round(c * width)) for c in (64, 128, 256, 512))
+    if not is_resnet and name.startswith(("vit", "deit", "swin", "beit", "eva")):
+        options["img_size"] = image_size
+    backbone: nn.Module = timm.create_model(name, num_classes=0, **options)
+
+    if stem == "small" and not is_resnet:
+        raise SettingsError(f"stem 'small' is for ResNets; backbone '{name}' keeps its own stem")
+    if stem == "small" or (stem == "auto" and is_resnet and image_size < SMALL_IMAGE):
+        _give_small_stem(backbone)
+    return backbone
+
+
+def _give_small_stem(resnet: nn.Module) -> None:
+    """3x3 stride 1 in place of 7x7 stride 2, and no max-pool."""
+    first: Tensor = next(resnet.parameters())
+    channels = int(resnet.bn1.num_features)  # type: ignore[union-attr, arg-type]
+    resnet.conv1 = nn.Conv2d(first.shape[1], channels, kernel_size=3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(resnet.conv1.weight, mode="fan_out", nonlinearity="relu")
+    resnet.maxpool = nn.Identity()

@@ -1,0 +1,45 @@
+"""The two MLPs of SimSiam (Chen & He 2021, Sec. 3): the projector ends f, the predictor is h."""
+
+from torch import nn
+
+from siam.methods import Method
+
+
+def build_projector(features: int, method: Method) -> nn.Sequential:
+    """(B, D) -> (B, d). "BN is applied to each fc layer, including its output fc. Its output fc has no ReLU."
+
+    The output BN has no affine parameters, as in the released code (Table 3's text: 68.2 against 68.1).
+    """
+    hidden_bn = method.batch_norm != "none"
+    output_bn = method.batch_norm in ("default", "all")
+    layers: list[nn.Module] = []
+    width = features
+    for _ in range(method.projector_layers - 1):
+        layers += _hidden(width, method.projector_hidden, hidden_bn)
+        width = method.projector_hidden
+    layers.append(nn.Linear(width, method.dim, bias=not output_bn))
+    if output_bn:
+        layers.append(nn.BatchNorm1d(method.dim, affine=False))
+    return nn.Sequential(*layers)
+
+
+def build_predictor(method: Method) -> nn.Module:
+    """h: (B, d) -> (B, d). "BN applied to its hidden fc layer. Its output fc does not have BN or ReLU."
+
+    A bottleneck, d to d/4 and back. `fixed` keeps its random initialisation (Table 1b).
+    """
+    if method.predictor == "none":
+        return nn.Identity()
+    output_bn = method.batch_norm == "all"
+    layers = [
+        *_hidden(method.dim, method.predictor_hidden, bn=method.batch_norm != "none"),
+        nn.Linear(method.predictor_hidden, method.dim, bias=not output_bn),
+    ]
+    if output_bn:
+        layers.append(nn.BatchNorm1d(method.dim))
+    return nn.Sequential(*layers).requires_grad_(method.predictor == "learned")
+
+
+def _hidden(inputs: int, outputs: int, bn: bool) -> list[nn.Module]:
+    norm = [nn.BatchNorm1d(outputs)] if bn else []
+    return [nn.Linear(inputs, outputs, bias=not bn), *norm, nn.ReLU(inplace=True)]

@@ -1,0 +1,77 @@
+"""Named starting points, each with what it is expected to reach; any setting can be changed from there."""
+
+from dataclasses import replace
+
+from siam.errors import SettingsError
+from siam.methods import METHODS, SIMSIAM, Method
+from siam.settings import LoaderSettings, MonitorSettings, OptimizerSettings, Settings, ViewSettings, near
+
+IMAGENET = Settings()
+"""SimSiam Sec. 3: ResNet-50, 224 pixels, batch 256. Published: 68.3 % linear on ImageNet, 100 epochs."""
+
+CIFAR10 = Settings(
+    backbone="resnet18",
+    epochs=800,
+    batch_size=512,
+    views=ViewSettings(size=32, blur_p=0.0),
+    network=replace(SIMSIAM, projector_layers=2),
+    optimizer=OptimizerSettings(lr=0.03, weight_decay=5e-4),
+)
+"""SimSiam App. D: CIFAR ResNet-18, 2-layer projector, no blur. Published: 91.8 % linear on CIFAR-10."""
+
+IMAGENETTE = Settings(
+    backbone="resnet18",
+    epochs=800,
+    batch_size=256,
+    views=ViewSettings(size=128),
+    network=replace(SIMSIAM, projector_layers=3),
+    optimizer=OptimizerSettings(lr=0.06, weight_decay=5e-4),
+)
+"""128 pixels, ResNet-18. Published (lightly's documentation): 87.2 % kNN on Imagenette, 800 epochs."""
+
+DEMO = Settings(
+    backbone="resnet18",
+    width=0.75,
+    epochs=8,
+    batch_size=32,
+    views=ViewSettings(size=16, scale=(0.4, 1.0), flip_p=0.0, hue=0.5, grey_p=0.5, blur_p=0.0),
+    network=replace(SIMSIAM, projector_layers=2, projector_hidden=512, dim=512, predictor_hidden=128),
+    optimizer=OptimizerSettings(lr=0.24),
+    loader=LoaderSettings(resident="yes"),
+    monitor=MonitorSettings(knn_k=20, bank=5000, queries=1000),
+)
+"""The demo set in minutes on two CPU cores: small batches, so many steps, and a modest d."""
+
+RECIPES = {"imagenet": IMAGENET, "cifar10": CIFAR10, "imagenette": IMAGENETTE, "demo": DEMO}
+
+
+def starting_point(recipe: str | None, method: str, data: str, side: int, size: int) -> Settings:
+    """The settings before the user's own: of the recipe, or fitted to the images, for the method.
+
+    side: the shorter side (pixels) of a typical image. size: how many images there are.
+    Raises SettingsError for names that do not exist.
+    """
+    if method not in METHODS:
+        raise SettingsError(f"unknown method '{method}'{near(method, METHODS)}; there are {', '.join(METHODS)}")
+    if recipe is not None and recipe not in RECIPES:
+        raise SettingsError(f"unknown recipe '{recipe}'{near(recipe, RECIPES)}; there are {', '.join(RECIPES)}")
+    base = RECIPES[recipe or _fitting(data, side)]
+    if base is CIFAR10:
+        base = replace(base, views=replace(base.views, size=min(max(side, 16), 64)))
+    batch = base.batch_size
+    while batch > max(2, size // 4):  # at least a few steps in an epoch
+        batch //= 2
+    return replace(base, data=data, method=method, network=_with_heads_of(base.network, METHODS[method]), batch_size=batch)
+
+
+def _fitting(data: str, side: int) -> str:
+    """The recipe for this set, or for images whose shorter side has this many pixels."""
+    if data == "demo":
+        return "demo"
+    return "cifar10" if side <= 64 else "imagenette" if side <= 160 else "imagenet"
+
+
+def _with_heads_of(heads: Method, method: Method) -> Method:
+    """`method` with the widths of `heads`."""
+    names = ("projector_layers", "projector_hidden", "dim", "predictor_hidden", "batch_norm")
+    return replace(method, **{name: getattr(heads, name) for name in names})

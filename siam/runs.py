@@ -1,0 +1,134 @@
+"""A run folder: what lies in it, how it is locked while in use, and how its encoder is taken out again."""
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+import yaml
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from siam.errors import RunError, SettingsError
+from siam.parts.backbone import build_backbone
+from siam.settings import Settings, from_dict, to_dict
+
+SETTINGS, METRICS, CHECKPOINT = "settings.yaml", "metrics.jsonl", "checkpoint.pt"
+ENCODER, REPORT, BROKEN = "encoder.safetensors", "report.html", "broken.txt"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder that `siam pretrain` or `siam import` made."""
+
+    folder: Path
+    settings: Settings
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All records of metrics.jsonl, in order."""
+        file = self.folder / METRICS
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def open_run(folder: str | Path) -> Run:
+    """Raises RunError where there is no run, or its settings cannot be read."""
+    folder = Path(folder)
+    file = folder / SETTINGS
+    if not folder.is_dir():
+        raise RunError(f"no run at {folder}: there is no such folder")
+    if not file.is_file():
+        raise RunError(f"{folder} is not a run: it holds no {SETTINGS}")
+    try:
+        plain = yaml.safe_load(file.read_text())
+        if not isinstance(plain, dict):
+            raise RunError(f"{file} does not hold settings")
+        return Run(folder, from_dict(plain))
+    except (yaml.YAMLError, UnicodeDecodeError, SettingsError) as error:
+        raise RunError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def save_settings(folder: Path, settings: Settings) -> None:
+    """Write settings.yaml, complete."""
+    text = yaml.safe_dump(to_dict(settings), sort_keys=False)
+    write_atomically(folder / SETTINGS, lambda file: file.write(text.encode()))
+
+
+class Encoder(nn.Module):
+    """The backbone of a run: normalised images (B, 3, H, W) -> features (B, D), in eval mode, float32.
+
+    image_size: the side in pixels it was trained at. features: D.
+    """
+
+    def __init__(self, backbone: nn.Module, image_size: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.image_size = image_size
+        self.features = int(backbone.num_features)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.backbone(x)
+        return out.float()
+
+
+def load(run: str | Path, device: str = "cpu") -> Encoder:
+    """The encoder of a run, ready to use: `siam.load("runs/photos")`. Raises RunError."""
+    opened = open_run(run)
+    file = opened.folder / ENCODER
+    if not file.exists():
+        raise RunError(f"{opened.folder} holds no {ENCODER} yet: the run has not finished its first epoch")
+    settings = opened.settings
+    backbone = build_backbone(settings.backbone, settings.views.size, settings.width, settings.stem)
+    try:
+        with safe_open(file, framework="pt") as weights:
+            backbone.load_state_dict({key: weights.get_tensor(key) for key in weights.keys()})  # noqa: SIM118
+    except Exception as error:
+        raise RunError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+    backbone.requires_grad_(False)
+    return Encoder(backbone, settings.views.size).to(device).eval()
+
+
+def save_encoder(folder: Path, backbone: nn.Module, settings: Settings) -> None:
+    """encoder.safetensors: the backbone alone, in timm's (for ResNets: torchvision's) parameter names."""
+    from siam import __version__
+
+    tensors = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
+    metadata = {"method": settings.method, "backbone": settings.backbone, "siam": __version__}
+    write_atomically(folder / ENCODER, lambda file: file.write(save(tensors, metadata)))
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write beside the name, flush to disk, then move into place: a crash leaves the old file or the new."""
+    beside = path.with_name(path.name + ".writing")
+    with beside.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the run folder for this process; the lock ends with the process, however it ends."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{folder} is in use by another process: wait for it, or choose another --out") from None
+        yield
+
+
+def load_checkpoint(file: Path) -> dict[str, Any]:
+    """A checkpoint's contents, read without executing anything in it. Raises RunError."""
+    try:
+        contents: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise RunError(f"there is no checkpoint at {file}") from None
+    except Exception as error:
+        raise RunError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+    return contents

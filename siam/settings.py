@@ -1,0 +1,232 @@
+"""Everything that can be set, as frozen dataclasses; an impossible combination fails when it is built."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
+
+from tyro.conf import Positional
+
+from siam.errors import SettingsError
+from siam.methods import SIMSIAM, Method
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """How two views of an image are made. Defaults: SimSiam's (MoCo v2's) on ImageNet."""
+
+    size: int = 224
+    """Side of a view in pixels."""
+    scale: tuple[float, float] = (0.2, 1.0)
+    """Smallest and largest share of the image's area in a crop."""
+    flip_p: float = 0.5
+    """Probability of a horizontal flip."""
+    jitter_p: float = 0.8
+    """Probability that brightness, contrast, saturation and hue are changed."""
+    brightness: float = 0.4
+    """Largest relative change of brightness."""
+    contrast: float = 0.4
+    """Largest relative change of contrast."""
+    saturation: float = 0.4
+    """Largest relative change of saturation."""
+    hue: float = 0.1
+    """Largest turn of the hue, in turns (0.5 is every hue)."""
+    grey_p: float = 0.2
+    """Probability of greyscale."""
+    blur_p: float = 0.5
+    """Probability of Gaussian blur."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Range of the blur's standard deviation in pixels."""
+    solarize_p: float = 0.0
+    """Probability that values above 0.5 are inverted (BYOL)."""
+    pipeline: Literal["fast", "reference"] = "fast"
+    """`fast`: crops on the workers, colours on the device. `reference`: the published Pillow pipeline."""
+
+    def __post_init__(self) -> None:
+        for name in ("flip_p", "jitter_p", "grey_p", "blur_p", "solarize_p"):
+            _require(0 <= getattr(self, name) <= 1, f"views.{name} must lie in [0, 1], got {getattr(self, name)}")
+        for name in ("brightness", "contrast", "saturation"):
+            _require(getattr(self, name) >= 0, f"views.{name} must not be negative, got {getattr(self, name)}")
+        _require(self.size >= 8, f"views.size must be at least 8 pixels, got {self.size}")
+        _require(0 <= self.hue <= 0.5, f"views.hue must lie in [0, 0.5] turns, got {self.hue}")
+        low, high = self.scale
+        _require(0 < low <= high <= 1, f"views.scale must be a range within (0, 1], got {low} {high}")
+        low, high = self.blur_sigma
+        _require(0 < low <= high, f"views.blur_sigma must be a range above 0, got {low} {high}")
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """SGD as in SimSiam Sec. 3, or LARS for very large batches."""
+
+    name: Literal["sgd", "lars"] = "sgd"
+    """`lars` is for batches of thousands (You et al. 2017)."""
+    lr: float = 0.05
+    """Learning rate for a batch of 256; the rate used is lr x batch_size / 256."""
+    momentum: float = 0.9
+    """Momentum of the gradient."""
+    weight_decay: float = 1e-4
+    """Weight decay, on every parameter as in the paper."""
+    warmup_epochs: float = 0.0
+    """Epochs in which the learning rate rises from 0."""
+    predictor_lr: Literal["constant", "cosine"] = "constant"
+    """Whether the predictor's learning rate decays as the others' does (Table 1: better if not)."""
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, f"optimizer.lr must be above 0, got {self.lr}")
+        _require(0 <= self.momentum < 1, f"optimizer.momentum must lie in [0, 1), got {self.momentum}")
+        _require(self.weight_decay >= 0, f"optimizer.weight_decay must not be negative, got {self.weight_decay}")
+        _require(self.warmup_epochs >= 0, f"optimizer.warmup_epochs must not be negative, got {self.warmup_epochs}")
+
+
+@dataclass(frozen=True)
+class LoaderSettings:
+    """How images reach the device."""
+
+    workers: int = -1
+    """Processes that decode and crop; -1 chooses by the number of cores. Results do not depend on it."""
+    resident: Literal["auto", "yes", "no"] = "auto"
+    """Hold the whole set on the device as uint8; `auto` does so for small images that fit."""
+
+    def __post_init__(self) -> None:
+        _require(self.workers >= -1, f"loader.workers must be -1 (automatic), 0 or more, got {self.workers}")
+
+
+@dataclass(frozen=True)
+class MonitorSettings:
+    """What is measured while training."""
+
+    log_every: int = 10
+    """Steps between lines in metrics.jsonl."""
+    knn_every: int = 1
+    """Epochs between kNN evaluations, where labels exist; 0 turns them off."""
+    knn_k: int = 200
+    """Neighbours that vote."""
+    knn_temperature: float = 0.1
+    """Temperature of the vote's weights (Wu et al. 2018)."""
+    bank: int = 10000
+    """Training images, at most, that the kNN and the effective rank see, spread evenly over the set."""
+    queries: int = 2000
+    """Validation images, at most, that the kNN classifies."""
+
+    def __post_init__(self) -> None:
+        for name in ("log_every", "knn_k", "bank", "queries"):
+            _require(getattr(self, name) >= 1, f"monitor.{name} must be at least 1, got {getattr(self, name)}")
+        _require(self.knn_every >= 0, f"monitor.knn_every must not be negative, got {self.knn_every}")
+        _require(self.knn_temperature > 0, f"monitor.knn_temperature must be above 0, got {self.knn_temperature}")
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """When a run is saved. A save is atomic; the last one is what --resume continues."""
+
+    every_steps: int = 0
+    """Steps between saves; 0 saves by time and at the end of each epoch only."""
+    every_minutes: float = 10.0
+    """Minutes between saves within an epoch."""
+
+    def __post_init__(self) -> None:
+        _require(self.every_steps >= 0, f"checkpoint.every_steps must not be negative, got {self.every_steps}")
+        _require(self.every_minutes > 0, f"checkpoint.every_minutes must be above 0, got {self.every_minutes}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One pretraining run, complete: two runs with equal settings and data are the same run."""
+
+    data: Positional[str] = "demo"
+    """A folder, list file, .tar, .npy, .npz, or cifar10, cifar100, stl10; the built-in demo set if left out."""
+    method: str = "simsiam"
+    """simsiam, byol, simclr, swav or moco_v2: what `network` starts from."""
+    backbone: str = "resnet50"
+    """Any timm model."""
+    width: float = 1.0
+    """Factor on a ResNet's channels."""
+    stem: Literal["auto", "small", "standard"] = "auto"
+    """`small`: 3x3, stride 1, no max-pool; `auto` takes it for ResNets below 64 pixels."""
+    epochs: int = 100
+    """Passes over the images."""
+    batch_size: int = 256
+    """Images in a step, over all devices together."""
+    seed: int = 0
+    """Every random choice follows from it."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """bf16 autocast, or not; `auto` takes it where the machine is fast at it."""
+    compile: bool = False
+    """torch.compile the network: pays on long runs."""
+    views: ViewSettings = field(default_factory=ViewSettings)
+    network: Method = SIMSIAM
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    loader: LoaderSettings = field(default_factory=LoaderSettings)
+    monitor: MonitorSettings = field(default_factory=MonitorSettings)
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
+        _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
+        _require(self.width > 0, f"width must be above 0, got {self.width}")
+        contrast = self.network.objective == "contrast"
+        reason = "contrasts within the batch" if contrast else "normalises over the batch"
+        _require(
+            self.batch_size >= 2,
+            f"method '{self.method}' {reason}: batch_size must be at least 2, got {self.batch_size}",
+        )
+        if self.network.objective == "queue":
+            _require(
+                self.network.queue > self.batch_size,
+                f"network.queue must be larger than batch_size, got {self.network.queue} and {self.batch_size}",
+            )
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise SettingsError(what)
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Nested plain values, as settings.yaml holds them."""
+    plain = asdict(settings)
+    return {key: _listed(value) for key, value in plain.items()}
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _listed(inner) for key, inner in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def from_dict(plain: dict[str, Any], base: Any = None, path: str = "") -> Any:
+    """Settings from nested plain values; what is absent is as in `base`. Raises SettingsError by name."""
+    base = Settings() if base is None else base
+    known = {f.name for f in fields(base)}
+    changes: dict[str, Any] = {}
+    for key, value in plain.items():
+        if key not in known:
+            raise SettingsError(f"unknown setting '{path}{key}'{near(key, known)}")
+        current = getattr(base, key)
+        if is_dataclass(current):
+            if not isinstance(value, dict):
+                raise SettingsError(f"setting '{path}{key}' must be a group of settings, got {value!r}")
+            value = from_dict(value, current, f"{path}{key}.")
+        changes[key] = tuple(value) if isinstance(value, list) else value
+    return replace(base, **changes)
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """'; did you mean ...?' with the most similar known names, or nothing."""
+    matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(matches)}?" if matches else ""
+
+
+def differences(one: Any, other: Any, path: str = "") -> list[str]:
+    """Names of the settings in which two differ, with both values."""
+    found: list[str] = []
+    for f in fields(one):
+        a, b = getattr(one, f.name), getattr(other, f.name)
+        if is_dataclass(a):
+            found += differences(a, b, f"{path}{f.name}.")
+        elif a != b:
+            found.append(f"{path}{f.name} ({a} and {b})")
+    return found

@@ -1,0 +1,1 @@
+"""From batches of view pairs to a trained encoder."""

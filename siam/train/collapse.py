@@ -1,0 +1,52 @@
+"""Has the representation collapsed? Two numbers that need no labels, and what they mean.
+
+std x sqrt(d): the per-channel deviation of z/|z|, times sqrt(d). It is 0 when all images get one vector and
+1 when directions are spread evenly (SimSiam Sec. 4.1 and Fig. 2: "if z has a zero-mean isotropic Gaussian
+distribution, the std of z/|z| is 1/sqrt(d)"). Effective rank: how many dimensions carry the features
+(RankMe, Garrido et al. 2023, Eq. 1), which tells partial collapse, where only some dimensions die
+(Li, Efros & Pathak 2022).
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Verdict = Literal["healthy", "at risk", "collapsed"]
+
+COLLAPSED_STD = 0.1
+AT_RISK_STD = 0.6
+
+
+def output_std(z: Tensor) -> Tensor:
+    """Mean over channels of the std over images of z/|z|, times sqrt(d). z: (B, d). Returns a scalar tensor."""
+    z = F.normalize(z.detach().float(), dim=1)
+    return z.std(dim=0, correction=0).mean() * z.shape[1] ** 0.5
+
+
+def effective_rank(features: Tensor) -> float:
+    """exp of the entropy of the normalised singular values. features: (N, D). Between 1 and min(N, D)."""
+    s = torch.linalg.svdvals(features.double())
+    p = s / s.sum().clamp(min=torch.finfo(s.dtype).tiny)
+    return float(torch.exp(torch.special.entr(p).sum()))
+
+
+def verdict(std: float) -> Verdict:
+    """What `output_std` says: 'healthy', 'at risk' (some dimensions died), or 'collapsed'."""
+    if std < COLLAPSED_STD:
+        return "collapsed"
+    return "at risk" if std < AT_RISK_STD else "healthy"
+
+
+ADVICE = {
+    "collapsed": (
+        "every image gets nearly the same vector. Keep network.target 'stop_gradient' or 'momentum' with a "
+        "predictor, keep batch norm in the heads, and lower optimizer.lr."
+    ),
+    "at risk": (
+        "some dimensions have died (partial collapse), as happens when the network is small for the set or d is "
+        "large for a short run. Try a wider or deeper backbone, a smaller network.dim, smaller batches (more "
+        "steps), or a lower optimizer.lr."
+    ),
+}

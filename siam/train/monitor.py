@@ -1,0 +1,107 @@
+"""What is measured between epochs: kNN where labels exist, effective ranks where they do not."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from siam.data.images import Images, ImageSets
+from siam.data.photometry import normalise
+from siam.evaluate.features import centre_views, extract
+from siam.evaluate.knn import knn_accuracy
+from siam.network import Network
+from siam.settings import Settings
+from siam.train.collapse import effective_rank
+
+_RANK_IMAGES = 2048
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One look at the network."""
+
+    rank: float
+    """Effective rank of the backbone's features, at most D."""
+    rank_z: float
+    """Effective rank of the projections, at most d."""
+    knn: float | None
+    """Share of the queries that the neighbours name rightly; None without labels."""
+
+
+class Monitor:
+    """Holds centre views of a sample of the training and validation images, decoded once.
+
+    The bank is the training sample, the queries are validation images; without a validation set every fifth
+    image of the sample is a query, and no part of the bank.
+    """
+
+    def __init__(self, sets: ImageSets, settings: Settings, device: torch.device, bf16: bool) -> None:
+        self.settings, self.device, self.bf16 = settings, device, bf16
+        m, size = settings.monitor, settings.views.size
+        self.bank, self.bank_indices = _sample(sets.train, m.bank, size)
+        self.labels, self.classes = _labels(sets.train, self.bank_indices), len(sets.train.classes)
+        self.queries: Tensor | None = None
+        self.query_labels: Tensor | None = None
+        if self.labels is not None and sets.val is not None:
+            self.queries, chosen = _sample(sets.val, m.queries, size)
+            self.query_labels = _labels(sets.val, chosen)
+        elif self.labels is not None and len(self.bank) >= 10:
+            query = torch.arange(len(self.bank)) % 5 == 0
+            self.queries, self.query_labels = self.bank[query], self.labels[query]
+            self.bank, self.labels = self.bank[~query], self.labels[~query]
+            self.bank_indices = self.bank_indices[~query.numpy()]
+
+    def measure(self, network: Network) -> Measured:
+        """Rank and kNN of the network as it is. Its mode is left as it was."""
+        bank = self._features(network, self.bank)
+        training = network.training
+        network.projector.eval()
+        with torch.no_grad():
+            z = network.projector(bank[:_RANK_IMAGES].to(self.device)).float().cpu()
+        network.projector.train(training)
+        queries = None if self.queries is None else self._features(network, self.queries)
+        return Measured(effective_rank(bank[:_RANK_IMAGES]), effective_rank(z), self._knn(bank, queries))
+
+    def raw_pixels(self) -> float | None:
+        """kNN on the normalised pixels themselves: what the network has to beat."""
+        if self.queries is None:
+            return None
+        return self._knn(_flat_pixels(self.bank), _flat_pixels(self.queries))
+
+    def neighbours(self, network: Network, queries: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Some bank positions, evenly spread (queries,), and those of their nearest others (queries, count)."""
+        features = torch.nn.functional.normalize(self._features(network, self.bank), dim=1)
+        chosen = torch.linspace(0, len(features) - 1, min(queries, len(features))).long()
+        similarity = features[chosen] @ features.T
+        similarity[torch.arange(len(chosen)), chosen] = -torch.inf
+        nearest = similarity.topk(min(count, len(features) - 1), dim=1).indices
+        return chosen.numpy(), nearest.numpy()
+
+    def _features(self, network: Network, views: Tensor) -> Tensor:
+        step = 500
+        batches = ((views[i : i + step], np.arange(i, min(i + step, len(views)))) for i in range(0, len(views), step))
+        return extract(network.backbone, batches, self.device, self.bf16)[0]
+
+    def _knn(self, bank: Tensor, queries: Tensor | None) -> float | None:
+        m = self.settings.monitor
+        if queries is None or self.labels is None or self.query_labels is None or m.knn_every == 0:
+            return None
+        return knn_accuracy(bank, self.labels, queries, self.query_labels, self.classes, m.knn_k, m.knn_temperature)
+
+
+def _sample(images: Images, most: int, size: int) -> tuple[Tensor, NDArray[np.int64]]:
+    """Centre views uint8 (N, 3, S, S) of at most `most` images, evenly spread over the set, and which ones."""
+    chosen = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(np.int64))
+    views, indices = zip(*centre_views(images, size, chosen), strict=True)
+    return torch.cat(views), np.concatenate(indices)
+
+
+def _flat_pixels(views: Tensor) -> Tensor:
+    """(N, 3, S, S) uint8 -> (N, 3 S S), each channel normalised as the network sees it."""
+    return normalise(views.float() / 255).flatten(1)
+
+
+def _labels(images: Images, indices: NDArray[np.int64]) -> Tensor | None:
+    return None if images.labels is None else torch.from_numpy(images.labels[indices])

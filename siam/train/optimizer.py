@@ -1,0 +1,51 @@
+"""Which parameters learn how fast: SGD or LARS, a cosine schedule, and a predictor whose rate stays put."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from timm.optim import Lars
+from torch import nn
+
+from siam.settings import OptimizerSettings
+
+
+def build_optimizer(
+    settings: OptimizerSettings, network: nn.Module, objective: nn.Module, batch_size: int
+) -> torch.optim.Optimizer:
+    """Parameter groups named `encoder`, `predictor` and `objective`, at lr x batch_size / 256 (Sec. 3)."""
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    groups = {
+        "encoder": [p for name, p in named if not name.startswith("predictor.")],
+        "predictor": [p for name, p in named if name.startswith("predictor.")],
+        "objective": list(objective.parameters()),
+    }
+    lr = settings.lr * batch_size / 256
+    param_groups = [{"params": ps, "name": name, "peak_lr": lr} for name, ps in groups.items() if ps]
+    options = {"lr": lr, "momentum": settings.momentum, "weight_decay": settings.weight_decay}
+    if settings.name == "lars":
+        lars: torch.optim.Optimizer = Lars(param_groups, **options)
+        return lars
+    return torch.optim.SGD(param_groups, **options, fused=_has_fused(named))
+
+
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, settings: OptimizerSettings, epoch: float, epochs: int
+) -> float:
+    """Warm-up then cosine decay to 0 at `epoch` (fractional) of `epochs`; returns the encoder's rate.
+
+    "The predictor's lr is not decayed": h should adapt to the latest representations (Sec. 4.2).
+    """
+    warm = settings.warmup_epochs
+    rise = min(1.0, epoch / warm) if warm > 0 else 1.0
+    progress = (epoch - warm) / max(epochs - warm, 1e-9) if epoch >= warm else 0.0
+    decay = (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+    for group in optimizer.param_groups:
+        constant = group["name"] == "predictor" and settings.predictor_lr == "constant"
+        group["lr"] = group["peak_lr"] * rise * (1.0 if constant else decay)
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def _has_fused(named: Iterable[tuple[str, nn.Parameter]]) -> bool:
+    """One kernel for all parameters, where the device has it."""
+    return all(p.device.type in ("cpu", "cuda") for _, p in named)

@@ -1,0 +1,264 @@
+"""The training of a run, from top to bottom."""
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor
+
+from siam.data.chance import uniforms
+from siam.data.images import ImageSets
+from siam.data.loader import Batch, ViewLoader
+from siam.data.photometry import denormalise
+from siam.data.views import STEP
+from siam.errors import RunError
+from siam.network import Network
+from siam.objective import build_objective
+from siam.parts.momentum import momentum_at
+from siam.runs import BROKEN, CHECKPOINT, locked, save_encoder, save_settings, write_atomically
+from siam.settings import Settings
+from siam.train.checkpoint import Progress, restore, save_checkpoint
+from siam.train.collapse import ADVICE, output_std, verdict
+from siam.train.device import pick_device, uses_bf16
+from siam.train.logbook import Logbook, percent
+from siam.train.monitor import Measured, Monitor
+from siam.train.optimizer import build_optimizer, set_learning_rate
+from siam.train.report import Pictures, write_report
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to; fractions in [0, 1], None without labels."""
+
+    run: str
+    verdict: str
+    loss: float
+    std: float
+    """Times sqrt(d)."""
+    rank: float | None
+    knn: float | None
+    knn_raw_pixels: float | None
+    knn_random_init: float | None
+    epochs: int
+    steps: int
+    seconds: float
+    pairs_per_second: float
+
+
+def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, console: Console) -> Outcome:
+    """Train a run in `folder` to its end, from its last checkpoint when `resume` and there is one.
+
+    Saved at the end of each epoch and every few minutes within one. Raises SiamError for what the user can mend.
+    """
+    with locked(folder):
+        device = pick_device(settings.device)
+        bf16 = uses_bf16(settings.precision, device)
+        loader = ViewLoader(sets.train, settings, device)
+        monitor = Monitor(sets, settings, device, bf16)
+
+        torch.manual_seed(settings.seed)
+        network = Network(settings.network, settings.backbone, settings.views.size, settings.width, settings.stem)
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        objective = build_objective(settings.network).to(device)
+        optimizer = build_optimizer(settings.optimizer, network, objective, settings.batch_size)
+        forward = torch.compile(network) if settings.compile else network
+
+        resumed = resume and (folder / CHECKPOINT).exists()
+        progress = restore(folder, network, objective, optimizer) if resumed else Progress()
+        loader.broken.update(progress.broken)
+        save_settings(folder, settings)
+
+        total = settings.epochs * loader.steps
+        first = progress.epoch * loader.steps + progress.step
+        with Logbook(folder, total, first, progress.metrics, console) as log:
+            if not resumed:
+                progress.knn_raw_pixels = monitor.raw_pixels()
+                progress.knn_random_init = monitor.measure(network).knn
+                log.record("start", **_facts(sets, network, device, bf16, progress))
+            clock = Clock(progress.seconds, first)
+            loss_sum = torch.tensor(progress.loss_sum, device=device)
+            batch = None
+
+            for batch in loader.batches(progress.epoch, progress.step):
+                step = batch.epoch * loader.steps + batch.step  # within the run
+                lr = set_learning_rate(optimizer, settings.optimizer, step / loader.steps, settings.epochs)
+                torch.manual_seed(int(uniforms(settings.seed, 0, np.array([step]), STEP, 1)[0, 0] * 2**53))
+
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    pairs = zip(batch.views[0::2], batch.views[1::2], strict=True)
+                    outputs = [forward(x1, x2) for x1, x2 in pairs]  # p1, p2, z1, z2
+                loss = torch.stack([objective(*output) for output in outputs]).mean()
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                if step % settings.network.momentum_every == 0:
+                    method = settings.network
+                    network.update_target(momentum_at(step / total, method.momentum, method.momentum_schedule))
+
+                loss_sum += loss.detach()
+                step, progress.step = step + 1, batch.step + 1
+                epoch_ends = progress.step == loader.steps
+                if step % settings.monitor.log_every == 0 or epoch_ends:
+                    if not math.isfinite(loss_sum):
+                        raise RunError(_not_finite(step, batch.epoch, folder))
+                    std, rate = float(output_std(outputs[0][2])), clock.rate(step, settings.batch_size)
+                    progress.std_sum += std
+                    progress.logged += 1
+                    values = {"loss": float(loss.detach()), "std": std, "lr": lr, "pairs_per_second": rate}
+                    log.record("step", epoch=batch.epoch, step=step, **values)
+                    log.advance(step, loss=values["loss"], std=std, knn=progress.knn, rate=rate)
+
+                if epoch_ends:
+                    progress.loss, progress.std = float(loss_sum) / loader.steps, progress.std_sum / progress.logged
+                    _end_epoch(batch.epoch, step, progress, monitor.measure(network), clock, log)
+                    loss_sum.zero_()
+                if epoch_ends or _save_is_due(settings, step, clock):
+                    progress.loss_sum, progress.seconds = float(loss_sum), clock.seconds()
+                    progress.metrics, progress.broken = log.position(), dict(loader.broken)
+                    save_checkpoint(folder, progress, network, objective, optimizer)
+                    save_encoder(folder, network.backbone, settings)
+                    clock.saved()
+                if epoch_ends and (batch.epoch == 0 or progress.epoch == settings.epochs):
+                    _pictures(batch, monitor, network, sets).save(folder)
+                    write_report(folder)
+
+            outcome = _outcome(folder, progress, settings, total, clock)
+            if batch is not None:  # not a resumed run that had already ended
+                log.record("end", **{key: value for key, value in asdict(outcome).items() if key != "run"})
+                write_report(folder)
+        _list_broken(folder, loader, console)
+    return outcome
+
+
+class Clock:
+    """Seconds of training, over all the processes of a run, and the rate since it was last asked for."""
+
+    def __init__(self, before: float, step: int) -> None:
+        self.started = time.monotonic() - before
+        self.asked = self.last_saved = time.monotonic()
+        self.step = step
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def rate(self, step: int, batch_size: int) -> float:
+        """Pairs per second."""
+        now = time.monotonic()
+        rate = (step - self.step) * batch_size / max(now - self.asked, 1e-9)
+        self.asked, self.step = now, step
+        return rate
+
+    def skip(self) -> None:
+        """What was done since the last call is not training."""
+        self.asked = time.monotonic()
+
+    def saved(self) -> None:
+        self.last_saved = time.monotonic()
+        self.skip()
+
+
+def _end_epoch(
+    epoch: int, step: int, progress: Progress, measured: Measured, clock: Clock, log: Logbook
+) -> None:
+    """Judge the epoch, tell it, and set `progress` to the start of the next."""
+    before = progress.verdict
+    progress.knn, progress.rank = measured.knn, measured.rank
+    progress.verdict = verdict(progress.std)
+    log.record(
+        "epoch", epoch=epoch, step=step, loss=progress.loss, std=progress.std, rank=measured.rank,
+        rank_z=measured.rank_z, knn=measured.knn, verdict=progress.verdict, seconds=clock.seconds(),
+    )  # fmt: skip
+    log.say(
+        f"epoch {epoch + 1:3d}  loss {progress.loss:7.4f}  std {progress.std:.2f}  rank {measured.rank:5.1f}  "
+        f"kNN {percent(measured.knn)}  {progress.verdict}"
+    )
+    if progress.verdict != "healthy" and progress.verdict != before:
+        log.say(f"[bold]{progress.verdict}[/]: {ADVICE[progress.verdict]}")
+    progress.epoch, progress.step = epoch + 1, 0
+    progress.std_sum, progress.logged = 0.0, 0
+    clock.skip()
+
+
+def _save_is_due(settings: Settings, step: int, clock: Clock) -> bool:
+    every = settings.checkpoint.every_steps
+    late = time.monotonic() - clock.last_saved > settings.checkpoint.every_minutes * 60
+    return late or (every > 0 and step % every == 0)
+
+
+def _not_finite(step: int, epoch: int, folder: Path) -> str:
+    kept = "the last good checkpoint is kept" if (folder / CHECKPOINT).exists() else "nothing was saved yet"
+    return (
+        f"the loss is not finite by step {step} (epoch {epoch + 1}); {kept}. "
+        "Lower optimizer.lr, or set precision float32."
+    )
+
+
+def _facts(
+    sets: ImageSets, network: Network, device: torch.device, bf16: bool, progress: Progress
+) -> dict[str, Any]:
+    return {
+        "images": len(sets.train),
+        "val_images": 0 if sets.val is None else len(sets.val),
+        "parameters": sum(p.numel() for p in network.backbone.parameters()),
+        "device": str(device),
+        "precision": "bf16" if bf16 else "float32",
+        "knn_raw_pixels": progress.knn_raw_pixels,
+        "knn_random_init": progress.knn_random_init,
+    }
+
+
+def _pictures(batch: Batch, monitor: Monitor, network: Network, sets: ImageSets) -> Pictures:
+    """View pairs of this batch as the network saw them, and some images with their nearest neighbours."""
+    pairs = torch.stack(batch.views[:2], dim=1)[:24].flatten(0, 1)
+    chosen, nearest = monitor.neighbours(network, queries=8, count=8)
+
+    def name(position: int) -> str:
+        return sets.train.path(int(monitor.bank_indices[position]))
+
+    return Pictures(
+        pairs=_pixels(denormalise(pairs) * 255).reshape(-1, 2, *pairs.shape[2:], 3),
+        queries=_pixels(monitor.bank[chosen]),
+        neighbours=_pixels(monitor.bank[nearest.ravel()]).reshape(*nearest.shape, *pairs.shape[2:], 3),
+        query_names=[name(i) for i in chosen],
+        neighbour_names=[[name(i) for i in row] for row in nearest],
+    )
+
+
+def _pixels(x: Tensor) -> NDArray[np.uint8]:
+    """(N, 3, S, S) in [0, 255] -> uint8 (N, S, S, 3)."""
+    return x.clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _outcome(folder: Path, progress: Progress, settings: Settings, steps: int, clock: Clock) -> Outcome:
+    seconds = clock.seconds()
+    return Outcome(
+        run=str(folder),
+        verdict=progress.verdict,
+        loss=progress.loss,
+        std=progress.std,
+        rank=progress.rank,
+        knn=progress.knn,
+        knn_raw_pixels=progress.knn_raw_pixels,
+        knn_random_init=progress.knn_random_init,
+        epochs=settings.epochs,
+        steps=steps,
+        seconds=seconds,
+        pairs_per_second=steps * settings.batch_size / seconds,
+    )
+
+
+def _list_broken(folder: Path, loader: ViewLoader, console: Console) -> None:
+    """Write broken.txt, and say how many images it lists."""
+    if loader.broken:
+        lines = "".join(f"{path}\t{reason}\n" for path, reason in sorted(loader.broken.items()))
+        write_atomically(folder / BROKEN, lambda file: file.write(lines.encode()))
+        console.print(
+            f"{len(loader.broken)} of {len(loader.images)} images could not be read and were replaced: "
+            f"{folder / BROKEN} lists them"
+        )

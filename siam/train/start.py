@@ -1,0 +1,74 @@
+"""From what a user asks for to a run: which images, which settings, which folder."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from siam import recipes
+from siam.data.images import open_images
+from siam.data.views import Broken, read_or_replace
+from siam.errors import RunError
+from siam.runs import CHECKPOINT, SETTINGS, open_run
+from siam.settings import Settings, differences
+from siam.train.pretrain import Outcome, train
+
+_MAY_CHANGE = ("device", "loader.", "checkpoint.")
+"""Settings that a resumed run may be given anew: they do not change what is learnt."""
+
+
+def start(
+    asked: Settings,
+    change: Callable[[Settings], Settings],
+    recipe: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Outcome:
+    """Train, or go on training.
+
+    asked: where data and method are taken from. change: applies the user's own settings to a starting point.
+    Raises SiamError.
+    """
+    console = console or Console(stderr=True)
+    folder = Path(out) if out is not None else Path("runs") / f"{asked.method}-{_short(asked.data)}"
+    going_on = resume and (folder / SETTINGS).exists()
+    if not going_on and (folder / SETTINGS).exists():
+        raise RunError(f"{folder} already holds a run: continue it with --resume, or choose another --out")
+
+    if going_on:
+        before = open_run(folder).settings
+        settings = change(before)
+        changed = [name for name in differences(before, settings) if not name.startswith(_MAY_CHANGE)]
+        if changed:
+            raise RunError(f"{folder} was started with other settings: {', '.join(changed)}; leave them out, or choose another --out")
+        sets = open_images(settings.data)
+    else:
+        sets = open_images(asked.data)
+        image, _ = read_or_replace(sets.train, 0, Broken())
+        side = min(image.shape[1:])
+        settings = change(recipes.starting_point(recipe, asked.method, asked.data, side, len(sets.train)))
+        _make(folder)
+
+    done = " (going on)" if going_on and (folder / CHECKPOINT).exists() else ""
+    console.print(
+        f"{settings.method} on {sets.train.name}: {len(sets.train):,} images, {settings.backbone}, "
+        f"{settings.epochs} epochs of batches of {settings.batch_size} -> {folder}{done}",
+        highlight=False,
+    )
+    return train(sets, settings, folder, resume, console)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".lock"
+        probe.touch()
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None
+
+
+def _short(data: str) -> str:
+    """The last part of a path, without its ending, in plain letters."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(data).stem or "images").strip("-") or "images"
