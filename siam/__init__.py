@@ -1,2 +1,45 @@
-"""Siam."""
+"""Siam: image representations without labels, by Siamese networks.
+
+Shapes throughout: B images in a batch, V views of each, C channels, H x W pixels, S the side of a view,
+D backbone features, d projected dimensions, K prototypes or queue keys, N images in a set.
+"""
+
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+from siam.errors import DataError, RunError, SettingsError, SiamError
+from siam.methods import BYOL, METHODS, MOCO_V2, SIMCLR, SIMSIAM, SWAV, Method
+
+if TYPE_CHECKING:
+    from siam.api import embed, load, pretrain
+    from siam.network import Network
+
+__all__ = [
+    "BYOL",
+    "METHODS",
+    "MOCO_V2",
+    "SIMCLR",
+    "SIMSIAM",
+    "SWAV",
+    "DataError",
+    "Method",
+    "Network",
+    "RunError",
+    "SettingsError",
+    "SiamError",
+    "embed",
+    "load",
+    "pretrain",
+]
+
+_LATER = {"Network": "siam.network", "pretrain": "siam.api", "load": "siam.api", "embed": "siam.api"}
+
+
+def __getattr__(name: str) -> Any:
+    """Names that need torch are imported when first used, so that the command line answers at once."""
+    if name in _LATER:
+        from importlib import import_module
+
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'siam' has no attribute '{name}'")

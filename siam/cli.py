@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args[0] not in VERBS:
             from siam.settings import near
 
-            raise SettingsError(f"unknown verb '{args[0]}'{near(args[0], VERBS)}; there are {', '.join(VERBS)}")
+            raise SettingsError(
+                f"unknown verb '{args[0]}'{near(args[0], VERBS)}; there are {', '.join(VERBS)}"
+            )
         VERBS[args[0]](args[1:])
     except SiamError as error:
         print(f"siam: {error}", file=sys.stderr)
@@ -97,7 +99,11 @@ def _embed(args: list[str]) -> None:
     raise SettingsError("not available yet")
 
 
-VERBS: dict[str, Callable[[list[str]], None]] = {"pretrain": _pretrain, "evaluate": _evaluate, "embed": _embed}
+VERBS: dict[str, Callable[[list[str]], None]] = {
+    "pretrain": _pretrain,
+    "evaluate": _evaluate,
+    "embed": _embed,
+}
 
 
 def _parse(defaults: T, args: list[str], prog: str) -> T:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from siam.methods import SIMSIAM, Method
-from siam.parts.backbone import build_backbone
+from siam.parts.backbone import build_backbone, features_of
 from siam.parts.heads import build_predictor, build_projector
 from siam.parts.momentum import MomentumEncoder
 
@@ -33,7 +33,7 @@ class Network(nn.Module):
         super().__init__()
         self.target = method.target
         self.backbone = build_backbone(backbone, image_size, width, stem)
-        self.projector = build_projector(int(self.backbone.num_features), method)  # type: ignore[arg-type]
+        self.projector = build_projector(features_of(self.backbone), method)
         self.predictor = build_predictor(method)
         self.slow = MomentumEncoder(self.encoder) if method.target == "momentum" else None
 

@@ -52,16 +52,26 @@ def starting_point(recipe: str | None, method: str, data: str, side: int, size: 
     Raises SettingsError for names that do not exist.
     """
     if method not in METHODS:
-        raise SettingsError(f"unknown method '{method}'{near(method, METHODS)}; there are {', '.join(METHODS)}")
+        raise SettingsError(
+            f"unknown method '{method}'{near(method, METHODS)}; there are {', '.join(METHODS)}"
+        )
     if recipe is not None and recipe not in RECIPES:
-        raise SettingsError(f"unknown recipe '{recipe}'{near(recipe, RECIPES)}; there are {', '.join(RECIPES)}")
+        raise SettingsError(
+            f"unknown recipe '{recipe}'{near(recipe, RECIPES)}; there are {', '.join(RECIPES)}"
+        )
     base = RECIPES[recipe or _fitting(data, side)]
     if base is CIFAR10:
         base = replace(base, views=replace(base.views, size=min(max(side, 16), 64)))
     batch = base.batch_size
     while batch > max(2, size // 4):  # at least a few steps in an epoch
         batch //= 2
-    return replace(base, data=data, method=method, network=_with_heads_of(base.network, METHODS[method]), batch_size=batch)
+    return replace(
+        base,
+        data=data,
+        method=method,
+        network=_with_heads_of(base.network, METHODS[method]),
+        batch_size=batch,
+    )
 
 
 def _fitting(data: str, side: int) -> str:

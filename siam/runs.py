@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from siam.errors import RunError, SettingsError
-from siam.parts.backbone import build_backbone
+from siam.parts.backbone import build_backbone, features_of
 from siam.settings import Settings, from_dict, to_dict
 
 SETTINGS, METRICS, CHECKPOINT = "settings.yaml", "metrics.jsonl", "checkpoint.pt"
@@ -69,7 +69,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.image_size = image_size
-        self.features = int(backbone.num_features)  # type: ignore[arg-type]
+        self.features = features_of(backbone)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.backbone(x)
@@ -119,7 +119,9 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"{folder} is in use by another process: wait for it, or choose another --out") from None
+            raise RunError(
+                f"{folder} is in use by another process: wait for it, or choose another --out"
+            ) from None
         yield
 
 

@@ -44,9 +44,13 @@ class ViewSettings:
 
     def __post_init__(self) -> None:
         for name in ("flip_p", "jitter_p", "grey_p", "blur_p", "solarize_p"):
-            _require(0 <= getattr(self, name) <= 1, f"views.{name} must lie in [0, 1], got {getattr(self, name)}")
+            _require(
+                0 <= getattr(self, name) <= 1, f"views.{name} must lie in [0, 1], got {getattr(self, name)}"
+            )
         for name in ("brightness", "contrast", "saturation"):
-            _require(getattr(self, name) >= 0, f"views.{name} must not be negative, got {getattr(self, name)}")
+            _require(
+                getattr(self, name) >= 0, f"views.{name} must not be negative, got {getattr(self, name)}"
+            )
         _require(self.size >= 8, f"views.size must be at least 8 pixels, got {self.size}")
         _require(0 <= self.hue <= 0.5, f"views.hue must lie in [0, 0.5] turns, got {self.hue}")
         low, high = self.scale
@@ -75,8 +79,12 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         _require(self.lr > 0, f"optimizer.lr must be above 0, got {self.lr}")
         _require(0 <= self.momentum < 1, f"optimizer.momentum must lie in [0, 1), got {self.momentum}")
-        _require(self.weight_decay >= 0, f"optimizer.weight_decay must not be negative, got {self.weight_decay}")
-        _require(self.warmup_epochs >= 0, f"optimizer.warmup_epochs must not be negative, got {self.warmup_epochs}")
+        _require(
+            self.weight_decay >= 0, f"optimizer.weight_decay must not be negative, got {self.weight_decay}"
+        )
+        _require(
+            self.warmup_epochs >= 0, f"optimizer.warmup_epochs must not be negative, got {self.warmup_epochs}"
+        )
 
 
 @dataclass(frozen=True)
@@ -111,9 +119,13 @@ class MonitorSettings:
 
     def __post_init__(self) -> None:
         for name in ("log_every", "knn_k", "bank", "queries"):
-            _require(getattr(self, name) >= 1, f"monitor.{name} must be at least 1, got {getattr(self, name)}")
+            _require(
+                getattr(self, name) >= 1, f"monitor.{name} must be at least 1, got {getattr(self, name)}"
+            )
         _require(self.knn_every >= 0, f"monitor.knn_every must not be negative, got {self.knn_every}")
-        _require(self.knn_temperature > 0, f"monitor.knn_temperature must be above 0, got {self.knn_temperature}")
+        _require(
+            self.knn_temperature > 0, f"monitor.knn_temperature must be above 0, got {self.knn_temperature}"
+        )
 
 
 @dataclass(frozen=True)
@@ -126,8 +138,12 @@ class CheckpointSettings:
     """Minutes between saves within an epoch."""
 
     def __post_init__(self) -> None:
-        _require(self.every_steps >= 0, f"checkpoint.every_steps must not be negative, got {self.every_steps}")
-        _require(self.every_minutes > 0, f"checkpoint.every_minutes must be above 0, got {self.every_minutes}")
+        _require(
+            self.every_steps >= 0, f"checkpoint.every_steps must not be negative, got {self.every_steps}"
+        )
+        _require(
+            self.every_minutes > 0, f"checkpoint.every_minutes must be above 0, got {self.every_minutes}"
+        )
 
 
 @dataclass(frozen=True)

@@ -2,23 +2,23 @@
 import numpy as np
 from numpy.typing import NDArray
 
-CLASSES = ("disc","ring","square","frame","triangle","cross","star","crescent","bars","dumbbell")
+CLASSES = ("disc","ring","bar","stripes","cross","grid","dots","arc","zigzag","pair")
 
 def _sdf(kind, u, v):
-    """signed 'inside' functions; u,v arrays in shape coordinates, shape radius ~1; returns signed distance approx (negative inside)"""
     r = np.hypot(u, v)
     box = lambda a,b,w,h: np.maximum(np.abs(a)-w, np.abs(b)-h)
-    if kind==0: return r-0.9
+    if kind==0: return r-0.85
     if kind==1: return np.abs(r-0.72)-0.2
-    if kind==2: return box(u,v,.75,.75)
-    if kind==3: return np.abs(box(u,v,.66,.66))-0.17
-    if kind==4: return np.maximum(v-0.55, np.abs(u)*np.sqrt(3)/2 - v*0.5 - 0.5*1.0)
-    if kind==5: return np.minimum(box(u,v,.95,.24), box(u,v,.24,.95))
-    if kind==6:
-        t=np.arctan2(v,u); return r-(0.62+0.33*np.cos(5*t))
-    if kind==7: return np.maximum(r-0.92, 0.7-np.hypot(u-0.45,v))
-    if kind==8: return np.maximum(np.minimum(np.minimum(np.abs(v),np.abs(v-0.66)),np.abs(v+.66))-0.17, np.abs(u)-.9)
-    if kind==9: return np.minimum(np.minimum(np.hypot(u-.6,v),np.hypot(u+.6,v))-0.36, box(u,v,.6,.12))
+    if kind==2: return box(u,v,1.0,.28)
+    if kind==3: return np.maximum(np.minimum(np.minimum(np.abs(v),np.abs(v-0.7)),np.abs(v+.7))-0.19, np.abs(u)-.9)
+    if kind==4: return np.minimum(box(u,v,1.0,.24), box(u,v,.24,1.0))
+    if kind==5: return np.maximum(np.minimum(np.abs(np.abs(u)-.45),np.abs(np.abs(v)-.45))-.16, np.maximum(np.abs(u),np.abs(v))-1.0)
+    if kind==6: return np.minimum(np.hypot(np.abs(u)-.66,np.abs(v)-.66), r)-0.3
+    if kind==7:
+        t=np.abs(np.arctan2(v,u)); return np.maximum(np.abs(r-.75)-.22, (t-1.9)*r)
+    if kind==8:
+        w=np.abs(((u+1)%1.0)-.5)*1.6-.4; return np.maximum(np.abs(v-w)*.7-.2, np.abs(u)-1.0)
+    if kind==9: return np.hypot(np.abs(u)-.6,v)-0.38
 
 def demo_images(split, n=None, seed=0, size=16, smin=.30, smax=.48, place=0.12, noise=0.04, contrast=.35, turn=np.pi, gap=.25, wob=.05, chroma=1.):
     n = n or (5000 if split=="train" else 1000)

@@ -44,9 +44,9 @@ def crop_boxes(
     fallback_w, fallback_h = _largest_central(height, width, ratio)
     none_fits = ~fits.any(axis=-1)
     w[none_fits], h[none_fits] = fallback_w, fallback_h
-    v = np.where(none_fits[..., None], 0.5, u[..., -3:-1])
-    top = np.minimum((v[..., 0] * (height - h + 1)).astype(np.int64), height - h)
-    left = np.minimum((v[..., 1] * (width - w + 1)).astype(np.int64), width - w)
+    top = (u[..., -3] * (height - h + 1)).astype(np.int64)
+    left = (u[..., -2] * (width - w + 1)).astype(np.int64)
+    top[none_fits], left[none_fits] = (height - fallback_h) // 2, (width - fallback_w) // 2
     flipped = (u[..., -1] < flip_p).astype(np.int64)
     return np.stack([top, left, h, w, flipped], axis=-1)
 
@@ -54,9 +54,9 @@ def crop_boxes(
 def _largest_central(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
     """Width and height of the largest crop whose aspect ratio lies in range."""
     if width / height < ratio[0]:
-        return width, round(width / ratio[0])
+        return width, max(1, round(width / ratio[0]))
     if width / height > ratio[1]:
-        return round(height * ratio[1]), height
+        return max(1, round(height * ratio[1])), height
     return width, height
 
 

@@ -50,7 +50,11 @@ class ViewLoader:
     """
 
     def __init__(
-        self, images: Images, settings: Settings, device: torch.device, progress: Callable[[int, int], None] | None = None
+        self,
+        images: Images,
+        settings: Settings,
+        device: torch.device,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         if settings.batch_size > len(images):
             raise DataError(

@@ -1,13 +1,12 @@
 """What happens to a view's colours and sharpness, for a whole batch at once on the device.
 
-Brightness, contrast, saturation, hue (a rotation in YIQ) and greyscale are affine maps of RGB. So their
-random composition, in random order, is one 4x4 matrix per view, and all of them cost a single product over
-the pixels. Gaussian blur is two more products, with one banded matrix per view. Differences from the
-published pipeline: values are clamped to [0, 1] once after all colour maps, not after each; and hue turns
-in YIQ, where Pillow turns in HSV (docs/views.md shows both).
+Brightness, contrast, saturation, hue (a rotation in YIQ) and greyscale are affine maps of RGB: in YIQ the
+first two scale all of it, the others turn and scale the two chroma axes. So they commute, the random order of
+the published pipeline makes no difference, and together they are one 3x3 matrix and one offset per view: a
+single product over the pixels. Gaussian blur is two more, with one banded matrix per view. What differs from
+the published pipeline: values are clamped to [0, 1] once after all colour maps, not after each; and hue turns
+in YIQ, where Pillow turns in HSV.
 """
-
-from itertools import permutations
 
 import numpy as np
 import torch
@@ -19,12 +18,13 @@ from siam.settings import ViewSettings
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-DRAWS = 11
+DRAWS = 10
 """Uniform numbers that one view takes."""
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow and torchvision
-_RGB_TO_YIQ = torch.tensor([[*_LUMA], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], dtype=torch.float64)
-_ORDERS = torch.tensor(list(permutations(range(4))))  # (24, 4): brightness, contrast, saturation, hue
+_RGB_TO_YIQ = torch.tensor(
+    [[*_LUMA], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], dtype=torch.float64
+)
 
 
 class Photometry:
@@ -37,7 +37,6 @@ class Photometry:
     def __init__(self, views: ViewSettings, device: torch.device) -> None:
         self.views = views
         self.luma = torch.tensor(_LUMA, device=device)
-        self.orders = _ORDERS.to(device)
         self.to_yiq = _RGB_TO_YIQ.float().to(device)
         self.from_yiq = _RGB_TO_YIQ.inverse().float().to(device)
 
@@ -57,53 +56,29 @@ class Photometry:
         return normalise(x)
 
     def colour(self, x: Tensor, draws: Tensor) -> Tensor:
-        """The affine maps, composed per view and applied in one product. x: (N, 3, H, W) in [0, 1]."""
+        """One affine map of RGB per view. x: (N, 3, H, W) in [0, 1]."""
         n, _, h, w = x.shape
-        maps = self.colour_maps(x.mean(dim=(2, 3)), draws)  # (N, 4, 4)
-        pixels = torch.baddbmm(maps[:, :3, 3:], maps[:, :3, :3], x.flatten(2))  # (N, 3, H * W)
+        grey = x.mean(dim=(2, 3)) @ self.luma  # (N,), the level that contrast stretches about
+        matrix, offset = self.colour_maps(grey, draws)
+        pixels = torch.baddbmm(offset, matrix, x.flatten(2))  # (N, 3, H * W)
         return pixels.clamp_(0, 1).view(n, 3, h, w)
 
-    def colour_maps(self, mean: Tensor, draws: Tensor) -> Tensor:
-        """One homogeneous 4x4 map of RGB per view. mean: the view's mean colour (N, 3), which contrast needs."""
-        v, n = self.views, len(draws)
-        jitter = (draws[:, 3] < v.jitter_p)[:, None]
-        strengths = draws.new_tensor([v.brightness, v.contrast, v.saturation])
-        factors = 1 + (2 * draws[:, 4:7] - 1) * strengths  # (N, 3)
-        factors = torch.where(jitter, factors.clamp_(min=0), torch.ones_like(factors))
-        angle = torch.where(jitter[:, 0], (2 * draws[:, 7] - 1) * v.hue, 0.0) * (2 * torch.pi)
-        order = self.orders[(draws[:, 8] * len(self.orders)).long()]  # (N, 4)
-
-        identity = torch.eye(4, device=draws.device).expand(n, 4, 4)
-        steps = torch.stack(  # (N, 4 kinds, 4, 4)
-            [self._scale(factors[:, 0]), self._scale(factors[:, 1]), self._saturate(factors[:, 2]), self._turn(angle)],
-            dim=1,
+    def colour_maps(self, grey: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Matrices (N, 3, 3) and offsets (N, 3, 1). grey: mean luma of each view (N,)."""
+        v = self.views
+        jitter = (draws[:, 3] < v.jitter_p).float()
+        signed = (2 * draws[:, 4:8] - 1) * jitter[:, None]  # (N, 4) in [-1, 1)
+        brightness, contrast, saturation = (
+            (1 + signed[:, i] * strength).clamp(min=0)
+            for i, strength in enumerate((v.brightness, v.contrast, v.saturation))
         )
-        total, views = identity, torch.arange(n, device=draws.device)
-        mean1 = torch.cat([mean, mean.new_ones(n, 1)], dim=1)[:, :, None]  # (N, 4, 1)
-        for kind in order.unbind(dim=1):
-            step = steps[views, kind]
-            # Contrast mixes with the mean grey of the image as it is by then.
-            grey = (total @ mean1)[:, :3, 0] @ self.luma  # (N,)
-            offset = torch.where(kind == 1, (1 - factors[:, 1]) * grey, 0.0)
-            step[:, :3, 3] += offset[:, None]
-            total = step @ total
-        greyed = (draws[:, 9] < v.grey_p)[:, None, None]
-        return torch.where(greyed, self._saturate(draws.new_zeros(n)) @ total, total)
-
-    def _scale(self, factor: Tensor) -> Tensor:
-        return torch.diag_embed(torch.cat([factor[:, None].expand(-1, 3), torch.ones_like(factor)[:, None]], dim=1))
-
-    def _saturate(self, factor: Tensor) -> Tensor:
-        """factor * x + (1 - factor) * grey(x)."""
-        grey = self.luma.expand(3, 3)
-        keep = torch.eye(3, device=factor.device)
-        return _homogeneous(factor[:, None, None] * keep + (1 - factor)[:, None, None] * grey)
-
-    def _turn(self, angle: Tensor) -> Tensor:
-        """Rotate hue by `angle` (radians) about the grey axis."""
-        cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
-        turn = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 3, 3)
-        return _homogeneous(self.from_yiq @ turn @ self.to_yiq)
+        chroma = saturation * (draws[:, 8] >= v.grey_p)  # greyscale is no chroma at all
+        angle = -2 * torch.pi * signed[:, 3] * v.hue  # from red to yellow is clockwise in YIQ
+        cos, sin, zero = chroma * angle.cos(), chroma * angle.sin(), torch.zeros_like(angle)
+        turn = torch.stack([zero + 1, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 3, 3)
+        matrix = (brightness * contrast)[:, None, None] * (self.from_yiq @ turn @ self.to_yiq)
+        offset = brightness * (1 - contrast) * grey
+        return matrix, offset[:, None, None].expand(-1, 3, 1)
 
 
 def normalise(x: Tensor) -> Tensor:
@@ -139,16 +114,11 @@ def _blur_matrix(sigma: Tensor, size: int) -> Tensor:
         source = at if image == 0 else -at
         delta = source[None, :] - at[:, None]
         delta = delta - period * torch.round(delta / period)  # nearest of the periodic copies
-        weight = torch.exp(-0.5 * (delta / sigma[:, None, None]) ** 2) * (delta.abs() <= 4 * sigma[:, None, None])
+        weight = torch.exp(-0.5 * (delta / sigma[:, None, None]) ** 2) * (
+            delta.abs() <= 4 * sigma[:, None, None]
+        )
         if image == 1:  # the end pixels are their own mirror images
             weight[:, :, 0] = 0
             weight[:, :, -1] = 0
         total += weight
     return total / total.sum(dim=2, keepdim=True)
-
-
-def _homogeneous(m: Tensor) -> Tensor:
-    """(N, 3, 3) -> (N, 4, 4)."""
-    out = torch.eye(4, device=m.device).repeat(len(m), 1, 1)
-    out[:, :3, :3] = m
-    return out

@@ -46,7 +46,9 @@ class ViewBatches(Dataset[Any]):
         if self.reference is not None:
             out = torch.empty(len(indices), self.count, 3, size, size)
         else:  # stored with channels last: the resize is fastest so, and so is the network
-            out = torch.empty(len(indices), self.count, size, size, 3, dtype=torch.uint8).permute(0, 1, 4, 2, 3)
+            out = torch.empty(len(indices), self.count, size, size, 3, dtype=torch.uint8).permute(
+                0, 1, 4, 2, 3
+            )
         for slot, index in enumerate(indices):
             image, used[slot] = read_or_replace(self.images, int(index), broken)
             if self.reference is not None:

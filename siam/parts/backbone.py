@@ -15,7 +15,7 @@ SMALL_IMAGE = 64
 def build_backbone(
     name: str, image_size: int, width: float = 1.0, stem: Literal["auto", "small", "standard"] = "auto"
 ) -> nn.Module:
-    """A timm model without its classifier: (B, 3, H, W) -> (B, D), with D in `.num_features`.
+    """A timm model without its classifier: (B, 3, H, W) -> (B, D), see `features_of` for D.
 
     width: factor on the channels of a ResNet's four stages. stem: `small` is the CIFAR stem of He et al.
     2016 (3x3, stride 1, no max-pool; SimSiam App. D); `auto` takes it for ResNets below 64 pixels.
@@ -42,6 +42,11 @@ def build_backbone(
     if stem == "small" or (stem == "auto" and is_resnet and image_size < SMALL_IMAGE):
         _give_small_stem(backbone)
     return backbone
+
+
+def features_of(backbone: nn.Module) -> int:
+    """D, the length of the vector that the backbone gives for an image."""
+    return int(getattr(backbone, "head_hidden_size", backbone.num_features))  # type: ignore[arg-type]
 
 
 def _give_small_stem(resnet: nn.Module) -> None:

@@ -40,7 +40,11 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, progress: Progress, network: nn.Module, objective: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path,
+    progress: Progress,
+    network: nn.Module,
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
 ) -> None:
     """Write RUN/checkpoint.pt atomically."""
     contents = {

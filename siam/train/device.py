@@ -13,7 +13,9 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError):
-        raise SettingsError(f"device '{name}' is not available here; there are {', '.join(_available())}") from None
+        raise SettingsError(
+            f"device '{name}' is not available here; there are {', '.join(_available())}"
+        ) from None
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

@@ -70,7 +70,9 @@ class Monitor:
             return None
         return self._knn(_flat_pixels(self.bank), _flat_pixels(self.queries))
 
-    def neighbours(self, network: Network, queries: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def neighbours(
+        self, network: Network, queries: int, count: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Some bank positions, evenly spread (queries,), and those of their nearest others (queries, count)."""
         features = torch.nn.functional.normalize(self._features(network, self.bank), dim=1)
         chosen = torch.linspace(0, len(features) - 1, min(queries, len(features))).long()
@@ -81,14 +83,18 @@ class Monitor:
 
     def _features(self, network: Network, views: Tensor) -> Tensor:
         step = 500
-        batches = ((views[i : i + step], np.arange(i, min(i + step, len(views)))) for i in range(0, len(views), step))
+        batches = (
+            (views[i : i + step], np.arange(i, min(i + step, len(views)))) for i in range(0, len(views), step)
+        )
         return extract(network.backbone, batches, self.device, self.bf16)[0]
 
     def _knn(self, bank: Tensor, queries: Tensor | None) -> float | None:
         m = self.settings.monitor
         if queries is None or self.labels is None or self.query_labels is None or m.knn_every == 0:
             return None
-        return knn_accuracy(bank, self.labels, queries, self.query_labels, self.classes, m.knn_k, m.knn_temperature)
+        return knn_accuracy(
+            bank, self.labels, queries, self.query_labels, self.classes, m.knn_k, m.knn_temperature
+        )
 
 
 def _sample(images: Images, most: int, size: int) -> tuple[Tensor, NDArray[np.int64]]:

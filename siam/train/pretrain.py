@@ -63,7 +63,9 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
         monitor = Monitor(sets, settings, device, bf16)
 
         torch.manual_seed(settings.seed)
-        network = Network(settings.network, settings.backbone, settings.views.size, settings.width, settings.stem)
+        network = Network(
+            settings.network, settings.backbone, settings.views.size, settings.width, settings.stem
+        )
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         objective = build_objective(settings.network).to(device)
         optimizer = build_optimizer(settings.optimizer, network, objective, settings.batch_size)
@@ -73,6 +75,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
         progress = restore(folder, network, objective, optimizer) if resumed else Progress()
         loader.broken.update(progress.broken)
         save_settings(folder, settings)
+        console.print(_headline(sets, settings, folder, resumed), highlight=False, soft_wrap=True)
 
         total = settings.epochs * loader.steps
         first = progress.epoch * loader.steps + progress.step
@@ -99,7 +102,9 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                 optimizer.step()
                 if step % settings.network.momentum_every == 0:
                     method = settings.network
-                    network.update_target(momentum_at(step / total, method.momentum, method.momentum_schedule))
+                    network.update_target(
+                        momentum_at(step / total, method.momentum, method.momentum_schedule)
+                    )
 
                 loss_sum += loss.detach()
                 step, progress.step = step + 1, batch.step + 1
@@ -115,7 +120,10 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                     log.advance(step, loss=values["loss"], std=std, knn=progress.knn, rate=rate)
 
                 if epoch_ends:
-                    progress.loss, progress.std = float(loss_sum) / loader.steps, progress.std_sum / progress.logged
+                    progress.loss, progress.std = (
+                        float(loss_sum) / loader.steps,
+                        progress.std_sum / progress.logged,
+                    )
                     _end_epoch(batch.epoch, step, progress, monitor.measure(network), clock, log)
                     loss_sum.zero_()
                 if epoch_ends or _save_is_due(settings, step, clock):
@@ -189,6 +197,13 @@ def _save_is_due(settings: Settings, step: int, clock: Clock) -> bool:
     every = settings.checkpoint.every_steps
     late = time.monotonic() - clock.last_saved > settings.checkpoint.every_minutes * 60
     return late or (every > 0 and step % every == 0)
+
+
+def _headline(sets: ImageSets, settings: Settings, folder: Path, resumed: bool) -> str:
+    return (
+        f"{settings.method} on {sets.train.name}: {len(sets.train):,} images, {settings.backbone}, {settings.epochs} "
+        f"epochs of batches of {settings.batch_size} -> {folder}{' (resumed)' if resumed else ''}"
+    )
 
 
 def _not_finite(step: int, epoch: int, folder: Path) -> str:

@@ -10,7 +10,7 @@ from siam import recipes
 from siam.data.images import open_images
 from siam.data.views import Broken, read_or_replace
 from siam.errors import RunError
-from siam.runs import CHECKPOINT, SETTINGS, open_run
+from siam.runs import SETTINGS, open_run
 from siam.settings import Settings, differences
 from siam.train.pretrain import Outcome, train
 
@@ -42,7 +42,10 @@ def start(
         settings = change(before)
         changed = [name for name in differences(before, settings) if not name.startswith(_MAY_CHANGE)]
         if changed:
-            raise RunError(f"{folder} was started with other settings: {', '.join(changed)}; leave them out, or choose another --out")
+            raise RunError(
+                f"{folder} was started with other settings: {', '.join(changed)}; leave them out, or choose "
+                "another --out"
+            )
         sets = open_images(settings.data)
     else:
         sets = open_images(asked.data)
@@ -51,12 +54,6 @@ def start(
         settings = change(recipes.starting_point(recipe, asked.method, asked.data, side, len(sets.train)))
         _make(folder)
 
-    done = " (going on)" if going_on and (folder / CHECKPOINT).exists() else ""
-    console.print(
-        f"{settings.method} on {sets.train.name}: {len(sets.train):,} images, {settings.backbone}, "
-        f"{settings.epochs} epochs of batches of {settings.batch_size} -> {folder}{done}",
-        highlight=False,
-    )
     return train(sets, settings, folder, resume, console)
 
 

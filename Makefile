@@ -1,0 +1,43 @@
+# Each verb makes what it needs: a fresh clone and Python 3.11 are enough.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-all lint format types bench clean
+
+demo: $(BIN)/siam            ## train on the built-in shapes, in minutes on two cores
+	$(BIN)/siam pretrain --out runs/demo --again
+
+test: $(BIN)/.dev            ## the fast tests
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(BIN)/.dev        ## the slow ones too
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(BIN)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(BIN)/.dev
+	$(BIN)/mypy
+
+bench: $(BIN)/.dev           ## speed, side by side with the published pipeline
+	$(BIN)/python benchmarks/views.py
+	$(BIN)/python benchmarks/step.py
+
+clean:
+	rm -rf .venv runs
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+$(BIN)/siam: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(BIN)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(BIN)/siam $@

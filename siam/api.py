@@ -1,0 +1,31 @@
+"""The functions that people call from Python: train, load, embed."""
+
+from pathlib import Path
+from typing import Any
+
+from siam.embed import embed
+from siam.runs import load
+from siam.settings import Settings, from_dict
+from siam.train.pretrain import Outcome
+from siam.train.start import start
+
+__all__ = ["embed", "load", "pretrain"]
+
+
+def pretrain(
+    data: str | Path | None = None,
+    *,
+    method: str = "simsiam",
+    out: str | Path | None = None,
+    recipe: str | None = None,
+    resume: bool = False,
+    **settings: Any,
+) -> Outcome:
+    """Train an encoder on images without labels; `siam pretrain` in Python.
+
+    data: a folder, list file, .tar, .npy, .npz, or the name of a torchvision set; None is the demo set.
+    settings: any setting by name, groups as dicts: epochs=100, optimizer={"lr": 0.03}.
+    Returns what the run came to; its folder is `.run`. Raises SiamError for what can be mended.
+    """
+    asked = Settings(data="demo" if data is None else str(data), method=method)
+    return start(asked, lambda base: from_dict(settings, base), recipe, out, resume)

@@ -1,0 +1,65 @@
+"""Small real images, tiny networks, and the command run as a user runs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+DATA = Path(os.environ.get("SIAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+TINY = (
+    "--backbone resnet10t --width 0.125 --epochs 2 --batch-size 8 --precision float32 --views.size 16 "
+    "--network.dim 16 --network.projector-hidden 16 --network.predictor-hidden 4 --network.projector-layers 2 "
+    "--monitor.log-every 1 --monitor.knn-k 5"
+).split()
+"""Flags for a run of seconds."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small work is fastest on one thread, and sums are then in one order."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A flat folder of 24 JPEG files of various sizes."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    save_images(folder, 24, seed=0)
+    return folder
+
+
+@pytest.fixture
+def classes(tmp_path):
+    """train/ and val/, each with two class folders that differ in brightness."""
+    root = tmp_path / "classes"
+    for split, count in (("train", 12), ("val", 6)):
+        for name, level in (("dark", 60), ("light", 200)):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            save_images(folder, count, seed=level, level=level)
+    return root
+
+
+def save_images(folder, count, seed, level=128):
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        height, width = rng.integers(20, 60, 2)
+        soft = rng.normal(level, 40, (height // 8 + 1, width // 8 + 1, 3)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(soft).resize((int(width), int(height))).save(folder / f"{i:03d}.jpg")
+
+
+def siam(*args, check=None, **options):
+    """Run the command in a process of its own; returns the finished process."""
+    command = [sys.executable, "-m", "siam", *map(str, args)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **options)
+    if check is not None:
+        assert done.returncode == check, done.stderr
+    return done

@@ -1,0 +1,98 @@
+"""The command as a user meets it: what it prints, and how it refuses what cannot work."""
+
+import fcntl
+import json
+
+import pytest
+
+from siam import cli
+from tests.conftest import TINY, siam
+
+
+def refused(capsys, *args):
+    """Run in this process; the one line on stderr, having checked that it is one, with exit status 2."""
+    assert cli.main([str(arg) for arg in args]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("siam: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_help_needs_neither_torch_nor_tyro(tmp_path):
+    code = "import sys; from siam.cli import main; main(['--help']); print('torch' in sys.modules, 'tyro' in sys.modules)"
+    import subprocess
+    import sys
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "siam pretrain photos/" in done.stdout
+    assert done.stdout.endswith("False False\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["pretrian"], "did you mean pretrain?"),
+        (["pretrain", "--epoch", "3"], "unknown setting '--epoch'; did you mean --epochs"),
+        (["pretrain", "--network.targt", "live"], "did you mean --network.target"),
+        (["pretrain", "--network.target", "lve"], "invalid choice 'lve'"),
+        (["pretrain", "--epochs", "many"], "Error parsing --epochs"),
+        (["pretrain", "--epochs", "0"], "epochs must be at least 1"),
+        (["pretrain", "--method", "simsiamm"], "unknown method 'simsiamm'; did you mean simsiam"),
+        (["pretrain", "--recipe", "cifar"], "unknown recipe 'cifar'; did you mean cifar10"),
+        (["pretrain", "--backbone", "resnet51"], "unknown backbone 'resnet51'; did you mean resnet"),
+        (
+            ["pretrain", "--batch-size", "6000"],
+            "batch_size 6000 is larger than the set: demo has 5000 images",
+        ),
+        (["pretrain", "--device", "cuda:7"], "device 'cuda:7' is not available here; there are cpu"),
+        (
+            ["pretrain", "--method", "simclr", "--batch-size", "1"],
+            "contrasts within the batch: batch_size must be",
+        ),
+        (["pretrain", "nowhere/photos"], "nowhere/photos"),
+    ],
+)
+def test_what_cannot_work_is_one_plain_line(capsys, tmp_path, monkeypatch, args, says):
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(capsys, *args)
+
+
+def test_an_empty_folder_and_a_single_image(capsys, tmp_path, photos):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "no images" in refused(capsys, "pretrain", empty, "--out", tmp_path / "run")
+    for file in sorted(photos.iterdir())[1:]:
+        file.unlink()
+    assert "at least 2" in refused(capsys, "pretrain", photos, "--out", tmp_path / "run")
+
+
+def test_out_that_cannot_be_written(capsys, tmp_path, photos):
+    file = tmp_path / "file"
+    file.touch()
+    assert "cannot write to" in refused(capsys, "pretrain", photos, "--out", file / "run")
+
+
+def test_a_run_is_never_overwritten_nor_resumed_as_another(capsys, tmp_path, photos):
+    run = tmp_path / "run"
+    assert cli.main(["pretrain", str(photos), *TINY, "--out", str(run)]) == 0
+    capsys.readouterr()
+    assert "already holds a run" in refused(capsys, "pretrain", photos, *TINY, "--out", run)
+    other = ["pretrain", photos, *TINY, "--out", run, "--resume", "--optimizer.lr", "0.3"]
+    assert "other settings: optimizer.lr (0.05 and 0.3)" in refused(capsys, *other)
+    with (run / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "in use by another process" in refused(
+            capsys, "pretrain", photos, *TINY, "--out", run, "--resume"
+        )
+
+
+def test_a_run_leaves_what_the_design_promises(photos, tmp_path):
+    done = siam("pretrain", photos, *TINY, "--out", tmp_path / "run", "--json", check=0)
+    outcome = json.loads(done.stdout)
+    assert outcome["verdict"] in ("healthy", "at risk", "collapsed")
+    assert outcome["steps"] == 2 * (24 // 8)
+    assert outcome["knn"] is None
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"settings.yaml", "metrics.jsonl", "checkpoint.pt", "encoder.safetensors", "report.html"} <= names
+    assert any((tmp_path / "run" / "tensorboard").iterdir())

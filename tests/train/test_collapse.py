@@ -1,0 +1,50 @@
+"""The measures of collapse at both extremes, where their value is known."""
+
+import numpy as np
+import pytest
+import torch
+
+from siam.train.collapse import ADVICE, effective_rank, output_std, verdict
+
+
+def test_std_is_one_for_isotropic_outputs_and_zero_for_a_constant():
+    z = torch.randn(20_000, 64, generator=torch.Generator().manual_seed(0))
+    assert float(output_std(z)) == pytest.approx(1.0, abs=0.01)
+    assert float(output_std(torch.ones(100, 64))) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_std_equals_its_formula():
+    """(1/d) sum_c std_i(z_ic / |z_i|) sqrt(d), written out."""
+    z = np.random.default_rng(0).normal(size=(7, 5))
+    unit = z / np.sqrt((z**2).sum(axis=1, keepdims=True))
+    expected = np.mean([np.std(unit[:, c]) for c in range(5)]) * np.sqrt(5)
+    assert float(output_std(torch.from_numpy(z))) == pytest.approx(expected, abs=1e-6)
+
+
+def test_std_falls_when_dimensions_die():
+    z = torch.randn(5000, 64, generator=torch.Generator().manual_seed(0))
+    z[:, 16:] = 0
+    assert float(output_std(z)) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_rank_counts_equal_directions(rank):
+    q, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(50, rank)))
+    basis, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(8, rank)))
+    assert effective_rank(torch.from_numpy(q @ basis.T)) == pytest.approx(rank, rel=1e-6)
+
+
+def test_rank_equals_its_formula():
+    """exp(-sum p log p), p the singular values over their sum (Garrido et al. 2023, Eq. 1)."""
+    x = np.random.default_rng(0).normal(size=(30, 6))
+    s = np.linalg.svd(x, compute_uv=False)
+    p = s / s.sum()
+    assert effective_rank(torch.from_numpy(x)) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("std", "expected"), [(0.0, "collapsed"), (0.09, "collapsed"), (0.45, "at risk"), (0.97, "healthy")]
+)
+def test_verdicts(std, expected):
+    assert verdict(std) == expected
+    assert expected == "healthy" or ADVICE[expected]

@@ -1,0 +1,95 @@
+"""A run that is killed and resumed is the run that never stopped, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import TINY, siam
+
+TIMES = ("seconds", "pairs_per_second")
+
+
+def metrics(run):
+    """All records, without what a clock measured."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
+
+
+def assert_same_run(one, other):
+    assert metrics(one) == metrics(other)
+    a, b = (load_file(run / "encoder.safetensors") for run in (one, other))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    a, b = (torch.load(run / "checkpoint.pt", weights_only=True) for run in (one, other))
+    for part in ("network", "objective"):
+        assert all(torch.equal(a[part][key], b[part][key]) for key in a[part])
+    for key, state in a["optimizer"]["state"].items():
+        assert torch.equal(state["momentum_buffer"], b["optimizer"]["state"][key]["momentum_buffer"])
+
+
+def kill_at(step, args, run):
+    """Start the command and kill it without warning once it has logged `step`."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "siam", *map(str, args)],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    log, deadline = run / "metrics.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.exists() and f'"step": {step},' in log.read_text():
+            break
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_and_resumed_is_the_same_run(classes, tmp_path, workers):
+    args = [
+        "pretrain",
+        classes,
+        *TINY,
+        "--epochs",
+        3,
+        "--checkpoint.every-steps",
+        2,
+        "--loader.resident",
+        "no",
+    ]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    siam(*args, "--out", whole, "--loader.workers", 0, check=0)
+    again = [*args, "--out", broken, "--loader.workers", workers]
+    kill_at(4, again, broken)
+    kill_at(8, [*again, "--resume"], broken)
+    siam(*again, "--resume", check=0)
+    assert_same_run(whole, broken)
+
+
+@pytest.mark.slow
+def test_resident_and_method_with_state_resume_exactly(tmp_path):
+    args = ["pretrain", *TINY, "--batch-size", 1000, "--epochs", 2, "--checkpoint.every-steps", 2]
+    args += ["--method", "moco_v2", "--network.queue", 3000]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    siam(*args, "--out", whole, check=0)
+    kill_at(7, [*args, "--out", broken], broken)
+    siam(*args, "--out", broken, "--resume", check=0)
+    assert_same_run(whole, broken)
+
+
+@pytest.mark.slow
+def test_resuming_a_finished_run_changes_nothing(photos, tmp_path):
+    args = ["pretrain", photos, *TINY, "--out", tmp_path / "run"]
+    siam(*args, check=0)
+    before = metrics(tmp_path / "run")
+    done = siam(*args, "--resume", "--json", check=0)
+    assert metrics(tmp_path / "run") == before
+    assert json.loads(done.stdout)["epochs"] == 2
