@@ -28,7 +28,7 @@ siam VERB --help tells more. First steps:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb. Returns the exit status: 0, 2 when the user can mend what is wrong, 130 when interrupted."""
+    """Run a verb. Returns the exit status: 0; 2 when the user can mend it; 130 when interrupted."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         width = max(map(len, VERBS))
@@ -63,6 +63,8 @@ def _pretrain(args: list[str]) -> None:
 
     from siam.settings import Settings
 
+    defaults = Settings()
+
     @dataclass(frozen=True)
     class Pretrain:
         """Learn an encoder from images without labels."""
@@ -75,7 +77,7 @@ def _pretrain(args: list[str]) -> None:
         """Continue the run in --out from its last checkpoint."""
         json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
         """Print the outcome as one JSON object on stdout."""
-        settings: Annotated[Settings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = Settings()
+        settings: Annotated[Settings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = defaults
 
     args = ["--views.pipeline" if arg == "--views" else arg for arg in args]
     asked = _parse(Pretrain(), args, "siam pretrain")

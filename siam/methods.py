@@ -23,7 +23,7 @@ class Method:
     objective: Literal["cosine", "cross_entropy", "contrast", "queue", "clusters"] = "cosine"
     """Agreement: cosine or softmax cross-entropy (Sec. 4.5), against the batch, a queue, or prototypes."""
     symmetry: Literal["symmetric", "asymmetric", "asymmetric_2x"] = "symmetric"
-    """Each view predicts the other; only the first predicts; only the first, from two pairs an image (4.6)."""
+    """Each view predicts the other; only the first does; only the first, in two pairs an image (Sec. 4.6)."""
 
     # The heads (Sec. 3, Tables 3 and App. B).
     projector_layers: int = 3

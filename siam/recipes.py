@@ -30,13 +30,13 @@ IMAGENETTE = Settings(
 """128 pixels, ResNet-18. Published (lightly's documentation): 87.2 % kNN on Imagenette, 800 epochs."""
 
 DEMO = Settings(
-    backbone="resnet18",
-    width=0.75,
-    epochs=8,
+    backbone="resnet10t",
+    width=0.5,
+    epochs=16,
     batch_size=32,
     views=ViewSettings(size=16, scale=(0.4, 1.0), flip_p=0.0, hue=0.5, grey_p=0.5, blur_p=0.0),
     network=replace(SIMSIAM, projector_layers=2, projector_hidden=512, dim=512, predictor_hidden=128),
-    optimizer=OptimizerSettings(lr=0.24),
+    optimizer=OptimizerSettings(lr=2.0),  # 0.25 for a batch of 32
     loader=LoaderSettings(resident="yes"),
     monitor=MonitorSettings(knn_k=20, bank=5000, queries=1000),
 )

@@ -151,7 +151,7 @@ class Settings:
     """One pretraining run, complete: two runs with equal settings and data are the same run."""
 
     data: Positional[str] = "demo"
-    """A folder, list file, .tar, .npy, .npz, or cifar10, cifar100, stl10; the built-in demo set if left out."""
+    """A folder, list file, .tar, .npy, .npz, or cifar10, cifar100, stl10; the demo set if left out."""
     method: str = "simsiam"
     """simsiam, byol, simclr, swav or moco_v2: what `network` starts from."""
     backbone: str = "resnet50"
@@ -183,16 +183,16 @@ class Settings:
         _require(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
         _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         _require(self.width > 0, f"width must be above 0, got {self.width}")
-        contrast = self.network.objective == "contrast"
-        reason = "contrasts within the batch" if contrast else "normalises over the batch"
         _require(
             self.batch_size >= 2,
-            f"method '{self.method}' {reason}: batch_size must be at least 2, got {self.batch_size}",
+            "batch norm and contrast need other images in the batch: "
+            f"batch_size must be at least 2, got {self.batch_size}",
         )
         if self.network.objective == "queue":
             _require(
                 self.network.queue > self.batch_size,
-                f"network.queue must be larger than batch_size, got {self.network.queue} and {self.batch_size}",
+                "network.queue must be larger than batch_size, "
+                f"got {self.network.queue} and {self.batch_size}",
             )
 
 

@@ -1,4 +1,4 @@
-"""Chance as a function of position: every random choice is drawn from (seed, epoch, index), never from a state.
+"""Chance as a function of position: every choice is drawn from (seed, epoch, index), never from a state.
 
 So what happens to an image does not depend on how many workers there are, which batch or which machine it
 falls into, or whether the run was ever interrupted; and there is no generator to save.

@@ -1,48 +1,116 @@
-"""The demo set: ten kinds of shape, drawn on the spot."""
+"""The demo set: ten kinds of small shape that pixels do not tell apart and a network learns to.
+
+Two crops of an image must share its shape and nothing easier. So each image has two plain colours of random
+hue, one darker than the other (either may be the shape), and the demo's views turn the hue fully: what is
+left in common is the shape, which lies anywhere, at any angle, in many sizes, under noise.
+"""
+
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-CLASSES = ("disc","ring","bar","stripes","cross","grid","dots","arc","zigzag","pair")
+Array = NDArray[np.float64]
 
-def _sdf(kind, u, v):
+SIDE = 16
+_COUNTS = {"train": 5000, "test": 1000}
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+
+def _disc(u: Array, v: Array) -> Array:
+    return np.hypot(u, v) - 0.85
+
+
+def _ring(u: Array, v: Array) -> Array:
+    return np.abs(np.hypot(u, v) - 0.72) - 0.2
+
+
+def _bar(u: Array, v: Array) -> Array:
+    return np.maximum(np.abs(u) - 1, np.abs(v) - 0.22)
+
+
+def _stripes(u: Array, v: Array) -> Array:
+    return np.maximum(np.minimum(np.abs(v), np.abs(np.abs(v) - 0.7)) - 0.19, np.abs(u) - 0.9)
+
+
+def _cross(u: Array, v: Array) -> Array:
+    upright, level = np.maximum(np.abs(u) - 0.2, np.abs(v) - 1), np.maximum(np.abs(u) - 1, np.abs(v) - 0.2)
+    return np.minimum(upright, level)
+
+
+def _grid(u: Array, v: Array) -> Array:
+    lines = np.minimum(np.abs(np.abs(u) - 0.45), np.abs(np.abs(v) - 0.45)) - 0.16
+    return np.maximum(lines, np.maximum(np.abs(u), np.abs(v)) - 1)
+
+
+def _dots(u: Array, v: Array) -> Array:
+    return np.minimum(np.hypot(np.abs(u) - 0.66, np.abs(v) - 0.66), np.hypot(u, v)) - 0.3
+
+
+def _arc(u: Array, v: Array) -> Array:
     r = np.hypot(u, v)
-    box = lambda a,b,w,h: np.maximum(np.abs(a)-w, np.abs(b)-h)
-    if kind==0: return r-0.85
-    if kind==1: return np.abs(r-0.72)-0.2
-    if kind==2: return box(u,v,1.0,.28)
-    if kind==3: return np.maximum(np.minimum(np.minimum(np.abs(v),np.abs(v-0.7)),np.abs(v+.7))-0.19, np.abs(u)-.9)
-    if kind==4: return np.minimum(box(u,v,1.0,.24), box(u,v,.24,1.0))
-    if kind==5: return np.maximum(np.minimum(np.abs(np.abs(u)-.45),np.abs(np.abs(v)-.45))-.16, np.maximum(np.abs(u),np.abs(v))-1.0)
-    if kind==6: return np.minimum(np.hypot(np.abs(u)-.66,np.abs(v)-.66), r)-0.3
-    if kind==7:
-        t=np.abs(np.arctan2(v,u)); return np.maximum(np.abs(r-.75)-.22, (t-1.9)*r)
-    if kind==8:
-        w=np.abs(((u+1)%1.0)-.5)*1.6-.4; return np.maximum(np.abs(v-w)*.7-.2, np.abs(u)-1.0)
-    if kind==9: return np.hypot(np.abs(u)-.6,v)-0.38
+    return np.maximum(np.abs(r - 0.75) - 0.22, (np.abs(np.arctan2(v, u)) - 1.9) * r)
 
-def demo_images(split, n=None, seed=0, size=16, smin=.30, smax=.48, place=0.12, noise=0.04, contrast=.35, turn=np.pi, gap=.25, wob=.05, chroma=1.):
-    n = n or (5000 if split=="train" else 1000)
-    g = np.random.default_rng([seed, split=="test"])
-    labels = np.arange(n)%10; g.shuffle(labels)
-    yy,xx = np.mgrid[0:size,0:size]; xx=(xx+.5)/size-.5; yy=(yy+.5)/size-.5
-    out=np.empty((n,size,size,3),np.uint8)
-    for k in range(10):
-        idx=np.flatnonzero(labels==k); m=len(idx)
-        s=g.uniform(smin,smax,m)[:,None,None]; a=g.uniform(-turn,turn,m)[:,None,None]
-        cx,cy=(g.uniform(-place,place,m)[:,None,None] for _ in range(2))
-        X,Y=xx[None]-cx,yy[None]-cy
-        u=(X*np.cos(a)+Y*np.sin(a))/s; v=(-X*np.sin(a)+Y*np.cos(a))/s
-        d=_sdf(k,u,v)*s*size
-        cover=np.clip(.5-d,0,1)[...,None]
-        lum=np.array([.299,.587,.114])
-        sign=g.choice([-1,1],m)
-        def colour(y):
-            c=g.uniform(0,1,(m,3)); c=c-(c@lum)[:,None]  # zero-luminance chroma
-            c/=np.abs(c).max(1,keepdims=True)
-            room=np.minimum(np.where(c>0,(1-y[:,None])/np.maximum(c,1e-6),y[:,None]/np.maximum(-c,1e-6)).min(1),1)
-            return y[:,None]+c*(room*chroma*g.uniform(.5,1,m))[:,None]
-        fg=colour(.5+sign*gap+g.uniform(-wob,wob,m)); bg=colour(.5-sign*gap+g.uniform(-wob,wob,m))
-        img=bg[:,None,None]*(1-cover)+fg[:,None,None]*cover
-        img+=g.normal(0,noise,img.shape)
-        out[idx]=np.clip(img*255,0,255).round()
-    return out, labels.astype(np.int64), list(CLASSES)
+
+def _half(u: Array, v: Array) -> Array:
+    return np.maximum(np.hypot(u, v) - 1.3, -u)
+
+
+def _bullseye(u: Array, v: Array) -> Array:
+    r = np.hypot(u, v)
+    return np.minimum(np.abs(r - 0.95) - 0.17, r - 0.38)
+
+
+SHAPES: dict[str, Callable[[Array, Array], Array]] = {
+    "disc": _disc,
+    "ring": _ring,
+    "bar": _bar,
+    "stripes": _stripes,
+    "cross": _cross,
+    "grid": _grid,
+    "dots": _dots,
+    "arc": _arc,
+    "half": _half,
+    "bullseye": _bullseye,
+}
+"""Distance to the outline, negative inside, in coordinates where the shape spans about [-1, 1]."""
+
+
+def demo_images(
+    split: str,
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
+    """`train` or `test`: images uint8 (N, 16, 16, 3), labels (N,), class names; the same every time."""
+    rng = np.random.default_rng([2011, 10566, _COUNTS[split]])
+    labels = rng.permutation(np.arange(_COUNTS[split]) % len(SHAPES))
+    images = np.empty((len(labels), SIDE, SIDE, 3), dtype=np.uint8)
+    for kind, distance in enumerate(SHAPES.values()):
+        chosen = np.flatnonzero(labels == kind)
+        images[chosen] = _draw(rng, distance, len(chosen))
+    return images, labels, tuple(SHAPES)
+
+
+def _draw(rng: np.random.Generator, distance: Callable[[Array, Array], Array], n: int) -> NDArray[np.uint8]:
+    """n images of one shape at random places, sizes, angles and colours: uint8 (n, 16, 16, 3)."""
+    y, x = (np.mgrid[:SIDE, :SIDE] + 0.5) / SIDE - 0.5  # the image spans [-1/2, 1/2]
+    size, angle = rng.uniform(0.3, 0.5, (n, 1, 1)), rng.uniform(-np.pi, np.pi, (n, 1, 1))
+    x, y = x - rng.uniform(-0.2, 0.2, (n, 1, 1)), y - rng.uniform(-0.2, 0.2, (n, 1, 1))
+    u = (x * np.cos(angle) + y * np.sin(angle)) / size
+    v = (y * np.cos(angle) - x * np.sin(angle)) / size
+    inside = np.clip(0.5 - distance(u, v) * size * SIDE, 0, 1)[..., None]  # antialiased over one pixel
+
+    shade = rng.choice([-0.13, 0.13], n)
+    shape, ground = _colours(rng, 0.5 + shade), _colours(rng, 0.5 - shade)
+    pixels = ground[:, None, None] * (1 - inside) + shape[:, None, None] * inside
+    pixels += rng.normal(0, 0.04, pixels.shape)
+    return (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
+
+
+def _colours(rng: np.random.Generator, luma: Array) -> Array:
+    """Random vivid colours (n, 3) in [0, 1] of about the given luma (n,)."""
+    luma = luma + rng.uniform(-0.05, 0.05, len(luma))
+    chroma = rng.uniform(0, 1, (len(luma), 3))
+    chroma -= (chroma @ _LUMA)[:, None]
+    room = np.where(chroma > 0, 1 - luma[:, None], luma[:, None]) / np.abs(chroma).clip(1e-6)
+    reach = np.minimum(room.min(axis=1), 1 / np.abs(chroma).max(axis=1))  # stay inside the colour cube
+    colours: Array = luma[:, None] + chroma * (reach * rng.uniform(0.5, 1, len(luma)))[:, None]
+    return colours

@@ -29,7 +29,7 @@ def crop_boxes(
     """Boxes for `views` crops of each of B images of height x width pixels.
 
     u: uniform draws (B, draws_needed(views)). scale: range of the crop's share of the area. ratio: range of
-    width / height. Returns (B, views, 5): top, left, height, width in pixels, and 1 where the view is flipped.
+    width / height. Returns (B, views, 5): top, left, height, width in pixels, and 1 where flipped.
     """
     u = u.reshape(len(u), views, 2 * _TRIES + 3)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * u[..., :_TRIES])  # (B, V, tries)

@@ -58,7 +58,8 @@ class ViewLoader:
     ) -> None:
         if settings.batch_size > len(images):
             raise DataError(
-                f"batch_size {settings.batch_size} is larger than the set: {images.name} has {len(images)} images"
+                f"batch_size {settings.batch_size} is larger than the set: "
+                f"{images.name} has {len(images)} images"
             )
         self.images, self.settings, self.device = images, settings, device
         self.count = 4 if settings.network.symmetry == "asymmetric_2x" else 2
@@ -98,7 +99,7 @@ class ViewLoader:
         else:
             position = (indices[:, None] * self.count + np.arange(self.count)).ravel()
             u = uniforms(self.settings.seed, epoch, position, PHOTOMETRY, DRAWS)
-            views = self.photometry(crops.flatten(0, 1), u).unflatten(0, crops.shape[:2])
+            views = self.photometry(crops.flatten(0, 1), u).view(*crops.shape[:2], *crops.shape[2:])
         each = (v.contiguous(memory_format=torch.channels_last) for v in views.unbind(dim=1))
         return Batch(epoch, step, tuple(each), indices, crops)
 
@@ -110,15 +111,15 @@ class ViewLoader:
         boxes = crop_boxes(u, height, width, self.count, views.scale, flip_p=views.flip_p)
         chosen = self.resident[torch.from_numpy(indices).to(self.device, non_blocking=True)]
         crops = crop_resize(chosen, torch.from_numpy(boxes).to(self.device, non_blocking=True), views.size)
-        return crops.unflatten(0, (len(indices), self.count))
+        return crops.view(len(indices), self.count, *crops.shape[1:])
 
     def _note(self, broken: Broken) -> None:
         self.broken.update(broken)
         if len(self.broken) > _BROKEN_SHARE * len(self.images):
             path, reason = next(iter(self.broken.items()))
             raise DataError(
-                f"{len(self.broken)} of {len(self.images)} images in {self.images.name} cannot be read, more than "
-                f"10 %; the first is {path} ({reason})"
+                f"{len(self.broken)} of {len(self.images)} images in {self.images.name} cannot be read, "
+                f"more than 10 %; the first is {path} ({reason})"
             )
 
     def _wants_resident(self) -> bool:
@@ -132,7 +133,7 @@ class ViewLoader:
         return choice == "yes" or (small and fits)
 
     def _load_resident(self, progress: Callable[[int, int], None] | None) -> Tensor | None:
-        """uint8 (N, 3, H, W) on the device; None where images differ in size and residence was not asked for."""
+        """uint8 (N, 3, H, W) on the device; None where images differ in size and nobody asked for this."""
         if isinstance(self.images, ArrayImages):
             array = torch.from_numpy(np.ascontiguousarray(self.images.images))
             return array.permute(0, 3, 1, 2).contiguous().to(self.device)

@@ -1,4 +1,4 @@
-"""Views of one image: decode once, cut every crop from it; and the published Pillow pipeline for comparison."""
+"""Views of one image: decode once, cut every crop from it; and the published pipeline, to compare."""
 
 from typing import Any
 
@@ -73,7 +73,7 @@ class ViewBatches(Dataset[Any]):
 
 
 def read_or_replace(images: Images, index: int, broken: Broken) -> tuple[Tensor, int]:
-    """Image `index`, or the first readable one after it; which one it was; what broke is added to `broken`."""
+    """Image `index`, or the first readable one after it, and which it was; adds to `broken` what broke."""
     for step in range(min(_REPLACEMENTS, len(images))):
         at = (index + step) % len(images)
         try:

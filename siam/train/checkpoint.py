@@ -13,7 +13,7 @@ from siam.runs import CHECKPOINT, load_checkpoint, write_atomically
 
 @dataclass
 class Progress:
-    """Where a run stands. All chance follows from the position, so this and the weights are the whole state."""
+    """Where a run stands. Chance follows from the position, so this and the weights are the whole state."""
 
     epoch: int = 0
     step: int = 0

@@ -20,7 +20,7 @@ AT_RISK_STD = 0.6
 
 
 def output_std(z: Tensor) -> Tensor:
-    """Mean over channels of the std over images of z/|z|, times sqrt(d). z: (B, d). Returns a scalar tensor."""
+    """Mean over channels of the std over images of z/|z|, times sqrt(d). z: (B, d). Returns a scalar."""
     z = F.normalize(z.detach().float(), dim=1)
     return z.std(dim=0, correction=0).mean() * z.shape[1] ** 0.5
 
@@ -45,8 +45,8 @@ ADVICE = {
         "predictor, keep batch norm in the heads, and lower optimizer.lr."
     ),
     "at risk": (
-        "some dimensions have died (partial collapse), as happens when the network is small for the set or d is "
-        "large for a short run. Try a wider or deeper backbone, a smaller network.dim, smaller batches (more "
-        "steps), or a lower optimizer.lr."
+        "some dimensions have died (partial collapse), as happens when the network is small for the set or d "
+        "is large for a short run. Try a wider or deeper backbone, a smaller network.dim, smaller batches "
+        "(more steps), or a lower optimizer.lr."
     ),
 }

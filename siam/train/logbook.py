@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar and a line per epoch for people, metrics.jsonl and TensorBoard for programs."""
+"""What a run tells: a bar and a line per epoch for people, metrics.jsonl and TensorBoard for programs."""
 
 import json
 import math

@@ -73,7 +73,7 @@ class Monitor:
     def neighbours(
         self, network: Network, queries: int, count: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Some bank positions, evenly spread (queries,), and those of their nearest others (queries, count)."""
+        """Positions in the bank, evenly spread (queries,), and of their nearest others (queries, count)."""
         features = torch.nn.functional.normalize(self._features(network, self.bank), dim=1)
         chosen = torch.linspace(0, len(features) - 1, min(queries, len(features))).long()
         similarity = features[chosen] @ features.T
@@ -98,7 +98,7 @@ class Monitor:
 
 
 def _sample(images: Images, most: int, size: int) -> tuple[Tensor, NDArray[np.int64]]:
-    """Centre views uint8 (N, 3, S, S) of at most `most` images, evenly spread over the set, and which ones."""
+    """Centre views uint8 (N, 3, S, S) of at most `most` images, evenly spread over the set, and which."""
     chosen = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(np.int64))
     views, indices = zip(*centre_views(images, size, chosen), strict=True)
     return torch.cat(views), np.concatenate(indices)

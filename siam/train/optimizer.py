@@ -1,7 +1,6 @@
 """Which parameters learn how fast: SGD or LARS, a cosine schedule, and a predictor whose rate stays put."""
 
 import math
-from collections.abc import Iterable
 
 import torch
 from timm.optim import Lars
@@ -22,11 +21,11 @@ def build_optimizer(
     }
     lr = settings.lr * batch_size / 256
     param_groups = [{"params": ps, "name": name, "peak_lr": lr} for name, ps in groups.items() if ps]
-    options = {"lr": lr, "momentum": settings.momentum, "weight_decay": settings.weight_decay}
-    if settings.name == "lars":
-        lars: torch.optim.Optimizer = Lars(param_groups, **options)
-        return lars
-    return torch.optim.SGD(param_groups, **options, fused=_has_fused(named))
+    kind = Lars if settings.name == "lars" else torch.optim.SGD
+    optimizer: torch.optim.Optimizer = kind(
+        param_groups, lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+    return optimizer
 
 
 def set_learning_rate(
@@ -44,8 +43,3 @@ def set_learning_rate(
         constant = group["name"] == "predictor" and settings.predictor_lr == "constant"
         group["lr"] = group["peak_lr"] * rise * (1.0 if constant else decay)
     return float(optimizer.param_groups[0]["lr"])
-
-
-def _has_fused(named: Iterable[tuple[str, nn.Parameter]]) -> bool:
-    """One kernel for all parameters, where the device has it."""
-    return all(p.device.type in ("cpu", "cuda") for _, p in named)

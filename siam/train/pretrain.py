@@ -54,7 +54,7 @@ class Outcome:
 def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, console: Console) -> Outcome:
     """Train a run in `folder` to its end, from its last checkpoint when `resume` and there is one.
 
-    Saved at the end of each epoch and every few minutes within one. Raises SiamError for what the user can mend.
+    Saved at the end of each epoch and every few minutes within one. Raises SiamError.
     """
     with locked(folder):
         device = pick_device(settings.device)
@@ -183,8 +183,8 @@ def _end_epoch(
         rank_z=measured.rank_z, knn=measured.knn, verdict=progress.verdict, seconds=clock.seconds(),
     )  # fmt: skip
     log.say(
-        f"epoch {epoch + 1:3d}  loss {progress.loss:7.4f}  std {progress.std:.2f}  rank {measured.rank:5.1f}  "
-        f"kNN {percent(measured.knn)}  {progress.verdict}"
+        f"epoch {epoch + 1:3d}  loss {progress.loss:7.4f}  std {progress.std:.2f}  "
+        f"rank {measured.rank:5.1f}  kNN {percent(measured.knn)}  {progress.verdict}"
     )
     if progress.verdict != "healthy" and progress.verdict != before:
         log.say(f"[bold]{progress.verdict}[/]: {ADVICE[progress.verdict]}")
@@ -201,8 +201,9 @@ def _save_is_due(settings: Settings, step: int, clock: Clock) -> bool:
 
 def _headline(sets: ImageSets, settings: Settings, folder: Path, resumed: bool) -> str:
     return (
-        f"{settings.method} on {sets.train.name}: {len(sets.train):,} images, {settings.backbone}, {settings.epochs} "
-        f"epochs of batches of {settings.batch_size} -> {folder}{' (resumed)' if resumed else ''}"
+        f"{settings.method} on {sets.train.name}: {len(sets.train):,} images, {settings.backbone}, "
+        f"{settings.epochs} epochs of batches of {settings.batch_size} -> {folder}"
+        + (" (resumed)" if resumed else "")
     )
 
 

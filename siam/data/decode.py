@@ -1,0 +1,155 @@
+"""Bytes to pixels: whatever a photograph's file holds, 8-bit RGB comes out, upright."""
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import simplejpeg
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+MAX_PIXELS = 178_956_970
+"""Files that declare more are refused before memory is taken: Pillow's own limit for decompression bombs."""
+
+_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15
+_PLAIN = (1, 3)  # components of a JPEG for the fast decoder: grey and YCbCr
+
+
+class BrokenImage(Exception):
+    """An image that cannot be read; `reason` says why in a few words."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def decode(data: bytes) -> Tensor:
+    """uint8 (3, H, W), RGB, EXIF orientation applied; alpha lies on white. Raises BrokenImage.
+
+    The memory is channels-last (a view of H x W x C), which is how resizing is fastest.
+    """
+    if not data:
+        raise BrokenImage("the file is empty")
+    if data[:2] == b"\xff\xd8":
+        header = _jpeg_header(data)
+        if header.width * header.height > MAX_PIXELS:
+            raise BrokenImage(f"declares {header.width} x {header.height} pixels, too many for a photograph")
+        if header.components in _PLAIN:
+            return _decode_jpeg(data, header.orientation)
+    return _decode_any(data)
+
+
+def _decode_jpeg(data: bytes, orientation: int) -> Tensor:
+    try:
+        pixels = simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError:  # damaged, or merely odd: Pillow forgives more, and knows which
+        return _decode_any(data)
+    return torch.from_numpy(_upright(pixels, orientation)).permute(2, 0, 1)
+
+
+def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Undo EXIF orientation, 1 to 8 (TIFF 6.0, tag 274), on (H, W, 3)."""
+    if orientation == 1:
+        return pixels
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    upside_down, mirrored = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return np.ascontiguousarray(pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1])
+
+
+def _decode_any(data: bytes) -> Tensor:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", category=UserWarning)  # odd metadata is not a broken image
+            with Image.open(io.BytesIO(data)) as image:
+                pixels = np.array(_to_rgb(ImageOps.exif_transpose(image)))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BrokenImage("declares too many pixels for a photograph") from None
+    except UnidentifiedImageError:
+        raise BrokenImage("is not an image") from None
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        IndexError,
+        TypeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        raise BrokenImage(_first_words(error)) from None
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):  # 16 bits and more: scale, where convert() would clip
+        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bit(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """16-bit levels over 257; floats in [0, 1] times 255; anything else by its own range."""
+    values = values.astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and 1 < high <= 65535:
+        scaled = values / 257
+    elif low >= 0 and high <= 1:
+        scaled = values * 255
+    else:
+        scaled = (values - low) / max(high - low, 1e-12) * 255
+    return np.rint(scaled).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class _JpegHeader:
+    width: int
+    height: int
+    components: int
+    orientation: int
+
+
+def _jpeg_header(data: bytes) -> _JpegHeader:
+    """What the frame header and EXIF declare, without decoding anything."""
+    at, orientation = 2, 1
+    while at + 9 < len(data):
+        if data[at] != 0xFF:
+            raise BrokenImage("is a damaged JPEG")
+        marker = data[at + 1]
+        if marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01:  # padding, and markers without a body
+            at += 1 if marker == 0xFF else 2
+            continue
+        if marker in _SIZE_MARKERS:
+            height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
+            return _JpegHeader(width, height, data[at + 9], orientation)
+        length = int.from_bytes(data[at + 2 : at + 4])
+        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+            orientation = _exif_orientation(data[at + 10 : at + 2 + length])
+        at += 2 + length
+    raise BrokenImage("is a JPEG without a frame")
+
+
+def _exif_orientation(tiff: bytes) -> int:
+    """Tag 274 of the first directory, 1 where it is absent or senseless."""
+    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
+    start = int.from_bytes(tiff[4:8], order)
+    for entry in range(int.from_bytes(tiff[start : start + 2], order)):
+        field = tiff[start + 2 + 12 * entry : start + 14 + 12 * entry]
+        if int.from_bytes(field[:2], order) == 274:
+            value = int.from_bytes(field[8:10], order)
+            return value if 1 <= value <= 8 else 1
+    return 1
+
+
+def _first_words(error: Exception) -> str:
+    """The first line of an error, short enough for a list."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:100]

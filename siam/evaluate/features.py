@@ -1,0 +1,103 @@
+"""From images to features: the centre of each, once through a frozen encoder."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as TF
+
+from siam.data.decode import BrokenImage
+from siam.data.images import Images
+from siam.data.photometry import normalise
+
+Views = tuple[Tensor, NDArray[np.int64]]
+"""uint8 (B, 3, S, S), and which images they are."""
+
+
+def centre_view(image: Tensor, size: int) -> Tensor:
+    """The centre of an image, uint8 (3, H, W) -> (3, size, size), as in the 256 / 224 protocol.
+
+    The shorter side is resized to 8/7 of `size` (to `size` itself below 64 pixels, where borders matter), and
+    the middle is cut out. An image of that very size stays as it is.
+    """
+    if image.shape[1:] == (size, size):
+        return image
+    shorter = size if size < 64 else round(size * 8 / 7)
+    centre: Tensor = TF.center_crop(TF.resize(image, [shorter], antialias=True), [size, size])
+    return centre
+
+
+def centre_views(
+    images: Images,
+    size: int,
+    indices: NDArray[np.int64] | None = None,
+    batch_size: int = 256,
+    workers: int = 0,
+) -> Iterator[Views]:
+    """Centre views in order, batch by batch; images that cannot be read are left out.
+
+    workers: processes that decode; 0 decodes here.
+    """
+    indices = np.arange(len(images)) if indices is None else indices
+    batches = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
+    dataset = _CentreViews(images, size)
+    context = "forkserver" if workers else None
+    loader = DataLoader(
+        dataset, batch_size=None, sampler=batches, num_workers=workers, collate_fn=_as_it_is,
+        multiprocessing_context=context,
+    )  # fmt: skip
+    for views, read in loader:
+        if len(read):
+            yield views, read
+
+
+def extract(
+    encoder: Callable[[Tensor], Tensor],
+    batches: Iterable[Views],
+    device: torch.device,
+    bf16: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Views:
+    """Features float32 (N, D), on the CPU, and which images they are.
+
+    encoder: takes normalised views (B, 3, S, S); a module is in eval mode meanwhile. progress: told how many
+    images each batch had.
+    """
+    features, indices = [], []
+    training = isinstance(encoder, nn.Module) and encoder.training
+    if isinstance(encoder, nn.Module):
+        encoder.eval()
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        for views, which in batches:
+            x = normalise(views.to(device, non_blocking=True).float() / 255)
+            features.append(encoder(x).float().cpu())
+            indices.append(which)
+            if progress is not None:
+                progress(len(which))
+    if isinstance(encoder, nn.Module):
+        encoder.train(training)
+    return torch.cat(features), np.concatenate(indices)
+
+
+class _CentreViews(Dataset[Any]):
+    def __init__(self, images: Images, size: int) -> None:
+        self.images, self.size = images, size
+
+    def __getitem__(self, indices: NDArray[np.int64]) -> Views:
+        views, read = [], []
+        for i in indices:
+            try:
+                views.append(centre_view(self.images.read(int(i)), self.size))
+            except BrokenImage:
+                continue
+            read.append(i)
+        stacked = torch.stack(views) if views else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+        return stacked, np.array(read, dtype=np.int64)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
