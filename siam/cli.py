@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from siam.errors import SettingsError, SiamError
 
@@ -80,10 +80,10 @@ def _pretrain(args: list[str]) -> None:
         settings: Annotated[Settings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = defaults
 
     args = ["--views.pipeline" if arg == "--views" else arg for arg in args]
-    asked = _parse(Pretrain(), args, "siam pretrain")
+    asked = _parse(Pretrain, args, "siam pretrain")
 
     def with_the_users(base: Settings) -> Settings:
-        return _parse(Pretrain(settings=base), args, "siam pretrain").settings
+        return _parse(Pretrain, args, "siam pretrain", Pretrain(settings=base)).settings
 
     from siam.train.start import start
 
@@ -92,13 +92,71 @@ def _pretrain(args: list[str]) -> None:
 
 
 def _evaluate(args: list[str]) -> None:
-    """measure an encoder: knn, linear, probe, finetune"""
-    raise SettingsError("not available yet")
+    """measure an encoder on labelled images"""
+    import tyro
+
+    @dataclass(frozen=True)
+    class Evaluate:
+        """Measure a run's encoder on labelled images (one folder per class)."""
+
+        run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+        """The run's folder."""
+        data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
+        """Labelled images; if it holds train/ and val/ (or test/), both are used."""
+        protocol: Literal["knn"] = "knn"
+        """knn: weighted nearest neighbours on the features, nothing is trained."""
+        val: str | None = None
+        """Labelled images to classify, when they lie elsewhere."""
+        k: int = 200
+        """Neighbours that vote."""
+        temperature: float = 0.1
+        """Temperature of the vote's weights."""
+        device: str = "auto"
+        """auto, cpu, cuda, mps."""
+        workers: int = -1
+        """Processes that decode; -1 chooses."""
+        json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+        """Print the result as one JSON object on stdout."""
+
+    asked = _parse(Evaluate, args, "siam evaluate")
+    from siam.evaluate.evaluate import evaluate_knn
+
+    result = evaluate_knn(
+        asked.run, asked.data, asked.val, asked.k, asked.temperature, asked.device, asked.workers
+    )
+    _tell(asdict(result), asked.json)
 
 
 def _embed(args: list[str]) -> None:
     """write one vector per image to a Parquet file"""
-    raise SettingsError("not available yet")
+    import tyro
+
+    @dataclass(frozen=True)
+    class Embed:
+        """Write path, label and embedding of every image to a Parquet file."""
+
+        run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+        """The run's folder."""
+        data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
+        """The images."""
+        out: str
+        """The Parquet file to write."""
+        batch_size: int = 256
+        """Images at a time, and rows in a row group."""
+        device: str = "auto"
+        """auto, cpu, cuda, mps."""
+        workers: int = -1
+        """Processes that decode; -1 chooses."""
+        json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+        """Print what was written as one JSON object on stdout."""
+
+    asked = _parse(Embed, args, "siam embed")
+    from siam.embed import embed_to_parquet
+
+    written = embed_to_parquet(
+        asked.run, asked.data, asked.out, asked.device, asked.batch_size, asked.workers
+    )
+    _tell(written, asked.json)
 
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
@@ -108,16 +166,15 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
 }
 
 
-def _parse(defaults: T, args: list[str], prog: str) -> T:
-    """The dataclass `defaults` with the command line's values; raises SettingsError, one plain sentence."""
+def _parse(kind: type[T], args: list[str], prog: str, defaults: T | None = None) -> T:
+    """A dataclass from the command line, over `defaults`; raises SettingsError, one plain sentence."""
     import tyro
 
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            parsed, unknown = tyro.cli(
-                type(defaults), default=defaults, prog=prog, args=args, return_unknown_args=True
-            )
+            start = tyro.MISSING_NONPROP if defaults is None else defaults
+            parsed, unknown = tyro.cli(kind, prog=prog, args=args, default=start, return_unknown_args=True)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -126,7 +183,7 @@ def _parse(defaults: T, args: list[str], prog: str) -> T:
         from siam.settings import near
 
         if unknown[0].startswith("-"):
-            raise SettingsError(f"unknown setting '{unknown[0]}'{near(unknown[0], _flags(defaults))}")
+            raise SettingsError(f"unknown setting '{unknown[0]}'{near(unknown[0], _flags(parsed))}")
         raise SettingsError(f"one argument too many: '{unknown[0]}'")
     return parsed
 

@@ -25,12 +25,12 @@ def uniforms(
     purpose: a small number that keeps the draws for one use apart from those for another.
     """
     with np.errstate(over="ignore"):
-        key = _mix(np.uint64([seed & 0xFFFFFFFFFFFFFFFF]) + _GOLDEN)
-        for part in (np.uint64([epoch]), np.uint64([purpose]), index.astype(np.uint64)):
-            key = _mix(key ^ (part + _GOLDEN))
+        key = np.zeros(len(index), dtype=np.uint64)
+        for part in (seed, epoch, purpose, index):
+            key = _mix(key ^ (np.asarray(part, dtype=np.uint64) + _GOLDEN))
         counter = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
         bits = _mix(key[:, None] + counter)
-    return (bits >> np.uint64(11)) * 2.0**-53
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:

@@ -25,9 +25,7 @@ class MomentumEncoder(nn.Module):
     @torch.no_grad()
     def update(self, source: nn.Module, momentum: float) -> None:
         """Move towards `source`, of which a share `momentum` in [0, 1] stays behind."""
-        ours, theirs = list(self.encoder.parameters()), list(source.parameters())
-        torch._foreach_lerp_(ours, theirs, 1 - momentum)
-        for slow, fast in zip(self.encoder.buffers(), source.buffers(), strict=True):
+        for slow, fast in zip(self.encoder.state_dict().values(), source.state_dict().values(), strict=True):
             if slow.is_floating_point():
                 slow.lerp_(fast, 1 - momentum)
             else:
@@ -35,7 +33,7 @@ class MomentumEncoder(nn.Module):
 
 
 def momentum_at(progress: float, base: float, schedule: str) -> float:
-    """The momentum at `progress` in [0, 1] of training: constant, or 1 - (1 - base)(cos(pi t) + 1)/2 (BYOL)."""
+    """At `progress` t in [0, 1] of training: constant, or 1 - (1 - base)(cos(pi t) + 1)/2 (BYOL)."""
     if schedule == "constant":
         return base
     return 1 - (1 - base) * (math.cos(math.pi * progress) + 1) / 2
