@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test test-all lint format types bench clean
 
 demo: $(BIN)/siam            ## train on the built-in shapes, in minutes on two cores
-	$(BIN)/siam pretrain --out runs/demo --again
+	$(BIN)/siam pretrain
 
 test: $(BIN)/.dev            ## the fast tests
 	$(BIN)/python -m pytest -m "not slow"

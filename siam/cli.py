@@ -89,6 +89,7 @@ def _pretrain(args: list[str]) -> None:
 
     outcome = start(asked.settings, with_the_users, asked.recipe, asked.out, asked.resume)
     _tell(asdict(outcome), asked.json)
+    print(f"look at {outcome.run}/report.html", file=sys.stderr)
 
 
 def _evaluate(args: list[str]) -> None:
@@ -217,5 +218,24 @@ def _tell(outcome: dict[str, Any], as_json: bool) -> None:
 
     table = Table(show_header=False, box=None, padding=(0, 2))
     for name, value in outcome.items():
-        table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
-    Console().print(table)
+        table.add_row(name.replace("_", " "), _in_words(name, value))
+    Console(highlight=False).print(table)
+
+
+_SHARES = ("top1", "top5", "interval", "per_class")
+
+
+def _in_words(name: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{key} {_in_words(name, inner)}" for key, inner in value.items())
+    if isinstance(value, (tuple, list)):
+        return " to ".join(_in_words(name, inner) for inner in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "-"
+    if name.startswith("knn") or name in _SHARES:
+        return f"{100 * value:.1f} %"
+    if name == "seconds" and value >= 120:
+        return f"{value:.0f} ({value / 60:.1f} minutes)"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

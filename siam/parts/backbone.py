@@ -17,7 +17,7 @@ def build_backbone(
 ) -> nn.Module:
     """A timm model without its classifier: (B, 3, H, W) -> (B, D), see `features_of` for D.
 
-    width: factor on the channels of a ResNet's four stages. stem: `small` is the CIFAR stem of He et al.
+    width: factor on the channels of a ResNet's stages. stem: `small` is the CIFAR stem of He et al.
     2016 (3x3, stride 1, no max-pool; SimSiam App. D); `auto` takes it for ResNets below 64 pixels.
     Residual branches start at zero (timm's default), as in the released SimSiam.
     Raises SettingsError for a name that timm does not know or options the model does not have.
@@ -33,6 +33,7 @@ def build_backbone(
         if not is_resnet:
             raise SettingsError(f"width {width} scales ResNets only; backbone '{name}' is not one")
         options["channels"] = tuple(max(8, round(c * width)) for c in (64, 128, 256, 512))
+        options["stem_width"] = max(4, round(32 * width))  # of deep stems; others keep 64
     if not is_resnet and name.startswith(("vit", "deit", "swin", "beit", "eva")):
         options["img_size"] = image_size
     backbone: nn.Module = timm.create_model(name, num_classes=0, **options)

@@ -1,5 +1,6 @@
 """From what a user asks for to a run: which images, which settings, which folder."""
 
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,7 @@ def start(
     Raises SiamError.
     """
     console = console or Console(stderr=True)
-    folder = Path(out) if out is not None else Path("runs") / f"{asked.method}-{_short(asked.data)}"
+    folder = Path(out) if out is not None else _default_folder(asked, resume)
     going_on = resume and (folder / SETTINGS).exists()
     if not going_on and (folder / SETTINGS).exists():
         raise RunError(f"{folder} already holds a run: continue it with --resume, or choose another --out")
@@ -64,6 +65,16 @@ def _make(folder: Path) -> None:
         probe.touch()
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None
+
+
+def _default_folder(asked: Settings, resume: bool) -> Path:
+    """runs/METHOD-DATA, -2, -3 ...: the first that is free; to resume, the last that is not."""
+    base = Path("runs") / f"{asked.method}-{_short(asked.data)}"
+    names = (base.with_name(f"{base.name}-{n}") if n > 1 else base for n in itertools.count(1))
+    taken = list(itertools.takewhile(lambda folder: (folder / SETTINGS).exists(), names))
+    if resume and taken:
+        return taken[-1]
+    return base.with_name(f"{base.name}-{len(taken) + 1}") if taken else base
 
 
 def _short(data: str) -> str:

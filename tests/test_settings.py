@@ -1,0 +1,103 @@
+"""Settings: there and back again, by name, and refusing what cannot be."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from siam import recipes
+from siam.errors import SettingsError
+from siam.methods import METHODS
+from siam.settings import (
+    CheckpointSettings,
+    LoaderSettings,
+    MonitorSettings,
+    OptimizerSettings,
+    Settings,
+    ViewSettings,
+    differences,
+    from_dict,
+    to_dict,
+)
+
+
+@given(
+    st.builds(
+        Settings,
+        epochs=st.integers(1, 1000),
+        batch_size=st.integers(2, 4096),
+        seed=st.integers(0, 2**31),
+        views=st.builds(ViewSettings, hue=st.floats(0, 0.5), size=st.integers(8, 512)),
+        optimizer=st.builds(OptimizerSettings, lr=st.floats(1e-6, 10)),
+    )
+)
+def test_settings_survive_the_way_through_plain_values(settings):
+    assert from_dict(to_dict(settings)) == settings
+
+
+def test_an_unknown_setting_is_named_with_the_nearest():
+    with pytest.raises(SettingsError, match=r"unknown setting 'optimizer\.learning'"):
+        from_dict({"optimizer": {"learning": 1}})
+    with pytest.raises(SettingsError, match="did you mean epochs"):
+        from_dict({"epoch": 1})
+    with pytest.raises(SettingsError, match="must be a group"):
+        from_dict({"optimizer": 3})
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: Settings(epochs=0), "epochs must be at least 1"),
+        (lambda: Settings(batch_size=1), "batch_size must be at least 2"),
+        (lambda: Settings(seed=-1), "seed must not be negative"),
+        (lambda: Settings(width=0), "width must be above 0"),
+        (
+            lambda: Settings(network=replace(METHODS["moco_v2"], queue=256)),
+            "queue must be larger than batch_size",
+        ),
+        (lambda: ViewSettings(scale=(0.5, 0.2)), r"views\.scale"),
+        (lambda: ViewSettings(hue=0.7), r"views\.hue"),
+        (lambda: ViewSettings(blur_p=1.1), r"views\.blur_p"),
+        (lambda: ViewSettings(blur_sigma=(0.0, 1.0)), r"views\.blur_sigma"),
+        (lambda: ViewSettings(size=4), r"views\.size"),
+        (lambda: OptimizerSettings(lr=0), r"optimizer\.lr"),
+        (lambda: OptimizerSettings(momentum=1.0), r"optimizer\.momentum"),
+        (lambda: OptimizerSettings(weight_decay=-1), r"optimizer\.weight_decay"),
+        (lambda: LoaderSettings(workers=-2), r"loader\.workers"),
+        (lambda: MonitorSettings(knn_k=0), r"monitor\.knn_k"),
+        (lambda: CheckpointSettings(every_minutes=0), r"checkpoint\.every_minutes"),
+    ],
+)
+def test_what_cannot_work_fails_by_name_when_built(build, says):
+    with pytest.raises(SettingsError, match=says):
+        build()
+
+
+def test_differences_are_named_with_both_values():
+    other = Settings(epochs=5, optimizer=OptimizerSettings(lr=0.1))
+    assert differences(Settings(), other) == ["epochs (100 and 5)", "optimizer.lr (0.05 and 0.1)"]
+
+
+@pytest.mark.parametrize(("side", "recipe"), [(28, "cifar10"), (96, "imagenette"), (400, "imagenet")])
+def test_without_a_recipe_the_images_choose(side, recipe):
+    start = recipes.starting_point(None, "simsiam", "photos", side, 10**6)
+    assert start.backbone == recipes.RECIPES[recipe].backbone
+    assert start.optimizer == recipes.RECIPES[recipe].optimizer
+
+
+def test_a_small_set_gets_a_batch_that_leaves_some_steps():
+    assert recipes.starting_point(None, "simsiam", "photos", 400, 240).batch_size == 32
+    assert recipes.starting_point(None, "simsiam", "photos", 400, 2).batch_size == 2
+
+
+def test_simsiam_is_as_published():
+    """Sec. 3 and the released code."""
+    start = recipes.starting_point("imagenet", "simsiam", "imagenet", 400, 1_281_167)
+    assert (start.backbone, start.epochs, start.batch_size, start.views.size) == ("resnet50", 100, 256, 224)
+    assert (start.optimizer.lr, start.optimizer.momentum, start.optimizer.weight_decay) == (0.05, 0.9, 1e-4)
+    assert (start.network.dim, start.network.projector_layers, start.network.predictor_hidden) == (
+        2048,
+        3,
+        512,
+    )
