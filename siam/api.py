@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from siam.embed import embed
+from siam.embedding import embed
 from siam.runs import load
 from siam.settings import Settings, from_dict
 from siam.train.pretrain import Outcome

@@ -152,7 +152,7 @@ def _embed(args: list[str]) -> None:
         """Print what was written as one JSON object on stdout."""
 
     asked = _parse(Embed, args, "siam embed")
-    from siam.embed import embed_to_parquet
+    from siam.embedding import embed_to_parquet
 
     written = embed_to_parquet(
         asked.run, asked.data, asked.out, asked.device, asked.batch_size, asked.workers

@@ -55,11 +55,11 @@ def save_images(folder, count, seed, level=128):
         Image.fromarray(soft).resize((int(width), int(height))).save(folder / f"{i:03d}.jpg")
 
 
-def siam(*args, check=None, **options):
+def siam(*args, check=None, threads=1, **options):
     """Run the command in a process of its own; returns the finished process."""
     command = [sys.executable, "-m", "siam", *map(str, args)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, **options)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, **options)
     if check is not None:
         assert done.returncode == check, done.stderr
     return done

@@ -44,7 +44,7 @@ class Photometry:
         device = self.luma.device
         blurred = np.flatnonzero(u[:, 0] < self.views.blur_p)
         draws = torch.from_numpy(u.astype(np.float32)).to(device, non_blocking=True)
-        x = crops.to(device, non_blocking=True).float().div_(255)  # (N, 3, H, W)
+        x = crops.to(device, non_blocking=True) / 255  # (N, 3, H, W)
         x = self.colour(x, draws)
         if len(blurred):
             chosen = torch.from_numpy(blurred).to(device, non_blocking=True)

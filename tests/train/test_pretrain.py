@@ -1,0 +1,175 @@
+"""Whole runs as a user starts them: healthy, collapsed, with broken files, on real photographs."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import siam as package
+from siam.settings import from_dict
+from tests.conftest import DATA, TINY, save_images, siam
+
+
+def records(run, kind):
+    lines = (Path(run) / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+@pytest.mark.slow
+def test_the_demo_learns(tmp_path):
+    """The promise of the README: healthy, at least 70 %, and 1.7 times what it started from."""
+    done = siam("pretrain", "--out", tmp_path / "run", "--json", check=0, threads=2)
+    outcome = json.loads(done.stdout)
+    assert outcome["verdict"] == "healthy"
+    assert outcome["knn"] >= 0.7
+    assert outcome["knn"] >= 1.7 * max(outcome["knn_raw_pixels"], outcome["knn_random_init"])
+    assert outcome["knn_raw_pixels"] <= 0.4
+
+
+@pytest.mark.slow
+def test_without_stop_gradient_it_collapses_and_says_so_during_the_run(tmp_path):
+    run = tmp_path / "run"
+    done = siam(
+        "pretrain", "--network.target", "live", "--epochs", 2, "--out", run, "--json", check=0, threads=2
+    )
+    outcome = json.loads(done.stdout)
+    assert outcome["verdict"] == "collapsed"
+    assert outcome["loss"] < -0.95
+    assert outcome["std"] < 0.1
+    assert records(run, "epoch")[0]["verdict"] == "collapsed"
+    assert "collapsed: every image gets nearly the same vector" in " ".join(done.stderr.split())
+
+
+def test_five_percent_of_broken_files_cost_only_themselves(tmp_path):
+    """Empty, cut off, text, and a bomb, among 80: trained through, replaced, counted and listed."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    save_images(folder, 76, seed=0)
+    whole = (folder / "000.jpg").read_bytes()
+    (folder / "b1.jpg").write_bytes(b"")
+    (folder / "b2.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "b3.jpg").write_text("I am not a photograph")
+    bomb = bytearray(whole)
+    at = bomb.index(b"\xff\xc0")
+    bomb[at + 5 : at + 9] = (60_000).to_bytes(2) * 2
+    (folder / "b4.jpg").write_bytes(bomb)
+
+    run = tmp_path / "run"
+    done = siam("pretrain", folder, *TINY, "--loader.resident", "no", "--out", run, check=0)
+    assert "4 of 80 images could not be read" in " ".join(done.stderr.split())
+    listed = dict(line.split("\t") for line in (run / "broken.txt").read_text().splitlines())
+    assert set(listed) == {"b1.jpg", "b2.jpg", "b3.jpg", "b4.jpg"}
+    assert "empty" in listed["b1.jpg"]
+    assert "60000 x 60000" in listed["b4.jpg"]
+
+
+def test_too_many_broken_files_stop_the_run(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    save_images(folder, 20, seed=0)
+    for i in range(5):
+        (folder / f"b{i}.jpg").write_text("no")
+    done = siam("pretrain", folder, *TINY, "--out", tmp_path / "run", check=2)
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("siam: ")
+    assert "more than 10 %" in line
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(photos, tmp_path):
+    run = tmp_path / "run"
+    flags = [*TINY, "--optimizer.lr", "1e30", "--checkpoint.every-steps", "1", "--network.batch-norm", "none"]
+    done = siam("pretrain", photos, *flags, "--out", run, check=2)
+    assert "the loss is not finite" in done.stderr.splitlines()[-1]
+
+
+def test_python_runs_embeds_and_loads(classes, tmp_path):
+    flags = {
+        "backbone": "resnet10t", "width": 0.125, "epochs": 1, "batch_size": 8, "views": {"size": 16},
+        "network": {"dim": 16, "projector_hidden": 16, "predictor_hidden": 4},
+    }  # fmt: skip
+    outcome = package.pretrain(classes, out=tmp_path / "run", **flags)
+    assert 0 <= outcome.knn <= 1
+    assert outcome.knn_raw_pixels >= 0.9  # dark and light images: pixels tell them apart
+    encoder = package.load(outcome.run)
+    assert not encoder.training
+    vectors, paths = package.embed(outcome.run, classes)
+    assert vectors.shape == (36, encoder.features)
+    assert paths[0] == "train/dark/000.jpg"
+    assert paths[-1] == "val/light/005.jpg"
+
+
+def test_settings_yaml_is_complete(photos, tmp_path):
+    import yaml
+
+    siam("pretrain", photos, *TINY, "--out", tmp_path / "run", check=0)
+    plain = yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())
+    settings = from_dict(plain)
+    assert settings.backbone == "resnet10t"
+    assert settings.network.dim == 16
+    assert settings.views.size == 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pipeline", ["fast", "reference"])
+def test_real_photographs(tmp_path, pipeline):
+    """A flat folder of full-size photographs, through both pipelines."""
+    file = DATA / "photos.tar"
+    if not file.exists():
+        pytest.skip(f"no {file}: set SIAM_DATA to the folder of image sets")
+    with tarfile.open(file) as tar:
+        tar.extractall(tmp_path, filter="data")
+    flags = [
+        "--backbone",
+        "resnet18",
+        "--width",
+        "0.25",
+        "--views.size",
+        "64",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "48",
+    ]
+    done = siam(
+        "pretrain",
+        tmp_path / "photos",
+        *flags,
+        "--views",
+        pipeline,
+        "--out",
+        tmp_path / "run",
+        "--json",
+        check=0,
+    )
+    assert json.loads(done.stdout)["steps"] == 5
+    assert not (tmp_path / "run" / "broken.txt").exists()
+
+
+def test_images_seen_do_not_depend_on_how_they_are_loaded(classes, tmp_path):
+    """Resident or from workers, none or two: the same crops within the rounding of the two resizes."""
+    import numpy as np
+    import torch
+
+    from siam.data.images import open_images
+    from siam.data.loader import ViewLoader
+    from siam.settings import LoaderSettings, Settings, ViewSettings
+
+    for file in classes.rglob("*.jpg"):  # one size, so that the set can be resident
+        Image.open(file).resize((40, 32)).save(file, quality=95)
+    images = open_images(classes).train
+    seen = []
+    for loader in (LoaderSettings(0, "no"), LoaderSettings(2, "no"), LoaderSettings(0, "yes")):
+        settings = Settings(epochs=2, batch_size=8, views=ViewSettings(size=24, blur_p=0.5), loader=loader)
+        batches = list(ViewLoader(images, settings, torch.device("cpu")).batches())
+        assert [(b.epoch, b.step) for b in batches] == [(e, s) for e in range(2) for s in range(3)]
+        seen.append(batches)
+    for plain, workers, resident in zip(*seen, strict=True):
+        assert (plain.indices == workers.indices).all()
+        assert (plain.indices == resident.indices).all()
+        assert torch.equal(plain.crops, workers.crops)
+        assert all(torch.equal(a, b) for a, b in zip(plain.views, workers.views, strict=True))
+        assert (plain.crops.float() - resident.crops).abs().max() <= 1
+    first = np.concatenate([b.indices for b in seen[0][:3]])
+    assert sorted(first) == list(range(24))
