@@ -29,10 +29,10 @@ def embed(
     """
     vectors: list[NDArray[np.float32]] = []
     paths: list[str] = []
-    for split, images in _parts(open_images(data)):
+    for images in _parts(open_images(data)):
         for features, indices in _batches(run, images, device, batch_size, workers):
             vectors.append(features)
-            paths += [split + images.path(int(i)) for i in indices]
+            paths += [images.path(int(i)) for i in indices]
     return np.concatenate(vectors), paths
 
 
@@ -59,11 +59,11 @@ def embed_to_parquet(
         with ExitStack() as stack:
             bar = stack.enter_context(Progress(console=console or Console(stderr=True)))
             writer: pq.ParquetWriter | None = None
-            for split, images in _parts(sets):
+            for images in _parts(sets):
                 total += len(images)
                 task = bar.add_task(f"embed {images.name}", total=len(images))
                 for features, indices in _batches(run, images, device, batch_size, workers):
-                    table = _table(split, images, features, indices)
+                    table = _table(images, features, indices)
                     if writer is None:
                         dimension = features.shape[1]
                         writer = stack.enter_context(pq.ParquetWriter(beside, table.schema))
@@ -76,13 +76,8 @@ def embed_to_parquet(
     return {"out": str(out), "images": written, "unreadable": total - written, "dimension": dimension}
 
 
-def _parts(sets: ImageSets) -> Iterator[tuple[str, Images]]:
-    """Both splits where there are two, their paths apart."""
-    if sets.val is None:
-        yield "", sets.train
-    else:
-        yield "train/", sets.train
-        yield "val/", sets.val
+def _parts(sets: ImageSets) -> list[Images]:
+    return [sets.train] if sets.val is None else [sets.train, sets.val]
 
 
 def _batches(
@@ -100,7 +95,7 @@ def _batches(
         raise DataError(f"none of the {len(images)} images in {images.name} can be read")
 
 
-def _table(split: str, images: Images, features: NDArray[np.float32], indices: NDArray[np.int64]) -> pa.Table:
+def _table(images: Images, features: NDArray[np.float32], indices: NDArray[np.int64]) -> pa.Table:
     dimension = features.shape[1]
     labels = (
         [None] * len(indices)
@@ -109,7 +104,7 @@ def _table(split: str, images: Images, features: NDArray[np.float32], indices: N
     )
     return pa.table(
         {
-            "path": pa.array([split + images.path(int(i)) for i in indices], pa.string()),
+            "path": pa.array([images.path(int(i)) for i in indices], pa.string()),
             "label": pa.array(labels, pa.string()),
             "embedding": pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), dimension),
         }

@@ -146,19 +146,25 @@ class TarImages:
 
 
 class ArrayImages:
-    """Images of one size in an array: uint8 (N, H, W, 3)."""
+    """Images of one size in an array: uint8 (N, H, W, 3). split: a folder to put before their names."""
 
     def __init__(
-        self, name: str, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, classes: Iterable[str]
+        self,
+        name: str,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64] | None,
+        classes: Iterable[str],
+        split: str = "",
     ) -> None:
         self.name, self.images, self.labels, self.classes = name, images, labels, tuple(classes)
+        self.prefix = f"{split}/" if split else ""
 
     def __len__(self) -> int:
         return len(self.images)
 
     def path(self, i: int) -> str:
         folder = f"{self.classes[self.labels[i]]}/" if self.labels is not None else ""
-        return f"{folder}{i:06d}"
+        return f"{self.prefix}{folder}{i:06d}"
 
     def read(self, i: int) -> Tensor:
         return torch.from_numpy(np.array(self.images[i])).permute(2, 0, 1)
@@ -258,18 +264,19 @@ def _arrays(name: str, path: Path) -> ImageSets:
     try:
         loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
         if path.suffix == ".npy":
-            return ImageSets(_array_set(name, loaded, None), None)
+            return ImageSets(_array_set(name, loaded, None, ""), None)
         arrays = dict(loaded)
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{name} cannot be read: {str(error).splitlines()[0]}") from None
     if "images" not in arrays:
         raise DataError(f"{name} has no array 'images', only {', '.join(sorted(arrays)) or 'nothing'}")
-    train = _array_set(name, arrays["images"], arrays.get("labels"))
-    val = _array_set(name, arrays["val_images"], arrays.get("val_labels")) if "val_images" in arrays else None
-    return ImageSets(train, val)
+    if "val_images" not in arrays:
+        return ImageSets(_array_set(name, arrays["images"], arrays.get("labels"), ""), None)
+    train = _array_set(name, arrays["images"], arrays.get("labels"), "train")
+    return ImageSets(train, _array_set(name, arrays["val_images"], arrays.get("val_labels"), "val"))
 
 
-def _array_set(name: str, images: NDArray[Any], labels: NDArray[Any] | None) -> ArrayImages:
+def _array_set(name: str, images: NDArray[Any], labels: NDArray[Any] | None, split: str) -> ArrayImages:
     if images.ndim == 3:
         images = np.repeat(images[..., None], 3, axis=3)
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
@@ -279,7 +286,7 @@ def _array_set(name: str, images: NDArray[Any], labels: NDArray[Any] | None) -> 
     if labels is not None and (labels.shape != (len(images),) or labels.min(initial=0) < 0):
         raise DataError(f"{name}: labels must be {len(images)} numbers from 0, got shape {labels.shape}")
     classes = () if labels is None else tuple(str(c) for c in range(int(labels.max()) + 1))
-    return ArrayImages(name, images, None if labels is None else labels.astype(np.int64), classes)
+    return ArrayImages(name, images, None if labels is None else labels.astype(np.int64), classes, split)
 
 
 def _listed(name: str, path: Path) -> ImageSets:
@@ -302,7 +309,7 @@ def _listed(name: str, path: Path) -> ImageSets:
 def _known(name: str) -> ImageSets:
     """The demo set, or one that torchvision downloads to SIAM_DATASETS (by default ~/.cache/siam)."""
     if name == "demo":
-        train, test = (ArrayImages("demo", *demo_images(split)) for split in ("train", "test"))
+        train, test = (ArrayImages("demo", *demo_images(split), split) for split in ("train", "test"))
         return ImageSets(train, test)
     from torchvision import datasets
 
@@ -324,12 +331,14 @@ def _known(name: str) -> ImageSets:
     if name == "stl10":
         train, val = get(split="train+unlabeled"), get(split="test")
         return ImageSets(
-            ArrayImages(name, train.data.transpose(0, 2, 3, 1), None, ()),
-            ArrayImages(name, val.data.transpose(0, 2, 3, 1), None, ()),
+            ArrayImages(name, train.data.transpose(0, 2, 3, 1), None, (), "train"),
+            ArrayImages(name, val.data.transpose(0, 2, 3, 1), None, (), "test"),
         )
-    sets = [get(train=split) for split in (True, False)]
-    arrays = [ArrayImages(name, s.data, np.array(s.targets, dtype=np.int64), s.classes) for s in sets]
-    return ImageSets(arrays[0], arrays[1])
+    train, test = (
+        ArrayImages(name, part.data, np.array(part.targets, dtype=np.int64), part.classes, split)
+        for split, part in (("train", get(train=True)), ("test", get(train=False)))
+    )
+    return ImageSets(train, test)
 
 
 def _not_there(name: str, path: Path) -> str:

@@ -235,7 +235,9 @@ def _pictures(batch: Batch, monitor: Monitor, network: Network, sets: ImageSets)
     chosen, nearest = monitor.neighbours(network, queries=8, count=8)
 
     def name(position: int) -> str:
-        return sets.train.path(int(monitor.bank_indices[position]))
+        index = int(monitor.bank_indices[position])
+        file = sets.train.path(index).rpartition("/")[2]
+        return file if sets.train.labels is None else f"{sets.train.classes[sets.train.labels[index]]}/{file}"
 
     return Pictures(
         pairs=_pixels(denormalise(pairs) * 255).reshape(-1, 2, *pairs.shape[2:], 3),
