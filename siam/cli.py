@@ -120,11 +120,12 @@ def _evaluate(args: list[str]) -> None:
         """Print the result as one JSON object on stdout."""
 
     asked = _parse(Evaluate, args, "siam evaluate")
-    from siam.evaluate.evaluate import evaluate_knn
+    from siam.evaluate.evaluate import evaluate_knn, save_result
 
     result = evaluate_knn(
         asked.run, asked.data, asked.val, asked.k, asked.temperature, asked.device, asked.workers
     )
+    save_result(asked.run, result, asked.data)
     _tell(asdict(result), asked.json)
 
 

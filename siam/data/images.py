@@ -342,6 +342,8 @@ def _known(name: str) -> ImageSets:
 
 
 def _not_there(name: str, path: Path) -> str:
+    if path.suffix in (".xz", ".gz", ".bz2", ".zst", ".tgz", ".zip"):
+        return f"{name} is compressed and cannot be read in any order: unpack it, and give the folder"
     if path.exists():
         known = ", ".join(KNOWN_SETS)
         return f"cannot tell what {name} is: give a folder, a .tar, .npy, .npz or .txt list, or {known}"

@@ -1,8 +1,10 @@
 """What a run's encoder is worth on labelled images."""
 
+import html
+import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from siam.data.loader import default_workers
 from siam.errors import DataError
 from siam.evaluate.features import centre_views, extract
 from siam.evaluate.knn import knn_predict
-from siam.runs import load
+from siam.runs import EVALUATIONS, load, write_atomically
 from siam.train.device import pick_device, uses_bf16
 
 _HELD_OUT = 0.2
@@ -120,3 +122,34 @@ def wilson(right: int, total: int) -> tuple[float, float]:
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return float(np.clip(centre - half, 0, 1)), float(np.clip(centre + half, 0, 1))
+
+
+def save_result(run: str | Path, result: Result, data: str) -> None:
+    """Add the result to RUN/evaluations.json, and the run's report shows it."""
+    from siam.train.report import write_report
+
+    folder = Path(run)
+    file = folder / EVALUATIONS
+    before = json.loads(file.read_text()) if file.exists() else []
+    text = json.dumps([*before, {"data": data, **asdict(result)}], indent=1)
+    write_atomically(file, lambda out: out.write(text.encode()))
+    write_report(folder)
+
+
+def evaluation_html(run: Path) -> str:
+    """RUN/evaluations.json as a table, newest last."""
+    rows = []
+    for result in json.loads((run / EVALUATIONS).read_text()):
+        low, high = result["interval"]
+        top5 = "" if result["top5"] is None else f"{100 * result['top5']:.1f} %"
+        cells = [
+            result["protocol"],
+            result["data"],
+            f"{100 * result['top1']:.1f} %",
+            f"{100 * low:.1f} to {100 * high:.1f} %",
+            top5,
+            f"{result['train_images']:,} / {result['val_images']:,}",
+        ]
+        rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
+    head = "<tr><th>protocol</th><th>data</th><th>top-1</th><th>95 %</th><th>top-5</th><th>images</th></tr>"
+    return f"<table>{head}{''.join(rows)}</table>"

@@ -21,11 +21,11 @@ def build_optimizer(
     }
     lr = settings.lr * batch_size / 256
     param_groups = [{"params": ps, "name": name, "peak_lr": lr} for name, ps in groups.items() if ps]
-    kind = Lars if settings.name == "lars" else torch.optim.SGD
-    optimizer: torch.optim.Optimizer = kind(
-        param_groups, lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
-    return optimizer
+    m, wd = settings.momentum, settings.weight_decay
+    if settings.name == "lars":
+        lars: torch.optim.Optimizer = Lars(param_groups, lr=lr, momentum=m, weight_decay=wd)
+        return lars
+    return torch.optim.SGD(param_groups, lr=lr, momentum=m, weight_decay=wd, fused=True)
 
 
 def set_learning_rate(

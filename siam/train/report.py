@@ -9,7 +9,7 @@ from typing import Any
 
 from siam import __version__
 from siam.methods import METHODS, Method
-from siam.runs import REPORT, Run, open_run, write_atomically
+from siam.runs import EVALUATIONS, REPORT, Run, open_run, write_atomically
 from siam.settings import Settings
 from siam.train import curves
 from siam.train.collapse import ADVICE
@@ -17,7 +17,6 @@ from siam.train.pictures import Pictures, neighbours_html, pairs_html
 
 __all__ = ["Pictures", "write_report"]
 
-EVALUATIONS = "evaluations.json"
 
 TITLES = {"simsiam": "SimSiam", "byol": "BYOL", "simclr": "SimCLR", "swav": "SwAV", "moco_v2": "MoCo v2"}
 FIGURE3 = {
