@@ -35,8 +35,8 @@ DEMO = Settings(
     epochs=14,
     batch_size=32,
     views=ViewSettings(size=16, scale=(0.4, 1.0), flip_p=0.0, hue=0.5, grey_p=0.5, blur_p=0.0),
-    network=replace(SIMSIAM, projector_layers=2, projector_hidden=512, dim=128, predictor_hidden=64),
-    optimizer=OptimizerSettings(lr=2.0),  # 0.25 for a batch of 32
+    network=replace(SIMSIAM, projector_layers=2, projector_hidden=512, dim=128, predictor_hidden=128),
+    optimizer=OptimizerSettings(lr=2.2),  # 0.275 for a batch of 32
     loader=LoaderSettings(resident="yes"),
     monitor=MonitorSettings(knn_k=20, bank=5000, queries=1000),
 )

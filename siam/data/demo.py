@@ -93,14 +93,13 @@ def _draw(rng: np.random.Generator, distance: Callable[[Array, Array], Array], n
     """n images of one shape at random places, sizes, angles and colours: uint8 (n, 16, 16, 3)."""
     y, x = (np.mgrid[:SIDE, :SIDE] + 0.5) / SIDE - 0.5  # the image spans [-1/2, 1/2]
     size, angle = rng.uniform(0.3, 0.5, (n, 1, 1)), rng.uniform(-np.pi, np.pi, (n, 1, 1))
-    x, y = x - rng.uniform(-0.18, 0.18, (n, 1, 1)), y - rng.uniform(-0.18, 0.18, (n, 1, 1))
+    x, y = x - rng.uniform(-0.2, 0.2, (n, 1, 1)), y - rng.uniform(-0.2, 0.2, (n, 1, 1))
     u = (x * np.cos(angle) + y * np.sin(angle)) / size
     v = (y * np.cos(angle) - x * np.sin(angle)) / size
     inside = np.clip(0.5 - distance(u, v) * size * SIDE, 0, 1)[..., None]  # antialiased over one pixel
 
-    shade = rng.choice([-0.17, 0.17], n)
-    middle = rng.uniform(0.3, 0.7, n)
-    shape, ground = _colours(rng, middle + shade), _colours(rng, middle - shade)
+    shade = rng.choice([-0.13, 0.13], n)
+    shape, ground = _colours(rng, 0.5 + shade), _colours(rng, 0.5 - shade)
     pixels = ground[:, None, None] * (1 - inside) + shape[:, None, None] * inside
     pixels += rng.normal(0, 0.04, pixels.shape)
     return (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
@@ -108,7 +107,7 @@ def _draw(rng: np.random.Generator, distance: Callable[[Array, Array], Array], n
 
 def _colours(rng: np.random.Generator, luma: Array) -> Array:
     """Random vivid colours (n, 3) in [0, 1] of about the given luma (n,)."""
-    luma = luma + rng.uniform(-0.03, 0.03, len(luma))
+    luma = luma + rng.uniform(-0.05, 0.05, len(luma))
     chroma = rng.uniform(0, 1, (len(luma), 3))
     chroma -= (chroma @ _LUMA)[:, None]
     room = np.where(chroma > 0, 1 - luma[:, None], luma[:, None]) / np.abs(chroma).clip(1e-6)
