@@ -45,7 +45,7 @@ class Method:
     momentum_every: int = 1
     """Steps between updates of the slow copy; with momentum 0 this is the k-step alternation of Sec. 5.2."""
     temperature: float = 0.1
-    """Of the softmax in `cross_entropy`, `contrast`, `queue` and `clusters`."""
+    """Of the softmax in `contrast`, `queue` and `clusters`."""
     queue: int = 65536
     """Keys kept as negatives (objective `queue`)."""
     prototypes: int = 3000

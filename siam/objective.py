@@ -4,20 +4,26 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from siam.errors import SettingsError
 from siam.methods import Method
+from siam.parts.clustering import SwappedClusters
+from siam.parts.contrast import BatchContrast, QueueContrast
 from siam.parts.cosine import negative_cosine, softmax_cross_entropy
 
 
 def build_objective(method: Method) -> nn.Module:
     """The module that scores p1, p2, z1, z2, each (B, d), for this method."""
+    symmetric = method.symmetry == "symmetric"
     match method.objective:
         case "cosine":
-            return Agreement(negative_cosine, method.symmetry == "symmetric")
+            return Agreement(negative_cosine, symmetric)
         case "cross_entropy":
-            return Agreement(softmax_cross_entropy, method.symmetry == "symmetric")
-        case _:
-            raise SettingsError(f"objective '{method.objective}' is not available yet")
+            return Agreement(softmax_cross_entropy, symmetric)
+        case "contrast":
+            return BatchContrast(method.temperature, symmetric)
+        case "queue":
+            return QueueContrast(method.dim, method.queue, method.temperature, symmetric)
+        case "clusters":
+            return SwappedClusters(method.dim, method.prototypes, method.temperature, symmetric)
 
 
 class Agreement(nn.Module):

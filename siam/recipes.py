@@ -1,10 +1,36 @@
 """Named starting points, each with what it is expected to reach; any setting can be changed from there."""
 
 from dataclasses import replace
+from typing import Any
 
 from siam.errors import SettingsError
-from siam.methods import METHODS, SIMSIAM, Method
+from siam.methods import BYOL, METHODS, MOCO_V2, SIMCLR, SIMSIAM, SWAV, Method
 from siam.settings import LoaderSettings, MonitorSettings, OptimizerSettings, Settings, ViewSettings, near
+
+_LARGE_BATCH = OptimizerSettings(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10)
+
+_TWO_LAYERS: dict[str, Any] = {"projector_layers": 2, "batch_norm": "hidden"}
+_MOCO: dict[str, Any] = {"temperature": 0.2, "momentum": 0.999, "momentum_schedule": "constant"}
+
+PUBLISHED: dict[str, tuple[Method, OptimizerSettings]] = {
+    # Chen & He 2021, Sec. 3.
+    "simsiam": (SIMSIAM, OptimizerSettings()),
+    # Grill et al. 2020, Sec. 3.2-3.3: heads 4096-256, base momentum 0.996; batch 4096.
+    "byol": (
+        replace(BYOL, **_TWO_LAYERS, projector_hidden=4096, dim=256, predictor_hidden=4096),
+        replace(_LARGE_BATCH, lr=0.2, weight_decay=1.5e-6),
+    ),
+    # Chen et al. 2020, Sec. 2.2 and App. B: head 2048-128, temperature 0.1; batch 4096.
+    "simclr": (replace(SIMCLR, **_TWO_LAYERS, dim=128), _LARGE_BATCH),
+    # Caron et al. 2020, Sec. 4 and App. A: head 2048-128, 3000 prototypes, temperature 0.1; batch 4096.
+    "swav": (replace(SWAV, **_TWO_LAYERS, dim=128), _LARGE_BATCH),
+    # MoCo v2 (Chen et al. 2020), Sec. 3: head 2048-128 without BN, temperature 0.2, momentum 0.999.
+    "moco_v2": (
+        replace(MOCO_V2, projector_layers=2, dim=128, batch_norm="none", **_MOCO),
+        OptimizerSettings(lr=0.03),
+    ),
+}
+"""Heads and optimizer of each method in its own paper, for ImageNet; `symmetry` is SimSiam's for all."""
 
 IMAGENET = Settings()
 """SimSiam Sec. 3: ResNet-50, 224 pixels, batch 256. Published: 68.3 % linear on ImageNet, 100 epochs."""
@@ -14,7 +40,7 @@ CIFAR10 = Settings(
     epochs=800,
     batch_size=512,
     views=ViewSettings(size=32, blur_p=0.0),
-    network=replace(SIMSIAM, projector_layers=2),
+    network=replace(SIMSIAM, projector_layers=2, momentum=0.99, queue=4096, prototypes=512),
     optimizer=OptimizerSettings(lr=0.03, weight_decay=5e-4),
 )
 """SimSiam App. D: CIFAR ResNet-18, 2-layer projector, no blur. Published: 91.8 % linear on CIFAR-10."""
@@ -24,7 +50,7 @@ IMAGENETTE = Settings(
     epochs=800,
     batch_size=256,
     views=ViewSettings(size=128),
-    network=replace(SIMSIAM, projector_layers=3),
+    network=replace(SIMSIAM, momentum=0.99, queue=4096, prototypes=512),
     optimizer=OptimizerSettings(lr=0.06, weight_decay=5e-4),
 )
 """128 pixels, ResNet-18. Published (lightly's documentation): 87.2 % kNN on Imagenette, 800 epochs."""
@@ -35,11 +61,14 @@ DEMO = Settings(
     epochs=14,
     batch_size=32,
     views=ViewSettings(size=16, scale=(0.4, 1.0), flip_p=0.0, hue=0.5, grey_p=0.5, blur_p=0.0),
-    network=replace(SIMSIAM, projector_layers=2, projector_hidden=512, dim=128, predictor_hidden=128),
+    network=replace(
+        SIMSIAM, projector_layers=2, projector_hidden=512, dim=128, predictor_hidden=128,
+        momentum=0.99, queue=1024, prototypes=64,
+    ),
     optimizer=OptimizerSettings(lr=2.2),  # 0.275 for a batch of 32
     loader=LoaderSettings(resident="yes"),
     monitor=MonitorSettings(knn_k=20, bank=5000, queries=1000),
-)
+)  # fmt: skip
 """The demo set in minutes on two CPU cores: small batches, so many steps, and a modest d."""
 
 RECIPES = {"imagenet": IMAGENET, "cifar10": CIFAR10, "imagenette": IMAGENETTE, "demo": DEMO}
@@ -65,13 +94,10 @@ def starting_point(recipe: str | None, method: str, data: str, side: int, size: 
     batch = base.batch_size
     while batch > max(2, size // 4):  # at least a few steps in an epoch
         batch //= 2
-    return replace(
-        base,
-        data=data,
-        method=method,
-        network=_with_heads_of(base.network, METHODS[method]),
-        batch_size=batch,
-    )
+    network, optimizer = PUBLISHED[method]
+    if base is not IMAGENET:  # one set of widths and rates for all methods, as the paper compares them
+        network, optimizer = _with_sizes_of(base.network, network), base.optimizer
+    return replace(base, data=data, method=method, network=network, optimizer=optimizer, batch_size=batch)
 
 
 def _fitting(data: str, side: int) -> str:
@@ -81,7 +107,8 @@ def _fitting(data: str, side: int) -> str:
     return "cifar10" if side <= 64 else "imagenette" if side <= 160 else "imagenet"
 
 
-def _with_heads_of(heads: Method, method: Method) -> Method:
-    """`method` with the widths of `heads`."""
-    names = ("projector_layers", "projector_hidden", "dim", "predictor_hidden", "batch_norm")
-    return replace(method, **{name: getattr(heads, name) for name in names})
+def _with_sizes_of(sizes: Method, method: Method) -> Method:
+    """`method` with the widths, and the momentum, queue and prototypes, that suit a set."""
+    heads = ["projector_layers", "projector_hidden", "dim", "predictor_hidden", "batch_norm"]
+    names = [*heads, "momentum", "queue", "prototypes"]
+    return replace(method, **{name: getattr(sizes, name) for name in names})

@@ -91,6 +91,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
             for batch in loader.batches(progress.epoch, progress.step):
                 step = batch.epoch * loader.steps + batch.step  # within the run
                 lr = set_learning_rate(optimizer, settings.optimizer, step / loader.steps, settings.epochs)
+                objective.requires_grad_(batch.epoch > 0)  # prototypes wait for the features, as in SwAV
                 torch.manual_seed(int(uniforms(settings.seed, 0, np.array([step]), STEP, 1)[0, 0] * 2**53))
 
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):

@@ -1,0 +1,74 @@
+"""Agreement against negatives: the objectives of SimCLR (Chen et al. 2020) and MoCo (He et al. 2020)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class BatchContrast(nn.Module):
+    """NT-Xent (SimCLR Eq. 1): among all views in the batch, find the other view of the same image.
+
+    Anchors are the predictions p, keys the targets z; with a live target and no predictor these are the same
+    vectors, and this is SimCLR's loss. The target of the anchor's own view is neither positive nor negative.
+    """
+
+    def __init__(self, temperature: float, symmetric: bool = True) -> None:
+        super().__init__()
+        self.temperature, self.symmetric = temperature, symmetric
+
+    def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
+        """All (B, d). Returns a scalar."""
+        n = len(p1)
+        anchors = torch.cat([p1, p2] if self.symmetric else [p1])  # (A, d), A = 2B or B
+        logits = cosines(anchors, torch.cat([z1, z2])) / self.temperature  # (A, 2B)
+        view = torch.arange(len(anchors), device=p1.device)
+        own = F.one_hot(view, 2 * n).bool()
+        return F.cross_entropy(logits.masked_fill(own, -torch.inf), (view + n) % (2 * n))
+
+
+class QueueContrast(nn.Module):
+    """InfoNCE against a queue of keys from earlier batches (MoCo Eq. 1).
+
+    The queue takes the batch's keys after it has scored them: a key is never its own negative. Queue and
+    place are buffers, so a checkpoint holds them.
+    """
+
+    queue: Tensor
+    place: Tensor
+
+    def __init__(self, dim: int, size: int, temperature: float, symmetric: bool = True) -> None:
+        super().__init__()
+        self.temperature, self.symmetric = temperature, symmetric
+        self.register_buffer("queue", F.normalize(torch.randn(size, dim), dim=1))  # (K, d)
+        self.register_buffer("place", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
+        """All (B, d), the z without gradient. Returns a scalar."""
+        if self.symmetric:
+            loss = self.info_nce(p1, z2) / 2 + self.info_nce(p2, z1) / 2
+            self.take(torch.cat([z2, z1]))
+        else:
+            loss = self.info_nce(p1, z2)
+            self.take(z2)
+        return loss
+
+    def info_nce(self, p: Tensor, z: Tensor) -> Tensor:
+        """-log of the share that the positive has in exp(p.z / T) over positive and queue."""
+        positive = F.cosine_similarity(p.float(), z.float(), dim=1)[:, None]  # (B, 1)
+        negative = cosines(p, self.queue)  # (B, K)
+        logits = torch.cat([positive, negative], dim=1) / self.temperature
+        return F.cross_entropy(logits, torch.zeros(len(p), dtype=torch.int64, device=p.device))
+
+    @torch.no_grad()
+    def take(self, keys: Tensor) -> None:
+        """Put keys (n, d) in the places of the oldest, round and round."""
+        size = len(self.queue)
+        keys = F.normalize(keys.float(), dim=1)[-size:]
+        places = (self.place + torch.arange(len(keys), device=keys.device)) % size
+        self.queue = self.queue.index_copy(0, places, keys)  # a new tensor: backward still needs the old one
+        self.place = (self.place + len(keys)) % size
+
+
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    """(A, d), (B, d) -> (A, B)."""
+    return F.normalize(a.float(), dim=1) @ F.normalize(b.float(), dim=1).T
