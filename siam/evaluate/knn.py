@@ -8,24 +8,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_QUERIES, _BANK = 1024, 16384  # similarities held at a time: 64 MB
+_QUERIES, _BANK = 1024, 65536  # similarities held at a time: 256 MB
+_FLOATS = 2**25  # of the bank, normalised at a time: 128 MB
+_GROUP = 32  # similarities of which at first only the largest is looked at
 
 
 def knn_predict(
     bank: Tensor, labels: Tensor, queries: Tensor, classes: int, k: int = 200, temperature: float = 0.1
 ) -> Tensor:
-    """Votes for each class. bank: (N, D), labels: (N,), queries: (M, D). Returns (M, classes).
+    """Share of the vote for each class. bank: (N, D), labels: (N,), queries: (M, D). Returns (M, classes).
 
-    Features are normalised here; k is cut to N. Memory is bounded whatever N and M.
+    Features are normalised here; k is cut to N. Memory is bounded whatever N and M. A query's shares sum to 1.
     """
-    bank, k = F.normalize(bank, dim=1), min(k, len(bank))
-    votes = torch.zeros(len(queries), classes)
-    for start in range(0, len(queries), _QUERIES):
-        q = F.normalize(queries[start : start + _QUERIES], dim=1)
+    k = min(k, len(bank))
+    labels = labels.to(bank.device)
+    rows = max(1, min(_QUERIES, _QUERIES * _BANK // k))
+    shares = torch.zeros(len(queries), classes, device=bank.device)
+    for start in range(0, len(queries), rows):
+        q = F.normalize(queries[start : start + rows].to(bank.device).float(), dim=1)
         similarity, nearest = _nearest(bank, q, k)  # (b, k)
-        weights = torch.exp((similarity - 1) / temperature)  # cos - 1: the same vote, and no overflow
-        votes[start : start + len(q)].scatter_add_(1, labels[nearest], weights)
-    return votes
+        weights = torch.softmax(similarity / temperature, dim=1)
+        shares[start : start + len(q)].scatter_add_(1, labels[nearest], weights)
+    return shares.to(queries.device)
 
 
 def knn_accuracy(
@@ -43,13 +47,39 @@ def knn_accuracy(
 
 
 def _nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest inner products of each query, over the bank piece by piece."""
-    best = torch.empty(len(queries), 0)
-    where = torch.empty(len(queries), 0, dtype=torch.int64)
-    for start in range(0, len(bank), _BANK):
-        piece = bank[start : start + _BANK]
-        top, at = (queries @ piece.T).topk(min(k, len(piece)), dim=1)
+    """The k largest cosines of each query (b, D), normalised, and whose they are, piece by piece of the bank."""
+    best = queries.new_empty(len(queries), 0)
+    where = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    size = max(1, min(_BANK, _FLOATS // bank.shape[1], len(bank)))
+    cells = queries.new_empty(len(queries) * size)  # filled anew for every piece: fresh pages cost time
+    for start in range(0, len(bank), size):
+        piece = F.normalize(bank[start : start + size].float(), dim=1)
+        similarity = cells[: len(queries) * len(piece)].view(len(queries), len(piece))
+        torch.mm(queries, piece.T, out=similarity)
+        top, at = _largest(similarity, min(k, len(piece)))
         best, where = torch.cat([best, top], dim=1), torch.cat([where, at + start], dim=1)
-        best, chosen = best.topk(min(k, best.shape[1]), dim=1)
-        where = where.gather(1, chosen)
+        if best.shape[1] > k:
+            best, chosen = best.topk(k, dim=1, sorted=False)
+            where = where.gather(1, chosen)
     return best, where
+
+
+def _largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row, in no order, and where: `topk`, several times as fast on long rows.
+
+    Each of the k largest lies in one of the k groups whose own largest are the largest: only those are sorted.
+    """
+    groups = x.shape[1] // _GROUP
+    if groups <= 2 * k:
+        top, at = x.topk(k, dim=1, sorted=False)
+        return top, at
+    whole, rest = groups * _GROUP, torch.arange(groups * _GROUP, x.shape[1], device=x.device)
+    grouped = x[:, :whole].unflatten(1, (groups, _GROUP))
+    which = grouped.amax(dim=2).topk(k, dim=1, sorted=False).indices  # (b, k)
+    within = torch.arange(_GROUP, device=x.device)
+    candidates = grouped[torch.arange(len(x), device=x.device)[:, None], which].flatten(1)
+    places = (which[:, :, None] * _GROUP + within).flatten(1)  # (b, k * group)
+    candidates = torch.cat([candidates, x[:, whole:]], dim=1)
+    places = torch.cat([places, rest.expand(len(x), -1)], dim=1)
+    top, chosen = candidates.topk(k, dim=1, sorted=False)
+    return top, places.gather(1, chosen)

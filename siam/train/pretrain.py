@@ -203,7 +203,7 @@ def _save_is_due(settings: Settings, step: int, clock: Clock) -> bool:
 def _headline(sets: ImageSets, settings: Settings, folder: Path, resumed: bool) -> str:
     return (
         f"{settings.method} on {sets.train.name}: {len(sets.train):,} images, {settings.backbone}, "
-        f"{settings.epochs} epochs of batches of {settings.batch_size} -> {folder}"
+        f"batches of {settings.batch_size}, epochs: {settings.epochs} -> {folder}"
         + (" (resumed)" if resumed else "")
     )
 

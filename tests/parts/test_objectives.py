@@ -1,5 +1,6 @@
 """Every objective against its formula, written out slowly in numpy."""
 
+import importlib
 import warnings
 
 import numpy as np
@@ -200,3 +201,10 @@ class TestAgainstLightly:
         a, b = tensors(vectors(5, 6, seed=1, count=2))
         theirs = float(self.loss.NTXentLoss(temperature=0.2)(a, b))
         assert float(BatchContrast(0.2)(a, b, a, b)) == pytest.approx(theirs, abs=1e-5)
+
+    def test_sinkhorn(self):
+        scores = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (12, 5))).float()
+        theirs = importlib.import_module("lightly.loss.swav_loss").sinkhorn(
+            scores, iterations=3, epsilon=0.05
+        )
+        assert torch.allclose(sinkhorn(scores), theirs, atol=1e-5)
