@@ -18,7 +18,7 @@ def knn_predict(
 ) -> Tensor:
     """Share of the vote for each class. bank: (N, D), labels: (N,), queries: (M, D). Returns (M, classes).
 
-    Features are normalised here; k is cut to N. Memory is bounded whatever N and M. A query's shares sum to 1.
+    Features are normalised here; k is cut to N. Memory is bounded whatever N and M. Shares sum to 1.
     """
     k = min(k, len(bank))
     labels = labels.to(bank.device)
@@ -47,7 +47,7 @@ def knn_accuracy(
 
 
 def _nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest cosines of each query (b, D), normalised, and whose they are, piece by piece of the bank."""
+    """The k largest cosines of each query (b, D), normalised, and whose: piece by piece of the bank."""
     best = queries.new_empty(len(queries), 0)
     where = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     size = max(1, min(_BANK, _FLOATS // bank.shape[1], len(bank)))
@@ -67,7 +67,7 @@ def _nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of each row, in no order, and where: `topk`, several times as fast on long rows.
 
-    Each of the k largest lies in one of the k groups whose own largest are the largest: only those are sorted.
+    Each of the k largest lies in one of the k groups whose own largest are the largest: only those count.
     """
     groups = x.shape[1] // _GROUP
     if groups <= 2 * k:

@@ -14,13 +14,13 @@ from siam.evaluate.knn import knn_accuracy, knn_predict
 
 
 def brute_force(bank, labels, queries, classes, k, temperature):
-    """Wu et al. 2018: the k largest cosines vote with exp(cos / T) each."""
+    """Wu et al. 2018: the k largest cosines vote with exp(cos / T) each; shares of the vote."""
     votes = np.zeros((len(queries), classes))
     for i, q in enumerate(queries):
         cosines = [b @ q / (np.linalg.norm(b) * np.linalg.norm(q)) for b in bank]
         for j in np.argsort(cosines)[::-1][:k]:
             votes[i, labels[j]] += math.exp((cosines[j] - 1) / temperature)
-    return votes
+    return votes / votes.sum(axis=1, keepdims=True)
 
 
 @settings(deadline=None, max_examples=40)
@@ -35,6 +35,7 @@ def test_knn_equals_brute_force_over_any_pieces(n, m, d, classes, k, temperature
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(knn, "_QUERIES", 7)
         patch.setattr(knn, "_BANK", 16)
+        patch.setattr(knn, "_GROUP", 4)
         votes = knn_predict(
             torch.from_numpy(bank).float(), torch.from_numpy(labels), torch.from_numpy(queries).float(),
             classes, k, temperature,
