@@ -15,6 +15,9 @@ from torch import Tensor
 MAX_PIXELS = 178_956_970
 """Files that declare more are refused before memory is taken: Pillow's own limit for decompression bombs."""
 
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
+"""What Pillow may take a file for, whatever its name says: some others start programs, as EPS does."""
+
 _SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15
 _PLAIN = (1, 3)  # components of a JPEG for the fast decoder: grey and YCbCr
 
@@ -64,31 +67,22 @@ def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 def _decode_any(data: bytes) -> Tensor:
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata is not a broken image
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning)  # odd metadata is not a broken image
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 pixels = np.array(_to_rgb(ImageOps.exif_transpose(image)))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BrokenImage("declares too many pixels for a photograph") from None
     except UnidentifiedImageError:
         raise BrokenImage("is not an image") from None
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        IndexError,
-        TypeError,
-        OverflowError,
-        MemoryError,
-    ) as error:
-        raise BrokenImage(_first_words(error)) from None
+    except Exception as error:  # damaged bytes lead Pillow's readers to errors of any kind
+        raise BrokenImage(first_words(error)) from None
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):  # 16 bits and more: scale, where convert() would clip
-        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
+        return Image.fromarray(_to_8_bit(np.asarray(image), image.mode)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -96,16 +90,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8_bit(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """16-bit levels over 257; floats in [0, 1] times 255; anything else by its own range."""
-    values = values.astype(np.float64)
+def _to_8_bit(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
+    """16-bit levels over 257; floats up to 1 times 255, up to 255 as they are; others by their own range.
+
+    A float that is no number counts as 0.
+    """
+    values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
-    if low >= 0 and 1 < high <= 65535:
-        scaled = values / 257
-    elif low >= 0 and high <= 1:
-        scaled = values * 255
-    else:
+    if low < 0 or high > 65535:
         scaled = (values - low) / max(high - low, 1e-12) * 255
+    elif mode != "F" or high > 255:
+        scaled = values / 257
+    else:
+        scaled = values * 255 if high <= 1 else values
     return np.rint(scaled).astype(np.uint8)
 
 
@@ -149,7 +146,7 @@ def _exif_orientation(tiff: bytes) -> int:
     return 1
 
 
-def _first_words(error: Exception) -> str:
+def first_words(error: Exception) -> str:
     """The first line of an error, short enough for a list."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:100]

@@ -6,9 +6,11 @@ pixels stay on disk.
 
 import bisect
 import contextlib
+import itertools
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siam.data.decode import BrokenImage, decode
+from siam.data.decode import BrokenImage, decode, first_words
 from siam.data.demo import demo_images
 from siam.errors import DataError
 from siam.settings import near
@@ -59,16 +61,22 @@ def open_images(data: str | Path | None) -> ImageSets:
     """Find out what `data` is, and index it. Raises DataError: not there, no images, only one, unreadable."""
     name = "demo" if data is None else str(data)
     path = Path(name)
-    if name in KNOWN_SETS and not path.exists():
+    is_file = os.path.isfile(name)  # unlike Path's own, no error for names that cannot exist
+    if name in KNOWN_SETS and not os.path.exists(name):
         sets = _known(name)
-    elif path.is_dir():
-        sets = _split(name, _walk(path), lambda names: FolderImages(name, path, names))
-    elif path.suffix == ".tar" and path.is_file():
-        members = _tar_members(path)
-        sets = _split(name, list(members), lambda names: TarImages(name, path, names, members))
-    elif path.suffix in (".npy", ".npz") and path.is_file():
+    elif os.path.isdir(name):
+        names = Names(_walk(path))
+        sets = _split(name, names, lambda part: FolderImages(name, path, names.part(part)))
+    elif path.suffix == ".tar" and is_file:
+        members, spans = _tar_members(path)
+        sets = _split(
+            name,
+            members,
+            lambda part: TarImages(name, path, members.part(part), spans[part.start : part.stop]),
+        )
+    elif path.suffix in (".npy", ".npz") and is_file:
         sets = _arrays(name, path)
-    elif path.suffix == ".txt" and path.is_file():
+    elif path.suffix == ".txt" and is_file:
         sets = _listed(name, path)
     else:
         raise DataError(_not_there(name, path))
@@ -81,10 +89,11 @@ class Names:
     """Many strings in little memory: one block of bytes and where each begins."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
-        self.offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
-        np.cumsum([len(name) for name in encoded], out=self.offsets[1:])
-        self.block = b"".join(encoded)
+        self.block, offsets = bytearray(), array("q", [0])
+        for name in names:  # one by one: millions of strings at a time would take gigabytes
+            self.block += name.encode("utf-8", "surrogateescape")
+            offsets.append(len(self.block))
+        self.offsets = np.array(offsets, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -95,15 +104,29 @@ class Names:
         return self.block[self.offsets[i] : self.offsets[i + 1]].decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
-        return (self[i] for i in range(len(self)))
+        ends = memoryview(self.offsets)  # type: ignore[arg-type]
+        for first, last in itertools.pairwise(ends):
+            yield self.block[first:last].decode("utf-8", "surrogateescape")
+
+    def part(self, part: range) -> "Names":
+        """Those in a range of neighbours, as Names of their own."""
+        if len(part) == len(self):
+            return self
+        some = Names(())
+        first, last = self.offsets[part.start], self.offsets[part.stop]
+        some.block, some.offsets = self.block[first:last], self.offsets[part.start : part.stop + 1] - first
+        return some
+
+    def below(self, folder: str) -> range:
+        """Where the names that begin with `folder`, which ends in "/", lie among sorted names."""
+        return range(bisect.bisect_left(self, folder), bisect.bisect_left(self, folder[:-1] + "0"))
 
 
 class FolderImages:
     """Image files below a folder; labels where every one lies in a class folder."""
 
-    def __init__(self, name: str, root: Path, names: list[str]) -> None:
-        self.name, self.root = name, root
-        self.names = Names(names)
+    def __init__(self, name: str, root: Path, names: Names) -> None:
+        self.name, self.root, self.names = name, root, names
         self.classes, self.labels = _class_folders(names)
 
     def __len__(self) -> int:
@@ -123,11 +146,10 @@ class FolderImages:
 class TarImages:
     """Image files within a tar, read in place."""
 
-    def __init__(self, name: str, file: Path, names: list[str], members: dict[str, tuple[int, int]]) -> None:
-        self.name, self.file = name, file
-        self.names = Names(names)
+    def __init__(self, name: str, file: Path, names: Names, spans: NDArray[np.int64]) -> None:
+        """spans: where each image begins and its size, in bytes (N, 2)."""
+        self.name, self.file, self.names, self.spans = name, file, names, spans
         self.classes, self.labels = _class_folders(names)
-        self.spans = np.array([members[n] for n in names], dtype=np.int64)  # offset and size in bytes
 
     def __len__(self) -> int:
         return len(self.names)
@@ -136,17 +158,23 @@ class TarImages:
         return self.names[i]
 
     def read(self, i: int) -> Tensor:
-        offset, size = (int(v) for v in self.spans[i])
-        with self.file.open("rb") as file:
-            file.seek(offset)
-            data = file.read(size)
+        offset, size = self.spans[i].tolist()
+        try:
+            with self.file.open("rb") as file:
+                file.seek(offset)
+                data = file.read(size)
+        except OSError as error:
+            raise BrokenImage(error.strerror or "the tar cannot be opened") from None
         if len(data) < size:
             raise BrokenImage("the tar ends within it")
         return decode(data)
 
 
 class ArrayImages:
-    """Images of one size in an array: uint8 (N, H, W, 3). split: a folder to put before their names."""
+    """Images of one size in an array: uint8 (N, H, W, 3). split: a folder to put before their names.
+
+    file: the .npy that `images` is a map of.
+    """
 
     def __init__(
         self,
@@ -155,8 +183,10 @@ class ArrayImages:
         labels: NDArray[np.int64] | None,
         classes: Iterable[str],
         split: str = "",
+        file: Path | None = None,
     ) -> None:
         self.name, self.images, self.labels, self.classes = name, images, labels, tuple(classes)
+        self.file = file
         self.prefix = f"{split}/" if split else ""
 
     def __len__(self) -> int:
@@ -167,142 +197,219 @@ class ArrayImages:
         return f"{self.prefix}{folder}{i:06d}"
 
     def read(self, i: int) -> Tensor:
-        return torch.from_numpy(np.array(self.images[i])).permute(2, 0, 1)
+        return torch.from_numpy(np.array(self.images[i], order="C")).permute(2, 0, 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pixels that lie in a file stay there: a worker maps them again."""
+        return {k: v for k, v in self.__dict__.items() if k != "images" or self.file is None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.file is not None:
+            self.images = _rgb(_map(self.file))
 
 
-def _walk(root: Path) -> list[str]:
+def _walk(root: Path) -> Iterator[str]:
     """Names of all image files below `root`, sorted; hidden ones and links to folders are passed over."""
-    found: list[str] = []
+    waiting = [""]  # a name that ends in "/" is a folder, and so sorts where its files do
     try:
-        folders = [("", os.scandir(root))]
-        while folders:
-            prefix, entries = folders.pop()
-            with entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append((f"{prefix}{entry.name}/", os.scandir(entry.path)))
-                    elif entry.name.lower().endswith(ENDINGS):
-                        found.append(prefix + entry.name)
+        while waiting:
+            name = waiting.pop()
+            if name and not name.endswith("/"):
+                yield name
+                continue
+            with os.scandir(root / name) as entries:
+                found = [name + entry for entry in map(_entry, entries) if entry]
+            found.sort(reverse=True)
+            waiting += found
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
-    found.sort()
-    return found
 
 
-def _tar_members(file: Path) -> dict[str, tuple[int, int]]:
-    """Where each image lies in the tar. A damaged tail costs only what lies behind the damage."""
-    members: dict[str, tuple[int, int]] = {}
+def _entry(entry: os.DirEntry[str]) -> str:
+    """The name of an image, of a folder with "/" behind it, or "" for what is neither."""
+    if entry.name.startswith("."):
+        return ""
+    if entry.is_dir(follow_symlinks=False):
+        return entry.name + "/"
+    # a link that leads nowhere is a broken image, to be listed; a pipe would be waited for without end
+    wanted = entry.name.lower().endswith(ENDINGS) and (entry.is_symlink() or entry.is_file())
+    return entry.name if wanted else ""
+
+
+def _tar_members(file: Path) -> tuple[Names, NDArray[np.int64]]:
+    """Sorted names of the images in a tar, and where each lies: offset and size in bytes (N, 2).
+
+    A damaged tail costs only what lies behind the damage.
+    """
+    rows: dict[str, int] = {}  # of two members with one name the later counts, as when unpacking
+    spans = array("q")
     try:
         with tarfile.open(file, "r:") as tar, contextlib.suppress(tarfile.ReadError):  # it may end early
             for member in tar:
                 tar.members.clear()  # type: ignore[attr-defined]
                 name = member.name.removeprefix("./")
                 hidden = any(part.startswith(".") for part in name.split("/"))  # which leaves out ".." too
-                if member.isfile() and not hidden and name.lower().endswith(ENDINGS):
-                    members[name] = (member.offset_data, member.size)
+                plain = member.isfile() and not member.issparse() and not name.startswith("/")
+                if plain and not hidden and name.lower().endswith(ENDINGS):
+                    rows[name] = len(spans) // 2
+                    spans.extend((member.offset_data, member.size))
     except (tarfile.TarError, OSError) as error:
-        raise DataError(f"{file} cannot be read as a tar: {error}") from None
-    return dict(sorted(members.items()))
+        raise DataError(
+            f"{file} cannot be read as a tar ({error}); if it is compressed, unpack it to a plain .tar first"
+        ) from None
+    names = sorted(rows)
+    order = np.fromiter((rows[name] for name in names), dtype=np.int64, count=len(names))
+    return Names(names), np.array(spans, dtype=np.int64).reshape(-1, 2)[order]
 
 
-def _split(name: str, names: list[str], build: Any) -> ImageSets:
-    """train/ and val/ apart where the names have them, below one common folder or none."""
-    if not names:
+def _split(name: str, names: Names, build: Callable[[range], "FolderImages | TarImages"]) -> ImageSets:
+    """train/ and val/ apart where the sorted names have them, below one common folder or none.
+
+    build: makes the set of a range of the names.
+    """
+    if not len(names):
         raise DataError(f"no images in {name}: looked for {' '.join(ENDINGS)}")
-    top = names[0].split("/")[0] + "/"
-    inner = (
-        len(top)
-        if "/" in names[0] and names[-1].startswith(top) and all(n.startswith(top) for n in names)
-        else 0
-    )
-    if top.rstrip("/") in _TRAIN:
-        inner = 0
-    parts = sorted({n[inner:].split("/")[0] for n in names if "/" in n[inner:]})
-    train = next((part for part in parts if part in _TRAIN), None)
-    if train is None:
-        return ImageSets(build(names), None)
-    val = next((part for split in _VAL for part in parts if part == split), None)
-    sets = [build([n for n in names if n[inner:].startswith(f"{part}/")]) for part in (train, val) if part]
-    if len(sets) == 2:
-        _align_classes(name, sets[0], sets[1])
-    return ImageSets(sets[0], sets[1] if len(sets) == 2 else None)
+    first, slash, _ = names[0].partition("/")
+    shared = slash and names[len(names) - 1].startswith(first + slash) and first not in _TRAIN
+    above = first + slash if shared else ""
+    train, val = (_first_below(names, above, folders) for folders in (_TRAIN, _VAL))
+    if not train or not val:
+        everything = build(range(len(names)))
+        # train/ alone holds the images, unless it is one among class folders: cars, planes, trains
+        return ImageSets(everything if not train or everything.labels is not None else build(train), None)
+    both = build(train), build(val)
+    if any(images.labels is None for images in both):
+        for images in both:
+            images.labels, images.classes = None, ()
+    else:
+        _align_classes(name, *both)
+    return ImageSets(*both)
 
 
-def _align_classes(name: str, train: Any, val: Any) -> None:
-    """Let labels of both index the classes of train."""
-    if train.labels is None or val.labels is None:
-        train.labels, val.labels, train.classes, val.classes = None, None, (), ()
-        return
-    unknown = sorted(set(val.classes) - set(train.classes))
+def _first_below(names: Names, above: str, folders: Iterable[str]) -> range:
+    """Where the images of the first of `folders` that has any lie."""
+    ranges = (names.below(f"{above}{folder}/") for folder in folders)
+    return next((part for part in ranges if part), range(0))
+
+
+def _align_classes(name: str, train: Images, val: Images) -> None:
+    """Let the labels of both index the classes of train."""
+    place = {c: i for i, c in enumerate(train.classes)}
+    unknown = [c for c in val.classes if c not in place]
     if unknown:
         raise DataError(
             f"{name}: classes of the validation images are missing in train: {', '.join(unknown[:5])}"
         )
-    place = np.array([bisect.bisect_left(train.classes, c) for c in val.classes], dtype=np.int64)
-    val.labels, val.classes = place[val.labels], train.classes
+    val.labels = np.array([place[c] for c in val.classes], dtype=np.int64)[val.labels]
+    val.classes = train.classes
 
 
-def _class_folders(names: list[str]) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
+def _class_folders(names: Names) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
     """Classes and labels, if every image lies in one of several folders that hold nothing but images.
 
     The class is the last folder; all folders must be equally deep and share everything above it.
     """
-    folders = [n.rpartition("/")[0] for n in names]
-    distinct = sorted(set(folders))
-    parents = {folder.rpartition("/")[0] for folder in distinct}
-    if len(distinct) < 2 or len(parents) != 1 or any(f in parents for f in distinct):
+    found: dict[str, int] = {}
+    folders = (name.rpartition("/")[0] for name in names)
+    labels = np.fromiter((found.setdefault(f, len(found)) for f in folders), dtype=np.int64, count=len(names))
+    parents = {folder.rpartition("/")[0] for folder in found}
+    if len(found) < 2 or len(parents) != 1 or parents & found.keys():
         return (), None
-    index = {folder: i for i, folder in enumerate(distinct)}
-    labels = np.fromiter((index[f] for f in folders), dtype=np.int64, count=len(folders))
-    return tuple(folder.rpartition("/")[2] for folder in distinct), labels
+    classes, labels = _sorted_classes(found, labels)
+    return tuple(folder.rpartition("/")[2] for folder in classes), labels
+
+
+def _sorted_classes(
+    found: dict[str, int], labels: NDArray[np.int64]
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Renumber labels in order of appearance into alphabetical order."""
+    classes = tuple(sorted(found))
+    place = np.empty(len(found), dtype=np.int64)
+    place[[found[c] for c in classes]] = np.arange(len(found))
+    return classes, place[labels]
 
 
 def _arrays(name: str, path: Path) -> ImageSets:
     """A .npy of images, or a .npz with `images`, perhaps `labels`, `val_images`, `val_labels`."""
     try:
-        loaded = np.load(path, mmap_mode="r" if path.suffix == ".npy" else None, allow_pickle=False)
         if path.suffix == ".npy":
-            return ImageSets(_array_set(name, loaded, None, ""), None)
-        arrays = dict(loaded)
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{name} cannot be read: {str(error).splitlines()[0]}") from None
+            arrays = {"images": _map(path)}
+        else:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
+                arrays = dict(loaded)
+    except Exception as error:  # damaged bytes lead numpy and zipfile to errors of many kinds
+        raise DataError(f"{name} cannot be read: {first_words(error)}") from None
     if "images" not in arrays:
         raise DataError(f"{name} has no array 'images', only {', '.join(sorted(arrays)) or 'nothing'}")
     if "val_images" not in arrays:
-        return ImageSets(_array_set(name, arrays["images"], arrays.get("labels"), ""), None)
+        mapped = path if path.suffix == ".npy" else None
+        return ImageSets(_array_set(name, arrays["images"], arrays.get("labels"), "", mapped), None)
     train = _array_set(name, arrays["images"], arrays.get("labels"), "train")
-    return ImageSets(train, _array_set(name, arrays["val_images"], arrays.get("val_labels"), "val"))
+    val = _array_set(name, arrays["val_images"], arrays.get("val_labels"), "val")
+    if train.labels is not None and val.labels is not None:
+        _align_classes(name, train, val)
+    return ImageSets(train, val)
 
 
-def _array_set(name: str, images: NDArray[Any], labels: NDArray[Any] | None, split: str) -> ArrayImages:
-    if images.ndim == 3:
-        images = np.repeat(images[..., None], 3, axis=3)
-    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+def _map(path: Path) -> NDArray[Any]:
+    """The array in a .npy, left on disk. Copy on write, since torch has no read-only tensors."""
+    return np.lib.format.open_memmap(path, mode="c")
+
+
+def _rgb(images: NDArray[Any]) -> NDArray[Any]:
+    """Three equal channels for grey images (N, H, W), without taking memory."""
+    return np.broadcast_to(images[..., None], (*images.shape, 3)) if images.ndim == 3 else images
+
+
+def _array_set(
+    name: str, images: NDArray[Any], labels: NDArray[Any] | None, split: str, file: Path | None = None
+) -> ArrayImages:
+    rgb = _rgb(images)
+    if rgb.ndim != 4 or rgb.shape[3] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape[1:]:
         raise DataError(
             f"{name}: images must be uint8 (N, H, W, 3) or (N, H, W), got {images.dtype} {images.shape}"
         )
-    if labels is not None and (labels.shape != (len(images),) or labels.min(initial=0) < 0):
-        raise DataError(f"{name}: labels must be {len(images)} numbers from 0, got shape {labels.shape}")
-    classes = () if labels is None else tuple(str(c) for c in range(int(labels.max()) + 1))
-    return ArrayImages(name, images, None if labels is None else labels.astype(np.int64), classes, split)
+    if not len(rgb):
+        raise DataError(f"no images in {name}: the array is empty")
+    if labels is None:
+        return ArrayImages(name, rgb, None, (), split, file)
+    if labels.shape != (len(rgb),) or labels.dtype.kind not in "iu" or labels.min() < 0:
+        raise DataError(
+            f"{name}: labels must be {len(rgb)} whole numbers from 0, got {labels.dtype} {labels.shape}"
+        )
+    classes, places = np.unique(labels, return_inverse=True)
+    return ArrayImages(name, rgb, places.astype(np.int64), (str(c) for c in classes), split)
 
 
 def _listed(name: str, path: Path) -> ImageSets:
     """A text file: one path a line, relative to it, perhaps a tab and a label."""
-    rows = [line.split("\t") for line in path.read_text().splitlines() if line.strip()]
-    names = [row[0] for row in rows]
-    outside = [n for n in names if ".." in Path(n).parts]
-    if outside:
-        raise DataError(f"{name}: {outside[0]} leaves the list's folder; write it as an absolute path")
-    if not names:
+    found: dict[str, int] = {}
+    labels = array("q")
+
+    def names() -> Iterator[str]:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+            for line in lines:
+                entry, _, label = line.rstrip("\n").partition("\t")
+                if not entry.strip():
+                    continue
+                if ".." in entry and ".." in Path(entry).parts:
+                    raise DataError(f"{name}: {entry} leaves the list's folder; write it as an absolute path")
+                if label:
+                    labels.append(found.setdefault(label, len(found)))
+                yield entry
+
+    try:
+        images = FolderImages(name, path.parent, Names(names()))
+    except OSError as error:
+        raise DataError(f"cannot read {name}: {error.strerror}") from None
+    if not len(images):
         raise DataError(f"no images in {name}: the list is empty")
-    images = FolderImages(name, path.parent, names)
+    if len(labels) not in (0, len(images)):
+        raise DataError(f"{name} has labels on {len(labels)} of {len(images)} lines: give all or none")
     images.classes, images.labels = (), None
-    if all(len(row) == 2 for row in rows):
-        images.classes = tuple(sorted({row[1] for row in rows}))
-        images.labels = np.array([bisect.bisect_left(images.classes, row[1]) for row in rows], dtype=np.int64)
+    if labels:
+        images.classes, images.labels = _sorted_classes(found, np.array(labels, dtype=np.int64))
     return ImageSets(images, None)
 
 
@@ -344,9 +451,14 @@ def _known(name: str) -> ImageSets:
 def _not_there(name: str, path: Path) -> str:
     if path.suffix in (".xz", ".gz", ".bz2", ".zst", ".tgz", ".zip"):
         return f"{name} is compressed and cannot be read in any order: unpack it, and give the folder"
-    if path.exists():
-        known = ", ".join(KNOWN_SETS)
+    known = ", ".join(KNOWN_SETS)
+    if os.path.exists(name):
         return f"cannot tell what {name} is: give a folder, a .tar, .npy, .npz or .txt list, or {known}"
-    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    hint = near(path.name, [*siblings, *KNOWN_SETS] if path.parent == Path() else siblings)
-    return f"there is no folder or file {name}{hint}"
+    siblings: list[str] = []
+    with contextlib.suppress(OSError, ValueError), os.scandir(path.parent) as entries:
+        siblings = [entry.name for entry in itertools.islice(entries, 1000)]
+    if path.name != name or path.suffix:
+        return f"there is no folder or file {name}{near(path.name, siblings)}"
+    return f"there is no folder or file {name}, nor a set of that name ({known})" + near(
+        name, [*siblings, *KNOWN_SETS]
+    )

@@ -1,0 +1,293 @@
+"""Whatever a file holds, 8-bit RGB comes out, upright; what cannot be read says why."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from siam.data.decode import BrokenImage, decode
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (12, 20, 3), dtype=np.uint8)
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def pixels(data):
+    return decode(data).permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
+def test_lossless_formats_come_out_as_they_went_in(kind):
+    assert (pixels(encoded(Image.fromarray(RGB), kind)) == RGB).all()
+
+
+def test_jpeg_equals_pillow_within_rounding():
+    soft = Image.fromarray(RGB).resize((64, 48))
+    data = encoded(soft, "JPEG", quality=95)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    assert abs(pixels(data).astype(int) - expected).max() <= 4
+
+
+def test_grey_jpeg_has_three_equal_channels():
+    out = pixels(encoded(Image.fromarray(RGB).convert("L"), "JPEG"))
+    assert out.shape == RGB.shape
+    assert (out[..., 0] == out[..., 1]).all()
+
+
+def test_palette_with_transparency_lies_on_white():
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((0, 0), 0)
+    out = pixels(encoded(image, transparency=1))
+    assert out[0, 0].tolist() == [255, 0, 0]
+    assert out[1, 1].tolist() == [255, 255, 255]
+
+
+def test_alpha_lies_on_white():
+    image = Image.new("RGBA", (4, 4), (0, 0, 0, 128))
+    assert abs(int(pixels(encoded(image))[0, 0, 0]) - 127) <= 1
+
+
+def test_one_bit_and_grey_with_alpha():
+    assert pixels(encoded(Image.new("1", (4, 4), 1)))[0, 0].tolist() == [255, 255, 255]
+    assert pixels(encoded(Image.new("LA", (4, 4), (100, 255))))[0, 0].tolist() == [100, 100, 100]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_not_clipped(kind):
+    levels = np.array([[0, 257 * 10, 257 * 128, 65535]], dtype=np.uint16)
+    out = pixels(encoded(Image.fromarray(levels), kind))
+    assert out[0, :, 0].tolist() == [0, 10, 128, 255]
+
+
+def test_cmyk_jpeg_keeps_its_colours():
+    image = Image.new("RGB", (16, 16), (200, 30, 60)).convert("CMYK")
+    out = pixels(encoded(image, "JPEG", quality=95))
+    assert abs(out[8, 8].astype(int) - [200, 30, 60]).max() <= 6
+
+
+def test_the_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert pixels(data)[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_exif_orientation_is_applied(orientation, order):
+    """Against Pillow's own transposition of the same file."""
+    image = Image.fromarray(RGB).resize((48, 32))
+    exif = Image.Exif()
+    exif.endian = "<" if order == "little" else ">"
+    exif[0x0112] = orientation
+    data = encoded(image, "JPEG", quality=95, exif=exif.tobytes())
+    from PIL import ImageOps
+
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))).astype(int)
+    out = pixels(data).astype(int)
+    assert out.shape == expected.shape
+    assert abs(out - expected).mean() < 2
+
+
+def test_memory_is_channels_last():
+    for kind in ("JPEG", "PNG"):
+        assert decode(encoded(Image.fromarray(RGB), kind)).permute(1, 2, 0).is_contiguous()
+
+
+def png(header, body):
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    return start + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
+
+
+def png_declaring(width, height):
+    return png(struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"\0" * 100)
+
+
+def jpeg_declaring(width, height):
+    data = bytearray(encoded(Image.fromarray(RGB), "JPEG"))
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"This is no photograph.", "not an image"),
+        (b"\xff\xd8\xff\xe0", "JPEG"),
+        (encoded(Image.fromarray(RGB).resize((300, 300)), "JPEG")[:900], "truncated"),
+        (encoded(Image.fromarray(RGB).resize((300, 300)))[:900], "truncated"),
+        (png_declaring(60_000, 60_000), "too many pixels"),
+        (jpeg_declaring(60_000, 60_000), "60000 x 60000"),
+    ],
+    ids=["empty", "text", "stub", "cut JPEG", "cut PNG", "PNG bomb", "JPEG bomb"],
+)
+def test_what_cannot_be_read_says_why(data, reason):
+    with pytest.raises(BrokenImage, match=reason) as caught:
+        decode(data)
+    assert 0 < len(caught.value.reason) <= 100
+
+
+def test_result_is_a_writable_uint8_tensor():
+    out = decode(encoded(Image.fromarray(RGB)))
+    assert out.dtype == torch.uint8
+    out[0, 0, 0] = 7
+    assert out[0, 0, 0] == 7
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_exif_orientation_of_lossless_files_is_exact(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    upright = {
+        1: RGB,
+        2: RGB[:, ::-1],
+        3: RGB[::-1, ::-1],
+        4: RGB[::-1],
+        5: RGB.transpose(1, 0, 2),
+        6: np.rot90(RGB, -1),
+        7: np.rot90(RGB.transpose(1, 0, 2), 2),
+        8: np.rot90(RGB),
+    }
+    out = pixels(encoded(Image.fromarray(RGB), kind, exif=exif, **options))
+    assert out.shape == upright[orientation].shape
+    assert (out == upright[orientation]).all()
+
+
+@pytest.mark.parametrize("senseless", [0, 9, 255])
+def test_a_senseless_orientation_is_none(senseless):
+    exif = Image.Exif()
+    exif[0x0112] = senseless
+    assert pixels(encoded(Image.fromarray(RGB), "JPEG", exif=exif)).shape == RGB.shape
+
+
+def test_a_nearly_black_16_bit_image_stays_black():
+    """Its levels are read by the file's depth, not by what happens to occur in it."""
+    assert pixels(encoded(Image.fromarray(np.array([[0, 1]], np.uint16)))).max() == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 128.0, 255.0], [0, 128, 255]),
+        ([0.0, 257.0 * 7, 65535.0], [0, 7, 255]),
+        ([-1.0, 0.0, 1.0], [0, 128, 255]),
+        ([0.0, float("nan"), 1.0], [0, 0, 255]),
+        ([3.0, 3.0, 3.0], [3, 3, 3]),
+    ],
+    ids=["unit", "bytes", "16 bits", "signed", "nan", "constant"],
+)
+def test_float_tiff(values, expected):
+    out = pixels(encoded(Image.fromarray(np.array([values], np.float32)), "TIFF"))
+    assert out[0, :, 0].tolist() == expected
+
+
+def test_32_bit_integers_are_scaled_by_their_range():
+    out = pixels(encoded(Image.fromarray(np.array([[-100, 0, 100]], np.int32)), "TIFF"))
+    assert out[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_16_bit_colour_keeps_the_high_byte():
+    """Pillow cannot write such a file, so the bytes are put together here."""
+    row = np.array([[0x1234, 0xFF00, 0x00FF]], dtype=">u2")
+    data = png(struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0), b"\0" + row.tobytes())
+    assert pixels(data)[0, 0].tolist() == [0x12, 0xFF, 0x00]
+
+
+def cmyk_jpeg(*ink):
+    return encoded(Image.new("CMYK", (16, 16), ink), "JPEG", quality=100)
+
+
+def test_cmyk_is_stored_inverted_as_adobe_does():
+    """Ink (55, 225, 195) without black is RGB 255 - ink; ink over half as much black is half as light."""
+    assert abs(pixels(cmyk_jpeg(55, 225, 195, 0))[8, 8].astype(int) - [200, 30, 60]).max() <= 2
+    assert abs(pixels(cmyk_jpeg(55, 225, 195, 128))[8, 8].astype(int) - [100, 15, 30]).max() <= 2
+    assert pixels(cmyk_jpeg(55, 225, 195, 255)).max() <= 2
+
+
+def test_ycck_is_converted_as_the_adobe_marker_says():
+    """Y, Cb, Cr = 100, 128, 168 and no black: ink = (156, 71, 100) by JFIF's formula, RGB = 255 - ink."""
+    data = bytearray(cmyk_jpeg(255 - 100, 255 - 128, 255 - 168, 0))
+    at = data.index(b"Adobe") + 11
+    assert data[at] == 0
+    data[at] = 2
+    assert abs(pixels(bytes(data))[8, 8].astype(int) - [99, 184, 155]).max() <= 2
+
+
+def test_lab_tiff_becomes_srgb():
+    """L* = 50, a* = b* = 0 is a grey of 119 in sRGB (CIE 15; IEC 61966-2-1)."""
+    out = pixels(encoded(Image.new("LAB", (4, 4), (128, 128, 128)), "TIFF"))
+    assert abs(out[0, 0].astype(int) - 119).max() <= 2
+
+
+@pytest.mark.parametrize(("mode", "key", "other"), [("RGB", (9, 8, 7), (1, 2, 3)), ("L", 9, 40)])
+def test_a_transparent_colour_lies_on_white(mode, key, other):
+    image = Image.new(mode, (2, 1), key)
+    image.putpixel((1, 0), other)
+    out = pixels(encoded(image, transparency=key))
+    assert out[0, 0].tolist() == [255, 255, 255]
+    assert out[0, 1].tolist() == (list(other) if mode == "RGB" else [other] * 3)
+
+
+def test_a_format_that_starts_programs_is_no_image():
+    """Pillow would hand PostScript to Ghostscript, whatever the file is called."""
+    with pytest.raises(BrokenImage, match="not an image"):
+        decode(encoded(Image.fromarray(RGB), "EPS"))
+
+
+def test_a_file_over_the_limit_is_refused_though_pillow_only_warns():
+    with pytest.raises(BrokenImage, match="too many pixels"):
+        decode(png_declaring(15_000, 15_000))
+
+
+SEEDS = [
+    encoded(Image.fromarray(RGB), "JPEG"),
+    encoded(Image.fromarray(RGB), "PNG"),
+    encoded(Image.fromarray(RGB), "GIF"),
+    encoded(Image.fromarray(RGB), "BMP"),
+    encoded(Image.fromarray(RGB), "TIFF"),
+    encoded(Image.fromarray(RGB), "WEBP"),
+    encoded(Image.fromarray(RGB), "PPM"),
+    cmyk_jpeg(1, 2, 3, 4),
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(SEEDS),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=6),
+    st.integers(0, 2000),
+)
+def test_damage_leads_to_an_image_or_to_a_reason(data, changes, length):
+    damaged = bytearray(data)
+    for at, value in changes:
+        damaged[at % len(damaged)] = value
+    reason = ""
+    try:
+        out = decode(bytes(damaged[:length]))
+    except BrokenImage as error:
+        reason = error.reason
+    if reason:
+        assert len(reason) <= 100
+        assert "\n" not in reason
+    else:  # also where the reason would be empty: then `out` is missing
+        assert out.dtype == torch.uint8
+        assert out.shape[0] == 3
