@@ -62,10 +62,10 @@ DEMO = Settings(
     batch_size=32,
     views=ViewSettings(size=16, scale=(0.4, 1.0), flip_p=0.0, hue=0.5, grey_p=0.5, blur_p=0.0),
     network=replace(
-        SIMSIAM, projector_layers=2, projector_hidden=512, dim=128, predictor_hidden=128,
+        SIMSIAM, projector_layers=2, projector_hidden=512, dim=512, predictor_hidden=128,
         momentum=0.99, queue=1024, prototypes=64,
     ),
-    optimizer=OptimizerSettings(lr=2.2),  # 0.275 for a batch of 32
+    optimizer=OptimizerSettings(lr=1.6, predictor_lr_factor=5),  # 0.2 for a batch of 32
     loader=LoaderSettings(resident="yes"),
     monitor=MonitorSettings(knn_k=20, bank=5000, queries=1000),
 )  # fmt: skip

@@ -34,9 +34,9 @@ def effective_rank(features: Tensor) -> float:
 
 def verdict(std: float) -> Verdict:
     """What `output_std` says: 'healthy', 'at risk' (some dimensions died), or 'collapsed'."""
-    if std < COLLAPSED_STD:
-        return "collapsed"
-    return "at risk" if std < AT_RISK_STD else "healthy"
+    if std >= AT_RISK_STD:
+        return "healthy"
+    return "at risk" if std >= COLLAPSED_STD else "collapsed"  # NaN too is no representation
 
 
 ADVICE = {

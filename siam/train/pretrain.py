@@ -86,7 +86,6 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                 log.record("start", **_facts(sets, network, device, bf16, progress))
             clock = Clock(progress.seconds, first)
             loss_sum = torch.tensor(progress.loss_sum, device=device)
-            batch = None
 
             for batch in loader.batches(progress.epoch, progress.step):
                 step = batch.epoch * loader.steps + batch.step  # within the run
@@ -136,11 +135,11 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                 if epoch_ends and (batch.epoch == 0 or progress.epoch == settings.epochs):
                     _pictures(batch, monitor, network, sets).save(folder)
                     write_report(folder)
+                    clock.skip()
 
             outcome = _outcome(folder, progress, settings, total, clock)
-            if batch is not None:  # not a resumed run that had already ended
-                log.record("end", **{key: value for key, value in asdict(outcome).items() if key != "run"})
-                write_report(folder)
+            log.record("end", **{key: value for key, value in asdict(outcome).items() if key != "run"})
+            write_report(folder)
         _list_broken(folder, loader, console)
     return outcome
 

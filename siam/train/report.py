@@ -17,7 +17,6 @@ from siam.train.pictures import Pictures, neighbours_html, pairs_html
 
 __all__ = ["Pictures", "write_report"]
 
-
 TITLES = {"simsiam": "SimSiam", "byol": "BYOL", "simclr": "SimCLR", "swav": "SwAV", "moco_v2": "MoCo v2"}
 FIGURE3 = {
     "predictor": {
@@ -123,7 +122,21 @@ def _verdict(history: curves.History, latest: dict[str, Any]) -> tuple[str, str,
         advice = ADVICE[verdict]
         style = "risk" if verdict == "at risk" else "collapsed"
         return verdict + so_far, style, meaning, advice[0].upper() + advice[1:]
-    return verdict + so_far, "healthy", f"The images get vectors of their own: {meaning}", None
+    return (
+        verdict + so_far,
+        "healthy",
+        f"The images get vectors of their own: {meaning}{_not_better(latest)}",
+        None,
+    )
+
+
+def _not_better(latest: dict[str, Any]) -> str:
+    """A healthy spread is not yet a good representation: what kNN says against it, if anything."""
+    rivals = {"raw pixels": "knn_raw_pixels", "random initialisation": "knn_random_init"}
+    better = [
+        name for name, key in rivals.items() if "knn" in latest and latest.get(key, -1.0) >= latest["knn"]
+    ]
+    return f" Yet kNN is no better than with {' or '.join(better)}." if better else ""
 
 
 def _in_words(name: str, network: Method) -> str:

@@ -12,14 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from siam.errors import RunError
+from siam.evaluate.evaluate import Result, save_result
 from siam.methods import BYOL, MOCO_V2, SIMCLR, SIMSIAM, SWAV, Method
-from siam.recipes import DEMO
 from siam.runs import save_settings
-from siam.settings import MonitorSettings
+from siam.settings import MonitorSettings, Settings, ViewSettings
 from siam.train import curves
 from siam.train.collapse import ADVICE
 from siam.train.curves import History, figure2, inline_svg, panel, thinned
 from siam.train.report import FIGURE3, Pictures, write_report
+
+SMALL = Settings(
+    backbone="resnet18", width=0.5, epochs=8, batch_size=32,
+    views=ViewSettings(size=16, scale=(0.4, 1.0)), network=replace(SIMSIAM, dim=512, queue=1024),
+)  # fmt: skip
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "base"}
 
@@ -129,7 +134,7 @@ NO_LABELS = {"knn": None, "knn_raw_pixels": None, "knn_random_init": None}
 def run(tmp_path):
     """make(records, settings, pictures) -> the folder of such a run."""
 
-    def make(records, settings=DEMO, pictures=None, name="a-run"):
+    def make(records, settings=SMALL, pictures=None, name="a-run"):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         save_settings(folder, settings)
@@ -219,7 +224,7 @@ def test_without_labels_the_rank_takes_the_place_of_knn(run):
 
 def test_knn_turned_off_is_not_a_lack_of_labels(run):
     records = [{name: NO_LABELS.get(name, value) for name, value in record.items()} for record in WHOLE]
-    root = read(run(records, replace(DEMO, monitor=MonitorSettings(knn_every=0))))
+    root = read(run(records, replace(SMALL, monitor=MonitorSettings(knn_every=0))))
     assert "There is no kNN curve: monitor.knn_every is 0." in words(root)
 
 
@@ -234,6 +239,22 @@ def test_what_is_wrong_comes_with_advice(run, verdict, std, style):
     assert f"{std:.3f}" in root.find("p", "meaning")[0].text
     advice = root.find("p", "advice")[0].text
     assert advice.lower() == ADVICE[verdict].lower()
+
+
+@pytest.mark.parametrize(
+    ("knn", "told"),
+    [
+        (0.1, "Yet kNN is no better than with raw pixels or random initialisation."),
+        (0.312, "Yet kNN is no better than with raw pixels."),
+        (0.32, ""),
+        (None, ""),
+    ],
+)
+def test_a_healthy_run_that_learns_nothing_is_told_apart(run, knn, told):
+    root = read(run([START, step(10), epoch(0, knn=knn)]))
+    meaning = root.find("p", "meaning")[0].text
+    assert meaning.endswith(told)
+    assert ("no better" in meaning) == bool(told)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -252,7 +273,7 @@ def test_names_cannot_become_markup(run):
     plain = read(run(WHOLE, pictures=some_pictures()))
     nasty = some_pictures(name="c{}/{}" + NASTY)
     folder = run(
-        WHOLE, replace(DEMO, data=NASTY.replace("\udcff", ""), backbone="<b>"), nasty, name="<i>&'\""
+        WHOLE, replace(SMALL, data=NASTY.replace("\udcff", ""), backbone="<b>"), nasty, name="<i>&'\""
     )
     root = read(folder)
     assert [e.tag for e in every(root)] == [e.tag for e in every(plain)], (
@@ -319,6 +340,16 @@ def test_any_record_may_be_absent(run, kept, unknown):
     assert ("knn" in unknown or not kept & {3, 6}) == ("Validation images named" not in words(root))
 
 
+def test_evaluations_are_told_where_there_are_any(run):
+    folder = run([])
+    assert read(folder).find("div", "evaluation") == []
+    result = Result("knn", 0.673, None, (0.64, 0.7), {}, 5000, 1000, held_out=False, seconds=3.0)
+    save_result(folder, result, NASTY.replace("\udcff", ""))
+    (table,) = read(folder).find("div", "evaluation")
+    assert "67.3 %" in table.words()
+    assert "<img src=x" in table.words(), "as text"
+
+
 def test_all_settings_are_told(run):
     root = read(run([]))
     rows = {row.find("th")[0].text: row.find("td") for row in root.find("details")[0].find("tr")}
@@ -347,13 +378,13 @@ def test_all_settings_are_told(run):
     ],
 )
 def test_the_method_in_words(run, name, method, told):
-    root = read(run([], replace(DEMO, method=name, network=method)))
+    root = read(run([], replace(SMALL, method=name, network=method)))
     assert told in " ".join(root.find("dd")[0].words().split()).replace(" ,", ",")
     assert root.find("span", "changed") == []
 
 
 def test_what_differs_from_the_published_method_is_marked(run):
-    root = read(run([], replace(DEMO, network=replace(DEMO.network, target="live"))))
+    root = read(run([], replace(SMALL, network=replace(SMALL.network, target="live"))))
     assert [span.text for span in root.find("span", "changed")] == [
         "gradient through both branches (changed)"
     ]
@@ -414,7 +445,7 @@ def lines(figure, panel_index=0):
 @settings(max_examples=10, deadline=None)
 def test_std_is_drawn_against_one_over_the_root_of_d(dim, std):
     """As in Figure 2: the std of z/|z| itself, with a line at 1/sqrt(d)."""
-    settings_ = replace(DEMO, network=replace(DEMO.network, dim=dim))
+    settings_ = replace(SMALL, network=replace(SMALL.network, dim=dim))
     figure = panel(curves.std, History([step(5, std=std), step(10), epoch(0, std=std)], settings_))
     drawn = lines(figure)
     (reference,) = [data for label, data in drawn.items() if label.startswith("1/√d")]
@@ -427,19 +458,19 @@ def test_std_is_drawn_against_one_over_the_root_of_d(dim, std):
 
 
 def test_x_counts_epochs_and_a_mean_lies_in_its_middle():
-    drawn = lines(panel(curves.loss, History(WHOLE, DEMO)))
+    drawn = lines(panel(curves.loss, History(WHOLE, SMALL)))
     np.testing.assert_allclose(drawn["loss of steps"], [[0.5, 1, 1.5, 2], [-0.5] * 4])
     np.testing.assert_allclose(drawn["loss of epochs"], [[0.5, 1.5], [-0.6, -0.6]])
 
 
 def test_the_floor_is_drawn_for_the_cosine_alone():
-    assert lines(panel(curves.loss, History(WHOLE, DEMO)))["floor −1"][1] == [-1, -1]
-    contrast = replace(DEMO, network=SIMCLR)
+    assert lines(panel(curves.loss, History(WHOLE, SMALL)))["floor −1"][1] == [-1, -1]
+    contrast = replace(SMALL, network=SIMCLR)
     assert "floor −1" not in lines(panel(curves.loss, History(WHOLE, contrast)))
 
 
 def test_knn_starts_at_random_initialisation_with_both_references():
-    drawn = lines(panel(curves.knn, History(WHOLE, DEMO)))
+    drawn = lines(panel(curves.knn, History(WHOLE, SMALL)))
     np.testing.assert_allclose(drawn["knn"], [[0, 1, 2], [0.207, 0.41, 0.67]])
     assert drawn["raw pixels 31.2 %"][1] == [0.312, 0.312]
     assert drawn["random init 20.7 %"][1] == [0.207, 0.207]
@@ -447,12 +478,12 @@ def test_knn_starts_at_random_initialisation_with_both_references():
 
 def test_epochs_without_knn_are_passed_over():
     records = [epoch(0, knn=None), epoch(1, knn=0.5), epoch(2, knn=None), epoch(3, knn=0.6)]
-    np.testing.assert_allclose(lines(panel(curves.knn, History(records, DEMO)))["knn"], [[2, 4], [0.5, 0.6]])
+    np.testing.assert_allclose(lines(panel(curves.knn, History(records, SMALL)))["knn"], [[2, 4], [0.5, 0.6]])
 
 
 def test_a_gap_where_the_loss_is_not_finite():
     records = [step(2), step(4, loss=math.inf), step(6, loss=math.nan), step(8)]
-    figure = panel(curves.loss, History(records, DEMO))
+    figure = panel(curves.loss, History(records, SMALL))
     np.testing.assert_array_equal(np.isnan(lines(figure)["loss of steps"][1]), [False, True, True, False])
     assert np.isfinite(figure.axes[0].get_ylim()).all()
 
@@ -476,7 +507,7 @@ def test_figure_2_draws_a_line_for_each_run():
     without = [
         {**r, "loss": -1.0, "std": 0.01, "knn": 0.1} if r["kind"] in ("step", "epoch") else r for r in WHOLE
     ]
-    figure = figure2({"with": History(WHOLE, DEMO), "without": History(without, DEMO)})
+    figure = figure2({"with": History(WHOLE, SMALL), "without": History(without, SMALL)})
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles == ["loss", "std of z/|z|", "kNN accuracy"]
     (legend,) = figure.legends
@@ -489,7 +520,7 @@ def test_figure_2_draws_a_line_for_each_run():
 
 
 def test_svg_is_deterministic_and_takes_the_pages_colours():
-    first, second = (inline_svg(panel(curves.knn, History(WHOLE, DEMO)), "knn") for _ in range(2))
+    first, second = (inline_svg(panel(curves.knn, History(WHOLE, SMALL)), "knn") for _ in range(2))
     assert first == second
     assert "http" not in first
     assert "font-family" not in first
