@@ -74,7 +74,7 @@ def _largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
         top, at = x.topk(k, dim=1, sorted=False)
         return top, at
     whole, rest = groups * _GROUP, torch.arange(groups * _GROUP, x.shape[1], device=x.device)
-    grouped = x[:, :whole].unflatten(1, (groups, _GROUP))
+    grouped = x[:, :whole].reshape(len(x), groups, _GROUP)
     which = grouped.amax(dim=2).topk(k, dim=1, sorted=False).indices  # (b, k)
     within = torch.arange(_GROUP, device=x.device)
     candidates = grouped[torch.arange(len(x), device=x.device)[:, None], which].flatten(1)
