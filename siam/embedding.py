@@ -15,7 +15,7 @@ from rich.progress import Progress
 from siam.data.images import Images, ImageSets, open_images
 from siam.data.loader import default_workers
 from siam.errors import DataError, RunError
-from siam.evaluate.features import centre_views, extract
+from siam.evaluate.features import centre_views, stream
 from siam.runs import Encoder, load
 from siam.train.device import pick_device, uses_bf16
 
@@ -87,8 +87,8 @@ def _batches(
     encoder: Encoder = load(run, str(where))
     workers = workers if workers >= 0 else default_workers(where)
     some = False
-    for views, indices in centre_views(images, encoder.image_size, None, batch_size, workers):
-        features, _ = extract(encoder, [(views, indices)], where, uses_bf16("auto", where))
+    views = centre_views(images, encoder.image_size, None, batch_size, workers)
+    for features, indices in stream(encoder, views, where, uses_bf16("auto", where)):
         some = True
         yield features.numpy(), indices
     if not some:

@@ -13,9 +13,12 @@ from torchvision.transforms.v2 import functional as TF
 from siam.data.decode import BrokenImage
 from siam.data.images import Images
 from siam.data.photometry import normalise
+from siam.errors import DataError
 
 Views = tuple[Tensor, NDArray[np.int64]]
-"""uint8 (B, 3, S, S), and which images they are."""
+"""Something of each of B images, (B, ...), and which images they are."""
+
+_LONGEST = 8  # times the shorter side: what lies beyond is never seen, and a panorama would fill memory
 
 
 def centre_view(image: Tensor, size: int) -> Tensor:
@@ -24,8 +27,12 @@ def centre_view(image: Tensor, size: int) -> Tensor:
     The shorter side is resized to 8/7 of `size` (to `size` itself below 64 pixels, where borders matter), and
     the middle is cut out. An image of that very size stays as it is.
     """
-    if image.shape[1:] == (size, size):
+    height, width = image.shape[1:]
+    if (height, width) == (size, size):
         return image
+    longest = _LONGEST * min(height, width)
+    if max(height, width) > longest:
+        image = TF.center_crop(image, [min(height, longest), min(width, longest)])
     shorter = size if size < 64 else round(size * 8 / 7)
     centre: Tensor = TF.center_crop(TF.resize(image, [shorter], antialias=True), [size, size])
     return centre
@@ -38,21 +45,56 @@ def centre_views(
     batch_size: int = 256,
     workers: int = 0,
 ) -> Iterator[Views]:
-    """Centre views in order, batch by batch; images that cannot be read are left out.
+    """Centre views uint8 (B, 3, size, size) in order; images that cannot be read are left out.
 
     workers: processes that decode; 0 decodes here.
     """
     indices = np.arange(len(images)) if indices is None else indices
     batches = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
-    dataset = _CentreViews(images, size)
-    context = "forkserver" if workers else None
     loader = DataLoader(
-        dataset, batch_size=None, sampler=batches, num_workers=workers, collate_fn=_as_it_is,
-        multiprocessing_context=context,
-    )  # fmt: skip
+        _CentreViews(images, size),
+        batch_size=None,
+        sampler=batches,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=torch.cuda.is_available(),
+        multiprocessing_context="forkserver" if workers else None,
+    )
     for views, read in loader:
         if len(read):
             yield views, read
+
+
+def stream(
+    encoder: Callable[[Tensor], Tensor], batches: Iterable[Views], device: torch.device, bf16: bool = False
+) -> Iterator[Views]:
+    """Features float32 (B, D) on the CPU, batch by batch, and which images they are.
+
+    encoder: takes normalised views (B, 3, S, S); a module is in eval mode meanwhile.
+    """
+    training = isinstance(encoder, nn.Module) and encoder.training
+    if isinstance(encoder, nn.Module):
+        encoder.eval()
+
+    # Modes are entered for one call each: around a yield they would leak into whoever asks for the batch.
+    @torch.no_grad()
+    def features(views: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            x = normalise(views.to(device, non_blocking=True).float() / 255)
+            return encoder(x).float()
+
+    try:
+        before: Views | None = None
+        for views, which in batches:
+            launched = features(views), which
+            if before is not None:
+                yield before[0].cpu(), before[1]  # while a GPU is busy with the batch after it
+            before = launched
+        if before is not None:
+            yield before[0].cpu(), before[1]
+    finally:
+        if isinstance(encoder, nn.Module):
+            encoder.train(training)
 
 
 def extract(
@@ -62,24 +104,18 @@ def extract(
     bf16: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Views:
-    """Features float32 (N, D), on the CPU, and which images they are.
+    """Features float32 (N, D), on the CPU, and which images they are. Raises DataError without any image.
 
-    encoder: takes normalised views (B, 3, S, S); a module is in eval mode meanwhile. progress: told how many
-    images each batch had.
+    As `stream`, all at once. progress: told how many images each batch had.
     """
     features, indices = [], []
-    training = isinstance(encoder, nn.Module) and encoder.training
-    if isinstance(encoder, nn.Module):
-        encoder.eval()
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        for views, which in batches:
-            x = normalise(views.to(device, non_blocking=True).float() / 255)
-            features.append(encoder(x).float().cpu())
-            indices.append(which)
-            if progress is not None:
-                progress(len(which))
-    if isinstance(encoder, nn.Module):
-        encoder.train(training)
+    for x, which in stream(encoder, batches, device, bf16):
+        features.append(x)
+        indices.append(which)
+        if progress is not None:
+            progress(len(which))
+    if not features:
+        raise DataError("none of the images can be read")
     return torch.cat(features), np.concatenate(indices)
 
 

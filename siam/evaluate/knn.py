@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_QUERIES, _BANK = 1024, 65536  # similarities held at a time: 256 MB
+_ROWS, _COLUMNS = 1024, 65536  # similarities held at a time: 256 MB
 _FLOATS = 2**25  # of the bank, normalised at a time: 128 MB
-_GROUP = 32  # similarities of which at first only the largest is looked at
+_BEST = 2**23  # neighbours held at a time: 96 MB
+_GROUP = 16  # similarities of which at first only the largest is looked at
 
 
 def knn_predict(
@@ -20,12 +21,10 @@ def knn_predict(
 
     Features are normalised here; k is cut to N. Memory is bounded whatever N and M. Shares sum to 1.
     """
-    k = min(k, len(bank))
-    labels = labels.to(bank.device)
-    rows = max(1, min(_QUERIES, _QUERIES * _BANK // k))
+    k, labels = min(k, len(bank)), labels.to(bank.device)
     shares = torch.zeros(len(queries), classes, device=bank.device)
-    for start in range(0, len(queries), rows):
-        q = F.normalize(queries[start : start + rows].to(bank.device).float(), dim=1)
+    for start in range(0, len(queries), max(1, _BEST // k)):
+        q = F.normalize(queries[start : start + max(1, _BEST // k)].to(bank.device).float(), dim=1)
         similarity, nearest = _nearest(bank, q, k)  # (b, k)
         weights = torch.softmax(similarity / temperature, dim=1)
         shares[start : start + len(q)].scatter_add_(1, labels[nearest], weights)
@@ -47,39 +46,43 @@ def knn_accuracy(
 
 
 def _nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest cosines of each query (b, D), normalised, and whose: piece by piece of the bank."""
-    best = queries.new_empty(len(queries), 0)
-    where = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
-    size = max(1, min(_BANK, _FLOATS // bank.shape[1], len(bank)))
-    cells = queries.new_empty(len(queries) * size)  # filled anew for every piece: fresh pages cost time
-    for start in range(0, len(bank), size):
-        piece = F.normalize(bank[start : start + size].float(), dim=1)
-        similarity = cells[: len(queries) * len(piece)].view(len(queries), len(piece))
-        torch.mm(queries, piece.T, out=similarity)
-        top, at = _largest(similarity, min(k, len(piece)))
-        best, where = torch.cat([best, top], dim=1), torch.cat([where, at + start], dim=1)
-        if best.shape[1] > k:
-            best, chosen = best.topk(k, dim=1, sorted=False)
-            where = where.gather(1, chosen)
+    """The k largest cosines of each query (b, D), normalised, and whose: both (b, k), in no order."""
+    rows = min(_ROWS, len(queries))
+    pieces = -(-len(bank) // max(1, min(_COLUMNS, _FLOATS // bank.shape[1])))
+    columns = -(-len(bank) // pieces)
+    padded = -(-columns // _GROUP) * _GROUP
+    cells = queries.new_empty(rows, padded)  # filled anew for every block: fresh pages cost time
+    best = queries.new_full((len(queries), k), -torch.inf)
+    where = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
+    for start in range(0, len(bank), columns):
+        piece = F.normalize(bank[start : start + columns].float(), dim=1)
+        cells[:, len(piece) :] = -torch.inf
+        for at in range(0, len(queries), rows):
+            q = queries[at : at + rows]
+            torch.mm(q, piece.T, out=cells[: len(q), : len(piece)])
+            top, place = _largest(cells[: len(q)], min(k, len(piece)))
+            if start:
+                top = torch.cat([best[at : at + rows], top], dim=1)
+                place = torch.cat([where[at : at + rows], place + start], dim=1)
+                top, chosen = top.topk(k, dim=1, sorted=False)
+                place = place.gather(1, chosen)
+            best[at : at + rows, : top.shape[1]] = top
+            where[at : at + rows, : top.shape[1]] = place
     return best, where
 
 
 def _largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row, in no order, and where: `topk`, several times as fast on long rows.
+    """The k largest of each row, in no order, and their places: `topk`, several times as fast on long rows.
 
-    Each of the k largest lies in one of the k groups whose own largest are the largest: only those count.
+    The k largest lie in the k groups whose own largest are the largest: only within those is anything sorted.
+    x: (b, n), n a multiple of the group's size.
     """
-    groups = x.shape[1] // _GROUP
-    if groups <= 2 * k:
-        top, at = x.topk(k, dim=1, sorted=False)
-        return top, at
-    whole, rest = groups * _GROUP, torch.arange(groups * _GROUP, x.shape[1], device=x.device)
-    grouped = x[:, :whole].reshape(len(x), groups, _GROUP)
-    which = grouped.amax(dim=2).topk(k, dim=1, sorted=False).indices  # (b, k)
-    within = torch.arange(_GROUP, device=x.device)
-    candidates = grouped[torch.arange(len(x), device=x.device)[:, None], which].flatten(1)
-    places = (which[:, :, None] * _GROUP + within).flatten(1)  # (b, k * group)
-    candidates = torch.cat([candidates, x[:, whole:]], dim=1)
-    places = torch.cat([places, rest.expand(len(x), -1)], dim=1)
+    if x.shape[1] <= 2 * k * _GROUP:
+        top, place = x.topk(k, dim=1, sorted=False)
+        return top, place
+    groups = x.unflatten(1, (-1, _GROUP))  # (b, n / group, group)
+    which = groups.amax(dim=2).topk(k, dim=1, sorted=False).indices  # (b, k)
+    first = torch.arange(len(x), device=x.device)[:, None] * groups.shape[1]
+    candidates = groups.flatten(0, 1).index_select(0, (first + which).flatten()).view(len(x), -1)
     top, chosen = candidates.topk(k, dim=1, sorted=False)
-    return top, places.gather(1, chosen)
+    return top, which.gather(1, chosen // _GROUP) * _GROUP + chosen % _GROUP

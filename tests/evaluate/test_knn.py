@@ -33,9 +33,10 @@ def test_knn_equals_brute_force_over_any_pieces(n, m, d, classes, k, temperature
     bank, queries, labels = rng.normal(size=(n, d)), rng.normal(size=(m, d)), rng.integers(0, classes, n)
     expected = brute_force(bank, labels, queries, classes, k, temperature)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(knn, "_QUERIES", 7)
-        patch.setattr(knn, "_BANK", 16)
+        patch.setattr(knn, "_ROWS", 7)
+        patch.setattr(knn, "_COLUMNS", 16)
         patch.setattr(knn, "_GROUP", 4)
+        patch.setattr(knn, "_BEST", 64)
         votes = knn_predict(
             torch.from_numpy(bank).float(), torch.from_numpy(labels), torch.from_numpy(queries).float(),
             classes, k, temperature,

@@ -1,0 +1,91 @@
+"""Weighted kNN: ours against exact search by FAISS (IndexFlatIP) with the same vote after it.
+
+python benchmarks/knn.py [--bank 50000] [--queries 10000] [--features 512] [--rounds 3] [--out FILE]
+
+Both name every query; the table gives queries a second, and the memory above the features at its peak.
+"""
+
+import argparse
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure import alternating, report
+from torch import Tensor
+from torch.nn import functional as F
+
+from siam.evaluate.knn import knn_predict
+
+CLASSES, K, TEMPERATURE = 10, 200, 0.1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bank", type=int, default=50000)
+    parser.add_argument("--queries", type=int, default=10000)
+    parser.add_argument("--features", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    inputs = features(args.bank, args.queries, args.features)
+    candidates = {"FAISS flat and the vote": by_faiss, "ours": ours}
+    named = {name: run(*inputs) for name, run in candidates.items()}
+    agree = float((named["ours"] == named["FAISS flat and the vote"]).double().mean())
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        shape = (args.bank, args.queries, args.features)
+        memory = {name: pool.apply(peak_mb, (name, *shape)) for name in candidates}
+    rates = alternating(
+        {name: lambda run=run: len(run(*inputs)) for name, run in candidates.items()}, args.rounds
+    )
+    title = f"kNN, k = {K}: {args.bank:,} x {args.queries:,} x {args.features} float32"
+    facts = {"agreement": agree, "peak_mb_above_inputs": memory, "threads": torch.get_num_threads()}
+    report(title, "queries/s", rates, "FAISS flat and the vote", args.out, rounds=args.rounds, **facts)
+    print(f"named alike: {100 * agree:.2f} %; MB above the features at the peak: {memory}")
+
+
+def features(n: int, m: int, dimension: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A bank, its labels, and queries: ten broad clusters, so that neighbours mean something."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(CLASSES, dimension, generator=generator)
+    labels = torch.randint(0, CLASSES, (n + m,), generator=generator)
+    x = torch.randn(n + m, dimension, generator=generator).mul_(2).add_(centres[labels])
+    return x[:n], labels[:n], x[n:]
+
+
+def ours(bank: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+    return knn_predict(bank, labels, queries, CLASSES, K, TEMPERATURE).argmax(dim=1)
+
+
+def by_faiss(bank: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+    import faiss
+
+    index = faiss.IndexFlatIP(bank.shape[1])
+    index.add(F.normalize(bank, dim=1).numpy())
+    cosine, nearest = index.search(F.normalize(queries, dim=1).numpy(), K)
+    weights = np.exp((cosine - 1) / TEMPERATURE)
+    votes = np.zeros((len(queries), CLASSES), dtype=np.float32)
+    np.add.at(votes, (np.arange(len(queries))[:, None], labels.numpy()[nearest]), weights)
+    return torch.from_numpy(votes.argmax(axis=1))
+
+
+def peak_mb(name: str, n: int, m: int, dimension: int) -> int:
+    """Most memory above the features while a candidate runs, in a process of its own (Linux)."""
+    inputs = features(n, m, dimension)
+    run = {"FAISS flat and the vote": by_faiss, "ours": ours}[name]
+    run(inputs[0][:1000], inputs[1][:1000], inputs[2][:10])  # libraries load and threads start
+    before = memory_mb("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    run(*inputs)
+    return memory_mb("VmHWM") - before
+
+
+def memory_mb(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(field))) // 1024
+
+
+if __name__ == "__main__":
+    main()
