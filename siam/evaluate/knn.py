@@ -80,7 +80,7 @@ def _largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if x.shape[1] <= 2 * k * _GROUP:
         top, place = x.topk(k, dim=1, sorted=False)
         return top, place
-    groups = x.unflatten(1, (-1, _GROUP))  # (b, n / group, group)
+    groups = x.reshape(len(x), -1, _GROUP)  # (b, n / group, group)
     which = groups.amax(dim=2).topk(k, dim=1, sorted=False).indices  # (b, k)
     first = torch.arange(len(x), device=x.device)[:, None] * groups.shape[1]
     candidates = groups.flatten(0, 1).index_select(0, (first + which).flatten()).view(len(x), -1)
