@@ -32,9 +32,10 @@ class Run:
     settings: Settings
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All records of metrics.jsonl, in order."""
+        """All records of metrics.jsonl, in order; the last line counts once it is whole."""
         file = self.folder / METRICS
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        lines = file.read_text().split("\n")[:-1] if file.exists() else []
+        return [json.loads(line) for line in lines]
 
 
 def open_run(folder: str | Path) -> Run:

@@ -110,7 +110,7 @@ class MonitorSettings:
     log_every: int = 10
     """Steps between lines in metrics.jsonl."""
     knn_every: int = 1
-    """Epochs between kNN evaluations, where labels exist; 0 turns them off."""
+    """Epochs between kNN evaluations, where labels exist; the last epoch has one too. 0: none."""
     knn_k: int = 200
     """Neighbours that vote."""
     knn_temperature: float = 0.1

@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
-from siam.data.images import Images, ImageSets
+from siam.data.images import ArrayImages, Images, ImageSets
+from siam.data.loader import default_workers
 from siam.data.photometry import normalise
 from siam.evaluate.features import centre_views, extract
 from siam.evaluate.knn import knn_accuracy
@@ -16,6 +18,8 @@ from siam.settings import Settings
 from siam.train.collapse import effective_rank
 
 _RANK_IMAGES = 2048
+_WORTH_WORKERS = 1000  # images: reading fewer takes no longer than starting processes
+_RAW_SIDE = 32  # pixels: larger views are averaged down to it, or 10,000 of them would take gigabytes
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Measured:
     rank_z: float
     """Effective rank of the projections, at most d."""
     knn: float | None
-    """Share of the queries that the neighbours name rightly; None without labels."""
+    """Share of the queries that the neighbours name rightly; None without labels, or when not asked for."""
 
 
 class Monitor:
@@ -40,12 +44,13 @@ class Monitor:
     def __init__(self, sets: ImageSets, settings: Settings, device: torch.device, bf16: bool) -> None:
         self.settings, self.device, self.bf16 = settings, device, bf16
         m, size = settings.monitor, settings.views.size
-        self.bank, self.bank_indices = _sample(sets.train, m.bank, size)
+        workers = settings.loader.workers if settings.loader.workers >= 0 else default_workers(device)
+        self.bank, self.bank_indices = _sample(sets.train, m.bank, size, workers)
         self.labels, self.classes = _labels(sets.train, self.bank_indices), len(sets.train.classes)
         self.queries: Tensor | None = None
         self.query_labels: Tensor | None = None
         if self.labels is not None and sets.val is not None:
-            self.queries, chosen = _sample(sets.val, m.queries, size)
+            self.queries, chosen = _sample(sets.val, m.queries, size, workers)
             self.query_labels = _labels(sets.val, chosen)
         elif self.labels is not None and len(self.bank) >= 10:
             query = torch.arange(len(self.bank)) % 5 == 0
@@ -53,15 +58,15 @@ class Monitor:
             self.bank, self.labels = self.bank[~query], self.labels[~query]
             self.bank_indices = self.bank_indices[~query.numpy()]
 
-    def measure(self, network: Network) -> Measured:
-        """Rank and kNN of the network as it is. Its mode is left as it was."""
+    def measure(self, network: Network, knn: bool = True) -> Measured:
+        """Ranks, and kNN if asked for, of the network as it is. Its mode is left as it was."""
         bank = self._features(network, self.bank)
         training = network.training
         network.projector.eval()
         with torch.no_grad():
             z = network.projector(bank[:_RANK_IMAGES].to(self.device)).float().cpu()
         network.projector.train(training)
-        queries = None if self.queries is None else self._features(network, self.queries)
+        queries = self._features(network, self.queries) if knn and self.queries is not None else None
         return Measured(effective_rank(bank[:_RANK_IMAGES]), effective_rank(z), self._knn(bank, queries))
 
     def raw_pixels(self) -> float | None:
@@ -74,7 +79,7 @@ class Monitor:
         self, network: Network, queries: int, count: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions in the bank, evenly spread (queries,), and of their nearest others (queries, count)."""
-        features = torch.nn.functional.normalize(self._features(network, self.bank), dim=1)
+        features = F.normalize(self._features(network, self.bank), dim=1)
         chosen = torch.linspace(0, len(features) - 1, min(queries, len(features))).long()
         similarity = features[chosen] @ features.T
         similarity[torch.arange(len(chosen)), chosen] = -torch.inf
@@ -97,15 +102,20 @@ class Monitor:
         )
 
 
-def _sample(images: Images, most: int, size: int) -> tuple[Tensor, NDArray[np.int64]]:
+def _sample(images: Images, most: int, size: int, workers: int) -> tuple[Tensor, NDArray[np.int64]]:
     """Centre views uint8 (N, 3, S, S) of at most `most` images, evenly spread over the set, and which."""
+    if isinstance(images, ArrayImages) or min(most, len(images)) < _WORTH_WORKERS:
+        workers = 0
     chosen = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(np.int64))
-    views, indices = zip(*centre_views(images, size, chosen), strict=True)
+    views, indices = zip(*centre_views(images, size, chosen, workers=workers), strict=True)
     return torch.cat(views), np.concatenate(indices)
 
 
 def _flat_pixels(views: Tensor) -> Tensor:
-    """(N, 3, S, S) uint8 -> (N, 3 S S), each channel normalised as the network sees it."""
+    """(N, 3, S, S) uint8 -> (N, 3 s s), s at most 32, each channel normalised as the network sees it."""
+    if views.shape[2] > _RAW_SIDE:
+        batches = (batch.float() for batch in torch.split(views, 500))
+        views = torch.cat([F.adaptive_avg_pool2d(batch, _RAW_SIDE) for batch in batches])
     return normalise(views.float() / 255).flatten(1)
 
 

@@ -20,6 +20,7 @@ from siam.data.views import STEP
 from siam.errors import RunError
 from siam.network import Network
 from siam.objective import build_objective
+from siam.parts.backbone import features_of
 from siam.parts.momentum import momentum_at
 from siam.runs import BROKEN, CHECKPOINT, locked, save_encoder, save_settings, write_atomically
 from siam.settings import Settings
@@ -109,9 +110,13 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                 loss_sum += loss.detach()
                 step, progress.step = step + 1, batch.step + 1
                 epoch_ends = progress.step == loader.steps
-                if step % settings.monitor.log_every == 0 or epoch_ends:
-                    if not math.isfinite(loss_sum):
-                        raise RunError(_not_finite(step, batch.epoch, folder))
+                save = epoch_ends or _save_is_due(settings, step, clock)
+                tell = epoch_ends or step % settings.monitor.log_every == 0
+                if (tell or save) and not (math.isfinite(loss_sum) and _is_finite(network)):
+                    log.record("step", epoch=batch.epoch, step=step, loss=math.nan, lr=lr)
+                    write_report(folder)
+                    raise RunError(_not_finite(step, batch.epoch, folder))
+                if tell:
                     std, rate = float(output_std(outputs[0][2])), clock.rate(step, settings.batch_size)
                     progress.std_sum += std
                     progress.logged += 1
@@ -124,9 +129,10 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                         float(loss_sum) / loader.steps,
                         progress.std_sum / progress.logged,
                     )
-                    _end_epoch(batch.epoch, step, progress, monitor.measure(network), clock, log)
+                    measured = monitor.measure(network, _knn_is_due(settings, batch.epoch))
+                    _end_epoch(batch.epoch, step, progress, measured, clock, log)
                     loss_sum.zero_()
-                if epoch_ends or _save_is_due(settings, step, clock):
+                if save:
                     progress.loss_sum, progress.seconds = float(loss_sum), clock.seconds()
                     progress.metrics, progress.broken = log.position(), dict(loader.broken)
                     save_checkpoint(folder, progress, network, objective, optimizer)
@@ -176,7 +182,8 @@ def _end_epoch(
 ) -> None:
     """Judge the epoch, tell it, and set `progress` to the start of the next."""
     before = progress.verdict
-    progress.knn, progress.rank = measured.knn, measured.rank
+    progress.rank = measured.rank
+    progress.knn = progress.knn if measured.knn is None else measured.knn
     progress.verdict = verdict(progress.std)
     log.record(
         "epoch", epoch=epoch, step=step, loss=progress.loss, std=progress.std, rank=measured.rank,
@@ -191,6 +198,17 @@ def _end_epoch(
     progress.epoch, progress.step = epoch + 1, 0
     progress.std_sum, progress.logged = 0.0, 0
     clock.skip()
+
+
+def _is_finite(network: Network) -> bool:
+    """A finite loss may still have had an infinite gradient: such weights must not reach the checkpoint."""
+    norms = torch._foreach_norm([p.detach() for p in network.parameters()])
+    return bool(torch.stack(norms).isfinite().all())
+
+
+def _knn_is_due(settings: Settings, epoch: int) -> bool:
+    every = settings.monitor.knn_every
+    return every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == settings.epochs)
 
 
 def _save_is_due(settings: Settings, step: int, clock: Clock) -> bool:
@@ -222,6 +240,7 @@ def _facts(
         "images": len(sets.train),
         "val_images": 0 if sets.val is None else len(sets.val),
         "parameters": sum(p.numel() for p in network.backbone.parameters()),
+        "features": features_of(network.backbone),
         "device": str(device),
         "precision": "bf16" if bf16 else "float32",
         "knn_raw_pixels": progress.knn_raw_pixels,

@@ -180,7 +180,8 @@ def _cards(settings: Settings, history: curves.History, latest: dict[str, Any]) 
         cards.append(_card(_number(latest["std"], 3), "std of z/|z|, × √d"))
     if "rank" in latest:
         of_z = f"; of z {latest['rank_z']:.1f}" if "rank_z" in latest else ""
-        cards.append(_card(f"{latest['rank']:.1f}", f"effective rank of the features{of_z}"))
+        most = f", at most {latest['features']}" if "features" in latest else ""
+        cards.append(_card(f"{latest['rank']:.1f}", f"effective rank of the features{most}{of_z}"))
     if "loss" in latest:
         floor = ", between −1 and 1" if settings.network.objective == "cosine" else ""
         cards.append(_card(_number(latest["loss"], 3), f"loss{floor}"))

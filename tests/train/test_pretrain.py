@@ -1,6 +1,7 @@
 """Whole runs as a user starts them: healthy, collapsed, with broken files, on real photographs."""
 
 import json
+import math
 import tarfile
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 import siam as package
+from siam.runs import load_checkpoint
 from siam.settings import from_dict
 from tests.conftest import DATA, TINY, save_images, siam
 
@@ -76,11 +78,20 @@ def test_too_many_broken_files_stop_the_run(tmp_path):
     assert "more than 10 %" in line
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(photos, tmp_path):
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(photos, tmp_path, every):
+    """Good for an epoch, then a rate that no network survives: what was saved before is still there."""
     run = tmp_path / "run"
-    flags = [*TINY, "--optimizer.lr", "1e30", "--checkpoint.every-steps", "1", "--network.batch-norm", "none"]
-    done = siam("pretrain", photos, *flags, "--out", run, check=2)
+    flags = [*TINY, "--network.batch-norm", "none", "--checkpoint.every-steps", every]
+    rate = ["--optimizer.lr", "1e30", "--optimizer.warmup-epochs", "0.7"]  # 0 in the first step
+    done = siam("pretrain", photos, *flags, *rate, "--out", run, check=2)
     assert "the loss is not finite" in done.stderr.splitlines()[-1]
+    assert "diverged" in (run / "report.html").read_text()
+    assert math.isnan(records(run, "step")[-1]["loss"])
+    if every == 1:
+        saved = load_checkpoint(run / "checkpoint.pt")
+        assert saved["progress"]["step"] == 1
+        assert all(bool(w.isfinite().all()) for w in saved["network"].values())
 
 
 def test_python_runs_embeds_and_loads(classes, tmp_path):
