@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from siam.errors import SettingsError, SiamError
 
@@ -96,6 +96,11 @@ def _evaluate(args: list[str]) -> None:
     """measure an encoder on labelled images"""
     import tyro
 
+    from siam.evaluate.evaluate import Asked, evaluate
+    from siam.evaluate.result import save_result
+
+    defaults = Asked()
+
     @dataclass(frozen=True)
     class Evaluate:
         """Measure a run's encoder on labelled images (one folder per class)."""
@@ -104,29 +109,20 @@ def _evaluate(args: list[str]) -> None:
         """The run's folder."""
         data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
         """Labelled images; if it holds train/ and val/ (or test/), both are used."""
-        protocol: Literal["knn"] = "knn"
-        """knn: weighted nearest neighbours on the features, nothing is trained."""
-        val: str | None = None
-        """Labelled images to classify, when they lie elsewhere."""
-        k: int = 200
-        """Neighbours that vote."""
-        temperature: float = 0.1
-        """Temperature of the vote's weights."""
-        device: str = "auto"
-        """auto, cpu, cuda, mps."""
-        workers: int = -1
-        """Processes that decode; -1 chooses."""
+        asked: Annotated[Asked, tyro.conf.arg(name=""), tyro.conf.FlagCreatePairsOff] = defaults
         json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
         """Print the result as one JSON object on stdout."""
 
-    asked = _parse(Evaluate, args, "siam evaluate")
-    from siam.evaluate.evaluate import evaluate_knn, save_result
-
-    result = evaluate_knn(
-        asked.run, asked.data, asked.val, asked.k, asked.temperature, asked.device, asked.workers
-    )
-    save_result(asked.run, result, asked.data)
-    _tell(asdict(result), asked.json)
+    given = _parse(Evaluate, args, "siam evaluate")
+    result = evaluate(given.run, given.data, given.asked)
+    save_result(given.run, result, given.data)
+    outcome = asdict(result)
+    if given.json:
+        _tell(outcome, as_json=True)
+        return
+    per_class, confusion = outcome.pop("per_class"), outcome.pop("confusion")
+    _tell(outcome, as_json=False)
+    _tell_classes(per_class, confusion)
 
 
 def _embed(args: list[str]) -> None:
@@ -196,7 +192,7 @@ def _flags(group: Any, prefix: str = "--") -> list[str]:
     for name, value in vars(group).items():
         flag = prefix + name.replace("_", "-")
         if is_dataclass(value):
-            found += _flags(value, prefix if name == "settings" else flag + ".")
+            found += _flags(value, prefix if name in ("settings", "asked") else flag + ".")
         else:
             found.append(flag)
     return found
@@ -223,7 +219,24 @@ def _tell(outcome: dict[str, Any], as_json: bool) -> None:
     Console(highlight=False).print(table)
 
 
-_SHARES = ("top1", "top5", "interval", "per_class")
+def _tell_classes(per_class: dict[str, float], confusion: list[list[int]]) -> None:
+    """How often each class was named rightly, the worst first, and what it was mostly taken for."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("class", "named rightly", "else mostly", box=None, padding=(0, 2))
+    rows = [counts for counts in confusion if sum(counts)]
+    for name, counts in sorted(zip(per_class, rows, strict=True), key=lambda row: per_class[row[0]])[:_WORST]:
+        others = {other: n for other, n in zip(per_class, counts, strict=False) if other != name and n}
+        mostly = max(others, key=lambda other: others[other]) if len(rows) == len(counts) and others else "-"
+        table.add_row(name, f"{100 * per_class[name]:.1f} %", mostly)
+    if len(per_class) > _WORST:
+        table.caption = f"the {_WORST} worst of {len(per_class)} classes; --json prints all"
+    Console(highlight=False).print(table)
+
+
+_WORST = 20  # classes that are shown
+_SHARES = ("top1", "top5", "interval", "per_class", "labels")
 
 
 def _in_words(name: str, value: Any) -> str:

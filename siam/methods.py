@@ -36,6 +36,8 @@ class Method:
     """Hidden units of the predictor, a bottleneck of d/4 in the paper."""
     batch_norm: Literal["none", "hidden", "default", "all"] = "default"
     """BN in the heads: nowhere, hidden layers, also on the projector's output, also on the predictor's."""
+    output_affine: bool = False
+    """Scale and shift of the projector's output BN; the released code has none (Sec. 4.4)."""
 
     # What only some objectives and targets use.
     momentum: float = 0.996

@@ -95,6 +95,14 @@ def load(run: str | Path, device: str = "cpu") -> Encoder:
     return Encoder(backbone, settings.views.size).to(device).eval()
 
 
+def untrained(run: str | Path, device: str = "cpu") -> Encoder:
+    """The encoder as it was before the run: its random initialisation, to compare with. Raises RunError."""
+    settings = open_run(run).settings
+    torch.manual_seed(settings.seed)
+    backbone = build_backbone(settings.backbone, settings.views.size, settings.width, settings.stem)
+    return Encoder(backbone.requires_grad_(False), settings.views.size).to(device).eval()
+
+
 def save_encoder(folder: Path, backbone: nn.Module, settings: Settings) -> None:
     """encoder.safetensors: the backbone alone, in timm's (for ResNets: torchvision's) parameter names."""
     from siam import __version__

@@ -46,7 +46,8 @@ class Batch:
 class ViewLoader:
     """Iterate over `batches(first_epoch, first_step)`: all batches up to the last epoch, from any position.
 
-    Which images could not be read is collected in `broken`; over 10 % of the set raises DataError.
+    views: of each image; as many as the method takes if left out. Which images could not be read is
+    collected in `broken`; over 10 % of the set raises DataError.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class ViewLoader:
         settings: Settings,
         device: torch.device,
         progress: Callable[[int, int], None] | None = None,
+        views: int | None = None,
     ) -> None:
         if settings.batch_size > len(images):
             raise DataError(
@@ -62,7 +64,7 @@ class ViewLoader:
                 f"{images.name} has {len(images)} images"
             )
         self.images, self.settings, self.device = images, settings, device
-        self.count = 4 if settings.network.symmetry == "asymmetric_2x" else 2
+        self.count = views or (4 if settings.network.symmetry == "asymmetric_2x" else 2)
         self.steps = len(images) // settings.batch_size
         self.broken = Broken()
         self.photometry = Photometry(settings.views, device)

@@ -8,7 +8,8 @@ from siam.methods import Method
 def build_projector(features: int, method: Method) -> nn.Sequential:
     """(B, D) -> (B, d). "BN is applied to each fc layer, including its output fc. Its output fc has no ReLU."
 
-    The output BN has no affine parameters, as in the released code (Table 3's text: 68.2 against 68.1).
+    The output BN has no affine parameters unless asked for. Without them z has mean 0 over a batch of B, so
+    that a collapse leaves one image opposite to all others and a std x sqrt(d) of 2 / sqrt(B), never 0.
     """
     hidden_bn = method.batch_norm != "none"
     output_bn = method.batch_norm in ("default", "all")
@@ -19,7 +20,7 @@ def build_projector(features: int, method: Method) -> nn.Sequential:
         width = method.projector_hidden
     layers.append(nn.Linear(width, method.dim, bias=not output_bn))
     if output_bn:
-        layers.append(nn.BatchNorm1d(method.dim, affine=False))
+        layers.append(nn.BatchNorm1d(method.dim, affine=method.output_affine))
     return nn.Sequential(*layers)
 
 

@@ -41,8 +41,12 @@ def set_learning_rate(
     warm = settings.warmup_epochs
     rise = min(1.0, epoch / warm) if warm > 0 else 1.0
     progress = (epoch - warm) / max(epochs - warm, 1e-9) if epoch >= warm else 0.0
-    decay = (1 + math.cos(math.pi * min(progress, 1.0))) / 2
     for group in optimizer.param_groups:
         constant = group["name"] == "predictor" and settings.predictor_lr == "constant"
-        group["lr"] = group["peak_lr"] * rise * (1.0 if constant else decay)
+        group["lr"] = group["peak_lr"] * rise * (1.0 if constant else decay(progress))
     return float(optimizer.param_groups[0]["lr"])
+
+
+def decay(progress: float) -> float:
+    """Along half a cosine, from 1 at progress 0 to 0 at 1."""
+    return (1 + math.cos(math.pi * min(progress, 1.0))) / 2

@@ -259,7 +259,7 @@ def _evaluations(folder: Path) -> str:
     """What `siam evaluate` found, as it words it."""
     if not (folder / EVALUATIONS).exists():
         return ""
-    from siam.evaluate.evaluate import evaluation_html
+    from siam.evaluate.result import evaluation_html
 
     return f'<h2>Evaluation</h2>\n<div class="evaluation">{evaluation_html(folder)}</div>'
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siam.evaluate import knn
-from siam.evaluate.evaluate import wilson
+from siam.evaluate.result import wilson
 from siam.evaluate.knn import knn_accuracy, knn_predict
 
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from siam.errors import RunError
-from siam.evaluate.evaluate import Result, save_result
+from siam.evaluate.result import Result, save_result
 from siam.methods import BYOL, MOCO_V2, SIMCLR, SIMSIAM, SWAV, Method
 from siam.runs import save_settings
 from siam.settings import MonitorSettings, Settings, ViewSettings
