@@ -1,17 +1,16 @@
 """How every benchmark here measures: candidates take turns, several rounds, medians; and where it ran."""
 
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from siam.machine import machine
 
 
 def alternating(candidates: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]:
@@ -45,30 +44,3 @@ def report(
         ratios = {name: rate / rates[baseline] for name, rate in rates.items()}
         result = {"title": title, "unit": unit, "rates": rates, "ratios": ratios, "baseline": baseline}
         out.write_text(json.dumps({**result, **facts, **machine()}, indent=1) + "\n")
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores, versions, and the day."""
-    import torch
-    import torchvision
-
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line
-        ]
-        model = names[0] if names else model
-    return {
-        "date": date.today().isoformat(),
-        "machine": f"{model}, {os.cpu_count()} cores" + _gpu(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _gpu() -> str:
-    import torch
-
-    return f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""

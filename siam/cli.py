@@ -8,7 +8,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Annotated, Any, TypeVar
 
 from siam.errors import SettingsError, SiamError
@@ -157,10 +157,55 @@ def _embed(args: list[str]) -> None:
     _tell(written, asked.json)
 
 
+def _reproduce(args: list[str]) -> None:
+    """run one of the paper's tables, row by row, and print it beside the published one"""
+    import tyro
+
+    from siam.settings import Settings
+    from siam.study.reproduce import Scale, reproduce
+    from siam.study.tables import TABLES
+
+    defaults = Settings(data="")
+
+    @dataclass(frozen=True)
+    class Reproduce:
+        """Run one of the paper's tables, row by row; --scale demo takes minutes on a laptop."""
+
+        table: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TABLE")]
+        scale: Scale = "demo"
+        """demo, cifar, imagenette or imagenet: the set and the recipe that rows start from."""
+        seeds: int = 1
+        """Runs of each row, with seeds 0, 1, ..."""
+        out: str | None = None
+        """Folder of the runs and the table; runs/reproduce/TABLE-SCALE if left out. It can be continued."""
+        json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+        """Print the table as one JSON object on stdout."""
+        settings: Annotated[Settings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = defaults
+
+    Reproduce.__doc__ = f"{Reproduce.__doc__}\n\nTABLE is one of {', '.join(TABLES)}."
+    asked = _parse(Reproduce, args, "siam reproduce")
+
+    def with_the_users(base: Settings) -> Settings:
+        parsed = _parse(Reproduce, args, "siam reproduce", Reproduce(asked.table, settings=base)).settings
+        return replace(parsed, data=base.data)
+
+    data = asked.settings.data or None
+    folder = reproduce(asked.table, data, with_the_users, asked.scale, asked.seeds, asked.out)
+    if asked.json:
+        print(json.dumps(json.loads((folder / "table.json").read_text())))
+    else:
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown((folder / "table.md").read_text()))
+    print(f"look at {folder}/table.md and figure.png", file=sys.stderr)
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "pretrain": _pretrain,
     "evaluate": _evaluate,
     "embed": _embed,
+    "reproduce": _reproduce,
 }
 
 

@@ -20,8 +20,11 @@ class Method:
     """h on the online branch; `fixed` stays as initialised, `none` is the identity (Table 1)."""
     target: Literal["stop_gradient", "momentum", "live"] = "stop_gradient"
     """z: this encoder without gradient, a slow copy of it, or this encoder with gradient."""
-    objective: Literal["cosine", "cross_entropy", "contrast", "queue", "clusters"] = "cosine"
-    """Agreement: cosine or softmax cross-entropy (Sec. 4.5), against the batch, a queue, or prototypes."""
+    objective: Literal["cosine", "cross_entropy", "contrast", "queue", "clusters", "moving_average"] = (
+        "cosine"
+    )
+    """Agreement: cosine or softmax cross-entropy (Sec. 4.5), against the batch, a queue, or prototypes, or
+    with the average of the image's own earlier targets (Sec. 5.2)."""
     symmetry: Literal["symmetric", "asymmetric", "asymmetric_2x"] = "symmetric"
     """Each view predicts the other; only the first does; only the first, in two pairs an image (Sec. 4.6)."""
 

@@ -8,10 +8,14 @@ from siam.methods import Method
 from siam.parts.clustering import SwappedClusters
 from siam.parts.contrast import BatchContrast, QueueContrast
 from siam.parts.cosine import negative_cosine, softmax_cross_entropy
+from siam.parts.moving_average import MovingAverage
 
 
-def build_objective(method: Method) -> nn.Module:
-    """The module that scores p1, p2, z1, z2, each (B, d), for this method."""
+def build_objective(method: Method, images: int = 0) -> nn.Module:
+    """The module that scores p1, p2, z1, z2, each (B, d), for this method.
+
+    images: in the set; only `moving_average` keeps something for each.
+    """
     symmetric = method.symmetry == "symmetric"
     match method.objective:
         case "cosine":
@@ -22,6 +26,8 @@ def build_objective(method: Method) -> nn.Module:
             return BatchContrast(method.temperature, symmetric)
         case "queue":
             return QueueContrast(method.dim, method.queue, method.temperature, symmetric)
+        case "moving_average":
+            return MovingAverage(images, method.dim)
         case "clusters":
             return SwappedClusters(method.dim, method.prototypes, method.temperature, symmetric)
 

@@ -75,12 +75,9 @@ class OptimizerSettings:
     """Epochs in which the learning rate rises from 0."""
     predictor_lr: Literal["constant", "cosine"] = "constant"
     """Whether the predictor's learning rate decays as the others' does (Table 1: better if not)."""
-    predictor_lr_factor: float = 1.0
-    """The predictor's learning rate over the others'; above 1 keeps h near its optimum in short runs."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "predictor_lr_factor"):
-            _require(getattr(self, name) > 0, f"optimizer.{name} must be above 0, got {getattr(self, name)}")
+        _require(self.lr > 0, f"optimizer.lr must be above 0, got {self.lr}")
         _require(0 <= self.momentum < 1, f"optimizer.momentum must lie in [0, 1), got {self.momentum}")
         _require(
             self.weight_decay >= 0, f"optimizer.weight_decay must not be negative, got {self.weight_decay}"

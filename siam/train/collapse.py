@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from siam.methods import Method
+
 Verdict = Literal["healthy", "at risk", "collapsed"]
 
 COLLAPSED_STD = 0.1
@@ -32,11 +34,24 @@ def effective_rank(features: Tensor) -> float:
     return float(torch.exp(torch.special.entr(p).sum()))
 
 
-def verdict(std: float) -> Verdict:
-    """What `output_std` says: 'healthy', 'at risk' (some dimensions died), or 'collapsed'."""
-    if std >= AT_RISK_STD:
-        return "healthy"
-    return "at risk" if std >= COLLAPSED_STD else "collapsed"  # NaN too is no representation
+def verdict(std: float, floor: float = 0.0) -> Verdict:
+    """What `output_std` says: 'healthy', 'at risk' (some dimensions died), or 'collapsed'.
+
+    floor: what it reads at full collapse, see `floor_of_std`.
+    """
+    if not std >= floor + COLLAPSED_STD * (1 - floor):  # NaN too is no representation
+        return "collapsed"
+    return "healthy" if std >= AT_RISK_STD else "at risk"
+
+
+def floor_of_std(method: Method, batch_size: int) -> float:
+    """The least std x sqrt(d) that a batch can have.
+
+    Where BN ends the projector and does not shift, z has mean 0 over the batch: at full collapse all images
+    but one share a vector, and that one has the opposite: 2 sqrt(B - 1) / B. Elsewhere it is 0.
+    """
+    centred = method.batch_norm in ("default", "all") and not method.output_affine
+    return 2 * (batch_size - 1) ** 0.5 / batch_size if centred else 0.0
 
 
 ADVICE = {

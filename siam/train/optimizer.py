@@ -20,10 +20,7 @@ def build_optimizer(
         "objective": list(objective.parameters()),
     }
     lr = settings.lr * batch_size / 256
-    peaks = {"predictor": lr * settings.predictor_lr_factor}
-    param_groups = [
-        {"params": ps, "name": name, "peak_lr": peaks.get(name, lr)} for name, ps in groups.items() if ps
-    ]
+    param_groups = [{"params": ps, "name": name, "peak_lr": lr} for name, ps in groups.items() if ps]
     m, wd = settings.momentum, settings.weight_decay
     if settings.name == "lars":
         lars: torch.optim.Optimizer = Lars(param_groups, lr=lr, momentum=m, weight_decay=wd)

@@ -22,10 +22,11 @@ from siam.network import Network
 from siam.objective import build_objective
 from siam.parts.backbone import features_of
 from siam.parts.momentum import momentum_at
+from siam.parts.moving_average import MovingAverage
 from siam.runs import BROKEN, CHECKPOINT, locked, save_encoder, save_settings, write_atomically
 from siam.settings import Settings
 from siam.train.checkpoint import Progress, restore, save_checkpoint
-from siam.train.collapse import ADVICE, output_std, verdict
+from siam.train.collapse import ADVICE, floor_of_std, output_std, verdict
 from siam.train.device import pick_device, uses_bf16
 from siam.train.logbook import Logbook, percent
 from siam.train.monitor import Measured, Monitor
@@ -68,7 +69,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
             settings.network, settings.backbone, settings.views.size, settings.width, settings.stem
         )
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        objective = build_objective(settings.network).to(device)
+        objective = build_objective(settings.network, len(sets.train)).to(device)
         optimizer = build_optimizer(settings.optimizer, network, objective, settings.batch_size)
         forward = torch.compile(network) if settings.compile else network
 
@@ -97,6 +98,8 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     pairs = zip(batch.views[0::2], batch.views[1::2], strict=True)
                     outputs = [forward(x1, x2) for x1, x2 in pairs]  # p1, p2, z1, z2
+                if isinstance(objective, MovingAverage):
+                    objective.images = torch.from_numpy(batch.indices).to(device)
                 loss = torch.stack([objective(*output) for output in outputs]).mean()
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -114,6 +117,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                 tell = epoch_ends or step % settings.monitor.log_every == 0
                 if (tell or save) and not (math.isfinite(loss_sum) and _is_finite(network)):
                     log.record("step", epoch=batch.epoch, step=step, loss=math.nan, lr=lr)
+                    log.record("diverged", epoch=batch.epoch, step=step, verdict="diverged")
                     write_report(folder)
                     raise RunError(_not_finite(step, batch.epoch, folder))
                 if tell:
@@ -130,7 +134,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                         progress.std_sum / progress.logged,
                     )
                     measured = monitor.measure(network, _knn_is_due(settings, batch.epoch))
-                    _end_epoch(batch.epoch, step, progress, measured, clock, log)
+                    _end_epoch(batch.epoch, step, progress, measured, settings, clock, log)
                     loss_sum.zero_()
                 if save:
                     progress.loss_sum, progress.seconds = float(loss_sum), clock.seconds()
@@ -178,13 +182,19 @@ class Clock:
 
 
 def _end_epoch(
-    epoch: int, step: int, progress: Progress, measured: Measured, clock: Clock, log: Logbook
+    epoch: int,
+    step: int,
+    progress: Progress,
+    measured: Measured,
+    settings: Settings,
+    clock: Clock,
+    log: Logbook,
 ) -> None:
     """Judge the epoch, tell it, and set `progress` to the start of the next."""
     before = progress.verdict
     progress.rank = measured.rank
     progress.knn = progress.knn if measured.knn is None else measured.knn
-    progress.verdict = verdict(progress.std)
+    progress.verdict = verdict(progress.std, floor_of_std(settings.network, settings.batch_size))
     log.record(
         "epoch", epoch=epoch, step=step, loss=progress.loss, std=progress.std, rank=measured.rank,
         rank_z=measured.rank_z, knn=measured.knn, verdict=progress.verdict, seconds=clock.seconds(),

@@ -35,6 +35,7 @@ FIGURE3 = {
         "contrast": "contrast with the batch",
         "queue": "contrast with a queue",
         "clusters": "swapped clusters",
+        "moving_average": "cosine similarity to a moving average",
     },
     "symmetry": {
         "symmetric": "in both directions",

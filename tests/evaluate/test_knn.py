@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from siam.evaluate import knn
-from siam.evaluate.result import wilson
 from siam.evaluate.knn import knn_accuracy, knn_predict
+from siam.evaluate.result import wilson
 
 
 def brute_force(bank, labels, queries, classes, k, temperature):

@@ -1,10 +1,13 @@
 """The measures of collapse at both extremes, where their value is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from siam.train.collapse import ADVICE, effective_rank, output_std, verdict
+from siam.methods import SIMSIAM
+from siam.train.collapse import ADVICE, effective_rank, floor_of_std, output_std, verdict
 
 
 def test_std_is_one_for_isotropic_outputs_and_zero_for_a_constant():
@@ -48,3 +51,23 @@ def test_rank_equals_its_formula():
 def test_verdicts(std, expected):
     assert verdict(std) == expected
     assert expected == "healthy" or ADVICE[expected]
+
+
+@pytest.mark.parametrize("batch", [8, 32, 512])
+def test_the_floor_is_what_a_centred_batch_reads_at_full_collapse(batch):
+    """All images share a vector but one, which is as far on the other side as the mean of 0 demands."""
+    shared = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    z = torch.cat([shared.repeat(batch - 1, 1), -(batch - 1) * shared[None]])
+    z = z / z.std(dim=0, correction=0)
+    assert torch.allclose(z.mean(dim=0), torch.zeros(64), atol=1e-5)
+    floor = floor_of_std(SIMSIAM, batch)
+    assert float(output_std(z)) == pytest.approx(floor, rel=1e-4)
+    assert verdict(floor, floor) == "collapsed"
+    assert verdict(0.97, floor) == "healthy"
+
+
+@pytest.mark.parametrize(
+    "change", [{"batch_norm": "hidden"}, {"batch_norm": "none"}, {"output_affine": True}]
+)
+def test_without_a_centring_norm_the_floor_is_0(change):
+    assert floor_of_std(replace(SIMSIAM, **change), 32) == 0

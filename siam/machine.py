@@ -1,0 +1,28 @@
+"""Where a number was measured: what stands beside every result."""
+
+import os
+import platform
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, versions, and the day."""
+    import torch
+    import torchvision
+
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+        model = names[0] if names else model
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return {
+        "date": date.today().isoformat(),
+        "machine": f"{model}, {os.cpu_count()} cores{gpu}",
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+    }

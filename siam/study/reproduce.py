@@ -1,0 +1,210 @@
+"""`siam reproduce`: every row of a table as a run, one after another, and the table itself."""
+
+import io
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from siam import recipes
+from siam.data.images import open_images
+from siam.data.views import Broken, read_or_replace
+from siam.errors import RunError, SettingsError
+from siam.machine import machine
+from siam.runs import METRICS, open_run, write_atomically
+from siam.settings import Settings, differences, from_dict, to_dict
+from siam.study.tables import Row, Table, table
+from siam.train.curves import History, figure2
+from siam.train.logbook import percent
+from siam.train.start import start
+
+Scale = Literal["demo", "cifar", "imagenette", "imagenet"]
+
+_SCALES: dict[str, tuple[str, str | None]] = {
+    "demo": ("demo", "demo"),
+    "cifar": ("cifar10", "cifar10"),
+    "imagenette": ("imagenette", None),
+    "imagenet": ("imagenet", None),
+}
+"""Recipe, and the data where DATA is left out."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was measured for one row."""
+
+    row: Row
+    outcomes: list[dict[str, Any]]
+    """Of each seed, as `siam pretrain --json` prints it; fewer while the study goes on."""
+    settings: dict[str, Any]
+
+    def mean(self, name: str) -> tuple[float, float] | None:
+        """Mean and standard deviation (0 for one seed) over the seeds; None where nothing is known."""
+        values = [o[name] for o in self.outcomes if o.get(name) is not None]
+        if not values:
+            return None
+        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def reproduce(
+    name: str,
+    data: str | None,
+    change: Callable[[Settings], Settings],
+    scale: Scale = "demo",
+    seeds: int = 1,
+    out: str | Path | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Run every row of table `name` with seeds 0 ... seeds - 1; write table.md, table.json and the figure.
+
+    change: applies the user's own settings to the scale's. Rows that are finished are not run again, and one
+    that was interrupted goes on. Returns the folder. Raises SiamError.
+    """
+    console = console or Console(stderr=True)
+    chosen = table(name)
+    if seeds < 1:
+        raise SettingsError(f"seeds must be at least 1, got {seeds}")
+    base = _base(data, change, scale, "simsiam")
+    size = len(open_images(base.data).train)
+    rows = chosen.rows(base, size // base.batch_size)
+    folder = Path(out) if out is not None else Path("runs") / "reproduce" / f"{name}-{scale}"
+
+    found = {row.name: Study(row, [], {}) for row in rows}
+    todo = [(seed, row) for seed in range(seeds) for row in rows]
+    for at, (seed, row) in enumerate(todo, start=1):
+        of_method = _base(data, change, scale, row.change.get("method", "simsiam"))
+        settings = replace(from_dict(row.change, of_method), seed=seed)
+        console.print(f"[bold]{at} of {len(todo)}[/]  {name}: {row.name}, seed {seed}", highlight=False)
+        run = folder / f"{_file_name(row.name)}-seed{seed}"
+        outcome = _finished(run, settings) or _train(run, settings, console)
+        found[row.name].outcomes.append(outcome)
+        found[row.name] = replace(found[row.name], settings=to_dict(settings))
+        _write(folder, name, chosen, list(found.values()), scale)
+    return folder
+
+
+def _base(data: str | None, change: Callable[[Settings], Settings], scale: Scale, method: str) -> Settings:
+    recipe, standard = _SCALES[scale]
+    source = data or standard
+    if source is None:
+        raise SettingsError(f"--scale {scale} needs DATA: the folder of its images")
+    train = open_images(source).train
+    image, _ = read_or_replace(train, 0, Broken())
+    return change(recipes.starting_point(recipe, method, source, min(image.shape[1:]), len(train)))
+
+
+def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
+    """The outcome of a run that has ended. Raises RunError when its settings were others."""
+    if not (run / METRICS).exists():
+        return None
+    opened = open_run(run)
+    changed = differences(opened.settings, settings)
+    if changed:
+        raise RunError(f"{run} was made with other settings: {', '.join(changed)}; choose another --out")
+    ends = [record for record in opened.metrics() if record["kind"] in ("end", "diverged")]
+    return ends[-1] if ends else None
+
+
+def _train(run: Path, settings: Settings, console: Console) -> dict[str, Any]:
+    """Train, or go on. A loss that is not finite is a result here: some rows are known to end so."""
+    try:
+        return asdict(start(settings, lambda _: settings, None, run, resume=True, console=console))
+    except RunError as error:
+        if "not finite" not in str(error):
+            raise
+        console.print(str(error), highlight=False)
+        return {"verdict": "diverged"}
+
+
+def _file_name(row: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in row.lower()).strip("-")
+
+
+def _write(folder: Path, name: str, chosen: Table, found: list[Study], scale: Scale) -> None:
+    """The table as far as it goes, as Markdown and JSON, and the curves of the first seed."""
+    where = machine()
+    plain = {
+        "table": name,
+        "title": chosen.title,
+        "source": f"SimSiam (Chen & He 2021, arXiv 2011.10566), {chosen.source}",
+        "published": "linear top-1 on ImageNet, ResNet-50, 100 epochs",
+        "scale": scale,
+        **where,
+        "rows": [
+            {"name": s.row.name, "published": s.row.published, "note": s.row.note,
+             "change": s.row.change, "seeds": s.outcomes, "settings": s.settings}
+            for s in found
+        ],
+    }  # fmt: skip
+    text = json.dumps(plain, indent=1) + "\n"
+    _put(folder / "table.json", text.encode())
+    _put(folder / "table.md", markdown(name, chosen, found, scale, where).encode())
+
+    done = {s.row.name: folder / f"{_file_name(s.row.name)}-seed0" for s in found if s.outcomes}
+    histories = {}
+    for row, run in done.items():
+        opened = open_run(run)
+        histories[row] = History(opened.metrics(), opened.settings)
+    figure = figure2(histories)
+    for kind in ("svg", "png"):
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=kind, dpi=150)
+        _put(folder / f"figure.{kind}", drawn.getvalue())
+
+
+def _put(path: Path, contents: bytes) -> None:
+    write_atomically(path, lambda file: file.write(contents))
+
+
+def markdown(name: str, chosen: Table, found: list[Study], scale: str, where: dict[str, Any]) -> str:
+    """Measured beside published."""
+    seeds = max(len(s.outcomes) for s in found)
+    first = next(s for s in found if s.outcomes)
+    outcome, settings = first.outcomes[0], first.settings
+    lines = [
+        f"# {chosen.title} ({chosen.source})",
+        "",
+        "| | kNN, measured (%) | std × √d | rank | verdict | published: linear, ImageNet (%) |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for s in found:
+        verdicts = ", ".join(sorted({o["verdict"] for o in s.outcomes})) or "not yet run"
+        published = s.row.note if s.row.published is None else f"{s.row.published:.1f}"
+        if s.row.published is not None and s.row.note:
+            published += f" ({s.row.note})"
+        cells = [
+            s.row.name,
+            _plus_minus(s.mean("knn"), 100, 1),
+            _plus_minus(s.mean("std"), 1, 2),
+            _plus_minus(s.mean("rank"), 1, 1),
+            verdicts,
+            published,
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"kNN on raw pixels: {percent(outcome.get('knn_raw_pixels'))}; of the untrained network: "
+        f"{percent(outcome.get('knn_random_init'))}.",
+        f"Measured: {settings['data']}, {settings['backbone']} x {settings['width']:g}, "
+        f"{settings['epochs']} epochs, k = {settings['monitor']['knn_k']}, seeds: {seeds}; "
+        f"{where['machine']}, {where['date']}, torch {where['torch']}; "
+        f"`siam reproduce {name} --scale {scale} --seeds {seeds}`.",
+        "Published: SimSiam (Chen & He 2021, arXiv 2011.10566); another set, network and protocol: compare "
+        "the order of the rows, not the figures.",
+        "",
+        "![curves](figure.svg)",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _plus_minus(value: tuple[float, float] | None, factor: float, digits: int) -> str:
+    if value is None:
+        return "-"
+    mean, deviation = value
+    spread = f" ± {factor * deviation:.{digits}f}" if deviation > 0 else ""
+    return f"{factor * mean:.{digits}f}{spread}"
