@@ -201,10 +201,89 @@ def _reproduce(args: list[str]) -> None:
     print(f"look at {folder}/table.md and figure.png", file=sys.stderr)
 
 
+def _export(args: list[str]) -> None:
+    """write an encoder for torchvision, timm, detectron2, onnx, or as plain safetensors"""
+    import tyro
+
+    @dataclass(frozen=True)
+    class Export:
+        """Write a run's encoder in the form that another library loads."""
+
+        run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+        """The run's folder."""
+        format: str
+        """torchvision, timm, detectron2, onnx or safetensors."""
+        out: str
+        """The file to write; for timm a folder."""
+        json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+        """Print what was written as one JSON object on stdout."""
+
+    asked = _parse(Export, args, "siam export")
+    from siam.convert.export import export
+
+    _tell(export(asked.run, asked.format, asked.out), asked.json)
+
+
+def _import(args: list[str]) -> None:
+    """make a run of a checkpoint from SimSiam, MoCo v2, torchvision, timm, lightly, solo-learn"""
+    import tyro
+
+    @dataclass(frozen=True)
+    class Import:
+        """Make a run of another project's checkpoint; its format is told by its keys."""
+
+        checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
+        """The file (or a folder that timm or siam wrote)."""
+        out: str
+        """The run's folder."""
+        backbone: str | None = None
+        """timm's name, where the checkpoint holds no plain ResNet."""
+        image_size: int | None = None
+        """Side in pixels of the images that it is used on; 224 if left out, 32 with a small-image stem."""
+        json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+        """Print what was found as one JSON object on stdout."""
+
+    asked = _parse(Import, args, "siam import")
+    from siam.convert.importer import import_checkpoint
+
+    imported = asdict(import_checkpoint(asked.checkpoint, asked.out, asked.backbone, asked.image_size))
+    if not asked.json:
+        imported = {**imported, **{key: ", ".join(imported[key]) or None for key in ("parts", "left_out")}}
+    _tell(imported, asked.json)
+
+
+def _inspect(args: list[str]) -> None:
+    """say what a run or checkpoint is, and how healthy"""
+    import tyro
+
+    @dataclass(frozen=True)
+    class Inspect:
+        """Say what a run or checkpoint is, and with DATA how healthy its representation is."""
+
+        source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN|CHECKPOINT")]
+        """A run's folder, or a checkpoint that `siam import` would take."""
+        data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")] = ""
+        """Images to look at: std of z/|z| and effective ranks are measured on up to 2,048 of them."""
+        backbone: str | None = None
+        """timm's name, where a checkpoint holds no plain ResNet."""
+        device: str = "auto"
+        """auto, cpu, cuda, mps."""
+        json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+        """Print it as one JSON object on stdout."""
+
+    asked = _parse(Inspect, args, "siam inspect")
+    from siam.convert.inspecting import inspect
+
+    _tell(inspect(asked.source, asked.data or None, asked.backbone, asked.device), asked.json)
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "pretrain": _pretrain,
     "evaluate": _evaluate,
     "embed": _embed,
+    "export": _export,
+    "import": _import,
+    "inspect": _inspect,
     "reproduce": _reproduce,
 }
 

@@ -31,7 +31,7 @@ class Network(nn.Module):
         stem: Literal["auto", "small", "standard"] = "auto",
     ) -> None:
         super().__init__()
-        self.target = method.target
+        self.target, self.image_size = method.target, image_size
         self.backbone = build_backbone(backbone, image_size, width, stem)
         self.projector = build_projector(features_of(self.backbone), method)
         self.predictor = build_predictor(method)

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import torch
 import yaml
 from safetensors import safe_open
+from safetensors.torch import load_file as load_safetensors
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from siam.settings import Settings, from_dict, to_dict
 
 SETTINGS, METRICS, CHECKPOINT = "settings.yaml", "metrics.jsonl", "checkpoint.pt"
 ENCODER, REPORT, BROKEN = "encoder.safetensors", "report.html", "broken.txt"
-EVALUATIONS = "evaluations.json"
+EVALUATIONS, NETWORK = "evaluations.json", "network.safetensors"
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,26 @@ def save_encoder(folder: Path, backbone: nn.Module, settings: Settings) -> None:
     tensors = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
     metadata = {"method": settings.method, "backbone": settings.backbone, "siam": __version__}
     write_atomically(folder / ENCODER, lambda file: file.write(save(tensors, metadata)))
+
+
+def save_network(folder: Path, network: nn.Module) -> None:
+    """network.safetensors: both branches, of a run that was imported rather than trained."""
+    tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    write_atomically(folder / NETWORK, lambda file: file.write(save(tensors)))
+
+
+def load_network(run: str | Path) -> dict[str, Tensor]:
+    """All weights of a run by their names in `siam.Network`, heads too. Raises RunError when it has none."""
+    folder = open_run(run).folder
+    if (folder / CHECKPOINT).exists():
+        weights: dict[str, Tensor] = load_checkpoint(folder / CHECKPOINT)["network"]
+        return weights
+    if not (folder / NETWORK).exists():
+        raise RunError(f"{folder} holds no weights yet: neither {CHECKPOINT} nor {NETWORK}")
+    try:
+        return load_safetensors(folder / NETWORK)
+    except Exception as error:
+        raise RunError(f"{folder / NETWORK} cannot be read: {str(error).splitlines()[0]}") from None
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:

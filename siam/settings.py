@@ -166,6 +166,8 @@ class Settings:
     """Images in a step, over all devices together."""
     seed: int = 0
     """Every random choice follows from it."""
+    init: str = ""
+    """A run, trained or imported, whose weights to begin with, and whose backbone and heads to take."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: Literal["auto", "float32", "bf16"] = "auto"

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from siam.errors import RunError
-from siam.runs import CHECKPOINT, load_checkpoint, write_atomically
+from siam.network import Network
+from siam.runs import CHECKPOINT, load_checkpoint, load_network, write_atomically
 
 
 @dataclass
@@ -69,3 +70,26 @@ def restore(
         return Progress(**{key: value for key, value in contents["progress"].items() if key in known})
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         raise RunError(f"{folder / CHECKPOINT} does not fit this run: {str(error).splitlines()[0]}") from None
+
+
+def begin_with(run: str, network: Network) -> str:
+    """Give `network` the weights of another run, part by part, and say which parts. Raises RunError.
+
+    The backbone must fit; a head that the run does not have, or has in another shape, stays as initialised.
+    """
+    weights, own = load_network(run), network.state_dict()
+    taken: list[str] = []
+    fresh: list[str] = []
+    for part in dict.fromkeys(key.split(".")[0] for key in own):
+        keys = [key for key in own if key.startswith(f"{part}.")]
+        fits = all(key in weights and weights[key].shape == own[key].shape for key in keys)
+        if part == "backbone" and not fits:
+            raise RunError(f"the backbone of {run} has another shape than the one asked for")
+        (taken if fits else fresh).append(part)
+        if fits:
+            own.update({key: weights[key] for key in keys})
+    network.load_state_dict(own)
+    if "slow" in fresh:
+        network.update_target(0.0)
+    rest = f"; {' and '.join(fresh)} as initialised" if fresh else ""
+    return f"beginning with the {', '.join(taken)} of {run}{rest}"

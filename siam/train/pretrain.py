@@ -25,7 +25,7 @@ from siam.parts.momentum import momentum_at
 from siam.parts.moving_average import MovingAverage
 from siam.runs import BROKEN, CHECKPOINT, locked, save_encoder, save_settings, write_atomically
 from siam.settings import Settings
-from siam.train.checkpoint import Progress, restore, save_checkpoint
+from siam.train.checkpoint import Progress, begin_with, restore, save_checkpoint
 from siam.train.collapse import ADVICE, floor_of_std, output_std, verdict
 from siam.train.device import pick_device, uses_bf16
 from siam.train.logbook import Logbook, percent
@@ -68,6 +68,8 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
         network = Network(
             settings.network, settings.backbone, settings.views.size, settings.width, settings.stem
         )
+        if settings.init:
+            console.print(begin_with(settings.init, network), highlight=False, soft_wrap=True)
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         objective = build_objective(settings.network, len(sets.train)).to(device)
         optimizer = build_optimizer(settings.optimizer, network, objective, settings.batch_size)

@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -52,10 +53,21 @@ def start(
         sets = open_images(asked.data)
         image, _ = read_or_replace(sets.train, 0, Broken())
         side = min(image.shape[1:])
-        settings = change(recipes.starting_point(recipe, asked.method, asked.data, side, len(sets.train)))
+        base = recipes.starting_point(recipe, asked.method, asked.data, side, len(sets.train))
+        settings = change(_beginning_with(asked.init, base) if asked.init else base)
         _make(folder)
 
     return train(sets, settings, folder, resume, console)
+
+
+def _beginning_with(init: str, base: Settings) -> Settings:
+    """`base` with the backbone of the run `init`, and with its heads where the method is the same."""
+    run = open_run(init).settings
+    network = run.network if run.method == base.method else base.network
+    return replace(
+        base, init=init, backbone=run.backbone, width=run.width, stem=run.stem, network=network,
+        views=replace(base.views, size=run.views.size),
+    )  # fmt: skip
 
 
 def _make(folder: Path) -> None:

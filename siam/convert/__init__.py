@@ -1,0 +1,1 @@
+"""Checkpoints in from other projects, encoders out to other libraries."""

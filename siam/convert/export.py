@@ -1,0 +1,159 @@
+"""`siam export`: a run's encoder in the form that another library loads.
+
+Every export says where it comes from: method, backbone, normalisation, data, and the version of siam.
+"""
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from siam import __version__
+from siam.convert.layouts import State, to_detectron2
+from siam.data.photometry import IMAGENET_MEAN, IMAGENET_STD
+from siam.errors import RunError, SettingsError
+from siam.runs import Encoder, load, open_run, write_atomically
+from siam.settings import Settings, near
+
+Format = Literal["torchvision", "timm", "detectron2", "onnx", "safetensors"]
+
+_TORCHVISION = {
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2",
+}  # fmt: skip
+_ONNX_TOLERANCE = 1e-4
+
+
+def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
+    """Write the encoder of `run` to `out`, for timm a folder, else a file. Returns what was written.
+
+    Raises SiamError: unknown format, or a backbone that the other library does not have.
+    """
+    if format not in get_args(Format):
+        known = get_args(Format)
+        raise SettingsError(f"unknown format '{format}'{near(format, known)}; there are {', '.join(known)}")
+    settings = open_run(run).settings
+    encoder = load(run)
+    state = {key: value.contiguous() for key, value in encoder.backbone.state_dict().items()}
+    about = describe(settings, encoder)
+    out = Path(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        match format:
+            case "torchvision":
+                _check_torchvision(settings)
+                _save_torch(out, state, about, wrap=False)
+            case "detectron2":
+                _check_torchvision(settings)
+                _save_torch(out, {to_detectron2(key): v for key, v in state.items()}, about, wrap=True)
+            case "safetensors":
+                write_atomically(out, lambda file: file.write(save(state, about)))
+            case "timm":
+                _save_timm(out, state, about, settings, encoder)
+            case "onnx":
+                _save_onnx(out, encoder, about)
+    except OSError as error:
+        raise RunError(f"cannot write {out}: {error.strerror or error}") from None
+    shown = {key: value for key, value in about.items() if key != "settings"}
+    return {"out": str(out), "format": format, **shown}
+
+
+def describe(settings: Settings, encoder: Encoder) -> dict[str, str]:
+    """What goes with the weights, as text."""
+    return {
+        "method": settings.method,
+        "backbone": settings.backbone,
+        "width": f"{settings.width:g}",
+        "features": str(encoder.features),
+        "image_size": str(encoder.image_size),
+        "mean": " ".join(map(str, IMAGENET_MEAN)),
+        "std": " ".join(map(str, IMAGENET_STD)),
+        "data": Path(settings.data).name or settings.data,
+        "siam": __version__,
+    }
+
+
+def _check_torchvision(settings: Settings) -> None:
+    """Only what torchvision (and Detectron2) builds can be loaded there. Raises RunError otherwise."""
+    size, stem = settings.views.size, settings.stem
+    if settings.backbone not in _TORCHVISION or settings.width != 1.0:
+        width = "" if settings.width == 1.0 else f" of width {settings.width:g}"
+        raise RunError(
+            f"torchvision has no {settings.backbone}{width}: export as timm, onnx or safetensors instead"
+        )
+    if stem == "small" or (stem == "auto" and size < 64):
+        raise RunError(
+            "this encoder has the small-image stem, which torchvision's ResNets have not: export as onnx or "
+            "safetensors instead"
+        )
+
+
+def _save_torch(out: Path, state: State, about: dict[str, str], wrap: bool) -> None:
+    """A file that torch.load(weights_only=True) reads: tensors and text, nothing that is executed.
+
+    wrap: Detectron2's checkpointer wants them under 'model', and to be told that names may need matching.
+    """
+    contents: Any = {"model": state, "matching_heuristics": True, "__author__": "siam", "siam": about}
+    if not wrap:
+        contents = OrderedDict(state)  # with room for metadata, as Module.state_dict() has it
+        contents._metadata = {"": {"version": 1, "siam": about}}
+    write_atomically(out, lambda file: torch.save(contents, file))
+
+
+def _save_timm(out: Path, state: State, about: dict[str, str], settings: Settings, encoder: Encoder) -> None:
+    """A folder that timm.create_model('local-dir:OUT', num_classes=0, pretrained=True) loads."""
+    if settings.width != 1.0 or (settings.stem == "small") or _stem_differs(settings):
+        raise RunError(
+            "timm builds this backbone by name only at its own width and stem: export as onnx or safetensors"
+        )
+    side = encoder.image_size
+    config = {
+        "architecture": settings.backbone,
+        "num_classes": 0,
+        "num_features": encoder.features,
+        "pretrained_cfg": {
+            "input_size": [3, side, side], "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD),
+            "num_classes": 0, "interpolation": "bilinear", "crop_pct": 0.875,
+        },
+        "siam": about,
+    }  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "model.safetensors", lambda file: file.write(save(state, about)))
+    write_atomically(out / "config.json", lambda file: file.write(json.dumps(config, indent=1).encode()))
+
+
+def _stem_differs(settings: Settings) -> bool:
+    return settings.backbone.startswith("res") and settings.stem == "auto" and settings.views.size < 64
+
+
+def _save_onnx(out: Path, encoder: Encoder, about: dict[str, str]) -> None:
+    """Normalised images (batch, 3, S, S) -> features (batch, D), any batch; compared with PyTorch's once."""
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401, torch.onnx needs it
+    except ImportError as error:
+        raise RunError(f"{error.name} is not installed: pip install 'siam[onnx]'") from None
+    side = encoder.image_size
+    x = torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(0))
+    program = torch.onnx.export(
+        encoder, (x,), dynamo=True, input_names=["images"], output_names=["features"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
+    )  # fmt: skip
+    assert program is not None
+    model = program.model_proto
+    onnx.helper.set_model_props(model, about)
+    contents = model.SerializeToString()
+    session = onnxruntime.InferenceSession(contents, providers=["CPUExecutionProvider"])
+    for images in (x, x[:1]):
+        found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+        with torch.no_grad():
+            expected: Tensor = encoder(images)
+        difference = float((found - expected).abs().max() / expected.abs().max())
+        if difference > _ONNX_TOLERANCE:
+            raise RunError(f"onnxruntime gives other features than PyTorch: they differ by {difference:.1e}")
+    write_atomically(out, lambda file: file.write(contents))

@@ -1,0 +1,233 @@
+"""`siam import`: a checkpoint of another project becomes a run, which every verb understands."""
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from siam.convert.layouts import State, recognise, translate
+from siam.errors import RunError, SettingsError
+from siam.methods import METHODS, Method
+from siam.network import Network
+from siam.runs import METRICS, NETWORK, SETTINGS, save_encoder, save_network, save_settings
+from siam.settings import Settings, ViewSettings, from_dict
+
+_BLOCKS = {
+    (False, (2, 2, 2, 2)): "resnet18",
+    (False, (3, 4, 6, 3)): "resnet34",
+    (True, (3, 4, 6, 3)): "resnet50",
+    (True, (3, 4, 23, 3)): "resnet101",
+    (True, (3, 8, 36, 3)): "resnet152",
+}
+"""Bottlenecks or not, blocks in each stage."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was found in a checkpoint."""
+
+    run: str
+    layout: str
+    backbone: str
+    method: str
+    parts: tuple[str, ...]
+    """Of backbone, projector, predictor, slow: those that were there."""
+    left_out: tuple[str, ...]
+    """Keys of the checkpoint that have no place in the network."""
+
+
+def import_checkpoint(
+    checkpoint: str | Path, out: str | Path, backbone: str | None = None, image_size: int | None = None
+) -> Imported:
+    """Make the run `out` of `checkpoint`, whose format is told by its keys.
+
+    backbone: a timm name, where it is no plain ResNet. image_size: side in pixels that it is used at; 224, or
+    32 with a small-image stem. Raises RunError: unreadable, of no known layout, keys missing (by name).
+    """
+    checkpoint, out = Path(checkpoint), Path(out)
+    if (out / SETTINGS).exists():
+        raise RunError(f"{out} already holds a run: choose another --out")
+    tensors, metadata = read_tensors(checkpoint)
+    layout = recognise(list(tensors))
+    state, left = translate(tensors, layout)
+    _fold_output_bias(state)
+
+    settings = _settings(state, metadata, backbone, image_size, layout.method)
+    network = Network(settings.network, settings.backbone, settings.views.size, settings.width, settings.stem)
+    _load(network, state, checkpoint)
+    parts = tuple(name for name in ("backbone", "projector", "predictor", "slow") if _has(state, name))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write to {out}: {error.strerror or error}") from None
+    save_encoder(out, network.backbone, settings)
+    save_network(out, network)
+    record = {"kind": "imported", "from": str(checkpoint), "layout": layout.name, "parts": parts}
+    (out / METRICS).write_text(json.dumps(record) + "\n")
+    save_settings(out, settings)  # last: from now on it is a run
+    return Imported(str(out), layout.name, settings.backbone, settings.method, parts, tuple(left))
+
+
+def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
+    """The tensors of a checkpoint or export by key, and its metadata. Nothing in the file is executed.
+
+    Raises RunError: not there, not readable as tensors alone, or without any.
+    """
+    if file.is_dir():
+        inner = [file / name for name in (NETWORK, "encoder.safetensors", "model.safetensors")]
+        found = next((path for path in inner if path.exists()), None)
+        if found is None:
+            raise RunError(f"{file} holds no {', '.join(path.name for path in inner)}")
+        tensors, metadata = read_tensors(found)
+        return tensors, metadata | _timm_config(file)
+    if not file.is_file():
+        raise RunError(f"there is no checkpoint at {file}")
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as opened:
+                metadata = dict(opened.metadata() or {})
+                return {key: opened.get_tensor(key) for key in opened.keys()}, metadata  # noqa: SIM118
+        contents = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "weights_only" in str(error) or "Unsupported" in str(error):
+            reason = "it holds more than tensors, and what it holds will not be executed"
+        raise RunError(f"{file} cannot be read: {reason}") from None
+    return _tensors_within(contents, file), _metadata_within(contents)
+
+
+def _tensors_within(contents: Any, file: Path) -> State:
+    """Of a state dict, or of the one under 'state_dict', 'model', 'network' ... in a checkpoint."""
+    for key in ("state_dict", "model", "network", "model_state_dict", "student"):
+        if isinstance(contents, dict) and isinstance(contents.get(key), dict):
+            contents = contents[key]
+    if not isinstance(contents, dict):
+        raise RunError(f"{file} holds no weights by name")
+    tensors = {str(key): value for key, value in contents.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise RunError(f"{file} holds no weights by name")
+    return tensors
+
+
+def _metadata_within(contents: Any) -> dict[str, str]:
+    """What `siam export` wrote into a torch file."""
+    state = contents.get("model", contents) if isinstance(contents, dict) else contents
+    own = getattr(state, "_metadata", {}).get("", {}).get("siam", {})
+    siam = contents.get("siam", own) if isinstance(contents, dict) else own
+    return {str(key): str(value) for key, value in siam.items()} if isinstance(siam, dict) else {}
+
+
+def _timm_config(folder: Path) -> dict[str, str]:
+    """What timm's config.json says of the backbone."""
+    file = folder / "config.json"
+    if not file.exists():
+        return {}
+    config = json.loads(file.read_text())
+    size = config.get("pretrained_cfg", {}).get("input_size", [3, 224, 224])[-1]
+    return {"backbone": config["architecture"], "image_size": str(size)} | config.get("siam", {})
+
+
+def _has(state: State, part: str) -> bool:
+    return any(key.startswith(f"{part}.") for key in state)
+
+
+def _fold_output_bias(state: State) -> None:
+    """The released projector's last layer has a bias that the BN after it takes out again: move it there."""
+    layers = sorted({int(key.split(".")[1]) for key in state if re.match(r"projector\.\d+\.", key)})
+    if not layers:
+        return
+    mean, bias = f"projector.{layers[-1]}.running_mean", f"projector.{layers[-1] - 1}.bias"
+    if mean in state and bias in state:
+        state[mean] = state[mean] - state.pop(bias)
+
+
+def _settings(
+    state: State, metadata: dict[str, str], backbone: str | None, image_size: int | None, method: str | None
+) -> Settings:
+    """What the shapes of the tensors say; `metadata` of our own exports says the rest."""
+    if "settings" in metadata:
+        return from_dict(json.loads(metadata["settings"]))
+    name = backbone or metadata.get("backbone") or _resnet(state)
+    first = state.get("backbone.conv1.weight")
+    small = first is not None and first.shape[-1] == 3
+    method = method or metadata.get("method") or "simsiam"
+    if method not in METHODS:
+        raise SettingsError(f"the checkpoint names a method '{method}' that there is not here")
+    return Settings(
+        data=metadata.get("data", "unknown"),
+        method=method,
+        backbone=name,
+        width=float(metadata.get("width", 1.0)),
+        stem="small" if small else "standard",
+        views=ViewSettings(size=image_size or int(metadata.get("image_size", 32 if small else 224))),
+        network=_heads(state, METHODS[method]),
+    )
+
+
+def _resnet(state: State) -> str:
+    """Which ResNet has these blocks. Raises RunError when none has."""
+    stages: list[set[str]] = [set(), set(), set(), set()]
+    for key in state:
+        found = re.match(r"backbone\.layer([1-4])\.(\d+)\.", key)
+        if found:
+            stages[int(found[1]) - 1].add(found[2])
+    kind = any(re.match(r"backbone\.layer1\.0\.conv3\.", key) for key in state)
+    blocks = (kind, tuple(len(stage) for stage in stages))
+    if blocks not in _BLOCKS:
+        raise RunError("the backbone is no plain ResNet: name it as timm does, with --backbone")
+    return _BLOCKS[blocks]
+
+
+def _heads(state: State, method: Method) -> Method:
+    """Layers and widths of the heads, read off their weights."""
+    projector = _linear_shapes(state, "projector")
+    if not projector:
+        return method
+    normed = {key for key in state if re.match(r"projector\.\d+\.running_mean", key)}
+    output_bn = len(normed) == len(projector)
+    method = replace(
+        method,
+        projector_layers=len(projector),
+        projector_hidden=projector[0][0] if len(projector) > 1 else method.projector_hidden,
+        dim=projector[-1][0],
+        batch_norm="default" if output_bn else "hidden" if normed else "none",
+    )
+    predictor = _linear_shapes(state, "predictor")
+    if predictor:
+        return replace(method, predictor="learned", predictor_hidden=predictor[0][0])
+    return method
+
+
+def _linear_shapes(state: State, part: str) -> list[tuple[int, int]]:
+    """(out, in) of the linear layers of a head, in order."""
+    found = {
+        int(key.split(".")[1]): (int(value.shape[0]), int(value.shape[1]))
+        for key, value in state.items()
+        if re.match(rf"{part}\.\d+\.weight", key) and value.dim() == 2
+    }
+    return [found[layer] for layer in sorted(found)]
+
+
+def _load(network: Network, state: State, checkpoint: Path) -> None:
+    """Fill the network. Raises RunError when something that the checkpoint should have is not there."""
+    own = network.state_dict()
+    needed = [
+        key for key in own if _has(state, key.split(".")[0]) and not key.endswith("num_batches_tracked")
+    ]
+    missing = [key for key in needed if key not in state]
+    unknown = [key for key in state if key not in own]
+    odd = [key for key in needed if key in state and state[key].shape != own[key].shape]
+    if not _has(state, "backbone"):
+        raise RunError(f"{checkpoint} holds no backbone")
+    for what, keys in (("misses", missing), ("has unknown", unknown), ("has other shapes for", odd)):
+        if keys:
+            some = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+            raise RunError(f"{checkpoint} {what} {some}")
+    network.load_state_dict({**own, **state})
+    if network.slow is not None and not _has(state, "slow"):
+        network.update_target(0.0)

@@ -1,0 +1,81 @@
+"""`siam inspect`: what a run or a checkpoint is, and how healthy its representation."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from siam.convert.importer import import_checkpoint
+from siam.data.images import open_images
+from siam.data.loader import default_workers
+from siam.evaluate.features import centre_views, extract
+from siam.network import Network
+from siam.runs import SETTINGS, load_network, open_run
+from siam.train.collapse import effective_rank, output_std, verdict
+from siam.train.device import pick_device, uses_bf16
+
+_IMAGES = 2048
+
+
+def inspect(
+    source: str | Path, data: str | Path | None = None, backbone: str | None = None, device: str = "auto"
+) -> dict[str, Any]:
+    """Facts by name; with `data` also std x sqrt(d) of the projections, and effective ranks.
+
+    source: a run's folder, or a checkpoint that `siam import` takes. Raises SiamError.
+    """
+    if (Path(source) / SETTINGS).exists():
+        return _inspect_run(Path(source), data, device)
+    with tempfile.TemporaryDirectory() as folder:
+        imported = import_checkpoint(source, Path(folder) / "run", backbone)
+        facts = _inspect_run(Path(imported.run), data, device)
+    left = len(imported.left_out)
+    return {**facts, "run": str(source), "layout": imported.layout, "keys_left_out": left}
+
+
+def _inspect_run(folder: Path, data: str | Path | None, device: str) -> dict[str, Any]:
+    run = open_run(folder)
+    s, weights = run.settings, load_network(folder)
+    network = Network(s.network, s.backbone, s.views.size, s.width, s.stem)
+    network.load_state_dict({**network.state_dict(), **weights})
+    latest = {k: v for record in run.metrics() for k, v in record.items() if v is not None}
+    heads = [name for name in ("projector", "predictor") if any(k.startswith(f"{name}.") for k in weights)]
+    facts: dict[str, Any] = {
+        "run": str(folder),
+        "method": s.method,
+        "backbone": s.backbone + (f" x {s.width:g}" if s.width != 1 else ""),
+        "parameters": sum(p.numel() for p in network.backbone.parameters()),
+        "image_size": s.views.size,
+        "heads": ", ".join(heads) or None,
+        "dim": s.network.dim,
+        "trained_on": s.data,
+        "epochs": f"{latest['epoch'] + 1} of {s.epochs}" if "epoch" in latest else None,
+        "verdict": latest.get("verdict"),
+    }
+    return facts if data is None else {**facts, **_health(network, bool(heads), data, device)}
+
+
+def _health(network: Network, heads: bool, data: str | Path, device: str) -> dict[str, Any]:
+    """Measured on centre views in eval mode."""
+    where = pick_device(device)
+    images = open_images(data).train
+    chosen = np.unique(np.linspace(0, len(images) - 1, min(_IMAGES, len(images))).astype(np.int64))
+    size = network.image_size
+    views = centre_views(images, size, chosen, workers=default_workers(where) if len(chosen) > 500 else 0)
+    backbone = network.backbone.to(where)
+    features, _ = extract(backbone, views, where, uses_bf16("auto", where))
+    found: dict[str, Any] = {
+        "images": len(features),
+        "rank": effective_rank(features),
+        "features": features.shape[1],
+    }
+    if heads:
+        projector: nn.Module = network.projector.eval()
+        with torch.no_grad():
+            z = projector(features)
+        std = float(output_std(z))
+        found |= {"rank_z": effective_rank(z), "std": std, "verdict": verdict(std)}
+    return found
