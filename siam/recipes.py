@@ -5,7 +5,7 @@ from typing import Any
 
 from siam.errors import SettingsError
 from siam.methods import BYOL, METHODS, MOCO_V2, SIMCLR, SIMSIAM, SWAV, Method
-from siam.settings import LoaderSettings, MonitorSettings, OptimizerSettings, Settings, ViewSettings, near
+from siam.settings import MonitorSettings, OptimizerSettings, Settings, ViewSettings, near
 
 _LARGE_BATCH = OptimizerSettings(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10)
 
@@ -66,7 +66,6 @@ DEMO = Settings(
         batch_norm="hidden", momentum=0.99, queue=1024, prototypes=64,
     ),
     optimizer=OptimizerSettings(lr=1.6, warmup_epochs=1),  # 0.2 for a batch of 32
-    loader=LoaderSettings(resident="yes"),
     monitor=MonitorSettings(knn_k=20, bank=5000, queries=1000),
 )  # fmt: skip
 """The demo set in minutes on two CPU cores: small batches, so many steps, and a modest d.
