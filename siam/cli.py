@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from siam.errors import SettingsError, SiamError
 
@@ -131,7 +131,7 @@ def _embed(args: list[str]) -> None:
 
     @dataclass(frozen=True)
     class Embed:
-        """Write path, label and embedding of every image to a Parquet file."""
+        """Write path, label and embedding of every image to a Parquet file; interrupted, it goes on."""
 
         run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
         """The run's folder."""
@@ -139,6 +139,10 @@ def _embed(args: list[str]) -> None:
         """The images."""
         out: str
         """The Parquet file to write."""
+        layer: Literal["backbone", "projector"] = "backbone"
+        """Features of the backbone, or the projector's output z."""
+        precision: Literal["float32", "float16"] = "float32"
+        """Of the numbers in the file."""
         batch_size: int = 256
         """Images at a time, and rows in a row group."""
         device: str = "auto"
@@ -152,8 +156,9 @@ def _embed(args: list[str]) -> None:
     from siam.embedding import embed_to_parquet
 
     written = embed_to_parquet(
-        asked.run, asked.data, asked.out, asked.device, asked.batch_size, asked.workers
-    )
+        asked.run, asked.data, asked.out, asked.device, asked.batch_size, asked.workers, asked.layer,
+        asked.precision,
+    )  # fmt: skip
     _tell(written, asked.json)
 
 

@@ -1,9 +1,11 @@
 """One vector per image: as arrays in Python, or streamed into a Parquet file of any length."""
 
+import hashlib
+import json
+import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,25 +16,40 @@ from rich.progress import Progress
 
 from siam.data.images import Images, ImageSets, open_images
 from siam.data.loader import default_workers
-from siam.errors import DataError, RunError
+from siam.errors import DataError, RunError, SettingsError
 from siam.evaluate.features import centre_views, stream
-from siam.runs import Encoder, load
+from siam.runs import CHECKPOINT, ENCODER, NETWORK, Layer, load, write_atomically
 from siam.train.device import pick_device, uses_bf16
+
+Precision = Literal["float32", "float16"]
+
+_PART = 16  # batches that are kept together until the file is complete
+
+Vectors = tuple[NDArray[np.float32], NDArray[np.int64]]
+"""Of a batch (B, D), and which images of the set they belong to."""
 
 
 def embed(
-    run: str | Path, data: str | Path, device: str = "auto", batch_size: int = 256, workers: int = -1
+    run: str | Path,
+    data: str | Path,
+    device: str = "auto",
+    batch_size: int = 256,
+    workers: int = -1,
+    layer: Layer = "backbone",
 ) -> tuple[NDArray[np.float32], list[str]]:
     """Vectors float32 (N, D) and the paths of the images that they belong to, in the set's order.
 
-    Images that cannot be read are left out. Raises SiamError.
+    layer: the backbone's features, or the projector's output z. Images that cannot be read are left out.
+    Raises SiamError.
     """
     vectors: list[NDArray[np.float32]] = []
     paths: list[str] = []
-    for images in _parts(open_images(data)):
-        for features, indices in _batches(run, images, device, batch_size, workers):
+    for images in _sets(open_images(data)):
+        for features, indices in _vectors(run, images, 0, device, batch_size, workers, layer):
             vectors.append(features)
             paths += [images.path(int(i)) for i in indices]
+    if not vectors:
+        raise DataError(f"none of the images in {data} can be read")
     return np.concatenate(vectors), paths
 
 
@@ -43,60 +60,142 @@ def embed_to_parquet(
     device: str = "auto",
     batch_size: int = 256,
     workers: int = -1,
+    layer: Layer = "backbone",
+    precision: Precision = "float32",
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Write path, label (a class name, or null) and embedding (D float32) of every image to `out`.
+    """Write path, label (a class name, or null) and embedding (D numbers) of every image to `out`.
 
-    One row group a batch, so that memory does not grow with the set; the file appears when it is complete.
-    Returns what was written. Raises SiamError.
+    One row group a batch, so that memory does not grow with the set. The file appears when it is complete;
+    until then its parts lie in OUT.parts, and the same call goes on after them. Returns what was written.
+    Raises SiamError.
     """
+    if batch_size < 1:
+        raise SettingsError(f"batch_size must be at least 1, got {batch_size}")
     out = Path(out)
-    sets = open_images(data)
-    beside = out.with_name(out.name + ".writing")
-    written = total = dimension = 0
+    parts = out.with_name(out.name + ".parts")
+    sets = _sets(open_images(data))
+    job = {
+        "weights": _digest(run), "data": str(data), "images": [len(images) for images in sets],
+        "batch_size": batch_size, "layer": layer, "precision": precision,
+    }  # fmt: skip
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            bar = stack.enter_context(Progress(console=console or Console(stderr=True)))
-            writer: pq.ParquetWriter | None = None
-            for images in _parts(sets):
-                total += len(images)
+        _continue_or_start(parts, job)
+        with Progress(console=console or Console(stderr=True)) as bar:
+            for number, images in enumerate(sets):
                 task = bar.add_task(f"embed {images.name}", total=len(images))
-                for features, indices in _batches(run, images, device, batch_size, workers):
-                    table = _table(images, features, indices)
-                    if writer is None:
-                        dimension = features.shape[1]
-                        writer = stack.enter_context(pq.ParquetWriter(beside, table.schema))
-                    writer.write_table(table)
-                    written += len(indices)
-                    bar.update(task, advance=len(indices))
-        beside.replace(out)
+                first = len(sorted(parts.glob(f"{number}-*.parquet"))) * _PART * batch_size
+                bar.update(task, completed=min(first, len(images)))
+                batches = _vectors(run, images, first, device, batch_size, workers, layer)
+                for part, rows in _in_parts(batches, len(images), first, batch_size):
+                    tables = [_table(images, features, indices, precision) for features, indices in rows]
+                    write_atomically(
+                        parts / f"{number}-{part:08d}.parquet",
+                        lambda file, tables=tables: _write_tables(file, iter(tables)),  # type: ignore[misc]
+                    )
+                    done = (part + 1) * _PART * batch_size
+                    bar.update(task, completed=min(done, len(images)))
+        written, dimension = _join(parts, out)
     except OSError as error:
         raise RunError(f"cannot write {out}: {error.strerror or error}") from None
+    total = sum(len(images) for images in sets)
+    if not written:
+        raise DataError(f"none of the {total} images in {data} can be read")
     return {"out": str(out), "images": written, "unreadable": total - written, "dimension": dimension}
 
 
-def _parts(sets: ImageSets) -> list[Images]:
+def _sets(sets: ImageSets) -> list[Images]:
     return [sets.train] if sets.val is None else [sets.train, sets.val]
 
 
-def _batches(
-    run: str | Path, images: Images, device: str, batch_size: int, workers: int
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+def _vectors(
+    run: str | Path, images: Images, first: int, device: str, batch_size: int, workers: int, layer: Layer
+) -> Iterator[Vectors]:
+    """Of the images from `first` on."""
     where = pick_device(device)
-    encoder: Encoder = load(run, str(where))
+    encoder = load(run, str(where), layer)
     workers = workers if workers >= 0 else default_workers(where)
-    some = False
-    views = centre_views(images, encoder.image_size, None, batch_size, workers)
+    rest = np.arange(first, len(images))
+    views = centre_views(images, encoder.image_size, rest, batch_size, workers)
     for features, indices in stream(encoder, views, where, uses_bf16("auto", where)):
-        some = True
         yield features.numpy(), indices
-    if not some:
-        raise DataError(f"none of the {len(images)} images in {images.name} can be read")
 
 
-def _table(images: Images, features: NDArray[np.float32], indices: NDArray[np.int64]) -> pa.Table:
-    dimension = features.shape[1]
+def _in_parts(
+    batches: Iterator[Vectors], total: int, first: int, batch_size: int
+) -> Iterator[tuple[int, list[Vectors]]]:
+    """Parts in order, none left out (one without a readable image is empty), each with its batches."""
+    size = _PART * batch_size
+    part, rows = first // size, list[Vectors]()
+    for features, indices in batches:
+        while int(indices[0]) // size > part:
+            yield part, rows
+            part, rows = part + 1, []
+        rows.append((features, indices))
+    while part * size < total:
+        yield part, rows
+        part, rows = part + 1, []
+
+
+def _continue_or_start(parts: Path, job: dict[str, Any]) -> None:
+    """Keep the parts of the same job, and nothing of another."""
+    file = parts / "job.json"
+    if parts.exists() and not (file.exists() and file.read_text() == json.dumps(job)):
+        shutil.rmtree(parts)
+    parts.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, lambda opened: opened.write(json.dumps(job).encode()))
+
+
+def _digest(run: str | Path) -> str:
+    """Of the weights that the vectors come from."""
+    digest = hashlib.sha256()
+    for name in (ENCODER, CHECKPOINT, NETWORK):
+        file = Path(run) / name
+        if file.exists():
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _join(parts: Path, out: Path) -> tuple[int, int]:
+    """All row groups in one file, moved into place; returns how many rows, and their dimension."""
+    rows = dimension = 0
+
+    def tables() -> Iterator[pa.Table]:
+        nonlocal rows, dimension
+        for file in sorted(parts.glob("*.parquet"), key=lambda path: tuple(map(int, path.stem.split("-")))):
+            opened = pq.ParquetFile(file)
+            for group in range(opened.num_row_groups if opened.metadata.num_rows else 0):
+                table = opened.read_row_group(group)
+                rows, dimension = rows + len(table), table.schema.field("embedding").type.list_size
+                yield table
+
+    beside = parts / "joined"
+    with beside.open("wb") as file:
+        _write_tables(file, tables())
+    if rows:
+        beside.replace(out)
+    shutil.rmtree(parts)
+    return rows, dimension
+
+
+def _write_tables(file: Any, tables: Iterator[pa.Table]) -> None:
+    """Each as a row group."""
+    writer: pq.ParquetWriter | None = None
+    for table in tables:
+        if writer is None:
+            writer = pq.ParquetWriter(file, table.schema)
+        writer.write_table(table)
+    if writer is None:  # no rows: a file all the same, so that the part counts as done
+        pq.write_table(pa.table({}), file)
+    else:
+        writer.close()
+
+
+def _table(
+    images: Images, features: NDArray[np.float32], indices: NDArray[np.int64], precision: Precision
+) -> pa.Table:
+    values = features.astype(precision).ravel()
     labels = (
         [None] * len(indices)
         if images.labels is None
@@ -106,6 +205,6 @@ def _table(images: Images, features: NDArray[np.float32], indices: NDArray[np.in
         {
             "path": pa.array([images.path(int(i)) for i in indices], pa.string()),
             "label": pa.array(labels, pa.string()),
-            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), dimension),
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(values), features.shape[1]),
         }
     )

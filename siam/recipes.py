@@ -57,8 +57,8 @@ IMAGENETTE = Settings(
 
 DEMO = Settings(
     backbone="resnet10t",
-    width=0.5,
-    epochs=10,
+    width=0.375,
+    epochs=22,
     batch_size=32,
     views=ViewSettings(size=16, scale=(0.4, 1.0), flip_p=0.0, hue=0.5, grey_p=0.5, blur_p=0.0),
     network=replace(

@@ -7,22 +7,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import torch
 import yaml
-from safetensors import safe_open
 from safetensors.torch import load_file as load_safetensors
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from siam.errors import RunError, SettingsError
 from siam.parts.backbone import build_backbone, features_of
+from siam.parts.heads import build_projector
 from siam.settings import Settings, from_dict, to_dict
 
 SETTINGS, METRICS, CHECKPOINT = "settings.yaml", "metrics.jsonl", "checkpoint.pt"
 ENCODER, REPORT, BROKEN = "encoder.safetensors", "report.html", "broken.txt"
 EVALUATIONS, NETWORK = "evaluations.json", "network.safetensors"
+
+Layer = Literal["backbone", "projector"]
 
 
 @dataclass(frozen=True)
@@ -65,35 +67,67 @@ def save_settings(folder: Path, settings: Settings) -> None:
 class Encoder(nn.Module):
     """The backbone of a run: normalised images (B, 3, H, W) -> features (B, D), in eval mode, float32.
 
-    image_size: the side in pixels it was trained at. features: D.
+    image_size: the side in pixels it was trained at. features: D, or d where a projector follows.
     """
 
-    def __init__(self, backbone: nn.Module, image_size: int) -> None:
+    def __init__(self, backbone: nn.Module, image_size: int, projector: nn.Module | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.image_size = image_size
         self.features = features_of(backbone)
+        if projector is not None:
+            self.projector: nn.Module | None = projector
+            last = [layer for layer in projector.modules() if isinstance(layer, nn.Linear)][-1]
+            self.features = last.out_features
+        else:
+            self.projector = None
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.backbone(x)
-        return out.float()
+        return (out if self.projector is None else self.projector(out)).float()
 
 
-def load(run: str | Path, device: str = "cpu") -> Encoder:
-    """The encoder of a run, ready to use: `siam.load("runs/photos")`. Raises RunError."""
+def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Encoder:
+    """The encoder of a run, ready to use: `siam.load("runs/photos")`.
+
+    layer: where its output is taken, `projector` for z. Raises RunError.
+    """
     opened = open_run(run)
-    file = opened.folder / ENCODER
-    if not file.exists():
-        raise RunError(f"{opened.folder} holds no {ENCODER} yet: the run has not finished its first epoch")
     settings = opened.settings
     backbone = build_backbone(settings.backbone, settings.views.size, settings.width, settings.stem)
+    projector = None
+    if layer == "projector":
+        weights = load_network(run)
+        projector = build_projector(features_of(backbone), settings.network)
+        _fill(projector, _below(weights, "projector."), opened.folder)
+        _fill(backbone, _below(weights, "backbone."), opened.folder)
+    else:
+        file = opened.folder / ENCODER
+        if not file.exists():
+            raise RunError(
+                f"{opened.folder} holds no {ENCODER} yet: the run has not finished its first epoch"
+            )
+        _fill(backbone, _read_safetensors(file), file)
+    encoder = Encoder(backbone, settings.views.size, projector).requires_grad_(False)
+    return encoder.to(device).eval()
+
+
+def _below(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+
+
+def _fill(module: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
     try:
-        with safe_open(file, framework="pt") as weights:
-            backbone.load_state_dict({key: weights.get_tensor(key) for key in weights.keys()})  # noqa: SIM118
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RunError(f"{source} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_safetensors(file)
     except Exception as error:
         raise RunError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
-    backbone.requires_grad_(False)
-    return Encoder(backbone, settings.views.size).to(device).eval()
 
 
 def untrained(run: str | Path, device: str = "cpu") -> Encoder:
@@ -127,10 +161,7 @@ def load_network(run: str | Path) -> dict[str, Tensor]:
         return weights
     if not (folder / NETWORK).exists():
         raise RunError(f"{folder} holds no weights yet: neither {CHECKPOINT} nor {NETWORK}")
-    try:
-        return load_safetensors(folder / NETWORK)
-    except Exception as error:
-        raise RunError(f"{folder / NETWORK} cannot be read: {str(error).splitlines()[0]}") from None
+    return _read_safetensors(folder / NETWORK)
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:

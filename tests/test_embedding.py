@@ -1,12 +1,19 @@
 """Vectors in Parquet: what stands in which row, and what a reader finds."""
 
+import json
+import os
+import subprocess
+import sys
+import time
+
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import siam as package
 from siam.embedding import embed_to_parquet
-from siam.errors import RunError
+from siam.errors import DataError, RunError
 from tests.conftest import TINY, siam
 
 
@@ -48,3 +55,59 @@ def test_vectors_do_not_depend_on_the_batch(run, photos):
     one, _ = package.embed(run, photos, batch_size=24)
     other, _ = package.embed(run, photos, batch_size=5)
     assert np.allclose(one, other, atol=2e-2)  # bf16 where the machine has it
+
+
+def test_killed_and_called_again_it_goes_on_to_the_same_file(run, tmp_path):
+    out, parts = tmp_path / "v.parquet", tmp_path / "v.parquet.parts"
+    command = ["embed", run, "demo", "--batch-size", "4", "--workers", "0", "--out"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "siam", *map(str, command), str(out)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and len(list(parts.glob("0-*.parquet"))) < 5:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not out.exists()
+    assert len(list(parts.glob("*.parquet"))) >= 5
+    done = siam(*command, out, "--json", check=0)
+    assert json.loads(done.stdout)["images"] == 6000
+    assert not parts.exists()
+    siam(*command, tmp_path / "whole.parquet", check=0)
+    assert pq.read_table(out).equals(pq.read_table(tmp_path / "whole.parquet"))
+
+
+def test_parts_of_another_job_are_not_taken(run, photos, tmp_path):
+    parts = tmp_path / "v.parquet.parts"
+    parts.mkdir()
+    (parts / "job.json").write_text("{}")
+    (parts / "0-00000000.parquet").write_bytes(b"of another run")
+    assert embed_to_parquet(run, photos, tmp_path / "v.parquet")["images"] == 24
+
+
+def test_projector_output_in_half_precision(run, photos, tmp_path):
+    written = embed_to_parquet(run, photos, tmp_path / "v.parquet", layer="projector", precision="float16")
+    assert written["dimension"] == 16  # d of this run
+    table = pq.read_table(tmp_path / "v.parquet")
+    assert table.schema.field("embedding").type == pa.list_(pa.float16(), 16)
+    z, _ = package.embed(run, photos, layer="projector")
+    stored = np.array(table["embedding"].to_pylist(), dtype=np.float32)
+    assert np.allclose(stored, z, atol=2e-2)
+
+
+def test_other_libraries_read_it(run, photos, tmp_path):
+    embed_to_parquet(run, photos, tmp_path / "v.parquet")
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.read_parquet(tmp_path / "v.parquet")
+    assert np.stack(frame["embedding"]).shape == (24, 64)
+
+
+def test_nothing_readable_is_an_error(run, tmp_path):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for name in "abc":
+        (folder / f"{name}.jpg").write_text("no")
+    with pytest.raises(DataError, match="none of the 3 images"):
+        embed_to_parquet(run, folder, tmp_path / "v.parquet")
+    assert not (tmp_path / "v.parquet").exists()

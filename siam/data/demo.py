@@ -15,8 +15,7 @@ Array = NDArray[np.float64]
 
 SIDE = 16
 _COUNTS = {"train": 5000, "test": 1000}
-_IQ_TO_RGB = np.array([[0.956, -0.272, -1.106], [0.619, -0.647, 1.703]])
-_CHROMA = 0.2  # of the I-Q plane: nearly all that stays within [0, 1] at every hue
+_LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def _disc(u: Array, v: Array) -> Array:
@@ -101,14 +100,19 @@ def _draw(rng: np.random.Generator, distance: Callable[[Array, Array], Array], n
     v = (y * np.cos(angle) - x * np.sin(angle)) / size
     inside = np.clip(0.5 - distance(u, v) * size * SIDE, 0, 1)[..., None]  # antialiased over one pixel
 
-    shape, ground = _opposite_colours(rng, n)
+    shade = rng.choice([-0.13, 0.13], n)
+    shape, ground = _colours(rng, 0.5 + shade), _colours(rng, 0.5 - shade)
     pixels = ground[:, None, None] * (1 - inside) + shape[:, None, None] * inside
     pixels += rng.normal(0, 0.04, pixels.shape)
     return (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
 
 
-def _opposite_colours(rng: np.random.Generator, n: int) -> tuple[Array, Array]:
-    """n pairs of colours (n, 3) in [0, 1] of one luma, at opposite hues."""
-    luma, hue = rng.uniform(0.45, 0.55, (n, 1)), rng.uniform(0, 2 * np.pi, n)
-    chroma = _CHROMA * np.stack([np.cos(hue), np.sin(hue)], axis=1) @ _IQ_TO_RGB  # (n, 3)
-    return luma + chroma, luma - chroma
+def _colours(rng: np.random.Generator, luma: Array) -> Array:
+    """Random vivid colours (n, 3) in [0, 1] of about the given luma (n,)."""
+    luma = luma + rng.uniform(-0.05, 0.05, len(luma))
+    chroma = rng.uniform(0, 1, (len(luma), 3))
+    chroma -= (chroma @ _LUMA)[:, None]
+    room = np.where(chroma > 0, 1 - luma[:, None], luma[:, None]) / np.abs(chroma).clip(1e-6)
+    reach = np.minimum(room.min(axis=1), 1 / np.abs(chroma).max(axis=1))  # stay inside the colour cube
+    colours: Array = luma[:, None] + chroma * (reach * rng.uniform(0.5, 1, len(luma)))[:, None]
+    return colours
