@@ -6,7 +6,10 @@ import subprocess
 import sys
 import time
 
+import duckdb
 import numpy as np
+import pandas
+import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -96,11 +99,15 @@ def test_projector_output_in_half_precision(run, photos, tmp_path):
     assert np.allclose(stored, z, atol=2e-2)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_other_libraries_read_it(run, photos, tmp_path):
-    embed_to_parquet(run, photos, tmp_path / "v.parquet")
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.read_parquet(tmp_path / "v.parquet")
-    assert np.stack(frame["embedding"]).shape == (24, 64)
+    file = tmp_path / "v.parquet"
+    embed_to_parquet(run, photos, file)
+    vectors, paths = package.embed(run, photos)
+    frame = pandas.read_parquet(file)
+    assert np.allclose(np.stack(frame["embedding"]), vectors, atol=1e-2)
+    assert polars.read_parquet(file)["embedding"].to_numpy().shape == vectors.shape
+    assert [row[0] for row in duckdb.sql(f"select path from '{file}'").fetchall()] == paths
 
 
 def test_nothing_readable_is_an_error(run, tmp_path):
