@@ -58,7 +58,7 @@ IMAGENETTE = Settings(
 DEMO = Settings(
     backbone="resnet10t",
     width=0.375,
-    epochs=22,
+    epochs=20,
     batch_size=32,
     views=ViewSettings(size=16, scale=(0.4, 1.0), flip_p=0.0, hue=0.5, grey_p=0.5, blur_p=0.0),
     network=replace(
@@ -68,7 +68,7 @@ DEMO = Settings(
     optimizer=OptimizerSettings(lr=1.6, warmup_epochs=1),  # 0.2 for a batch of 32
     monitor=MonitorSettings(knn_k=20, bank=5000, queries=1000),
 )  # fmt: skip
-"""The demo set in minutes on two CPU cores: small batches, so many steps, and a modest d.
+"""The demo set in minutes on two CPU cores: small batches, so many steps, and a modest d. kNN: about 90 %.
 
 The projector's output has no BN (Table 3: 67.4 against 68.1): with one, a batch of 32 could not show what a
 collapse is (see `floor_of_std`).
