@@ -58,14 +58,16 @@ IMAGENETTE = Settings(
 DEMO = Settings(
     backbone="resnet10t",
     width=0.375,
-    epochs=20,
+    epochs=10,
     batch_size=32,
-    views=ViewSettings(size=16, scale=(0.4, 1.0), flip_p=0.0, hue=0.5, grey_p=0.5, blur_p=0.0),
+    views=ViewSettings(
+        size=16, scale=(0.4, 1.0), brightness=0.15, contrast=0.15, hue=0.5, grey_p=0.8, blur_p=0.0
+    ),
     network=replace(
         SIMSIAM, projector_layers=2, projector_hidden=512, dim=512, predictor_hidden=128,
         batch_norm="hidden", momentum=0.99, queue=1024, prototypes=64,
     ),
-    optimizer=OptimizerSettings(lr=1.6, warmup_epochs=1),  # 0.2 for a batch of 32
+    optimizer=OptimizerSettings(lr=0.8, weight_decay=5e-4, warmup_epochs=1),  # lr 0.1 for a batch of 32
     monitor=MonitorSettings(knn_k=20, bank=5000, queries=1000),
 )  # fmt: skip
 """The demo set in minutes on two CPU cores: small batches, so many steps, and a modest d. kNN: about 90 %.

@@ -1,9 +1,11 @@
 """The demo set: ten kinds of small shape and pattern that pixels do not tell apart and a network learns to.
 
-Two crops of an image must share its kind and nothing easier. So each image has two plain colours of random
-hue, one darker than the other (either may be the shape), and the demo's views turn the hue fully: what is
-left in common is the kind, which lies anywhere, at any angle, in many sizes, under noise. Half of the kinds
-fill the image: every crop of them shows what they are, which is what gets a short run started.
+Two crops of an image must share its kind and nothing easier: what they share besides, a short run learns
+instead. So each image is light on dark of one hue. The hue is random and fills its pixels (which is why raw
+pixels tell little), and the demo's views turn it fully and mostly take it away; lightness, contrast and
+saturation are the same in all images, so that there is nothing to learn about them. What is left in common is
+the kind, which lies anywhere, at any angle, in many sizes, under noise. Half of the kinds fill the image:
+every crop of them shows what they are.
 """
 
 from collections.abc import Callable
@@ -11,11 +13,16 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from siam.data.photometry import RGB_TO_YIQ
+
 Array = NDArray[np.float64]
 
 SIDE = 16
 _COUNTS = {"train": 5000, "test": 1000}
-_LUMA = np.array([0.299, 0.587, 0.114])
+_LUMA = (0.42, 0.58)
+"""Of ground and shape, in [0, 1]."""
+_CHROMA = 0.2
+"""Distance from grey in the chroma plane of YIQ, in which the views turn hues; more would leave the cube."""
 
 
 def _disc(u: Array, v: Array) -> Array:
@@ -95,24 +102,20 @@ def _draw(rng: np.random.Generator, distance: Callable[[Array, Array], Array], n
     """n images of one shape at random places, sizes, angles and colours: uint8 (n, 16, 16, 3)."""
     y, x = (np.mgrid[:SIDE, :SIDE] + 0.5) / SIDE - 0.5  # the image spans [-1/2, 1/2]
     size, angle = rng.uniform(0.3, 0.5, (n, 1, 1)), rng.uniform(-np.pi, np.pi, (n, 1, 1))
-    x, y = x - rng.uniform(-0.22, 0.22, (n, 1, 1)), y - rng.uniform(-0.22, 0.22, (n, 1, 1))
+    x, y = x - rng.uniform(-0.25, 0.25, (n, 1, 1)), y - rng.uniform(-0.25, 0.25, (n, 1, 1))
     u = (x * np.cos(angle) + y * np.sin(angle)) / size
     v = (y * np.cos(angle) - x * np.sin(angle)) / size
     inside = np.clip(0.5 - distance(u, v) * size * SIDE, 0, 1)[..., None]  # antialiased over one pixel
 
-    shade = rng.choice([-0.13, 0.13], n)
-    shape, ground = _colours(rng, 0.5 + shade), _colours(rng, 0.5 - shade)
-    pixels = ground[:, None, None] * (1 - inside) + shape[:, None, None] * inside
+    hue = rng.uniform(-np.pi, np.pi, n)
+    ground, shape = (_colours(luma, hue)[:, None, None] for luma in _LUMA)
+    pixels = ground * (1 - inside) + shape * inside
     pixels += rng.normal(0, 0.04, pixels.shape)
     return (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
 
 
-def _colours(rng: np.random.Generator, luma: Array) -> Array:
-    """Random vivid colours (n, 3) in [0, 1] of about the given luma (n,)."""
-    luma = luma + rng.uniform(-0.05, 0.05, len(luma))
-    chroma = rng.uniform(0, 1, (len(luma), 3))
-    chroma -= (chroma @ _LUMA)[:, None]
-    room = np.where(chroma > 0, 1 - luma[:, None], luma[:, None]) / np.abs(chroma).clip(1e-6)
-    reach = np.minimum(room.min(axis=1), 1 / np.abs(chroma).max(axis=1))  # stay inside the colour cube
-    colours: Array = luma[:, None] + chroma * (reach * rng.uniform(0.5, 1, len(luma)))[:, None]
+def _colours(luma: float, hue: Array) -> Array:
+    """RGB (n, 3) of one lightness, each at its angle (n,) in the chroma plane."""
+    yiq = np.stack([np.full_like(hue, luma), _CHROMA * np.cos(hue), _CHROMA * np.sin(hue)], axis=1)
+    colours: Array = yiq @ RGB_TO_YIQ.inverse().T.numpy()
     return colours

@@ -22,9 +22,10 @@ DRAWS = 10
 """Uniform numbers that one view takes."""
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow and torchvision
-_RGB_TO_YIQ = torch.tensor(
+RGB_TO_YIQ = torch.tensor(
     [[*_LUMA], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], dtype=torch.float64
 )
+"""The NTSC matrix (FCC 1953): luma, and the plane of the chroma axes I and Q in which hues turn."""
 
 
 class Photometry:
@@ -37,8 +38,8 @@ class Photometry:
     def __init__(self, views: ViewSettings, device: torch.device) -> None:
         self.views = views
         self.luma = torch.tensor(_LUMA, device=device)
-        self.to_yiq = _RGB_TO_YIQ.float().to(device)
-        self.from_yiq = _RGB_TO_YIQ.inverse().float().to(device)
+        self.to_yiq = RGB_TO_YIQ.float().to(device)
+        self.from_yiq = RGB_TO_YIQ.inverse().float().to(device)
 
     def __call__(self, crops: Tensor, u: NDArray[np.float64]) -> Tensor:
         device = self.luma.device
