@@ -10,6 +10,7 @@ from siam.methods import METHODS, SIMSIAM
 from siam.network import Network
 from siam.objective import build_objective
 from siam.parts.momentum import MomentumEncoder, momentum_at
+from siam.parts.moving_average import MovingAverage
 from siam.settings import OptimizerSettings
 from siam.train.optimizer import build_optimizer
 
@@ -17,6 +18,7 @@ SMALL = {
     "projector_layers": 2, "projector_hidden": 24, "dim": 16, "predictor_hidden": 8,
     "queue": 32, "prototypes": 6,
 }  # fmt: skip
+BATCH = 6
 
 
 def small(method, **changes):
@@ -28,7 +30,7 @@ def network_for(method, seed=0):
     return Network(method, "resnet10t", image_size=16, width=0.125)
 
 
-def views(seed=0, n=6):
+def views(seed=0, n=BATCH):
     g = torch.Generator().manual_seed(seed)
     return torch.randn(n, 3, 16, 16, generator=g), torch.randn(n, 3, 16, 16, generator=g)
 
@@ -104,6 +106,9 @@ ABLATIONS = {
     **{f"batch norm {bn}": {"batch_norm": bn} for bn in ("none", "hidden", "all")},
     "cross-entropy": {"objective": "cross_entropy"},
     "asymmetric": {"symmetry": "asymmetric"},
+    "asymmetric, 2x sampling": {"symmetry": "asymmetric_2x"},
+    "output dimension": {"dim": 4},
+    "moving average": {"objective": "moving_average", "predictor": "none"},
     "alternation": {"target": "momentum", "momentum": 0.0, "momentum_every": 2},
     "simclr with predictor": {"objective": "contrast", "target": "live"},
     "simclr with predictor and stop-gradient": {"objective": "contrast"},
@@ -116,8 +121,10 @@ ABLATIONS = {
 def test_all_methods_and_ablations_train(name):
     """Three steps: a finite loss, gradient in all that learns, none in what does not."""
     method = replace(small(METHODS.get(name, SIMSIAM)), **ABLATIONS[name])
-    network, objective = network_for(method), build_objective(method)
+    network, objective = network_for(method), build_objective(method, images=BATCH)
     optimizer = build_optimizer(OptimizerSettings(), network, objective, 256)
+    if isinstance(objective, MovingAverage):
+        objective.images = torch.arange(BATCH)
     for step in range(3):
         loss = objective(*network(*views(step)))
         assert torch.isfinite(loss)

@@ -55,7 +55,7 @@ class QueueContrast(nn.Module):
     def info_nce(self, p: Tensor, z: Tensor) -> Tensor:
         """-log of the share that the positive has in exp(p.z / T) over positive and queue."""
         positive = F.cosine_similarity(p.float(), z.float(), dim=1)[:, None]  # (B, 1)
-        negative = cosines(p, self.queue)  # (B, K)
+        negative = F.normalize(p.float(), dim=1) @ self.queue.T  # (B, K); keys are unit vectors already
         logits = torch.cat([positive, negative], dim=1) / self.temperature
         return F.cross_entropy(logits, torch.zeros(len(p), dtype=torch.int64, device=p.device))
 

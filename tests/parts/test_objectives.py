@@ -208,3 +208,22 @@ class TestAgainstLightly:
             scores, iterations=3, epsilon=0.05
         )
         assert torch.allclose(sinkhorn(scores), theirs, atol=1e-5)
+
+    def test_swapped_clusters(self):
+        p1, p2 = tensors(vectors(12, 6, seed=2, count=2))
+        objective = SwappedClusters(6, 5, 0.1)
+        prototypes = torch.nn.functional.normalize(objective.prototypes, dim=1)
+        # theirs knows no predictor: a view's scores are both prediction and source of the assignment
+        scores = [torch.nn.functional.normalize(p, dim=1) @ prototypes.T for p in (p1, p2)]
+        theirs = float(self.loss.SwaVLoss(temperature=0.1)(scores, []).detach())
+        assert float(objective(p1, p2, p1, p2).detach()) == pytest.approx(theirs, abs=1e-5)
+
+    def test_memory_bank_nt_xent(self):
+        """Two batches: both score against the bank as it was, and put their keys in afterwards."""
+        theirs = self.loss.NTXentLoss(temperature=0.2, memory_bank_size=(10, 6))
+        ours = QueueContrast(6, 10, 0.2, symmetric=False)
+        ours.queue.copy_(theirs.memory_bank.bank)
+        for seed in (3, 4):
+            p1, p2, z1, z2 = tensors(vectors(4, 6, seed=seed))
+            expected = float(theirs(p1.requires_grad_(), z2).detach())
+            assert float(ours(p1, p2, z1, z2).detach()) == pytest.approx(expected, abs=1e-5)

@@ -1,0 +1,58 @@
+"""What a method's training step takes, beside SimSiam's: the peak of a process of its own."""
+
+import subprocess
+import sys
+
+import pytest
+
+STEP = """
+import sys
+from pathlib import Path
+
+import torch
+
+from siam.network import Network
+from siam.objective import build_objective
+from siam.recipes import PUBLISHED
+from siam.settings import OptimizerSettings
+from siam.train.optimizer import build_optimizer
+
+def mb(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(field))) / 1024
+
+def step(batch):
+    loss = objective(*network(*(torch.randn(batch, 3, 64, 64) for _ in range(2))))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    network.update_target(0.99)
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+method, _ = PUBLISHED[sys.argv[1]]
+before = mb("VmRSS")
+network, objective = Network(method, "resnet18", 64), build_objective(method)
+optimizer = build_optimizer(OptimizerSettings(), network, objective, 64)
+step(2)
+Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+step(64)
+own = sum(t.numel() * t.element_size() for t in objective.state_dict().values()) / 2**20
+print(mb("VmHWM") - before, own)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
+def test_a_step_of_moco_or_swav_takes_little_more_than_one_of_simsiam():
+    def peak_and_own(method):
+        done = subprocess.run(
+            [sys.executable, "-c", STEP, method], capture_output=True, text=True, check=True
+        )
+        return map(float, done.stdout.split())
+
+    simsiam, _ = peak_and_own("simsiam")
+    for method in ("moco_v2", "swav"):
+        peak, own = peak_and_own(method)
+        assert own > 1
+        assert peak < 1.15 * simsiam + own, (method, peak, own, simsiam)
