@@ -13,6 +13,7 @@ from siam.data.chance import uniforms
 from siam.data.decode import BrokenImage
 from siam.data.geometry import crop_boxes, draws_needed
 from siam.data.images import Images
+from siam.data.order import Key
 from siam.data.photometry import IMAGENET_MEAN, IMAGENET_STD
 from siam.settings import ViewSettings
 
@@ -20,9 +21,6 @@ GEOMETRY, PHOTOMETRY, STEP = 0, 1, 2
 """Purposes of random draws: they never share numbers."""
 
 _REPLACEMENTS = 100  # neighbours that are tried in place of a broken image
-
-Key = tuple[int, NDArray[np.int64]]
-"""An epoch and the indices of one batch's images."""
 
 
 class Broken(dict[str, str]):
