@@ -297,6 +297,35 @@ def _tells() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def _shard(args: list[str]) -> None:
+    """write images as WebDataset shards, for storage that is far away"""
+    import tyro
+
+    @dataclass(frozen=True)
+    class Shard:
+        """Write the images of DATA, as they are and in their order, as WebDataset shards (.tar)."""
+
+        data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
+        """The images."""
+        out: str
+        """The folder to write; its shards are DATA for `siam pretrain`."""
+        size: str = "512MB"
+        """The most that a shard weighs."""
+        json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+        """Print what was written as one JSON object on stdout."""
+
+    asked = _parse(Shard, args, "siam shard")
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from siam.data.sharding import shard
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("shard", total=None)
+        written = shard(asked.data, asked.out, asked.size, lambda n: bar.update(task, advance=n))
+    _tell(written, asked.json)
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "pretrain": _pretrain,
     "evaluate": _evaluate,
@@ -305,6 +334,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "import": _import,
     "inspect": _inspect,
     "reproduce": _reproduce,
+    "shard": _shard,
 }
 
 

@@ -23,11 +23,14 @@ _PLAIN = (1, 3)  # components of a JPEG for the fast decoder: grey and YCbCr
 
 
 class BrokenImage(Exception):
-    """An image that cannot be read; `reason` says why in a few words."""
+    """An image that cannot be read; `reason` says why in a few words.
 
-    def __init__(self, reason: str) -> None:
+    until: index of the first image after it that may not share the fault, where a whole file is lost.
+    """
+
+    def __init__(self, reason: str, until: int | None = None) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason, self.until = reason, until
 
 
 def decode(data: bytes) -> Tensor:

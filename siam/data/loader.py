@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from siam.data.arrays import ArrayImages
 from siam.data.chance import uniforms
 from siam.data.decode import BrokenImage
 from siam.data.geometry import crop_boxes, crop_resize, draws_needed
-from siam.data.images import ArrayImages, Images
+from siam.data.images import Images
 from siam.data.order import Order, Position
 from siam.data.photometry import DRAWS, Photometry
 from siam.data.views import GEOMETRY, PHOTOMETRY, Broken, ViewBatches, read_or_replace
@@ -70,7 +71,8 @@ class ViewLoader:
             )
         self.images, self.settings, self.device, self.tell = images, settings, device, tell
         self.count = views or (4 if settings.network.symmetry == "asymmetric_2x" else 2)
-        self.order = Order(len(images), settings, (0, 0), rank(), world_size())
+        groups = getattr(images, "groups", None)
+        self.order = Order(len(images), settings, (0, 0), rank(), world_size(), groups)
         self.steps = self.order.steps
         self.broken = Broken()
         self.photometry = Photometry(settings.views, device)
@@ -116,8 +118,8 @@ class ViewLoader:
             for position, _ in order.positions():
                 try:
                     crops, indices, broken = next(batches)
-                except RuntimeError as error:
-                    if "DataLoader worker" not in str(error):
+                except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+                    if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                         raise
                     cause = _how_a_worker_died(batches)
                     if position == died_at:

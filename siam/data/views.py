@@ -72,13 +72,14 @@ class ViewBatches(Dataset[Any]):
 
 def read_or_replace(images: Images, index: int, broken: Broken) -> tuple[Tensor, int]:
     """Image `index`, or the first readable one after it, and which it was; adds to `broken` what broke."""
-    for step in range(min(_REPLACEMENTS, len(images))):
-        at = (index + step) % len(images)
+    at, most = index, min(_REPLACEMENTS, len(images))
+    for _ in range(most):
         try:
             return images.read(at), at
         except BrokenImage as error:
             broken[images.path(at)] = error.reason
-    raise BrokenImage(f"{_REPLACEMENTS} images in a row, from {images.path(index)} on, cannot be read")
+            at = (at + 1 if error.until is None else error.until) % len(images)
+    raise BrokenImage(f"{most} images in a row, from {images.path(index)} on, cannot be read")
 
 
 def cut_crops(image: Tensor, boxes: NDArray[np.int64], out: Tensor) -> None:

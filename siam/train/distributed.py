@@ -162,11 +162,12 @@ def parallel(network: nn.Module, device: torch.device, sync_bn: bool) -> nn.Modu
         synchronise(network, device)
     # Statistics are the same in all, or their own business: there is nothing to broadcast.
     new_name = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.14
+    options: dict[str, Any] = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
     return DistributedDataParallel(
         network,
         device_ids=[device] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
-        **{"forward_sync_buffers" if new_name else "broadcast_buffers": False},
+        **options,
     )
 
 

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from siam.data.images import ArrayImages, Images, ImageSets
+from siam.data.arrays import ArrayImages
+from siam.data.images import Images, ImageSets
 from siam.data.loader import default_workers
 from siam.data.photometry import normalise
 from siam.errors import DataError

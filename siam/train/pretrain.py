@@ -199,7 +199,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
             outcome = _outcome(folder, progress, settings, total, clock)
             log.record("end", **{key: value for key, value in asdict(outcome).items() if key != "run"})
             from_first(lambda: write_report(folder) and None)
-        from_first(lambda: _list_broken(folder, loader, console))
+        from_first(lambda: _list_broken(folder, sets, loader, console))
     return outcome
 
 
@@ -252,7 +252,7 @@ def _end_epoch(
     if progress.verdict != "healthy" and progress.verdict != before:
         log.say(f"[bold]{progress.verdict}[/]: {ADVICE[progress.verdict]}")
     progress.epoch, progress.step = epoch + 1, 0
-    progress.std_sum, progress.logged = 0.0, 0
+    progress.loss_sum, progress.std_sum, progress.logged = 0.0, 0.0, 0
     clock.skip()
 
 
@@ -370,11 +370,13 @@ def _outcome(folder: Path, progress: Progress, settings: Settings, steps: int, c
     )
 
 
-def _list_broken(folder: Path, loader: ViewLoader, console: Console) -> None:
-    """Write broken.txt, and say how many images it lists."""
+def _list_broken(folder: Path, sets: ImageSets, loader: ViewLoader, console: Console) -> None:
+    """Write broken.txt: files of the set and images that could not be read; and say how many images."""
+    broken = [*sorted(sets.lost.items()), *sorted(loader.broken.items())]
+    if broken:
+        lines = "".join(f"{path}\t{reason}\n" for path, reason in broken)
+        write_atomically(folder / BROKEN, lambda file: file.write(lines.encode("utf-8", "surrogateescape")))
     if loader.broken:
-        lines = "".join(f"{path}\t{reason}\n" for path, reason in sorted(loader.broken.items()))
-        write_atomically(folder / BROKEN, lambda file: file.write(lines.encode()))
         console.print(
             f"{len(loader.broken)} of {len(loader.images)} images could not be read and were replaced: "
             f"{folder / BROKEN} lists them"

@@ -14,7 +14,7 @@ from siam.data.decode import BrokenImage
 from siam.data.images import ImageSets, open_images
 from siam.data.views import Broken, read_or_replace
 from siam.errors import DataError, RunError
-from siam.parts.gather import world_size
+from siam.parts.gather import rank, world_size
 from siam.runs import SETTINGS, open_run
 from siam.settings import Settings, differences, seconds_of
 from siam.train.distributed import (
@@ -68,7 +68,7 @@ def _train_together(settings: Settings, folder: Path) -> Outcome:
 
 def _train(settings: Settings, folder: Path, console: Console) -> Outcome:
     require_equal_shares(settings.batch_size, world_size())
-    return train(_open(settings.data), settings, folder, resume=True, console=console)
+    return train(_open(settings.data, console), settings, folder, resume=True, console=console)
 
 
 def _settle(
@@ -111,7 +111,7 @@ def _settle(
     return settings, folder
 
 
-def _open(data: str) -> ImageSets:
+def _open(data: str, console: Console) -> ImageSets:
     """The images, in every process; in the first one first, which may have to download them.
 
     Raises DataError where a machine has others than the first.
@@ -119,6 +119,9 @@ def _open(data: str) -> ImageSets:
     opened: list[ImageSets] = []
     from_first(lambda: opened.append(open_images(data)))
     sets = opened[0] if opened else open_images(data)
+    if rank() == 0:
+        for file, reason in sets.lost.items():
+            console.print(f"{file} is left out: {reason}", highlight=False, soft_wrap=True)
     seen = from_all((len(sets.train), sets.train.path(0), sets.train.path(len(sets.train) - 1)))
     for number, other in enumerate(seen):
         if other != seen[0]:

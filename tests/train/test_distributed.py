@@ -164,7 +164,7 @@ def test_synchronised_bn_keeps_names_parameters_and_activations():
     """timm's BN layers that end in an activation too."""
     torch.manual_seed(0)
     network = Network(replace(METHODS["byol"], **SMALL), "mobilenetv3_small_050", image_size=32).eval()
-    before, x = {key: p for key, p in network.state_dict(keep_vars=True).items()}, torch.randn(3, 3, 32, 32)
+    before, x = network.state_dict(keep_vars=True), torch.randn(3, 3, 32, 32)
     expected = network(x, x)
     synchronise(network, torch.device("cpu"))
     after = network.state_dict(keep_vars=True)
