@@ -169,7 +169,8 @@ def _embed(args: list[str]) -> None:
         asked.run, asked.data, asked.out, asked.device, asked.batch_size, asked.workers, asked.layer,
         asked.precision,
     )  # fmt: skip
-    _tell(written, asked.json)
+    if _tells():
+        _tell(written, asked.json)
 
 
 def _reproduce(args: list[str]) -> None:

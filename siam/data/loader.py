@@ -6,6 +6,7 @@ left to the device. Small ones stay on the device as uint8, all of them, and the
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -209,7 +210,10 @@ def _leave_signals_to_the_parent(worker: int) -> None:
 
 
 def _how_a_worker_died(batches: Any) -> str:
-    codes = [worker.exitcode for worker in getattr(batches, "_workers", []) if worker.exitcode]
+    workers = getattr(batches, "_workers", [])
+    if not any(worker.exitcode for worker in workers):
+        time.sleep(1)  # its pipe is closed before its end is known
+    codes = [worker.exitcode for worker in workers if worker.exitcode]
     if codes and codes[0] < 0:
         return f"was ended by {signal.Signals(-codes[0]).name}"
     return f"ended with status {codes[0]}" if codes else "ended"

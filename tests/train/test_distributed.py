@@ -248,6 +248,28 @@ def test_a_run_of_two_processes_is_the_run_of_one(classes, tmp_path):
 
 
 @pytest.mark.slow
+def test_embedding_is_shared_by_the_processes_of_torchrun(classes, tmp_path, monkeypatch):
+    """The file of two is the file of one, part by part and row by row."""
+    import pyarrow.parquet as pq
+
+    from siam import embedding
+
+    run = tmp_path / "run"
+    assert cli.main(["pretrain", str(classes), *TINY, "--epochs", "1", "--out", str(run)]) == 0
+    embedding.embed_to_parquet(run, classes, tmp_path / "one.parquet", "cpu", batch_size=1)
+    done = torchrun(
+        2, "embed", run, classes, "--out", tmp_path / "two.parquet", "--device", "cpu", "--batch-size", 1,
+        "--workers", 0, "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images"] == 36
+    one, two = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("one", "two"))
+    assert one.column("path").equals(two.column("path"))
+    ours, theirs = (np.stack(table.column("embedding").to_numpy()) for table in (one, two))
+    assert np.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_asked_to_stop_all_processes_stop_at_one_step_and_fewer_go_on(classes, tmp_path):
     """SIGTERM: status 75 and a whole checkpoint; one process then continues what two began, and the losses
     are those of a run that was never stopped, as far as rounding lets them agree."""
