@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siam.data.decode import first_words
+from siam.data.decode import Shrink, first_words
 from siam.data.demo import demo_images
 from siam.data.images import ImageSets, align_classes
 from siam.errors import DataError
@@ -42,7 +42,7 @@ class ArrayImages:
         folder = f"{self.classes[self.labels[i]]}/" if self.labels is not None else ""
         return f"{self.prefix}{folder}{i:06d}"
 
-    def read(self, i: int) -> Tensor:
+    def read(self, i: int, shrink: Shrink | None = None) -> Tensor:
         return torch.from_numpy(np.array(self.images[i], order="C")).permute(2, 0, 1)
 
     def __getstate__(self) -> dict[str, Any]:

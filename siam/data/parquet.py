@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siam.data import remote
-from siam.data.decode import BrokenImage, decode, first_words
+from siam.data.decode import BrokenImage, Shrink, decode, first_words
 from siam.data.images import ImageSets, Names, align_classes
 from siam.data.patterns import split_by_name
 from siam.errors import DataError
@@ -79,8 +79,8 @@ class ParquetImages:
     def path(self, i: int) -> str:
         return self.names[i]
 
-    def read(self, i: int) -> Tensor:
-        return decode(self.encoded(i))
+    def read(self, i: int, shrink: Shrink | None = None) -> Tensor:
+        return decode(self.encoded(i), shrink)
 
     def encoded(self, i: int) -> bytes:
         """The file's bytes. Raises BrokenImage."""

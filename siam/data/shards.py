@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siam.data import remote
-from siam.data.decode import BrokenImage, decode
+from siam.data.decode import BrokenImage, Shrink, decode
 from siam.data.images import (
     Images,
     ImageSets,
@@ -58,8 +58,8 @@ class ShardImages:
     def path(self, i: int) -> str:
         return self.names[i]
 
-    def read(self, i: int) -> Tensor:
-        return decode(self.encoded(i))
+    def read(self, i: int, shrink: Shrink | None = None) -> Tensor:
+        return decode(self.encoded(i), shrink)
 
     def encoded(self, i: int) -> bytes:
         """The file's bytes. Raises BrokenImage."""
@@ -85,8 +85,8 @@ class RemoteShards:
         shard = self._shard(i)
         return f"{self.urls[shard]}#{i - self.groups[shard]}"
 
-    def read(self, i: int) -> Tensor:
-        return decode(self.encoded(i))
+    def read(self, i: int, shrink: Shrink | None = None) -> Tensor:
+        return decode(self.encoded(i), shrink)
 
     def encoded(self, i: int) -> bytes:
         """The file's bytes. Raises BrokenImage."""

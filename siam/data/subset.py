@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siam.data.chance import permutation
-from siam.data.decode import BrokenImage
+from siam.data.decode import BrokenImage, Shrink
 from siam.data.images import Images
 from siam.errors import DataError
 
@@ -24,9 +24,9 @@ class Subset:
     def path(self, i: int) -> str:
         return self.images.path(int(self.indices[i]))
 
-    def read(self, i: int) -> Tensor:
+    def read(self, i: int, shrink: Shrink | None = None) -> Tensor:
         try:
-            return self.images.read(int(self.indices[i]))
+            return self.images.read(int(self.indices[i]), shrink)
         except BrokenImage as error:
             raise BrokenImage(error.reason) from None  # `until` counts in the whole set
 
