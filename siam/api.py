@@ -7,7 +7,7 @@ from siam.embedding import embed
 from siam.runs import load
 from siam.settings import Settings, from_dict
 from siam.train.pretrain import Outcome
-from siam.train.start import start
+from siam.train.start import Resume, start
 
 __all__ = ["embed", "load", "pretrain"]
 
@@ -18,12 +18,13 @@ def pretrain(
     method: str = "simsiam",
     out: str | Path | None = None,
     recipe: str | None = None,
-    resume: bool = False,
+    resume: Resume = False,
     **settings: Any,
 ) -> Outcome:
     """Train an encoder on images without labels; `siam pretrain` in Python.
 
     data: a folder, list file, .tar, .npy, .npz, or the name of a torchvision set; None is the demo set.
+    resume: go on with the run in `out`; "auto" begins one where there is none.
     settings: any setting by name, groups as dicts: epochs=100, optimizer={"lr": 0.03}.
     Returns what the run came to; its folder is `.run`. Raises SiamError for what can be mended.
     """

@@ -6,6 +6,7 @@ Importing this module imports neither torch nor tyro: help answers at once, and 
 import contextlib
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
@@ -28,7 +29,10 @@ siam VERB --help tells more. First steps:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb. Returns the exit status: 0; 2 when the user can mend it; 130 when interrupted."""
+    """Run a verb. Returns the exit status: 0; 2 when the user can mend it; 130 when interrupted.
+
+    75 says that a run was asked to stop, has saved, and can be resumed.
+    """
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         width = max(map(len, VERBS))
@@ -49,8 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         VERBS[args[0]](args[1:])
     except SiamError as error:
-        print(f"siam: {error}", file=sys.stderr)
-        return 2
+        if not error.alike or _tells():
+            print(f"siam: {error}", file=sys.stderr)
+        return error.exit_status
     except KeyboardInterrupt:
         print("siam: interrupted", file=sys.stderr)
         return 130
@@ -73,13 +78,16 @@ def _pretrain(args: list[str]) -> None:
         """The run's folder; runs/METHOD-DATA if left out."""
         recipe: str | None = None
         """imagenet, cifar10, imagenette or demo: where settings start; fitted to the images if left out."""
-        resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-        """Continue the run in --out from its last checkpoint."""
+        resume: Literal["no", "yes", "auto"] = "no"
+        """Continue the run in --out from its last checkpoint; `auto` begins one where there is none."""
         json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
         """Print the outcome as one JSON object on stdout."""
         settings: Annotated[Settings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = defaults
 
     args = ["--views.pipeline" if arg == "--views" else arg for arg in args]
+    for at in (at for at, arg in enumerate(args) if arg == "--resume"):
+        if args[at + 1 : at + 2] not in (["auto"], ["yes"], ["no"]):
+            args[at] = "--resume=yes"  # as a flag
     asked = _parse(Pretrain, args, "siam pretrain")
 
     def with_the_users(base: Settings) -> Settings:
@@ -87,9 +95,11 @@ def _pretrain(args: list[str]) -> None:
 
     from siam.train.start import start
 
-    outcome = start(asked.settings, with_the_users, asked.recipe, asked.out, asked.resume)
-    _tell(asdict(outcome), asked.json)
-    print(f"look at {outcome.run}/report.html", file=sys.stderr)
+    resume: bool | Literal["auto"] = "auto" if asked.resume == "auto" else asked.resume == "yes"
+    outcome = start(asked.settings, with_the_users, asked.recipe, asked.out, resume)
+    if _tells():
+        _tell(asdict(outcome), asked.json)
+        print(f"look at {outcome.run}/report.html", file=sys.stderr)
 
 
 def _evaluate(args: list[str]) -> None:
@@ -159,7 +169,8 @@ def _embed(args: list[str]) -> None:
         asked.run, asked.data, asked.out, asked.device, asked.batch_size, asked.workers, asked.layer,
         asked.precision,
     )  # fmt: skip
-    _tell(written, asked.json)
+    if _tells():
+        _tell(written, asked.json)
 
 
 def _reproduce(args: list[str]) -> None:
@@ -282,6 +293,40 @@ def _inspect(args: list[str]) -> None:
     _tell(inspect(asked.source, asked.data or None, asked.backbone, asked.device), asked.json)
 
 
+def _tells() -> bool:
+    """Whether this process speaks for those that work together: the first one does."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _shard(args: list[str]) -> None:
+    """write images as WebDataset shards, for storage that is far away"""
+    import tyro
+
+    @dataclass(frozen=True)
+    class Shard:
+        """Write the images of DATA, as they are and in their order, as WebDataset shards (.tar)."""
+
+        data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
+        """The images."""
+        out: str
+        """The folder to write; its shards are DATA for `siam pretrain`."""
+        size: str = "512MB"
+        """The most that a shard weighs."""
+        json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+        """Print what was written as one JSON object on stdout."""
+
+    asked = _parse(Shard, args, "siam shard")
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from siam.data.sharding import shard
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("shard", total=None)
+        written = shard(asked.data, asked.out, asked.size, lambda n: bar.update(task, advance=n))
+    _tell(written, asked.json)
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "pretrain": _pretrain,
     "evaluate": _evaluate,
@@ -290,6 +335,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "import": _import,
     "inspect": _inspect,
     "reproduce": _reproduce,
+    "shard": _shard,
 }
 
 

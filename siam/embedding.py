@@ -18,8 +18,10 @@ from siam.data.images import Images, ImageSets, open_images
 from siam.data.loader import default_workers
 from siam.errors import DataError, RunError, SettingsError
 from siam.evaluate.features import centre_views, stream
+from siam.parts.gather import rank, world_size
 from siam.runs import CHECKPOINT, ENCODER, NETWORK, Layer, load, write_atomically
 from siam.train.device import pick_device, uses_bf16
+from siam.train.distributed import from_all, from_first, joined, local_device
 
 Precision = Literal["float32", "float16"]
 
@@ -45,7 +47,8 @@ def embed(
     vectors: list[NDArray[np.float32]] = []
     paths: list[str] = []
     for images in _sets(open_images(data)):
-        for features, indices in _vectors(run, images, 0, device, batch_size, workers, layer):
+        everything = np.arange(len(images))
+        for features, indices in _vectors(run, images, everything, device, batch_size, workers, layer):
             vectors.append(features)
             paths += [images.path(int(i)) for i in indices]
     if not vectors:
@@ -67,8 +70,8 @@ def embed_to_parquet(
     """Write path, label (a class name, or null) and embedding (D numbers) of every image to `out`.
 
     One row group a batch, so that memory does not grow with the set. The file appears when it is complete;
-    until then its parts lie in OUT.parts, and the same call goes on after them. Returns what was written.
-    Raises SiamError.
+    until then its parts lie in OUT.parts, and the same call goes on after them. Processes that torchrun
+    started share the parts. Returns what was written. Raises SiamError.
     """
     if batch_size < 1:
         raise SettingsError(f"batch_size must be at least 1, got {batch_size}")
@@ -79,25 +82,28 @@ def embed_to_parquet(
         "weights": _digest(run), "data": str(data), "images": [len(images) for images in sets],
         "batch_size": batch_size, "layer": layer, "precision": precision,
     }  # fmt: skip
-    try:
-        _continue_or_start(parts, job)
-        with Progress(console=console or Console(stderr=True)) as bar:
+    size = _PART * batch_size
+    with joined(device, seconds=3600), Progress(console=_console(console)) as bar:
+        try:
+            from_first(lambda: _continue_or_start(parts, job))
             for number, images in enumerate(sets):
-                task = bar.add_task(f"embed {images.name}", total=len(images))
-                first = len(sorted(parts.glob(f"{number}-*.parquet"))) * _PART * batch_size
-                bar.update(task, completed=min(first, len(images)))
-                batches = _vectors(run, images, first, device, batch_size, workers, layer)
-                for part, rows in _in_parts(batches, len(images), first, batch_size):
+                files = [parts / f"{number}-{part:08d}.parquet" for part in range(-(-len(images) // size))]
+                done = from_first(lambda files=files: [file.exists() for file in files])  # type: ignore[misc]
+                own = np.flatnonzero(~np.array(done))[rank() :: world_size()]
+                task = bar.add_task(f"embed {images.name}", total=len(files), completed=sum(done))
+                which = np.arange(len(images))[np.isin(np.arange(len(images)) // size, own)]
+                batches = _vectors(run, images, which, device, batch_size, workers, layer)
+                for part, rows in _in_parts(batches, own.tolist(), size):
                     tables = [_table(images, features, indices, precision) for features, indices in rows]
                     write_atomically(
-                        parts / f"{number}-{part:08d}.parquet",
+                        files[part],
                         lambda file, tables=tables: _write_tables(file, iter(tables)),  # type: ignore[misc]
                     )
-                    done = (part + 1) * _PART * batch_size
-                    bar.update(task, completed=min(done, len(images)))
-        written, dimension = _join(parts, out)
-    except OSError as error:
-        raise RunError(f"cannot write {out}: {error.strerror or error}") from None
+                    bar.advance(task, world_size())
+            from_all(None)  # now all parts are there
+            written, dimension = from_first(lambda: _join(parts, out))
+        except OSError as error:
+            raise RunError(f"cannot write {out}: {error.strerror or error}") from None
     total = sum(len(images) for images in sets)
     if not written:
         raise DataError(f"none of the {total} images in {data} can be read")
@@ -108,33 +114,37 @@ def _sets(sets: ImageSets) -> list[Images]:
     return [sets.train] if sets.val is None else [sets.train, sets.val]
 
 
+def _console(console: Console | None) -> Console:
+    return console or Console(stderr=True, quiet=rank() > 0)
+
+
 def _vectors(
-    run: str | Path, images: Images, first: int, device: str, batch_size: int, workers: int, layer: Layer
+    run: str | Path,
+    images: Images,
+    which: NDArray[np.int64],
+    device: str,
+    batch_size: int,
+    workers: int,
+    layer: Layer,
 ) -> Iterator[Vectors]:
-    """Of the images from `first` on."""
-    where = pick_device(device)
+    """Of some of the images, in order."""
+    where = pick_device(local_device(device))
     encoder = load(run, str(where), layer)
     workers = workers if workers >= 0 else default_workers(where)
-    rest = np.arange(first, len(images))
-    views = centre_views(images, encoder.image_size, rest, batch_size, workers)
+    views = centre_views(images, encoder.image_size, which, batch_size, workers)
     for features, indices in stream(encoder, views, where, uses_bf16("auto", where)):
         yield features.numpy(), indices
 
 
-def _in_parts(
-    batches: Iterator[Vectors], total: int, first: int, batch_size: int
-) -> Iterator[tuple[int, list[Vectors]]]:
-    """Parts in order, none left out (one without a readable image is empty), each with its batches."""
-    size = _PART * batch_size
-    part, rows = first // size, list[Vectors]()
-    for features, indices in batches:
-        while int(indices[0]) // size > part:
-            yield part, rows
-            part, rows = part + 1, []
-        rows.append((features, indices))
-    while part * size < total:
+def _in_parts(batches: Iterator[Vectors], parts: list[int], size: int) -> Iterator[tuple[int, list[Vectors]]]:
+    """Each of the parts with its batches; one without a readable image is empty."""
+    waiting = next(batches, None)
+    for part in parts:
+        rows = list[Vectors]()
+        while waiting is not None and int(waiting[1][0]) // size == part:
+            rows.append(waiting)
+            waiting = next(batches, None)
         yield part, rows
-        part, rows = part + 1, []
 
 
 def _continue_or_start(parts: Path, job: dict[str, Any]) -> None:

@@ -4,6 +4,10 @@
 class SiamError(Exception):
     """Something outside the program is wrong; the message says what, where, and the mend."""
 
+    exit_status = 2
+    alike = False
+    """Whether every process of a run raises it: then the first one tells it."""
+
 
 class SettingsError(SiamError):
     """A setting that does not exist, or a combination that cannot work."""

@@ -1,8 +1,10 @@
 """A run folder: what lies in it, how it is locked while in use, and how its encoder is taken out again."""
 
+import contextlib
 import fcntl
 import json
 import os
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,9 +55,18 @@ def open_run(folder: str | Path) -> Run:
         plain = yaml.safe_load(file.read_text())
         if not isinstance(plain, dict):
             raise RunError(f"{file} does not hold settings")
-        return Run(folder, from_dict(plain))
+        return Run(folder, from_dict(_as_written_today(plain)))
     except (yaml.YAMLError, UnicodeDecodeError, SettingsError) as error:
         raise RunError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def _as_written_today(plain: dict[str, Any]) -> dict[str, Any]:
+    """Settings of version 0.1, where checkpoints had their times in two fields."""
+    saves = plain.get("checkpoint")
+    if not isinstance(saves, dict) or "every_minutes" not in saves:
+        return plain
+    every = [f"{saves['every_minutes']}m"] + ([str(saves["every_steps"])] if saves.get("every_steps") else [])
+    return {**plain, "checkpoint": {"every": ",".join(every)}}
 
 
 def save_settings(folder: Path, settings: Settings) -> None:
@@ -164,20 +175,45 @@ def load_network(run: str | Path) -> dict[str, Tensor]:
     return _read_safetensors(folder / NETWORK)
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write beside the name, flush to disk, then move into place: a crash leaves the old file or the new."""
+def write_atomically(
+    path: Path, write: Callable[[BinaryIO], Any], then: Callable[[], None] = lambda: None
+) -> None:
+    """Write beside the name, flush to disk, then move into place: a crash leaves the old file or the new.
+
+    then: done between the two. Where the disk is full, what was begun is removed. Raises OSError.
+    """
     beside = path.with_name(path.name + ".writing")
-    with beside.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with beside.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+    then()
     beside.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Let the names in a folder survive a loss of power, as fsync lets the bytes."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the run folder for this process; the lock ends with the process, however it ends."""
-    with (folder / ".lock").open("w") as file:
+    try:
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -188,9 +224,18 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
-    """A checkpoint's contents, read without executing anything in it. Raises RunError."""
+    """A checkpoint's contents, read without executing anything in it. Raises RunError.
+
+    It is a zip, so each part of it has a checksum; torch itself does not look at them.
+    """
     try:
+        with zipfile.ZipFile(file) as parts:
+            damaged = parts.testzip()
+        if damaged is not None:
+            raise RunError(f"{file} is damaged: the checksum of {damaged} is wrong")
         contents: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except RunError:
+        raise
     except FileNotFoundError:
         raise RunError(f"there is no checkpoint at {file}") from None
     except Exception as error:

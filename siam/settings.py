@@ -1,6 +1,8 @@
 """Everything that can be set, as frozen dataclasses; an impossible combination fails when it is built."""
 
 import difflib
+import math
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
@@ -132,18 +134,28 @@ class MonitorSettings:
 class CheckpointSettings:
     """When a run is saved. A save is atomic; the last one is what --resume continues."""
 
-    every_steps: int = 0
-    """Steps between saves; 0 saves by time and at the end of each epoch only."""
-    every_minutes: float = 10.0
-    """Minutes between saves within an epoch."""
+    every: str = "10m"
+    """Time (`90s`, `10m`, `2h`) or steps (`500`) between saves within an epoch, or both: `10m,500`."""
+    keep: int = 2
+    """Checkpoints that are kept: the last, and those before it in case it cannot be read."""
 
     def __post_init__(self) -> None:
-        _require(
-            self.every_steps >= 0, f"checkpoint.every_steps must not be negative, got {self.every_steps}"
-        )
-        _require(
-            self.every_minutes > 0, f"checkpoint.every_minutes must be above 0, got {self.every_minutes}"
-        )
+        _require(self.keep >= 1, f"checkpoint.keep must be at least 1, got {self.keep}")
+        for part in self.every.split(","):
+            if not part.strip().isdecimal():
+                seconds_of(part, "checkpoint.every")
+            _require(part.strip() != "0", "checkpoint.every must be above 0, got 0")
+
+    @property
+    def steps(self) -> int:
+        """Between saves; 0 where only time counts."""
+        return min((int(part) for part in self.every.split(",") if part.strip().isdecimal()), default=0)
+
+    @property
+    def seconds(self) -> float:
+        """Between saves; infinite where only steps count."""
+        timed = [part for part in self.every.split(",") if not part.strip().isdecimal()]
+        return min((seconds_of(part, "checkpoint.every") for part in timed), default=math.inf)
 
 
 @dataclass(frozen=True)
@@ -170,6 +182,13 @@ class Settings:
     """A run, trained or imported, whose weights to begin with, and whose backbone and heads to take."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+    devices: int = 0
+    """Processes that train together, a GPU each (or, with device cpu, some cores); 0: as many as there are
+    GPUs."""
+    sync_bn: bool = True
+    """Batch norm over the global batch, whatever the number of devices."""
+    timeout: str = "10m"
+    """How long processes wait for each other before they take one for lost."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """bf16 autocast, or not; `auto` takes it where the machine is fast at it."""
     compile: bool = False
@@ -183,6 +202,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
+        _require(self.devices >= 0, f"devices must be 0 (automatic) or more, got {self.devices}")
+        seconds_of(self.timeout, "timeout")
         _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         _require(self.width > 0, f"width must be above 0, got {self.width}")
         _require(
@@ -201,6 +222,17 @@ class Settings:
 def _require(holds: bool, what: str) -> None:
     if not holds:
         raise SettingsError(what)
+
+
+def seconds_of(text: str, name: str) -> float:
+    """`90s`, `10m`, `2h` in seconds. Raises SettingsError, which calls the setting by its name."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh])\s*", text)
+    _require(
+        found is not None and float(found[1]) > 0,
+        f"{name} must be a time such as 90s, 10m or 2h, got '{text}'",
+    )
+    assert found is not None
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def to_dict(settings: Any) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def test_an_unknown_setting_is_named_with_the_nearest():
         (lambda: OptimizerSettings(weight_decay=-1), r"optimizer\.weight_decay"),
         (lambda: LoaderSettings(workers=-2), r"loader\.workers"),
         (lambda: MonitorSettings(knn_k=0), r"monitor\.knn_k"),
-        (lambda: CheckpointSettings(every_minutes=0), r"checkpoint\.every_minutes"),
+        (lambda: CheckpointSettings(every="0m"), r"checkpoint\.every"),
     ],
 )
 def test_what_cannot_work_fails_by_name_when_built(build, says):

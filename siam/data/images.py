@@ -1,4 +1,4 @@
-"""Sets of images: a folder, a list, a tar, arrays, or a set that torchvision knows.
+"""Sets of images: a folder, a list, a tar, shards, Parquet, arrays, or a set that torchvision knows.
 
 An image set goes to the data workers, so it is small: names are one block of bytes and an array of offsets,
 pixels stay on disk.
@@ -11,24 +11,20 @@ import os
 import tarfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siam.data.decode import BrokenImage, decode, first_words
-from siam.data.demo import demo_images
+from siam.data.decode import BrokenImage, Shrink, decode
+from siam.data.patterns import ENDINGS, TRAIN, VAL, files_meant
 from siam.errors import DataError
 from siam.settings import near
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 KNOWN_SETS = ("demo", "cifar10", "cifar100", "stl10")
-
-_TRAIN, _VAL = ("train",), ("val", "test", "valid", "validation")
 
 
 class Images(Protocol):
@@ -45,8 +41,8 @@ class Images(Protocol):
     def path(self, i: int) -> str:
         """The name of image i within the set."""
 
-    def read(self, i: int) -> Tensor:
-        """uint8 (3, H, W). Raises BrokenImage."""
+    def read(self, i: int, shrink: Shrink | None = None) -> Tensor:
+        """uint8 (3, H, W), smaller where `shrink` allows it and that saves time. Raises BrokenImage."""
 
 
 @dataclass(frozen=True)
@@ -55,27 +51,38 @@ class ImageSets:
 
     train: Images
     val: Images | None
+    lost: dict[str, str] = field(default_factory=dict)
+    """Files of the set that cannot be read, with all their images, and why."""
 
 
 def open_images(data: str | Path | None) -> ImageSets:
     """Find out what `data` is, and index it. Raises DataError: not there, no images, only one, unreadable."""
+    from siam.data.arrays import open_arrays, open_known  # these build on what is defined here
+    from siam.data.parquet import open_parquet
+    from siam.data.shards import open_shards
+
     name = "demo" if data is None else str(data)
     path = Path(name)
     is_file = os.path.isfile(name)  # unlike Path's own, no error for names that cannot exist
+    files = files_meant(name)
     if name in KNOWN_SETS and not os.path.exists(name):
-        sets = _known(name)
+        sets = open_known(name)
+    elif files:
+        sets = (open_shards if files[0].endswith(".tar") else open_parquet)(name, files)
     elif os.path.isdir(name):
         names = Names(_walk(path))
         sets = _split(name, names, lambda part: FolderImages(name, path, names.part(part)))
     elif path.suffix == ".tar" and is_file:
-        members, spans = _tar_members(path)
+        members, spans, complaint = tar_members(path)
         sets = _split(
             name,
             members,
             lambda part: TarImages(name, path, members.part(part), spans[part.start : part.stop]),
         )
+        if complaint:
+            sets.lost[name] = complaint
     elif path.suffix in (".npy", ".npz") and is_file:
-        sets = _arrays(name, path)
+        sets = open_arrays(name, path)
     elif path.suffix == ".txt" and is_file:
         sets = _listed(name, path)
     else:
@@ -127,7 +134,7 @@ class FolderImages:
 
     def __init__(self, name: str, root: Path, names: Names) -> None:
         self.name, self.root, self.names = name, root, names
-        self.classes, self.labels = _class_folders(names)
+        self.classes, self.labels = class_folders(names)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -135,12 +142,15 @@ class FolderImages:
     def path(self, i: int) -> str:
         return self.names[i]
 
-    def read(self, i: int) -> Tensor:
+    def read(self, i: int, shrink: Shrink | None = None) -> Tensor:
+        return decode(self.encoded(i), shrink)
+
+    def encoded(self, i: int) -> bytes:
+        """The file's bytes. Raises BrokenImage."""
         try:
-            data = (self.root / self.names[i]).read_bytes()
+            return (self.root / self.names[i]).read_bytes()
         except OSError as error:
             raise BrokenImage(error.strerror or "cannot be opened") from None
-        return decode(data)
 
 
 class TarImages:
@@ -149,7 +159,7 @@ class TarImages:
     def __init__(self, name: str, file: Path, names: Names, spans: NDArray[np.int64]) -> None:
         """spans: where each image begins and its size, in bytes (N, 2)."""
         self.name, self.file, self.names, self.spans = name, file, names, spans
-        self.classes, self.labels = _class_folders(names)
+        self.classes, self.labels = class_folders(names)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -157,7 +167,11 @@ class TarImages:
     def path(self, i: int) -> str:
         return self.names[i]
 
-    def read(self, i: int) -> Tensor:
+    def read(self, i: int, shrink: Shrink | None = None) -> Tensor:
+        return decode(self.encoded(i), shrink)
+
+    def encoded(self, i: int) -> bytes:
+        """The file's bytes. Raises BrokenImage."""
         offset, size = self.spans[i].tolist()
         try:
             with self.file.open("rb") as file:
@@ -167,46 +181,7 @@ class TarImages:
             raise BrokenImage(error.strerror or "the tar cannot be opened") from None
         if len(data) < size:
             raise BrokenImage("the tar ends within it")
-        return decode(data)
-
-
-class ArrayImages:
-    """Images of one size in an array: uint8 (N, H, W, 3). split: a folder to put before their names.
-
-    file: the .npy that `images` is a map of.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        images: NDArray[np.uint8],
-        labels: NDArray[np.int64] | None,
-        classes: Iterable[str],
-        split: str = "",
-        file: Path | None = None,
-    ) -> None:
-        self.name, self.images, self.labels, self.classes = name, images, labels, tuple(classes)
-        self.file = file
-        self.prefix = f"{split}/" if split else ""
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def path(self, i: int) -> str:
-        folder = f"{self.classes[self.labels[i]]}/" if self.labels is not None else ""
-        return f"{self.prefix}{folder}{i:06d}"
-
-    def read(self, i: int) -> Tensor:
-        return torch.from_numpy(np.array(self.images[i], order="C")).permute(2, 0, 1)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pixels that lie in a file stay there: a worker maps them again."""
-        return {k: v for k, v in self.__dict__.items() if k != "images" or self.file is None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if self.file is not None:
-            self.images = _rgb(_map(self.file))
+        return data
 
 
 def _walk(root: Path) -> Iterator[str]:
@@ -237,16 +212,18 @@ def _entry(entry: os.DirEntry[str]) -> str:
     return entry.name if wanted else ""
 
 
-def _tar_members(file: Path) -> tuple[Names, NDArray[np.int64]]:
+def tar_members(file: Path) -> tuple[Names, NDArray[np.int64], str]:
     """Sorted names of the images in a tar, and where each lies: offset and size in bytes (N, 2).
 
-    A damaged tail costs only what lies behind the damage.
+    A damaged tail costs only what lies behind the damage; the last value says so, "" where all is well.
+    Raises DataError for what is no tar.
     """
     rows: dict[str, int] = {}  # of two members with one name the later counts, as when unpacking
     spans = array("q")
+    complaint = ""
     try:
-        with tarfile.open(file, "r:") as tar, contextlib.suppress(tarfile.ReadError):  # it may end early
-            for member in tar:
+        with tarfile.open(file, "r:") as tar:
+            for member in _until_damage(tar):
                 tar.members.clear()  # type: ignore[attr-defined]
                 name = member.name.removeprefix("./")
                 hidden = any(part.startswith(".") for part in name.split("/"))  # which leaves out ".." too
@@ -254,13 +231,23 @@ def _tar_members(file: Path) -> tuple[Names, NDArray[np.int64]]:
                 if plain and not hidden and name.lower().endswith(ENDINGS):
                     rows[name] = len(spans) // 2
                     spans.extend((member.offset_data, member.size))
+            end = tar.offset
+        with file.open("rb") as opened:
+            opened.seek(end)
+            if opened.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # a whole tar ends in such blocks
+                complaint = f"is damaged or cut off after {len(rows)} images"
     except (tarfile.TarError, OSError) as error:
         raise DataError(
             f"{file} cannot be read as a tar ({error}); if it is compressed, unpack it to a plain .tar first"
         ) from None
     names = sorted(rows)
     order = np.fromiter((rows[name] for name in names), dtype=np.int64, count=len(names))
-    return Names(names), np.array(spans, dtype=np.int64).reshape(-1, 2)[order]
+    return Names(names), np.array(spans, dtype=np.int64).reshape(-1, 2)[order], complaint
+
+
+def _until_damage(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    with contextlib.suppress(tarfile.ReadError):
+        yield from tar
 
 
 def _split(name: str, names: Names, build: Callable[[range], "FolderImages | TarImages"]) -> ImageSets:
@@ -271,19 +258,15 @@ def _split(name: str, names: Names, build: Callable[[range], "FolderImages | Tar
     if not len(names):
         raise DataError(f"no images in {name}: looked for {' '.join(ENDINGS)}")
     first, slash, _ = names[0].partition("/")
-    shared = slash and names[len(names) - 1].startswith(first + slash) and first not in _TRAIN
+    shared = slash and names[len(names) - 1].startswith(first + slash) and first not in TRAIN
     above = first + slash if shared else ""
-    train, val = (_first_below(names, above, folders) for folders in (_TRAIN, _VAL))
+    train, val = (_first_below(names, above, folders) for folders in (TRAIN, VAL))
     if not train or not val:
         everything = build(range(len(names)))
         # train/ alone holds the images, unless it is one among class folders: cars, planes, trains
         return ImageSets(everything if not train or everything.labels is not None else build(train), None)
     both = build(train), build(val)
-    if any(images.labels is None for images in both):
-        for images in both:
-            images.labels, images.classes = None, ()
-    else:
-        _align_classes(name, *both)
+    align_classes(name, *both)
     return ImageSets(*both)
 
 
@@ -293,8 +276,12 @@ def _first_below(names: Names, above: str, folders: Iterable[str]) -> range:
     return next((part for part in ranges if part), range(0))
 
 
-def _align_classes(name: str, train: Images, val: Images) -> None:
-    """Let the labels of both index the classes of train."""
+def align_classes(name: str, train: Images, val: Images) -> None:
+    """Let the labels of both index the classes of train; where one has none, neither does the other."""
+    if train.labels is None or val.labels is None:
+        for images in (train, val):
+            images.labels, images.classes = None, ()
+        return
     place = {c: i for i, c in enumerate(train.classes)}
     unknown = [c for c in val.classes if c not in place]
     if unknown:
@@ -305,7 +292,7 @@ def _align_classes(name: str, train: Images, val: Images) -> None:
     val.classes = train.classes
 
 
-def _class_folders(names: Names) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
+def class_folders(names: Names) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
     """Classes and labels, if every image lies in one of several folders that hold nothing but images.
 
     The class is the last folder; all folders must be equally deep and share everything above it.
@@ -328,58 +315,6 @@ def _sorted_classes(
     place = np.empty(len(found), dtype=np.int64)
     place[[found[c] for c in classes]] = np.arange(len(found))
     return classes, place[labels]
-
-
-def _arrays(name: str, path: Path) -> ImageSets:
-    """A .npy of images, or a .npz with `images`, perhaps `labels`, `val_images`, `val_labels`."""
-    try:
-        if path.suffix == ".npy":
-            arrays = {"images": _map(path)}
-        else:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
-                arrays = dict(loaded)
-    except Exception as error:  # damaged bytes lead numpy and zipfile to errors of many kinds
-        raise DataError(f"{name} cannot be read: {first_words(error)}") from None
-    if "images" not in arrays:
-        raise DataError(f"{name} has no array 'images', only {', '.join(sorted(arrays)) or 'nothing'}")
-    if "val_images" not in arrays:
-        mapped = path if path.suffix == ".npy" else None
-        return ImageSets(_array_set(name, arrays["images"], arrays.get("labels"), "", mapped), None)
-    train = _array_set(name, arrays["images"], arrays.get("labels"), "train")
-    val = _array_set(name, arrays["val_images"], arrays.get("val_labels"), "val")
-    if train.labels is not None and val.labels is not None:
-        _align_classes(name, train, val)
-    return ImageSets(train, val)
-
-
-def _map(path: Path) -> NDArray[Any]:
-    """The array in a .npy, left on disk. Copy on write, since torch has no read-only tensors."""
-    return np.lib.format.open_memmap(path, mode="c")
-
-
-def _rgb(images: NDArray[Any]) -> NDArray[Any]:
-    """Three equal channels for grey images (N, H, W), without taking memory."""
-    return np.broadcast_to(images[..., None], (*images.shape, 3)) if images.ndim == 3 else images
-
-
-def _array_set(
-    name: str, images: NDArray[Any], labels: NDArray[Any] | None, split: str, file: Path | None = None
-) -> ArrayImages:
-    rgb = _rgb(images)
-    if rgb.ndim != 4 or rgb.shape[3] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape[1:]:
-        raise DataError(
-            f"{name}: images must be uint8 (N, H, W, 3) or (N, H, W), got {images.dtype} {images.shape}"
-        )
-    if not len(rgb):
-        raise DataError(f"no images in {name}: the array is empty")
-    if labels is None:
-        return ArrayImages(name, rgb, None, (), split, file)
-    if labels.shape != (len(rgb),) or labels.dtype.kind not in "iu" or labels.min() < 0:
-        raise DataError(
-            f"{name}: labels must be {len(rgb)} whole numbers from 0, got {labels.dtype} {labels.shape}"
-        )
-    classes, places = np.unique(labels, return_inverse=True)
-    return ArrayImages(name, rgb, places.astype(np.int64), (str(c) for c in classes), split)
 
 
 def _listed(name: str, path: Path) -> ImageSets:
@@ -411,41 +346,6 @@ def _listed(name: str, path: Path) -> ImageSets:
     if labels:
         images.classes, images.labels = _sorted_classes(found, np.array(labels, dtype=np.int64))
     return ImageSets(images, None)
-
-
-def _known(name: str) -> ImageSets:
-    """The demo set, or one that torchvision downloads to SIAM_DATASETS (by default ~/.cache/siam)."""
-    if name == "demo":
-        train, test = (ArrayImages("demo", *demo_images(split), split) for split in ("train", "test"))
-        return ImageSets(train, test)
-    from torchvision import datasets
-
-    root = Path(os.environ.get("SIAM_DATASETS", Path.home() / ".cache" / "siam"))
-
-    def get(**split: Any) -> Any:
-        kind: Any = getattr(datasets, name.upper())
-        try:
-            return kind(root, download=False, **split)
-        except RuntimeError:
-            pass
-        try:
-            return kind(root, download=True, **split)
-        except Exception as error:
-            raise DataError(
-                f"{name} is not in {root} and cannot be downloaded ({error}); put it there"
-            ) from None
-
-    if name == "stl10":
-        train, val = get(split="train+unlabeled"), get(split="test")
-        return ImageSets(
-            ArrayImages(name, train.data.transpose(0, 2, 3, 1), None, (), "train"),
-            ArrayImages(name, val.data.transpose(0, 2, 3, 1), None, (), "test"),
-        )
-    train, test = (
-        ArrayImages(name, part.data, np.array(part.targets, dtype=np.int64), part.classes, split)
-        for split, part in (("train", get(train=True)), ("test", get(train=False)))
-    )
-    return ImageSets(train, test)
 
 
 def _not_there(name: str, path: Path) -> str:

@@ -5,6 +5,8 @@ left to the device. Small ones stay on the device as uint8, all of them, and the
 """
 
 import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +15,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
-from siam.data.chance import permutation, uniforms
+from siam.data.arrays import ArrayImages
+from siam.data.chance import uniforms
+from siam.data.decode import BrokenImage
 from siam.data.geometry import crop_boxes, crop_resize, draws_needed
-from siam.data.images import ArrayImages, Images
+from siam.data.images import Images
+from siam.data.order import Order, Position
 from siam.data.photometry import DRAWS, Photometry
-from siam.data.views import GEOMETRY, PHOTOMETRY, Broken, Key, ViewBatches, read_or_replace
-from siam.errors import DataError
+from siam.data.views import GEOMETRY, PHOTOMETRY, Broken, ViewBatches, read_or_replace
+from siam.errors import DataError, RunError
+from siam.parts.gather import rank, world_size
 from siam.settings import Settings
 
 _SMALL = {"cpu": 64, "cuda": 256, "mps": 128}
@@ -31,7 +37,7 @@ _BROKEN_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's images."""
+    """One step's images: this process's share of the global batch."""
 
     epoch: int
     step: int
@@ -47,7 +53,7 @@ class ViewLoader:
     """Iterate over `batches(first_epoch, first_step)`: all batches up to the last epoch, from any position.
 
     views: of each image; as many as the method takes if left out. Which images could not be read is
-    collected in `broken`; over 10 % of the set raises DataError.
+    collected in `broken`; over 10 % of the set raises DataError. tell: takes a line for the user.
     """
 
     def __init__(
@@ -57,15 +63,18 @@ class ViewLoader:
         device: torch.device,
         progress: Callable[[int, int], None] | None = None,
         views: int | None = None,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> None:
         if settings.batch_size > len(images):
             raise DataError(
                 f"batch_size {settings.batch_size} is larger than the set: "
                 f"{images.name} has {len(images)} images"
             )
-        self.images, self.settings, self.device = images, settings, device
+        self.images, self.settings, self.device, self.tell = images, settings, device, tell
         self.count = views or (4 if settings.network.symmetry == "asymmetric_2x" else 2)
-        self.steps = len(images) // settings.batch_size
+        groups = getattr(images, "groups", None)
+        self.order = Order(len(images), settings, (0, 0), rank(), world_size(), groups)
+        self.steps = self.order.steps
         self.broken = Broken()
         self.photometry = Photometry(settings.views, device)
         self.workers = settings.loader.workers if settings.loader.workers >= 0 else default_workers(device)
@@ -73,26 +82,58 @@ class ViewLoader:
 
     def batches(self, first_epoch: int = 0, first_step: int = 0) -> Iterator[Batch]:
         """Batches from a position to the end of the last epoch, each made from (seed, epoch, index) alone."""
-        order = _Order(len(self.images), self.settings, first_epoch, first_step)
+        order = self.order.at((first_epoch, first_step))
         if self.resident is not None:
-            for epoch, step, indices in order.positions():
+            for (epoch, step), indices in order.positions():
                 crops = self._crop_resident(epoch, indices)
                 yield self._finish(epoch, step, crops, indices)
             return
+        try:
+            for (epoch, step), crops, indices, broken in self._from_workers(order):
+                self.note(broken)
+                yield self._finish(epoch, step, crops, indices)
+        except BrokenImage as error:
+            raise DataError(
+                f"the images of {self.images.name} can no longer be read: {error.reason}; bring them back, "
+                "and go on with --resume"
+            ) from None
+
+    def _from_workers(self, order: Order) -> Iterator[tuple[Position, Tensor, NDArray[np.int64], Broken]]:
+        """What the workers make, in order. Workers that die are started anew, once for the same batch."""
         dataset = ViewBatches(self.images, self.settings.views, self.count, self.settings.seed)
-        worker_batches = DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=order,
-            num_workers=self.workers,
-            collate_fn=_as_it_is,
-            pin_memory=self.device.type == "cuda",
-            prefetch_factor=4 if self.workers else None,
-            multiprocessing_context="forkserver" if self.workers else None,
-        )
-        for (epoch, step, _), (crops, indices, broken) in zip(order.positions(), worker_batches, strict=True):
-            self._note(broken)
-            yield self._finish(epoch, step, crops, indices)
+        died_at: Position | None = None
+        while True:
+            batches = iter(
+                DataLoader(
+                    dataset,
+                    batch_size=None,
+                    sampler=order,
+                    num_workers=self.workers,
+                    collate_fn=_as_it_is,
+                    pin_memory=self.device.type == "cuda",
+                    prefetch_factor=4 if self.workers else None,
+                    multiprocessing_context="forkserver" if self.workers else None,
+                    worker_init_fn=_leave_signals_to_the_parent if self.workers else None,
+                )
+            )
+            for position, _ in order.positions():
+                try:
+                    crops, indices, broken = next(batches)
+                except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+                    if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                        raise
+                    cause = _how_a_worker_died(batches)
+                    if position == died_at:
+                        raise RunError(
+                            f"a loader process {cause} twice at the same batch; if memory is short, lower "
+                            "loader.workers; go on with --resume"
+                        ) from None
+                    self.tell(f"a loader process {cause}: started anew")
+                    died_at, order = position, order.at(position)
+                    break
+                yield position, crops, indices, broken
+            else:
+                return
 
     def _finish(self, epoch: int, step: int, crops: Tensor, indices: NDArray[np.int64]) -> Batch:
         """Photometry, and one tensor per view."""
@@ -115,7 +156,8 @@ class ViewLoader:
         crops = crop_resize(chosen, torch.from_numpy(boxes).to(self.device, non_blocking=True), views.size)
         return crops.view(len(indices), self.count, *crops.shape[1:])
 
-    def _note(self, broken: Broken) -> None:
+    def note(self, broken: dict[str, str]) -> None:
+        """Remember images that could not be read, here or in another process. Raises DataError."""
         self.broken.update(broken)
         if len(self.broken) > _BROKEN_SHARE * len(self.images):
             path, reason = next(iter(self.broken.items()))
@@ -144,7 +186,7 @@ class ViewLoader:
         for i in range(len(self.images)):
             broken = Broken()
             image, _ = read_or_replace(self.images, i, broken)
-            self._note(broken)
+            self.note(broken)
             if image.shape != first.shape:
                 if self.settings.loader.resident == "auto":
                     return None
@@ -158,31 +200,32 @@ class ViewLoader:
         return all_images.to(self.device)
 
 
-class _Order(Sampler[Key]):
-    """Which images make which batch, from any position on."""
-
-    def __init__(self, size: int, settings: Settings, first_epoch: int, first_step: int) -> None:
-        self.size, self.settings, self.start = size, settings, (first_epoch, first_step)
-
-    def positions(self) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
-        first_epoch, first_step = self.start
-        batch = self.settings.batch_size
-        for epoch in range(first_epoch, self.settings.epochs):
-            order = permutation(self.settings.seed, epoch, self.size)
-            for step in range(first_step if epoch == first_epoch else 0, self.size // batch):
-                yield epoch, step, order[step * batch : (step + 1) * batch]
-
-    def __iter__(self) -> Iterator[Key]:
-        return ((epoch, indices) for epoch, _, indices in self.positions())
-
-
 def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches all processes of a terminal, but the step that is under way needs its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _how_a_worker_died(batches: Any) -> str:
+    workers = getattr(batches, "_workers", [])
+    if not any(worker.exitcode for worker in workers):
+        time.sleep(1)  # its pipe is closed before its end is known
+    codes = [worker.exitcode for worker in workers if worker.exitcode]
+    if codes and codes[0] < 0:
+        return f"was ended by {signal.Signals(-codes[0]).name}"
+    return f"ended with status {codes[0]}" if codes else "ended"
+
+
 def default_workers(device: torch.device) -> int:
-    """On a CPU the network needs the cores; beside an accelerator the workers do."""
+    """On a CPU the network needs the cores; beside an accelerator the workers do.
+
+    Processes of one run on the same machine share its cores.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return max(1, cores // 4) if device.type == "cpu" else max(1, min(8, cores - 1))
 
 

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siam.data.chance import permutation
+from siam.data.decode import BrokenImage, Shrink
 from siam.data.images import Images
 from siam.errors import DataError
 
@@ -23,8 +24,11 @@ class Subset:
     def path(self, i: int) -> str:
         return self.images.path(int(self.indices[i]))
 
-    def read(self, i: int) -> Tensor:
-        return self.images.read(int(self.indices[i]))
+    def read(self, i: int, shrink: Shrink | None = None) -> Tensor:
+        try:
+            return self.images.read(int(self.indices[i]), shrink)
+        except BrokenImage as error:
+            raise BrokenImage(error.reason) from None  # `until` counts in the whole set
 
 
 def hold_out(images: Images, share: float, seed: int = 0) -> tuple[Subset, Subset]:

@@ -1,5 +1,7 @@
 """Views of one image: decode once, cut every crop from it; and the published pipeline, to compare."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from siam.data.chance import uniforms
 from siam.data.decode import BrokenImage
 from siam.data.geometry import crop_boxes, draws_needed
 from siam.data.images import Images
+from siam.data.order import Key
 from siam.data.photometry import IMAGENET_MEAN, IMAGENET_STD
 from siam.settings import ViewSettings
 
@@ -20,9 +23,6 @@ GEOMETRY, PHOTOMETRY, STEP = 0, 1, 2
 """Purposes of random draws: they never share numbers."""
 
 _REPLACEMENTS = 100  # neighbours that are tried in place of a broken image
-
-Key = tuple[int, NDArray[np.int64]]
-"""An epoch and the indices of one batch's images."""
 
 
 class Broken(dict[str, str]):
@@ -50,15 +50,24 @@ class ViewBatches(Dataset[Any]):
                 0, 1, 4, 2, 3
             )
         for slot, index in enumerate(indices):
-            image, used[slot] = read_or_replace(self.images, int(index), broken)
+            shrink = None if self.reference is not None else partial(self._shrink, epoch)
+            image, used[slot] = read_or_replace(self.images, int(index), broken, shrink)
             if self.reference is not None:
                 self._reference_views(image, epoch, int(used[slot]), out[slot])
             else:
-                u = uniforms(self.seed, epoch, used[slot : slot + 1], GEOMETRY, draws_needed(self.count))
-                height, width = image.shape[1:]
-                boxes = crop_boxes(u, height, width, self.count, self.views.scale, flip_p=self.views.flip_p)
-                cut_crops(image, boxes[0], out[slot])
+                cut_crops(image, self._boxes(epoch, int(used[slot]), *image.shape[1:]), out[slot])
         return out, used, broken
+
+    def _boxes(self, epoch: int, index: int, height: int, width: int) -> NDArray[np.int64]:
+        """Where the crops of an image of this size lie (V, 5): of half the size at half the place."""
+        u = uniforms(self.seed, epoch, np.array([index]), GEOMETRY, draws_needed(self.count))
+        return crop_boxes(u, height, width, self.count, self.views.scale, flip_p=self.views.flip_p)[0]
+
+    def _shrink(self, epoch: int, index: int, height: int, width: int) -> int:
+        """How many times smaller the image may be for every crop to have as many pixels as its view."""
+        if min(height, width) < 2 * self.views.size:
+            return 1  # as most images are: no need to know the crops
+        return int(self._boxes(epoch, index, height, width)[:, 2:4].min()) // self.views.size
 
     def _reference_views(self, image: Tensor, epoch: int, index: int, out: Tensor) -> None:
         from torchvision.transforms.v2.functional import to_pil_image
@@ -72,15 +81,21 @@ class ViewBatches(Dataset[Any]):
                 out[view] = self.reference(pil)
 
 
-def read_or_replace(images: Images, index: int, broken: Broken) -> tuple[Tensor, int]:
-    """Image `index`, or the first readable one after it, and which it was; adds to `broken` what broke."""
-    for step in range(min(_REPLACEMENTS, len(images))):
-        at = (index + step) % len(images)
+def read_or_replace(
+    images: Images, index: int, broken: Broken, shrink: Callable[[int, int, int], int] | None = None
+) -> tuple[Tensor, int]:
+    """Image `index`, or the first readable one after it, and which it was; adds to `broken` what broke.
+
+    shrink: of index, height and width, see `decode`.
+    """
+    at, most = index, min(_REPLACEMENTS, len(images))
+    for _ in range(most):
         try:
-            return images.read(at), at
+            return images.read(at, None if shrink is None else partial(shrink, at)), at
         except BrokenImage as error:
             broken[images.path(at)] = error.reason
-    raise BrokenImage(f"{_REPLACEMENTS} images in a row, from {images.path(index)} on, cannot be read")
+            at = (at + 1 if error.until is None else error.until) % len(images)
+    raise BrokenImage(f"{most} images in a row, from {images.path(index)} on, cannot be read")
 
 
 def cut_crops(image: Tensor, boxes: NDArray[np.int64], out: Tensor) -> None:

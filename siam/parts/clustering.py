@@ -4,13 +4,15 @@ import torch
 from torch import Tensor, nn
 
 from siam.parts.contrast import cosines
+from siam.parts.gather import gather, own_rows
 
 
 class SwappedClusters(nn.Module):
     """Predict from one view the cluster that the other was assigned to (SwAV Eq. 2).
 
     Prototypes are unit vectors (normalised when used). Assignments belong to the target branch: they pass
-    gradient if and only if the targets do.
+    gradient if and only if the targets do. They share out the global batch: each process computes those of
+    all images and keeps its own.
     """
 
     def __init__(self, dim: int, prototypes: int, temperature: float, symmetric: bool = True) -> None:
@@ -27,7 +29,7 @@ class SwappedClusters(nn.Module):
     def swapped(self, p: Tensor, z: Tensor) -> Tensor:
         """Cross-entropy between the assignment of z and the softmax of p over prototypes."""
         targets = self.prototypes if z.requires_grad else self.prototypes.detach()
-        assignment = sinkhorn(cosines(z, targets))  # (B, K)
+        assignment = own_rows(sinkhorn(cosines(gather(z), targets)))  # (B, K) -> (b, K)
         predicted = (cosines(p, self.prototypes) / self.temperature).log_softmax(dim=1)
         return -(assignment * predicted).sum(dim=1).mean()
 

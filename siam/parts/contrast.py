@@ -4,12 +4,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from siam.parts.gather import gather, rank
+
 
 class BatchContrast(nn.Module):
     """NT-Xent (SimCLR Eq. 1): among all views in the batch, find the other view of the same image.
 
     Anchors are the predictions p, keys the targets z; with a live target and no predictor these are the same
     vectors, and this is SimCLR's loss. The target of the anchor's own view is neither positive nor negative.
+    The batch is the global one: each process scores its own anchors against the keys of all.
     """
 
     def __init__(self, temperature: float, symmetric: bool = True) -> None:
@@ -17,11 +20,13 @@ class BatchContrast(nn.Module):
         self.temperature, self.symmetric = temperature, symmetric
 
     def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
-        """All (B, d). Returns a scalar."""
-        n = len(p1)
-        anchors = torch.cat([p1, p2] if self.symmetric else [p1])  # (A, d), A = 2B or B
+        """All (b, d), a process's share b of the batch B. Returns a scalar."""
+        z1, z2 = gather(torch.cat([z1, z2], dim=1)).chunk(2, dim=1)  # (B, d)
+        n = len(z1)
+        anchors = torch.cat([p1, p2] if self.symmetric else [p1])  # (A, d), A = 2b or b
         logits = cosines(anchors, torch.cat([z1, z2])) / self.temperature  # (A, 2B)
-        view = torch.arange(len(anchors), device=p1.device)
+        view = torch.arange(len(p1), device=p1.device) + rank() * len(p1)  # (b,) where its keys lie
+        view = torch.cat([view, view + n])[: len(anchors)]
         own = F.one_hot(view, 2 * n).bool()
         return F.cross_entropy(logits.masked_fill(own, -torch.inf), (view + n) % (2 * n))
 
@@ -29,8 +34,8 @@ class BatchContrast(nn.Module):
 class QueueContrast(nn.Module):
     """InfoNCE against a queue of keys from earlier batches (MoCo Eq. 1).
 
-    The queue takes the batch's keys after it has scored them: a key is never its own negative. Queue and
-    place are buffers, so a checkpoint holds them.
+    The queue takes the batch's keys after it has scored them: a key is never its own negative. It takes those
+    of all processes, so it is the same in each. Queue and place are buffers, so a checkpoint holds them.
     """
 
     queue: Tensor
@@ -46,10 +51,10 @@ class QueueContrast(nn.Module):
         """All (B, d), the z without gradient. Returns a scalar."""
         if self.symmetric:
             loss = self.info_nce(p1, z2) / 2 + self.info_nce(p2, z1) / 2
-            self.take(torch.cat([z2, z1]))
+            self.take(torch.cat(gather(torch.cat([z2, z1], dim=1)).chunk(2, dim=1)))
         else:
             loss = self.info_nce(p1, z2)
-            self.take(z2)
+            self.take(gather(z2))
         return loss
 
     def info_nce(self, p: Tensor, z: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from siam.parts.cosine import negative_cosine
+from siam.parts.gather import gather
 
 
 class MovingAverage(nn.Module):
@@ -29,6 +30,7 @@ class MovingAverage(nn.Module):
         z1, z2 = (F.normalize(z.detach().float(), dim=1) for z in (z1, z2))
         before, m = self.eta[self.images], self.momentum * self.seen[self.images]  # (B, d), (B, 1)
         eta1, eta2 = torch.lerp(z2, before, m), torch.lerp(z1, before, m)
-        self.eta[self.images] = (eta1 + eta2) / 2
-        self.seen[self.images] = True
+        seen = gather(self.images)  # by all processes, each of which keeps all of eta
+        self.eta[seen] = gather((eta1 + eta2) / 2)
+        self.seen[seen] = True
         return negative_cosine(p1, eta1) / 2 + negative_cosine(p2, eta2) / 2

@@ -112,7 +112,7 @@ def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
 def _train(run: Path, settings: Settings, console: Console) -> dict[str, Any]:
     """Train, or go on. A loss that is not finite is a result here: some rows are known to end so."""
     try:
-        return asdict(start(settings, lambda _: settings, None, run, resume=True, console=console))
+        return asdict(start(settings, lambda _: settings, None, run, resume="auto", console=console))
     except RunError as error:
         if "not finite" not in str(error):
             raise

@@ -1,5 +1,7 @@
 """What a run tells: a bar and a line per epoch for people, metrics.jsonl and TensorBoard for programs."""
 
+import contextlib
+import errno
 import json
 import math
 import os
@@ -25,15 +27,24 @@ class Logbook:
     """Open it at `position`, the length of metrics.jsonl in bytes up to which its records count.
 
     A run that is resumed from an earlier checkpoint so forgets what was written after that checkpoint, and
-    writes it again.
+    writes it again. A disk that is full makes records wait; they are not lost while the process lives.
     """
 
-    def __init__(self, folder: Path, total_steps: int, step: int, position: int, console: Console) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        total_steps: int,
+        step: int,
+        position: int,
+        console: Console,
+        name: str = "pretrain",
+    ) -> None:
         file = folder / METRICS
         file.touch()
         os.truncate(file, position)
-        self.file = file.open("a")
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        self.file = file.open("ab", buffering=0)
+        self.waiting = b""  # records that are not in the file yet
+        self.board: SummaryWriter | None = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
         self.console = console
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -45,7 +56,7 @@ class Logbook:
             TimeRemainingColumn(),
             console=console,
         )
-        self.task = self.progress.add_task("pretrain", total=total_steps, completed=step, state="")
+        self.task = self.progress.add_task(name, total=total_steps, completed=step, state="")
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -56,31 +67,67 @@ class Logbook:
     ) -> None:
         self.progress.stop()
         self.file.close()
-        self.board.close()
+        if self.board is not None:
+            with contextlib.suppress(OSError):
+                self.board.close()
 
     def position(self) -> int:
-        """Bytes in metrics.jsonl, safely on disk."""
-        self.file.flush()
+        """Bytes in metrics.jsonl, safely on disk. Raises OSError where it cannot be written."""
+        self._write()
+        if self.waiting:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.file.name)
         os.fsync(self.file.fileno())
         return self.file.tell()
 
+    def _write(self) -> None:
+        while self.waiting:
+            self.waiting = self.waiting[self.file.write(self.waiting) :]
+
     def record(self, kind: str, **values: Any) -> None:
         """Add one record: a line of metrics.jsonl, and points in TensorBoard."""
-        self.file.write(json.dumps({"kind": kind, **values}) + "\n")
-        self.file.flush()
-        if "step" in values:
-            for name, value in values.items():
-                if isinstance(value, float) and math.isfinite(value):
-                    self.board.add_scalar(f"{kind}/{name}", value, values["step"])
+        self.waiting += json.dumps({"kind": kind, **values}).encode() + b"\n"
+        with contextlib.suppress(OSError):  # saving will say so
+            self._write()
+        if "step" in values and self.board is not None:
+            try:
+                for name, value in values.items():
+                    if isinstance(value, float) and math.isfinite(value):
+                        self.board.add_scalar(f"{kind}/{name}", value, values["step"])
+            except OSError as error:
+                self.board = None
+                self.say(
+                    f"TensorBoard's events cannot be written ({error.strerror}): from here on there are none"
+                )
 
-    def advance(self, step: int, loss: float, std: float, knn: float | None, rate: float) -> None:
-        """Move the bar to `step`."""
-        state = f"loss {loss:.3f}  std {std:.2f}  kNN {percent(knn)}  {rate:.0f} pairs/s"
+    def advance(self, step: int, state: str) -> None:
+        """Move the bar to `step`, with a few words beside it."""
         self.progress.update(self.task, completed=step, state=state)
 
     def say(self, line: str) -> None:
         """A line for people, above the bar."""
         self.console.print(line, highlight=False)
+
+
+class NoLogbook(Logbook):
+    """For the processes of a run that tell nothing, because the first one does."""
+
+    def __init__(self) -> None:
+        self.console = Console(quiet=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing was opened."""
+
+    def position(self) -> int:
+        return 0
+
+    def record(self, kind: str, **values: Any) -> None:
+        """Not here."""
+
+    def advance(self, step: int, state: str) -> None:
+        """Not here."""
 
 
 def percent(fraction: float | None) -> str:

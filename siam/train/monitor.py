@@ -8,14 +8,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from siam.data.images import ArrayImages, Images, ImageSets
+from siam.data.arrays import ArrayImages
+from siam.data.images import Images, ImageSets
 from siam.data.loader import default_workers
 from siam.data.photometry import normalise
+from siam.errors import DataError
 from siam.evaluate.features import centre_views, extract
 from siam.evaluate.knn import knn_accuracy
 from siam.network import Network
+from siam.parts.backbone import features_of
+from siam.parts.gather import rank, world_size
 from siam.settings import Settings
 from siam.train.collapse import effective_rank
+from siam.train.distributed import from_all, join
 
 _RANK_IMAGES = 2048
 _WORTH_WORKERS = 1000  # images: reading fewer takes no longer than starting processes
@@ -38,29 +43,34 @@ class Monitor:
     """Holds centre views of a sample of the training and validation images, decoded once.
 
     The bank is the training sample, the queries are validation images; without a validation set every fifth
-    image of the sample is a query, and no part of the bank.
+    image of the sample is a query, and no part of the bank. Of several processes each holds, and passes
+    through the network, an equal part of both; labels and indices are those of all.
     """
 
     def __init__(self, sets: ImageSets, settings: Settings, device: torch.device, bf16: bool) -> None:
         self.settings, self.device, self.bf16 = settings, device, bf16
         m, size = settings.monitor, settings.views.size
         workers = settings.loader.workers if settings.loader.workers >= 0 else default_workers(device)
-        self.bank, self.bank_indices = _sample(sets.train, m.bank, size, workers)
+        self.bank, own = _sample(sets.train, m.bank, size, workers)
+        of_each = from_all(own)
+        self.bank_indices = np.concatenate(of_each)
         self.labels, self.classes = _labels(sets.train, self.bank_indices), len(sets.train.classes)
         self.queries: Tensor | None = None
         self.query_labels: Tensor | None = None
         if self.labels is not None and sets.val is not None:
             self.queries, chosen = _sample(sets.val, m.queries, size, workers)
             self.query_labels = _labels(sets.val, chosen)
-        elif self.labels is not None and len(self.bank) >= 10:
-            query = torch.arange(len(self.bank)) % 5 == 0
-            self.queries, self.query_labels = self.bank[query], self.labels[query]
-            self.bank, self.labels = self.bank[~query], self.labels[~query]
+        elif self.labels is not None and len(self.bank_indices) >= 10:
+            query = torch.arange(len(self.bank_indices)) % 5 == 0
+            first = sum(map(len, of_each[: rank()]))
+            mine = query[first : first + len(own)]
+            self.queries, self.query_labels = self.bank[mine], self.labels[first : first + len(own)][mine]
+            self.bank, self.labels = self.bank[~mine], self.labels[~query]
             self.bank_indices = self.bank_indices[~query.numpy()]
 
     def measure(self, network: Network, knn: bool = True) -> Measured:
         """Ranks, and kNN if asked for, of the network as it is. Its mode is left as it was."""
-        bank = self._features(network, self.bank)
+        bank = join(self._features(network, self.bank))
         training = network.training
         network.projector.eval()
         with torch.no_grad():
@@ -73,20 +83,30 @@ class Monitor:
         """kNN on the normalised pixels themselves: what the network has to beat."""
         if self.queries is None:
             return None
-        return self._knn(_flat_pixels(self.bank), _flat_pixels(self.queries))
+        return self._knn(join(_flat_pixels(self.bank)), _flat_pixels(self.queries))
 
     def neighbours(
         self, network: Network, queries: int, count: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions in the bank, evenly spread (queries,), and of their nearest others (queries, count)."""
-        features = F.normalize(self._features(network, self.bank), dim=1)
+        features = F.normalize(join(self._features(network, self.bank)), dim=1)
         chosen = torch.linspace(0, len(features) - 1, min(queries, len(features))).long()
         similarity = features[chosen] @ features.T
         similarity[torch.arange(len(chosen)), chosen] = -torch.inf
         nearest = similarity.topk(min(count, len(features) - 1), dim=1).indices
         return chosen.numpy(), nearest.numpy()
 
+    def views(self, positions: NDArray[np.int64]) -> Tensor:
+        """The pixels at some positions of the bank, uint8 (N, 3, S, S), whichever process holds them."""
+        first = sum(from_all(len(self.bank))[: rank()])
+        here = np.flatnonzero((positions >= first) & (positions < first + len(self.bank)))
+        found = join(self.bank[positions[here] - first])
+        return found[np.argsort(np.concatenate(from_all(here)))]
+
     def _features(self, network: Network, views: Tensor) -> Tensor:
+        """Of this process's own part."""
+        if not len(views):
+            return torch.empty(0, features_of(network.backbone))
         step = 500
         batches = (
             (views[i : i + step], np.arange(i, min(i + step, len(views)))) for i in range(0, len(views), step)
@@ -94,21 +114,33 @@ class Monitor:
         return extract(network.backbone, batches, self.device, self.bf16)[0]
 
     def _knn(self, bank: Tensor, queries: Tensor | None) -> float | None:
+        """Of the whole bank, and this process's queries: the share over those of all processes."""
         m = self.settings.monitor
         if queries is None or self.labels is None or self.query_labels is None or m.knn_every == 0:
             return None
-        return knn_accuracy(
-            bank, self.labels, queries, self.query_labels, self.classes, m.knn_k, m.knn_temperature
-        )
+        share = 0.0
+        if len(queries):
+            share = knn_accuracy(
+                bank, self.labels, queries, self.query_labels, self.classes, m.knn_k, m.knn_temperature
+            )
+        counts = from_all((round(share * len(queries)), len(queries)))
+        return sum(right for right, _ in counts) / sum(asked for _, asked in counts)
 
 
 def _sample(images: Images, most: int, size: int, workers: int) -> tuple[Tensor, NDArray[np.int64]]:
-    """Centre views uint8 (N, 3, S, S) of at most `most` images, evenly spread over the set, and which."""
+    """Centre views uint8 (N, 3, S, S) of at most `most` images, evenly spread over the set, and which.
+
+    Of several processes each reads its part of them. Raises DataError when none can be read.
+    """
     if isinstance(images, ArrayImages) or min(most, len(images)) < _WORTH_WORKERS:
         workers = 0
     chosen = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(np.int64))
-    views, indices = zip(*centre_views(images, size, chosen, workers=workers), strict=True)
-    return torch.cat(views), np.concatenate(indices)
+    own = np.array_split(chosen, world_size())[rank()]
+    read = list(centre_views(images, size, own, workers=workers))
+    if not read and len(own):
+        raise DataError(f"none of {len(own)} images of {images.name} can be read")
+    views = [torch.empty(0, 3, size, size, dtype=torch.uint8), *(views for views, _ in read)]
+    return torch.cat(views), np.concatenate([own[:0], *(which for _, which in read)])
 
 
 def _flat_pixels(views: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,21 +19,34 @@ from siam.data.images import ImageSets
 from siam.data.loader import Batch, ViewLoader
 from siam.data.photometry import denormalise
 from siam.data.views import STEP
-from siam.errors import RunError
+from siam.errors import RunError, SiamError
 from siam.network import Network
 from siam.objective import build_objective
 from siam.parts.backbone import features_of
+from siam.parts.gather import gather, rank, world_size
 from siam.parts.momentum import momentum_at
 from siam.parts.moving_average import MovingAverage
-from siam.runs import BROKEN, CHECKPOINT, locked, save_encoder, save_settings, write_atomically
+from siam.runs import BROKEN, CHECKPOINT, load_network, locked, save_encoder, save_settings, write_atomically
 from siam.settings import Settings
-from siam.train.checkpoint import Progress, begin_with, restore, save_checkpoint
+from siam.train.checkpoint import Progress, begin_with, checkpoints, fit, load_last, save_checkpoint
 from siam.train.collapse import ADVICE, floor_of_std, output_std, verdict
 from siam.train.device import pick_device, uses_bf16
-from siam.train.logbook import Logbook, percent
+from siam.train.distributed import (
+    Vote,
+    alike,
+    average_gradients,
+    average_statistics,
+    from_all,
+    from_first,
+    local_device,
+    mean,
+    parallel,
+)
+from siam.train.logbook import Logbook, NoLogbook, percent
 from siam.train.monitor import Measured, Monitor
 from siam.train.optimizer import build_optimizer, set_learning_rate
 from siam.train.report import Pictures, write_report
+from siam.train.saving import Saver, Stopped, StopRequest
 
 
 @dataclass(frozen=True)
@@ -56,46 +71,70 @@ class Outcome:
 def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, console: Console) -> Outcome:
     """Train a run in `folder` to its end, from its last checkpoint when `resume` and there is one.
 
-    Saved at the end of each epoch and every few minutes within one. Raises SiamError.
+    Saved at the end of each epoch, every so many steps or minutes within one, and when asked to stop. Where
+    several processes train together, all call this; the first one alone writes. Raises SiamError.
     """
-    with locked(folder):
-        device = pick_device(settings.device)
+    with ExitStack() as held:
+        from_first(lambda: held.enter_context(locked(folder)) and None)
+        console = console if rank() == 0 else Console(quiet=True)
+        device = pick_device(local_device(settings.device))
         bf16 = uses_bf16(settings.precision, device)
-        loader = ViewLoader(sets.train, settings, device)
+        loader = ViewLoader(sets.train, settings, device, tell=lambda line: _say(console, line))
         monitor = Monitor(sets, settings, device, bf16)
 
         torch.manual_seed(settings.seed)
-        network = Network(
-            settings.network, settings.backbone, settings.views.size, settings.width, settings.stem
-        )
+        method = settings.network
+        network = Network(method, settings.backbone, settings.views.size, settings.width, settings.stem)
         if settings.init:
-            console.print(begin_with(settings.init, network), highlight=False, soft_wrap=True)
+            weights = from_first(lambda: load_network(settings.init))
+            _say(console, begin_with(settings.init, weights, network))
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        objective = build_objective(settings.network, len(sets.train)).to(device)
+        objective = build_objective(method, len(sets.train)).to(device)
         optimizer = build_optimizer(settings.optimizer, network, objective, settings.batch_size)
-        forward = torch.compile(network) if settings.compile else network
+        parts: dict[str, Any] = {"network": network, "objective": objective, "optimizer": optimizer}
 
-        resumed = resume and (folder / CHECKPOINT).exists()
-        progress = restore(folder, network, objective, optimizer) if resumed else Progress()
+        resumed = from_first(lambda: resume and bool(checkpoints(folder)))
+        progress = Progress()
+        if resumed:
+            saved, complaint = from_first(lambda: load_last(folder))
+            progress = fit(saved, folder, progress, **parts)
+            if complaint:
+                _say(console, complaint)
         loader.broken.update(progress.broken)
-        save_settings(folder, settings)
-        console.print(_headline(sets, settings, folder, resumed), highlight=False, soft_wrap=True)
+        forward: Any = parallel(network, device, settings.sync_bn)
+        forward = torch.compile(forward) if settings.compile else forward
+        from_first(lambda: save_settings(folder, settings))
+        _say(console, _headline(sets, settings, folder, resumed))
 
         total = settings.epochs * loader.steps
-        first = progress.epoch * loader.steps + progress.step
-        with Logbook(folder, total, first, progress.metrics, console) as log:
+        step = first = progress.epoch * loader.steps + progress.step
+        log = Logbook(folder, total, first, progress.metrics, console) if rank() == 0 else NoLogbook()
+        saver, vote = Saver(settings.checkpoint, first, log.say), Vote()
+        with log, StopRequest() as stop:
             if not resumed:
                 progress.knn_raw_pixels = monitor.raw_pixels()
                 progress.knn_random_init = monitor.measure(network).knn
                 log.record("start", **_facts(sets, network, device, bf16, progress))
             clock = Clock(progress.seconds, first)
             loss_sum = torch.tensor(progress.loss_sum, device=device)
+            not_finite_at = torch.tensor(math.inf, device=device)
 
-            for batch in loader.batches(progress.epoch, progress.step):
+            def save(last_chance: bool = False) -> None:
+                def write() -> None:
+                    progress.metrics, progress.seconds = log.position(), clock.seconds()
+                    save_encoder(folder, network.backbone, settings)
+                    save_checkpoint(folder, progress, settings.checkpoint.keep, **parts)
+
+                from_first(lambda: saver.save(step, write, last_chance))
+                clock.skip()
+
+            batches = loader.batches(progress.epoch, progress.step)
+            for batch in _or_save(batches, save):
                 step = batch.epoch * loader.steps + batch.step  # within the run
                 lr = set_learning_rate(optimizer, settings.optimizer, step / loader.steps, settings.epochs)
                 objective.requires_grad_(batch.epoch > 0)  # prototypes wait for the features, as in SwAV
-                torch.manual_seed(int(uniforms(settings.seed, 0, np.array([step]), STEP, 1)[0, 0] * 2**53))
+                chance = uniforms(settings.seed, 0, np.array([step]), STEP, rank() + 1)[0, rank()]
+                torch.manual_seed(int(chance * 2**53))
 
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     pairs = zip(batch.views[0::2], batch.views[1::2], strict=True)
@@ -105,54 +144,62 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                 loss = torch.stack([objective(*output) for output in outputs]).mean()
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
+                average_gradients(objective)
                 optimizer.step()
-                if step % settings.network.momentum_every == 0:
-                    method = settings.network
+                if step % method.momentum_every == 0:
                     network.update_target(
                         momentum_at(step / total, method.momentum, method.momentum_schedule)
                     )
 
                 loss_sum += loss.detach()
+                not_finite_at = torch.where(loss.isfinite(), not_finite_at, not_finite_at.clamp(max=step))
                 step, progress.step = step + 1, batch.step + 1
                 epoch_ends = progress.step == loader.steps
-                save = epoch_ends or _save_is_due(settings, step, clock)
+                stopping, late = vote(stop.asked, saver.by_time())
+                save_now = epoch_ends or stopping or late or saver.by_step(step)
                 tell = epoch_ends or step % settings.monitor.log_every == 0
-                if (tell or save) and not (math.isfinite(loss_sum) and _is_finite(network)):
-                    log.record("step", epoch=batch.epoch, step=step, loss=math.nan, lr=lr)
-                    log.record("diverged", epoch=batch.epoch, step=step, verdict="diverged")
-                    write_report(folder)
-                    raise RunError(_not_finite(step, batch.epoch, folder))
+                if tell or save_now:
+                    loss_now, progress.loss_sum = mean(torch.stack([loss.detach(), loss_sum])).tolist()
+                    if not (math.isfinite(progress.loss_sum) and _is_finite(network)):
+                        log.record("step", epoch=batch.epoch, step=step, loss=math.nan, lr=lr)
+                        log.record("diverged", epoch=batch.epoch, step=step, verdict="diverged")
+                        from_first(lambda: write_report(folder) and None)
+                        raise alike(RunError(_not_finite(not_finite_at, step, loader, folder)))
                 if tell:
-                    std, rate = float(output_std(outputs[0][2])), clock.rate(step, settings.batch_size)
+                    std = float(output_std(gather(outputs[0][2].detach())))
+                    rate = clock.rate(step, settings.batch_size)
                     progress.std_sum += std
                     progress.logged += 1
-                    values = {"loss": float(loss.detach()), "std": std, "lr": lr, "pairs_per_second": rate}
+                    values = {"loss": loss_now, "std": std, "lr": lr, "pairs_per_second": rate}
                     log.record("step", epoch=batch.epoch, step=step, **values)
-                    log.advance(step, loss=values["loss"], std=std, knn=progress.knn, rate=rate)
+                    knn = percent(progress.knn)
+                    log.advance(step, f"loss {loss_now:.3f}  std {std:.2f}  kNN {knn}  {rate:.0f} pairs/s")
 
+                if save_now:
+                    for broken in from_all(dict(loader.broken)):
+                        loader.note(broken)
+                    progress.broken = dict(loader.broken)
+                    if not settings.sync_bn:
+                        average_statistics(network)
                 if epoch_ends:
-                    progress.loss, progress.std = (
-                        float(loss_sum) / loader.steps,
-                        progress.std_sum / progress.logged,
-                    )
+                    progress.loss = progress.loss_sum / loader.steps
+                    progress.std = progress.std_sum / progress.logged
                     measured = monitor.measure(network, _knn_is_due(settings, batch.epoch))
                     _end_epoch(batch.epoch, step, progress, measured, settings, clock, log)
                     loss_sum.zero_()
-                if save:
-                    progress.loss_sum, progress.seconds = float(loss_sum), clock.seconds()
-                    progress.metrics, progress.broken = log.position(), dict(loader.broken)
-                    save_checkpoint(folder, progress, network, objective, optimizer)
-                    save_encoder(folder, network.backbone, settings)
-                    clock.saved()
-                if epoch_ends and (batch.epoch == 0 or progress.epoch == settings.epochs):
-                    _pictures(batch, monitor, network, sets).save(folder)
-                    write_report(folder)
-                    clock.skip()
+                    if batch.epoch == 0 or progress.epoch == settings.epochs:
+                        pictures = _pictures(batch, monitor, network, sets)
+                        from_first(lambda: _write_pages(folder, pictures, log))  # noqa: B023
+                if save_now:
+                    save(last_chance=stopping or progress.epoch == settings.epochs)
+                if stopping and progress.epoch < settings.epochs:
+                    raise alike(Stopped(_stopped(step, total, folder)))
 
+            vote.close()
             outcome = _outcome(folder, progress, settings, total, clock)
             log.record("end", **{key: value for key, value in asdict(outcome).items() if key != "run"})
-            write_report(folder)
-        _list_broken(folder, loader, console)
+            from_first(lambda: write_report(folder) and None)
+        from_first(lambda: _list_broken(folder, sets, loader, console))
     return outcome
 
 
@@ -161,7 +208,7 @@ class Clock:
 
     def __init__(self, before: float, step: int) -> None:
         self.started = time.monotonic() - before
-        self.asked = self.last_saved = time.monotonic()
+        self.asked = time.monotonic()
         self.step = step
 
     def seconds(self) -> float:
@@ -178,10 +225,6 @@ class Clock:
         """What was done since the last call is not training."""
         self.asked = time.monotonic()
 
-    def saved(self) -> None:
-        self.last_saved = time.monotonic()
-        self.skip()
-
 
 def _end_epoch(
     epoch: int,
@@ -196,7 +239,8 @@ def _end_epoch(
     before = progress.verdict
     progress.rank = measured.rank
     progress.knn = progress.knn if measured.knn is None else measured.knn
-    progress.verdict = verdict(progress.std, floor_of_std(settings.network, settings.batch_size))
+    batch = settings.batch_size if settings.sync_bn else settings.batch_size // world_size()
+    progress.verdict = verdict(progress.std, floor_of_std(settings.network, batch))
     log.record(
         "epoch", epoch=epoch, step=step, loss=progress.loss, std=progress.std, rank=measured.rank,
         rank_z=measured.rank_z, knn=measured.knn, verdict=progress.verdict, seconds=clock.seconds(),
@@ -208,7 +252,7 @@ def _end_epoch(
     if progress.verdict != "healthy" and progress.verdict != before:
         log.say(f"[bold]{progress.verdict}[/]: {ADVICE[progress.verdict]}")
     progress.epoch, progress.step = epoch + 1, 0
-    progress.std_sum, progress.logged = 0.0, 0
+    progress.loss_sum, progress.std_sum, progress.logged = 0.0, 0.0, 0
     clock.skip()
 
 
@@ -223,10 +267,18 @@ def _knn_is_due(settings: Settings, epoch: int) -> bool:
     return every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == settings.epochs)
 
 
-def _save_is_due(settings: Settings, step: int, clock: Clock) -> bool:
-    every = settings.checkpoint.every_steps
-    late = time.monotonic() - clock.last_saved > settings.checkpoint.every_minutes * 60
-    return late or (every > 0 and step % every == 0)
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+def _or_save(batches: Iterator[Batch], save: Callable[[], None]) -> Iterator[Batch]:
+    """The batches; when there can be no more of them, what was learnt so far is saved before the error."""
+    try:
+        yield from batches
+    except SiamError:
+        if world_size() == 1:  # the others are in the middle of a step
+            save()
+        raise
 
 
 def _headline(sets: ImageSets, settings: Settings, folder: Path, resumed: bool) -> str:
@@ -237,12 +289,20 @@ def _headline(sets: ImageSets, settings: Settings, folder: Path, resumed: bool) 
     )
 
 
-def _not_finite(step: int, epoch: int, folder: Path) -> str:
+def _not_finite(first: Tensor, by: int, loader: ViewLoader, folder: Path) -> str:
+    """What to say. first: the step from which on this process's loss was not finite, if it was. by: now."""
+    at = min(map(float, from_all(first)))
+    where = f"by step {by}: the weights are not"
+    if math.isfinite(at):
+        epoch, step = divmod(int(at), loader.steps)
+        names = [loader.images.path(int(i)) for i in loader.order.epoch(epoch)[step][:3]]
+        where = f"at step {int(at) + 1} (epoch {epoch + 1}), with the batch of {', '.join(names)} ..."
     kept = "the last good checkpoint is kept" if (folder / CHECKPOINT).exists() else "nothing was saved yet"
-    return (
-        f"the loss is not finite by step {step} (epoch {epoch + 1}); {kept}. "
-        "Lower optimizer.lr, or set precision float32."
-    )
+    return f"the loss is not finite {where}; {kept}. Lower optimizer.lr, or set precision float32."
+
+
+def _stopped(step: int, total: int, folder: Path) -> str:
+    return f"stopped as asked after step {step} of {total}, which is saved in {folder}: go on with --resume"
 
 
 def _facts(
@@ -272,11 +332,19 @@ def _pictures(batch: Batch, monitor: Monitor, network: Network, sets: ImageSets)
 
     return Pictures(
         pairs=_pixels(denormalise(pairs) * 255).reshape(-1, 2, *pairs.shape[2:], 3),
-        queries=_pixels(monitor.bank[chosen]),
-        neighbours=_pixels(monitor.bank[nearest.ravel()]).reshape(*nearest.shape, *pairs.shape[2:], 3),
+        queries=_pixels(monitor.views(chosen)),
+        neighbours=_pixels(monitor.views(nearest.ravel())).reshape(*nearest.shape, *pairs.shape[2:], 3),
         query_names=[name(i) for i in chosen],
         neighbour_names=[[name(i) for i in row] for row in nearest],
     )
+
+
+def _write_pages(folder: Path, pictures: Pictures, log: Logbook) -> None:
+    try:
+        pictures.save(folder)
+        write_report(folder)
+    except OSError as error:  # the run goes on: saving says whether the disk is full
+        log.say(f"the report cannot be written: {error.strerror}")
 
 
 def _pixels(x: Tensor) -> NDArray[np.uint8]:
@@ -302,11 +370,13 @@ def _outcome(folder: Path, progress: Progress, settings: Settings, steps: int, c
     )
 
 
-def _list_broken(folder: Path, loader: ViewLoader, console: Console) -> None:
-    """Write broken.txt, and say how many images it lists."""
+def _list_broken(folder: Path, sets: ImageSets, loader: ViewLoader, console: Console) -> None:
+    """Write broken.txt: files of the set and images that could not be read; and say how many images."""
+    broken = [*sorted(sets.lost.items()), *sorted(loader.broken.items())]
+    if broken:
+        lines = "".join(f"{path}\t{reason}\n" for path, reason in broken)
+        write_atomically(folder / BROKEN, lambda file: file.write(lines.encode("utf-8", "surrogateescape")))
     if loader.broken:
-        lines = "".join(f"{path}\t{reason}\n" for path, reason in sorted(loader.broken.items()))
-        write_atomically(folder / BROKEN, lambda file: file.write(lines.encode()))
         console.print(
             f"{len(loader.broken)} of {len(loader.images)} images could not be read and were replaced: "
             f"{folder / BROKEN} lists them"

@@ -5,19 +5,35 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
 from siam import recipes
-from siam.data.images import open_images
+from siam.data.decode import BrokenImage
+from siam.data.images import ImageSets, open_images
 from siam.data.views import Broken, read_or_replace
-from siam.errors import RunError
+from siam.errors import DataError, RunError
+from siam.parts.gather import rank, world_size
 from siam.runs import SETTINGS, open_run
-from siam.settings import Settings, differences
+from siam.settings import Settings, differences, seconds_of
+from siam.train.distributed import (
+    alike,
+    from_all,
+    from_first,
+    how_many,
+    joined,
+    launch,
+    require_equal_shares,
+    restarted,
+    started_together,
+)
 from siam.train.pretrain import Outcome, train
 
-_MAY_CHANGE = ("device", "loader.", "checkpoint.")
+_MAY_CHANGE = ("device", "devices", "timeout", "loader.", "checkpoint.")
 """Settings that a resumed run may be given anew: they do not change what is learnt."""
+
+Resume = bool | Literal["auto"]
 
 
 def start(
@@ -25,39 +41,97 @@ def start(
     change: Callable[[Settings], Settings],
     recipe: str | None = None,
     out: str | Path | None = None,
-    resume: bool = False,
+    resume: Resume = False,
     console: Console | None = None,
 ) -> Outcome:
-    """Train, or go on training.
+    """Train, or go on training, in this process or in several.
 
     asked: where data and method are taken from. change: applies the user's own settings to a starting point.
-    Raises SiamError.
+    resume: go on with the run that is there; "auto" begins one where there is none. Raises SiamError.
     """
     console = console or Console(stderr=True)
-    folder = Path(out) if out is not None else _default_folder(asked, resume)
-    going_on = resume and (folder / SETTINGS).exists()
-    if not going_on and (folder / SETTINGS).exists():
-        raise RunError(f"{folder} already holds a run: continue it with --resume, or choose another --out")
+    resume = "auto" if restarted() else resume
+    with joined(asked.device, seconds_of(asked.timeout, "timeout")):
+        settings, folder = from_first(lambda: _settle(asked, change, recipe, out, resume))
+        if not started_together():
+            processes = how_many(settings.devices, settings.device, settings.batch_size)
+            if processes > 1:
+                return launch(processes, _train_together, settings, folder)
+        return _train(settings, folder, console)
 
-    if going_on:
-        before = open_run(folder).settings
-        settings = change(before)
-        changed = [name for name in differences(before, settings) if not name.startswith(_MAY_CHANGE)]
-        if changed:
-            raise RunError(
-                f"{folder} was started with other settings: {', '.join(changed)}; leave them out, or choose "
-                "another --out"
-            )
-        sets = open_images(settings.data)
-    else:
-        sets = open_images(asked.data)
-        image, _ = read_or_replace(sets.train, 0, Broken())
+
+def _train_together(settings: Settings, folder: Path) -> Outcome:
+    """What each of the processes does that are started here."""
+    with joined(settings.device, seconds_of(settings.timeout, "timeout")):
+        return _train(settings, folder, Console(stderr=True))
+
+
+def _train(settings: Settings, folder: Path, console: Console) -> Outcome:
+    require_equal_shares(settings.batch_size, world_size())
+    return train(_open(settings.data, console), settings, folder, resume=True, console=console)
+
+
+def _settle(
+    asked: Settings,
+    change: Callable[[Settings], Settings],
+    recipe: str | None,
+    out: str | Path | None,
+    resume: Resume,
+) -> tuple[Settings, Path]:
+    """Which settings, and in which folder, which exists from here on."""
+    folder = Path(out) if out is not None else _default_folder(asked, bool(resume))
+    exists = (folder / SETTINGS).exists()
+    if exists and not resume:
+        raise RunError(f"{folder} already holds a run: continue it with --resume, or choose another --out")
+    if resume is True and not exists:
+        raise RunError(
+            f"there is no run in {folder} to go on with: leave out --resume to begin one, or give --resume "
+            "auto, which does either"
+        )
+    if not exists:
+        train = open_images(asked.data).train
+        try:
+            image, _ = read_or_replace(train, 0, Broken())
+        except BrokenImage as error:
+            raise DataError(f"the images of {train.name} cannot be read: {error.reason}") from None
         side = min(image.shape[1:])
-        base = recipes.starting_point(recipe, asked.method, asked.data, side, len(sets.train))
+        base = recipes.starting_point(recipe, asked.method, asked.data, side, len(train))
         settings = change(_beginning_with(asked.init, base) if asked.init else base)
         _make(folder)
+        return settings, folder
 
-    return train(sets, settings, folder, resume, console)
+    before = open_run(folder).settings
+    settings = change(before)
+    changed = [name for name in differences(before, settings) if not name.startswith(_MAY_CHANGE)]
+    if changed:
+        raise RunError(
+            f"{folder} was started with other settings: {', '.join(changed)}; leave them out, or choose "
+            "another --out"
+        )
+    return settings, folder
+
+
+def _open(data: str, console: Console) -> ImageSets:
+    """The images, in every process; in the first one first, which may have to download them.
+
+    Raises DataError where a machine has others than the first.
+    """
+    opened: list[ImageSets] = []
+    from_first(lambda: opened.append(open_images(data)))
+    sets = opened[0] if opened else open_images(data)
+    if rank() == 0:
+        for file, reason in sets.lost.items():
+            console.print(f"{file} is left out: {reason}", highlight=False, soft_wrap=True)
+    seen = from_all((len(sets.train), sets.train.path(0), sets.train.path(len(sets.train) - 1)))
+    for number, other in enumerate(seen):
+        if other != seen[0]:
+            raise alike(
+                DataError(
+                    f"process {number} sees other images in {data} than the first one: {other[0]} from "
+                    f"{other[1]} to {other[2]}, not {seen[0][0]} from {seen[0][1]} to {seen[0][2]}"
+                )
+            )
+    return sets
 
 
 def _beginning_with(init: str, base: Settings) -> Settings:

@@ -291,3 +291,24 @@ def test_damage_leads_to_an_image_or_to_a_reason(data, changes, length):
     else:  # also where the reason would be empty: then `out` is missing
         assert out.dtype == torch.uint8
         assert out.shape[0] == 3
+
+
+@pytest.mark.parametrize(("allowed", "factor"), [(1, 1), (2, 2), (3, 2), (7, 4), (100, 8)])
+def test_a_jpeg_comes_out_smaller_where_that_is_allowed(allowed, factor):
+    """The same picture: each pixel near the mean of those that it stands for."""
+    data = encoded(Image.fromarray(RGB).resize((200, 120)), "JPEG", quality=95)
+    small = decode(data, lambda height, width: allowed).float()
+    whole = decode(data).float()
+    assert small.shape == (3, 120 // factor, 200 // factor)
+    means = torch.nn.functional.avg_pool2d(whole, factor)
+    assert (small - means).abs().mean() < 2
+
+
+def test_what_may_be_smaller_is_told_the_upright_size():
+    told = []
+    exif = Image.Exif()
+    exif[274] = 6
+    data = encoded(Image.fromarray(RGB).resize((60, 40)), "JPEG", exif=exif)
+    image = decode(data, lambda height, width: told.append((height, width)) or 2)
+    assert told == [(60, 40)]
+    assert image.shape == (3, 30, 20)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as TF
 
-from siam.data.images import ArrayImages, open_images
+from siam.data.arrays import ArrayImages
+from siam.data.images import open_images
 from siam.evaluate.features import centre_view, centre_views, extract
 
 

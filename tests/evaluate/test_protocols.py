@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from siam.data.images import ArrayImages
+from siam.data.arrays import ArrayImages
 from siam.data.subset import Subset, hold_out, labelled_share
 from siam.errors import DataError, RunError
 from siam.evaluate import linear as linear_module

@@ -83,7 +83,7 @@ def test_too_many_broken_files_stop_the_run(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(photos, tmp_path, every):
     """Good for an epoch, then a rate that no network survives: what was saved before is still there."""
     run = tmp_path / "run"
-    flags = [*TINY, "--network.batch-norm", "none", "--checkpoint.every-steps", every]
+    flags = [*TINY, "--network.batch-norm", "none", "--checkpoint.every", every]
     rate = ["--optimizer.lr", "1e30", "--optimizer.warmup-epochs", "0.7"]  # 0 in the first step
     done = siam("pretrain", photos, *flags, *rate, "--out", run, check=2)
     assert "the loss is not finite" in done.stderr.splitlines()[-1]

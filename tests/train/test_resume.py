@@ -60,7 +60,7 @@ def test_killed_and_resumed_is_the_same_run(classes, tmp_path, workers):
         *TINY,
         "--epochs",
         3,
-        "--checkpoint.every-steps",
+        "--checkpoint.every",
         2,
         "--loader.resident",
         "no",
@@ -76,7 +76,7 @@ def test_killed_and_resumed_is_the_same_run(classes, tmp_path, workers):
 
 @pytest.mark.slow
 def test_resident_and_method_with_state_resume_exactly(tmp_path):
-    args = ["pretrain", *TINY, "--batch-size", 1000, "--epochs", 2, "--checkpoint.every-steps", 2]
+    args = ["pretrain", *TINY, "--batch-size", 1000, "--epochs", 2, "--checkpoint.every", 2]
     args += ["--method", "moco_v2", "--network.queue", 3000]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     siam(*args, "--out", whole, check=0)

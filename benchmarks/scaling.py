@@ -1,0 +1,100 @@
+"""Weak scaling on one machine: the same images per process, one process or several, step by step.
+
+Each process has one thread, so on a machine with as many free cores as processes the ideal is twice the pairs
+with two. Rounds alternate, medians are compared. `--count` tells what a step communicates instead: calls and
+bytes of each collective, as counted, not timed.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections import Counter
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+
+from siam.machine import machine
+from siam.methods import METHODS
+from siam.network import Network
+from siam.objective import build_objective
+from siam.recipes import PUBLISHED
+from siam.train import distributed
+
+
+def steps(args, sync_bn, count):
+    """Seconds of each step after the first three, in the first process; or what one step communicates."""
+    torch.set_num_threads(1)
+    with distributed.joined("cpu", 600):
+        torch.manual_seed(0)
+        method = replace(PUBLISHED[args.method][0], queue=4096)
+        network = Network(method, args.backbone, args.size)
+        objective = build_objective(method)
+        forward = distributed.parallel(network, torch.device("cpu"), sync_bn)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+        layout = torch.channels_last
+        views = [torch.randn(args.batch, 3, args.size, args.size).to(memory_format=layout) for _ in range(2)]
+        counted = Counter()
+        if count:
+            listen(counted)
+        times = []
+        for _ in range(2 if count else args.steps + 3):
+            counted.clear()
+            started = time.perf_counter()
+            loss = objective(*forward(*views))
+            optimizer.zero_grad()
+            loss.backward()
+            distributed.average_gradients(objective)
+            optimizer.step()
+            network.update_target(0.99)
+            times.append(time.perf_counter() - started)
+        gradients = sum(p.numel() * 4 for p in network.parameters() if p.requires_grad)
+        return {"gradients": gradients, **counted} if count else times[3:]
+
+
+def listen(counted):
+    """Count calls and bytes of the collectives that Siam calls itself."""
+    for name in ("all_gather", "all_reduce", "reduce_scatter"):
+        original = getattr(dist, name)
+
+        def listening(*tensors, _name=name, _original=original, **options):
+            own = tensors[0] if _name == "all_reduce" else tensors[1]
+            own = sum(t.numel() * t.element_size() for t in (own if isinstance(own, list) else [own]))
+            counted[f"{_name} calls"] += 1
+            counted[f"{_name} bytes"] += own
+            return _original(*tensors, **options)
+
+        setattr(dist, name, listening)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--method", default="simsiam", choices=list(METHODS))
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=32, help="images of each process")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--count", action="store_true")
+    args = parser.parse_args()
+    if args.count:
+        print(json.dumps(distributed.launch(2, steps, args, True, True)))
+        return
+    cases = {"one": (1, True), "synchronised": (args.processes, True), "not": (args.processes, False)}
+    times = {name: [] for name in cases}
+    for _ in range(args.rounds):
+        for name, (processes, sync_bn) in cases.items():
+            times[name] += distributed.launch(processes, steps, args, sync_bn, False)
+    median = {name: statistics.median(values) for name, values in times.items()}
+    result = {
+        **machine(), **vars(args), "seconds_per_step": median,
+        "pairs_per_second": {name: args.batch * cases[name][0] / value for name, value in median.items()},
+        "efficiency": {name: median["one"] / value for name, value in median.items()},
+    }  # fmt: skip
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

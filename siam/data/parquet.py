@@ -1,0 +1,181 @@
+"""Parquet files of images: a column of encoded bytes, or of {bytes, path} as Hugging Face's datasets write.
+
+A row group is read whole, so an epoch visits few of them at a time (see `grouped_order`), and each worker
+keeps the last ones it read.
+"""
+
+import json
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from torch import Tensor
+
+from siam.data import remote
+from siam.data.decode import BrokenImage, Shrink, decode, first_words
+from siam.data.images import ImageSets, Names, align_classes
+from siam.data.patterns import split_by_name
+from siam.errors import DataError
+
+_KEPT = 40  # row groups in memory: somewhat more than an epoch visits at a time
+_LABEL_COLUMNS = ("label", "labels", "class", "cls", "fine_label")
+
+
+class ParquetImages:
+    """Rows of one or several Parquet files, in order."""
+
+    def __init__(self, name: str, files: list[str], lost: dict[str, str]) -> None:
+        """lost: takes the files that cannot be read, and why. Raises DataError: no column of images, ..."""
+        self.name = name
+        self.places: list[tuple[str, int]] = []  # of each row group: file and number in it
+        counts: list[int] = []
+        names: list[str] = []
+        labels: list[Any] = []
+        self.column = ""
+        self.classes: tuple[str, ...] = ()
+        for file in files:
+            try:
+                parquet = _open(file)
+                schema = parquet.schema_arrow
+                column, label = _image_column(name, schema), _label_column(schema)
+                groups = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
+                found, values = _names(parquet, file, column), _values(parquet, label)
+            except (OSError, pa.ArrowException) as error:
+                lost[file] = first_words(error)
+                continue
+            self.column, self.classes = column, self.classes or _class_names(schema, label)
+            self.places += [(file, g) for g in range(len(groups))]
+            counts += groups
+            names += found
+            labels += values
+        self.groups = np.cumsum([0, *counts])
+        self.names = Names(names)
+        self.labels: NDArray[np.int64] | None = None
+        if names and len(labels) == len(names) and None not in labels:
+            self._set_labels(labels)
+        else:
+            self.classes = ()
+        self._kept: OrderedDict[int, Any] = OrderedDict()
+
+    def _set_labels(self, labels: list[Any]) -> None:
+        if self.classes and all(
+            isinstance(value, int) and 0 <= value < len(self.classes) for value in labels
+        ):
+            self.labels = np.array(labels, dtype=np.int64)
+            return
+        found = sorted(set(labels))
+        place = {value: i for i, value in enumerate(found)}
+        self.classes, self.labels = (
+            tuple(map(str, found)),
+            np.array([place[v] for v in labels], dtype=np.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, i: int) -> str:
+        return self.names[i]
+
+    def read(self, i: int, shrink: Shrink | None = None) -> Tensor:
+        return decode(self.encoded(i), shrink)
+
+    def encoded(self, i: int) -> bytes:
+        """The file's bytes. Raises BrokenImage."""
+        group = int(np.searchsorted(self.groups, i, side="right")) - 1
+        try:
+            value = self._rows(group)[i - int(self.groups[group])].as_py()
+        except (OSError, pa.ArrowException) as error:
+            raise BrokenImage(f"its row group: {first_words(error)}", int(self.groups[group + 1])) from None
+        data = value.get("bytes") if isinstance(value, dict) else value
+        if data is None:
+            raise BrokenImage("the row holds no image")
+        return bytes(data)
+
+    def _rows(self, group: int) -> Any:
+        if group not in self._kept:
+            file, number = self.places[group]
+            table = _open(file).read_row_group(number, columns=[self.column])
+            self._kept[group] = table.column(0).combine_chunks()
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(group)
+        return self._kept[group]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What was read stays here: a worker reads its own."""
+        return {**self.__dict__, "_kept": OrderedDict()}
+
+
+def _open(file: str) -> Any:
+    if remote.is_remote(file):
+        import fsspec
+
+        return pq.ParquetFile(fsspec.open(file, "rb").open())
+    return pq.ParquetFile(file, memory_map=True)
+
+
+def open_parquet(name: str, files: list[str]) -> ImageSets:
+    """Of the paths or URLs of Parquet files; `train` and `val` in their names apart. Raises DataError."""
+    lost: dict[str, str] = {}
+    train, val = split_by_name(files)
+    sets = [
+        ParquetImages(name, part, lost) for part in ((train, val) if train and val else (train or files,))
+    ]
+    for images in sets:
+        if not len(images):
+            reason = f" ({next(iter(lost.values()))})" if lost else ""
+            raise DataError(f"no images in {name}{reason}")
+    if len(sets) == 2:
+        align_classes(name, *sets)
+    return ImageSets(sets[0], sets[1] if len(sets) == 2 else None, lost)
+
+
+def _image_column(name: str, schema: Any) -> str:
+    """The first column of bytes, or of a struct with `bytes`. Raises DataError."""
+    for field in schema:
+        kind = field.type
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            return str(field.name)
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            return str(field.name)
+    columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    raise DataError(f"{name} has no column of encoded images, only {columns}")
+
+
+def _label_column(schema: Any) -> str | None:
+    for column in _LABEL_COLUMNS:
+        kind = schema.field(column).type if column in schema.names else None
+        if kind is not None and (pa.types.is_integer(kind) or pa.types.is_string(kind)):
+            return column
+    return None
+
+
+def _values(parquet: Any, column: str | None) -> list[Any]:
+    if column is None:
+        return []
+    values: list[Any] = parquet.read(columns=[column]).column(0).to_pylist()
+    return values
+
+
+def _class_names(schema: Any, label: str | None) -> tuple[str, ...]:
+    """As Hugging Face's datasets note them in the file."""
+    try:
+        noted = json.loads(schema.metadata[b"huggingface"])["info"]["features"][label]["names"]
+        return tuple(str(name) for name in noted)
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def _names(parquet: Any, file: str, column: str) -> list[str]:
+    """The paths beside the bytes, or the file and the row."""
+    rows = parquet.metadata.num_rows
+    paths: list[Any] = [None] * rows
+    kind = parquet.schema_arrow.field(column).type
+    if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
+        structs = parquet.read(columns=[f"{column}.path"]).column(0).to_pylist()
+        paths = [struct and struct["path"] for struct in structs]
+    base = file.rpartition("/")[2]
+    return [path or f"{base}#{row}" for row, path in enumerate(paths)]

@@ -1,0 +1,118 @@
+"""Files behind URLs, through fsspec: read, listed, and kept on disk for a while.
+
+SIAM_CACHE is the folder they are kept in (~/.cache/siam/fetched), SIAM_CACHE_SIZE its size in GB (50).
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from siam.errors import DataError
+
+_ATTEMPTS = 4
+_EXTRAS = {
+    "s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp",
+    "hf": "huggingface_hub",
+}  # fmt: skip
+
+
+def is_remote(place: str) -> bool:
+    """Whether it is a URL: s3://, gs://, hf://, https:// ..."""
+    scheme, found, _ = place.partition("://")
+    return bool(found) and scheme.isalnum()
+
+
+def read(url: str) -> bytes:
+    """A small file. Raises DataError."""
+    file, path = _system(url)
+    try:
+        data: bytes = file.cat_file(path)
+    except Exception as error:  # each protocol has errors of its own
+        raise DataError(f"{url} cannot be read: {_words(error)}") from None
+    return data
+
+
+def listed(url: str) -> list[str]:
+    """URLs that a pattern with * ? [] stands for, or the files of a folder; sorted. Raises DataError."""
+    system, path = _system(url)
+    scheme = url.partition("://")[0]
+    try:
+        found = system.glob(path) if any(c in url for c in "*?[") else system.ls(path, detail=False)
+    except Exception as error:
+        raise DataError(f"{url} cannot be listed: {_words(error)}") from None
+    return sorted(one if is_remote(one) else f"{scheme}://{one.lstrip('/')}" for one in found)
+
+
+def fetch(url: str) -> Path:
+    """The file at a URL, on this disk. Processes share what one of them fetched; the longest unused goes.
+
+    Raises DataError when several attempts fail.
+    """
+    folder = Path(os.environ.get("SIAM_CACHE", Path.home() / ".cache" / "siam" / "fetched"))
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{url.rpartition('/')[2]}"
+    with (folder / f"{file.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            _download(url, file)
+            _make_room(folder, keep=file)
+    with contextlib.suppress(OSError):
+        os.utime(file)  # used just now
+    return file
+
+
+def _download(url: str, file: Path) -> None:
+    system, path = _system(url)
+    part = file.with_name(file.name + ".part")
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            with system.open(path, "rb") as source, part.open("wb") as target:
+                shutil.copyfileobj(source, target, 2**22)
+        except FileNotFoundError:
+            part.unlink(missing_ok=True)
+            raise DataError(f"{url} is not there") from None
+        except Exception as error:
+            part.unlink(missing_ok=True)
+            if attempt == _ATTEMPTS:
+                raise DataError(f"{url} cannot be fetched: {_words(error)}") from None
+            time.sleep(2.0 ** (attempt - 2))
+        else:
+            part.replace(file)
+            return
+
+
+def _make_room(folder: Path, keep: Path) -> None:
+    """Remove what was not used for longest, until the rest fits."""
+    limit = float(os.environ.get("SIAM_CACHE_SIZE", "50")) * 1e9
+    files = []
+    for file in folder.iterdir():
+        with contextlib.suppress(OSError):  # another process may be removing it
+            if not file.name.endswith((".lock", ".part")):
+                files.append((file.stat().st_mtime, file.stat().st_size, file))
+    total = sum(size for _, size, _ in files)
+    for _, size, file in sorted(files):
+        if total > limit and file != keep:
+            file.unlink(missing_ok=True)  # who has it open reads on
+            total -= size
+
+
+def _system(url: str) -> tuple[Any, str]:
+    """fsspec's file system, and the path in it."""
+    import fsspec
+
+    scheme = url.partition("://")[0]
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        wanted = f": pip install {_EXTRAS[scheme]}" if scheme in _EXTRAS else f" ({_words(error)})"
+        raise DataError(f"{scheme}:// addresses cannot be read here{wanted}") from None
+    return system, path
+
+
+def _words(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:150]

@@ -1,0 +1,332 @@
+"""Several processes that train one run: how they are started, how they find each other, and how they agree.
+
+torchrun starts them on any number of machines, and restarts them; `launch` does so on this one, for a user
+who merely has several GPUs. Either way RANK, WORLD_SIZE and their like stand in the environment.
+"""
+
+import inspect
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from siam.errors import RunError, SettingsError, SiamError
+from siam.parts.gather import rank, world_size
+from siam.parts.synced_batch_norm import synchronise
+
+T = TypeVar("T")
+
+_GRACE = 20.0  # seconds that the others have to end by themselves once a process is gone
+_OURS = "SIAM_LAUNCHED_BY"  # process that started this one
+
+
+class Lost(RunError):
+    """The other processes of a run do not answer."""
+
+    exit_status = 75  # EX_TEMPFAIL: a run to resume
+
+
+def started_together() -> bool:
+    """Whether torchrun or `launch` started this process among others."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def restarted() -> bool:
+    """Whether torchrun or SLURM started this process again after a failure: there may be a run to resume."""
+    counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    return any(int(os.environ.get(name) or 0) for name in counts)
+
+
+def orphaned() -> bool:
+    """Whether `launch` started this process and is gone."""
+    return _OURS in os.environ and int(os.environ[_OURS]) != os.getppid()
+
+
+def local_device(name: str) -> str:
+    """Each process on a machine takes a GPU of its own."""
+    if started_together() and name in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+    return name
+
+
+def how_many(devices: int, device: str, batch_size: int) -> int:
+    """Processes to start here: as asked for, or as many GPUs as share the batch equally.
+
+    Raises SettingsError where the batch cannot be shared.
+    """
+    if devices == 0:
+        gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+        return max((n for n in range(1, gpus + 1) if batch_size % n == 0 and batch_size >= 2 * n), default=1)
+    if devices > 1 and device not in ("auto", "cuda", "cpu"):
+        raise SettingsError(f"devices {devices} cannot all be '{device}': give --device cuda or cpu")
+    gpus = torch.cuda.device_count()
+    if gpus and device != "cpu" and devices > gpus:
+        raise SettingsError(f"devices {devices} asked for, but there are {gpus} here")
+    require_equal_shares(batch_size, devices)
+    return devices
+
+
+def require_equal_shares(batch_size: int, processes: int) -> None:
+    """Raises SettingsError unless each process gets the same number of images, at least 2."""
+    if batch_size % processes or batch_size < 2 * processes:
+        raise SettingsError(
+            f"batch_size {batch_size} cannot be shared by {processes} processes: it must be a multiple of "
+            f"{processes}, with at least 2 images for each"
+        )
+
+
+@contextmanager
+def joined(device: str, seconds: float) -> Iterator[None]:
+    """Find the other processes and stay together; a process on its own does nothing.
+
+    seconds: after which silence counts as loss. Raises Lost when they are gone.
+    """
+    if not started_together():
+        yield
+        return
+    on_gpus = device != "cpu" and torch.cuda.is_available()
+    try:
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=timedelta(seconds=seconds)
+        )
+        yield
+    except SiamError:
+        raise
+    except (dist.DistError, RuntimeError, ConnectionError) as error:
+        if not isinstance(error, (dist.DistError, ConnectionError)) and "gloo" not in str(error):
+            raise
+        raise Lost(
+            f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} has lost the others "
+            f"({_reason(error)}); the last checkpoint is kept: go on with --resume auto"
+        ) from None
+    else:
+        dist.destroy_process_group()
+
+
+def _reason(error: Exception) -> str:
+    """What gloo and NCCL say, without the place in their sources."""
+    line = str(error).strip().splitlines()[0]
+    return line.rpartition("] ")[2][:120] or type(error).__name__
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What the first process makes, in every process; a SiamError that it raises is raised in all."""
+    if world_size() == 1:
+        return make()
+    made: list[Any] = [None]
+    if rank() == 0:
+        try:
+            made = [make()]
+        except SiamError as error:
+            made = [error]
+    dist.broadcast_object_list(made, src=0, device=torch.device("cpu"))
+    if isinstance(made[0], SiamError):
+        raise alike(made[0])
+    result: T = made[0]
+    return result
+
+
+def alike(error: SiamError) -> SiamError:
+    """`error`, marked as raised in all processes: the first one tells it."""
+    error.alike = True
+    return error
+
+
+def from_all(value: T) -> list[T]:
+    """What each process has, in order."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def parallel(network: nn.Module, device: torch.device, sync_bn: bool) -> nn.Module:
+    """`network` with gradients averaged over the processes as they arise, and its BN synchronised.
+
+    The layers of `network` itself are replaced, their parameters and names stay.
+    """
+    if world_size() == 1:
+        return network
+    if sync_bn:
+        synchronise(network, device)
+    # Statistics are the same in all, or their own business: there is nothing to broadcast.
+    new_name = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.14
+    options: dict[str, Any] = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
+    return DistributedDataParallel(
+        network,
+        device_ids=[device] if device.type == "cuda" else None,
+        gradient_as_bucket_view=True,
+        **options,
+    )
+
+
+def average(tensors: list[Tensor]) -> None:
+    """Let each tensor be its mean over the processes, in place."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+            tensor /= world_size()
+
+
+def average_gradients(module: nn.Module) -> None:
+    """As DistributedDataParallel does, for a module that it does not wrap."""
+    average([p.grad for p in module.parameters() if p.grad is not None])
+
+
+def average_statistics(network: nn.Module) -> None:
+    """Make the BN statistics of all processes one, where they were not synchronised."""
+    average([buffer for buffer in network.buffers() if buffer.is_floating_point()])
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean over the processes."""
+    if world_size() > 1:
+        dist.all_reduce(x := x.detach().clone())
+    return x / world_size()
+
+
+def join(x: Tensor) -> Tensor:
+    """The rows of all processes, each of which may have another number: (n, ...) -> (N, ...). On the CPU."""
+    if world_size() == 1:
+        return x
+    counts = from_all(len(x))
+    padded = torch.zeros(max(counts), *x.shape[1:], dtype=x.dtype)
+    padded[: len(x)] = x
+    shares = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(shares, padded)
+    return torch.cat([share[:count] for share, count in zip(shares, counts, strict=True)])
+
+
+class Vote:
+    """What one process wants, all do at the same step.
+
+    Each call casts this process's wishes and returns those that anyone cast at the call before, so that
+    nobody waits for the network; a process on its own is answered at once.
+    """
+
+    def __init__(self) -> None:
+        self.cast = torch.zeros(0)
+        self.counting: Any = None
+
+    def __call__(self, *wants: bool) -> tuple[bool, ...]:
+        if world_size() == 1:
+            return wants
+        answer = self._count(len(wants))
+        news = [want and not known for want, known in zip(wants, answer, strict=True)]
+        self.cast = torch.tensor(news, dtype=torch.uint8)
+        self.counting = dist.all_reduce(self.cast, dist.ReduceOp.MAX, async_op=True)
+        return answer
+
+    def _count(self, wishes: int) -> tuple[bool, ...]:
+        if self.counting is None:
+            return (False,) * wishes
+        self.counting.wait()
+        return tuple(map(bool, self.cast))
+
+    def close(self) -> None:
+        """Let the last count end."""
+        self._count(0)
+
+
+def launch(processes: int, work: Callable[..., T], *arguments: Any) -> T:
+    """Run work(*arguments) in several processes on this machine: what the first one returns, no tensor.
+
+    SIGTERM and SIGINT are passed on to them. Raises the SiamError that one of them raised, or RunError that
+    says how one died.
+    """
+    context = multiprocessing.get_context("spawn")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    members, ends = [], []
+    for number in range(processes):
+        end, theirs = context.Pipe(duplex=False)
+        place = {
+            "RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes,
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, _OURS: os.getpid(),
+        }  # fmt: skip
+        member = context.Process(target=_member, args=(place, theirs, work, arguments))
+        member.start()
+        theirs.close()
+        members.append(member)
+        ends.append(end)
+    with _passing_on([member.pid for member in members if member.pid]):
+        answers = _wait_for(members, ends)
+    for number, member in enumerate(members):
+        if number not in answers:
+            code = member.exitcode or 0
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+            raise RunError(
+                f"process {number} of {processes} {how}; the last checkpoint is kept: go on with --resume"
+            )
+    errors = [value for value in answers.values() if isinstance(value, SiamError)]
+    if errors:
+        raise next((error for error in errors if not isinstance(error, Lost)), errors[0])
+    result: T = answers[0]
+    return result
+
+
+def _member(place: dict[str, Any], answer: Connection, work: Callable[..., Any], arguments: Any) -> None:
+    """Be one of the processes of `launch`."""
+    os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which passes it on once
+    os.environ.update({name: str(value) for name, value in place.items()})
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, torch.get_num_threads() // int(place["WORLD_SIZE"])))
+    try:
+        result = work(*arguments)
+        answer.send(result if place["RANK"] == 0 else None)
+    except SiamError as error:
+        answer.send(error)
+
+
+def _wait_for(members: list[Any], ends: list[Connection]) -> dict[int, Any]:
+    """Answers by rank, when all processes have ended. Once one is gone without an answer, the others must."""
+    answers: dict[int, Any] = {}
+    open_ends = {end: number for number, end in enumerate(ends)}
+    patience = None
+    while open_ends:
+        ready = wait(list(open_ends), patience)
+        if not ready:
+            for number in open_ends.values():
+                members[number].kill()
+        for end in ready:
+            assert isinstance(end, Connection)
+            number = open_ends.pop(end)
+            try:
+                answers[number] = end.recv()
+            except EOFError:
+                patience = _GRACE
+    for member in members:
+        member.join(_GRACE)
+        if member.exitcode is None:
+            member.kill()
+            member.join()
+    return answers
+
+
+@contextmanager
+def _passing_on(pids: list[int]) -> Iterator[None]:
+    """What this process is asked to end by, its members are."""
+
+    def pass_on(number: int, frame: Any) -> None:
+        for pid in pids:
+            if os.path.exists(f"/proc/{pid}") or not os.path.exists("/proc"):
+                os.kill(pid, number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,136 @@
+"""Two machines, as two network namespaces of this one: torchrun, each on its own address, a link between."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from siam.train.checkpoint import load_last
+from tests.conftest import TINY
+
+ADDRESSES = {"siam-a": "10.77.0.1", "siam-b": "10.77.0.2"}
+PORT = 29517
+
+
+def ip(*words):
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def machines():
+    """Namespaces siam-a and siam-b; their end of the link between them is `link`."""
+    if shutil.which("ip") is None:
+        pytest.skip("needs iproute2")
+    try:
+        ip("netns", "add", "siam-a")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"this machine allows no network namespaces: {error.stderr.decode().strip()}")
+    try:
+        ip("netns", "add", "siam-b")
+        ip(
+            "link", "add", "link", "netns", "siam-a", "type", "veth", "peer", "name", "link", "netns",
+            "siam-b",
+        )  # fmt: skip
+        for name, address in ADDRESSES.items():
+            ip("-n", name, "address", "add", f"{address}/24", "dev", "link")
+            for device in ("lo", "link"):
+                ip("-n", name, "link", "set", device, "up")
+        yield
+    finally:
+        for name in ADDRESSES:
+            for pid in pids(name):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+def pids(name):
+    done = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True)
+    return [int(pid) for pid in done.stdout.split()]
+
+
+def worker(name):
+    """The process that trains there; torchrun, which watches it, is the other one."""
+    for pid in pids(name):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if b"pretrain" in words and b"torch.distributed.run" not in words:
+                return pid
+    return None
+
+
+def torchrun(name, log, restarts, *args):
+    """As on each node of a cluster."""
+    number = list(ADDRESSES).index(name)
+    command = ["ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run"]
+    command += ["--nnodes", "2", "--nproc-per-node", "1", "--node-rank", number, "--rdzv-backend", "c10d"]
+    command += ["--rdzv-endpoint", f"{ADDRESSES['siam-a']}:{PORT}", "--rdzv-id", "test"]
+    command += ["--local-addr", ADDRESSES[name], "--max-restarts", restarts, "-m", "siam", "pretrain", *args]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "link"}
+    return subprocess.Popen([str(word) for word in command], stdout=log, stderr=log, env=environment)
+
+
+def steps(run):
+    log = run / "metrics.jsonl"
+    lines = log.read_text().split("\n")[:-1] if log.exists() else []
+    return [record["step"] for record in map(json.loads, lines) if record["kind"] == "step"]
+
+
+def wait_until(holds, processes, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_two_machines_outlive_a_cut_link_and_a_killed_process(machines, photos, tmp_path):
+    """The link is gone for two seconds, later one side's process is killed: the run ends with every step."""
+    run = tmp_path / "run"
+    flags = [photos, *TINY, "--epochs", 60, "--checkpoint.every", 5, "--device", "cpu", "--out", run]
+    with (tmp_path / "a.log").open("w") as a, (tmp_path / "b.log").open("w") as b:
+        both = [
+            torchrun("siam-a", a, 3, *flags, "--resume", "auto"),
+            torchrun("siam-b", b, 3, *flags, "--resume", "auto"),
+        ]
+        wait_until(lambda: len(steps(run)) >= 20, both)
+        ip("-n", "siam-b", "link", "set", "link", "down")
+        time.sleep(0.3)
+        before = len(steps(run))
+        time.sleep(1.7)
+        assert len(steps(run)) == before  # nobody goes on alone
+        ip("-n", "siam-b", "link", "set", "link", "up")
+        wait_until(lambda: len(steps(run)) >= before + 20, both)
+        os.kill(worker("siam-b"), signal.SIGKILL)
+        assert [process.wait(timeout=120) for process in both] == [0, 0], (tmp_path / "a.log").read_text()
+    assert steps(run) == list(range(1, 181))
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["kind"] == "end"
+    assert last["steps"] == 180
+    assert last["verdict"] == "healthy"
+    assert "(resumed)" in (tmp_path / "a.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_link_that_stays_cut_ends_the_run_with_the_checkpoint_intact(machines, photos, tmp_path):
+    run = tmp_path / "run"
+    flags = [photos, *TINY, "--epochs", 2000, "--checkpoint.every", 5, "--timeout", "4s", "--device", "cpu"]
+    with (tmp_path / "a.log").open("w") as a, (tmp_path / "b.log").open("w") as b:
+        both = [torchrun(name, log, 0, *flags, "--out", run) for name, log in (("siam-a", a), ("siam-b", b))]
+        wait_until(lambda: len(steps(run)) >= 20, both)
+        ip("-n", "siam-b", "link", "set", "link", "down")
+        assert all(process.wait(timeout=90) != 0 for process in both)
+    told = " ".join((tmp_path / "a.log").read_text().split())
+    assert "siam: process 0 of 2 has lost the others" in told
+    assert "the last checkpoint is kept: go on with --resume auto" in told
+    saved, complaint = load_last(run)
+    assert not complaint
+    assert saved["progress"]["epoch"] * 3 + saved["progress"]["step"] >= 15
