@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
@@ -343,6 +344,7 @@ def _parse(kind: type[T], args: list[str], prog: str, defaults: T | None = None)
     """A dataclass from the command line, over `defaults`; raises SettingsError, one plain sentence."""
     import tyro
 
+    args = [re.sub(r"(?<![^=])(true|false)$", lambda word: word[0].capitalize(), arg) for arg in args]
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
