@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
@@ -175,6 +176,9 @@ def _embed(args: list[str]) -> None:
 
 def _reproduce(args: list[str]) -> None:
     """run one of the paper's tables, row by row, and print it beside the published one"""
+    if args[:1] == ["transfer"]:
+        _reproduce_transfer(args[1:])
+        return
     import tyro
 
     from siam.settings import Settings
@@ -198,7 +202,10 @@ def _reproduce(args: list[str]) -> None:
         """Print the table as one JSON object on stdout."""
         settings: Annotated[Settings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = defaults
 
-    Reproduce.__doc__ = f"{Reproduce.__doc__}\n\nTABLE is one of {', '.join(TABLES)}."
+    Reproduce.__doc__ = (
+        f"{Reproduce.__doc__}\n\nTABLE is one of {', '.join(TABLES)}; "
+        "and there is `siam reproduce transfer`, with settings of its own."
+    )
     asked = _parse(Reproduce, args, "siam reproduce")
 
     def with_the_users(base: Settings) -> Settings:
@@ -207,14 +214,60 @@ def _reproduce(args: list[str]) -> None:
 
     data = asked.settings.data or None
     folder = reproduce(asked.table, data, with_the_users, asked.scale, asked.seeds, asked.out)
-    if asked.json:
-        print(json.dumps(json.loads((folder / "table.json").read_text())))
-    else:
-        from rich.console import Console
-        from rich.markdown import Markdown
-
-        Console().print(Markdown((folder / "table.md").read_text()))
+    _tell_study(folder, asked.json)
     print(f"look at {folder}/table.md and figure.png", file=sys.stderr)
+
+
+def _reproduce_transfer(args: list[str]) -> None:
+    """Table 5."""
+    import tyro
+
+    from siam.transfer.settings import TransferSettings
+
+    defaults = TransferSettings()
+
+    @dataclass(frozen=True)
+    class ReproduceTransfer:
+        """Table 5: detectors from scratch and from runs, on the same data, with several seeds."""
+
+        data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
+        """A folder in the layout of Pascal VOC or COCO."""
+        runs: tuple[str, ...] = ()
+        """The runs to compare; the first gives the shape of the network from scratch."""
+        seeds: int = 3
+        """Fine-tunings from each, with seeds 0, 1, ..."""
+        recipe: str | None = None
+        """voc07, voc0712, coco-1x or small; fitted to the data if left out."""
+        out: str | None = None
+        """Folder of the fine-tunings and the table; it can be continued."""
+        json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+        """Print the table as one JSON object on stdout."""
+        settings: Annotated[TransferSettings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = defaults
+
+    prog = "siam reproduce transfer"
+    asked = _parse(ReproduceTransfer, args, prog)
+
+    def with_the_users(base: TransferSettings) -> TransferSettings:
+        return _parse(ReproduceTransfer, args, prog, ReproduceTransfer(asked.data, settings=base)).settings
+
+    _require_extra("faster_coco_eval", "transfer")
+    from siam.study.transfer import reproduce_transfer
+
+    folder = reproduce_transfer(
+        asked.data, asked.runs, asked.settings.task, with_the_users, asked.recipe, asked.seeds, asked.out
+    )
+    _tell_study(folder, asked.json)
+    print(f"look at {folder}/table.md", file=sys.stderr)
+
+
+def _tell_study(folder: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(json.loads((folder / "table.json").read_text())))
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console().print(Markdown((folder / "table.md").read_text()))
 
 
 def _export(args: list[str]) -> None:
@@ -266,6 +319,65 @@ def _import(args: list[str]) -> None:
     if not asked.json:
         imported = {**imported, **{key: ", ".join(imported[key]) or None for key in ("parts", "left_out")}}
     _tell(imported, asked.json)
+
+
+def _transfer(args: list[str]) -> None:
+    """fine-tune a detector from an encoder, and measure its boxes and masks"""
+    import tyro
+
+    from siam.transfer.settings import RECIPES, TransferSettings
+
+    defaults = TransferSettings()
+
+    @dataclass(frozen=True)
+    class Transfer:
+        """Fine-tune Faster or Mask R-CNN from a run's ResNet, and measure average precision."""
+
+        run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+        """The run's folder."""
+        data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
+        """A folder in the layout of Pascal VOC or COCO."""
+        recipe: str | None = None
+        """Where settings start; fitted to the data if left out."""
+        out: str | None = None
+        """The transfer's folder; RUN/transfer/DATA-TASK-DETECTOR if left out."""
+        resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+        """Continue the transfer from its last checkpoint."""
+        json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+        """Print the result as one JSON object on stdout."""
+        settings: Annotated[TransferSettings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = defaults
+
+    Transfer.__doc__ = f"{Transfer.__doc__}\n\nRecipes: {', '.join(RECIPES)}."
+    asked = _parse(Transfer, args, "siam transfer")
+
+    def with_the_users(base: TransferSettings) -> TransferSettings:
+        start = Transfer(asked.run, asked.data, settings=base)
+        return _parse(Transfer, args, "siam transfer", start).settings
+
+    _require_extra("faster_coco_eval", "transfer")
+    from siam.transfer.result import table
+    from siam.transfer.start import transfer
+
+    outcome = transfer(
+        asked.run, asked.data, asked.settings.task, with_the_users, asked.recipe, asked.out, asked.resume
+    )
+    if not _tells():
+        return
+    if asked.json:
+        print(json.dumps(asdict(outcome)))
+    else:
+        from rich.console import Console
+
+        Console(highlight=False).print(table(outcome))
+    print(f"look at {outcome.out}/report.html", file=sys.stderr)
+
+
+def _require_extra(module: str, extra: str) -> None:
+    """Raises SettingsError, which names the extra, where an optional package is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        raise SettingsError(f"{module} is not installed: pip install 'siam[{extra}]'")
 
 
 def _inspect(args: list[str]) -> None:
@@ -334,6 +446,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "export": _export,
     "import": _import,
     "inspect": _inspect,
+    "transfer": _transfer,
     "reproduce": _reproduce,
     "shard": _shard,
 }
@@ -343,6 +456,7 @@ def _parse(kind: type[T], args: list[str], prog: str, defaults: T | None = None)
     """A dataclass from the command line, over `defaults`; raises SettingsError, one plain sentence."""
     import tyro
 
+    args = [re.sub(r"(?<![^=])(true|false)$", lambda word: word[0].capitalize(), arg) for arg in args]
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):

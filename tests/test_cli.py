@@ -53,6 +53,12 @@ def test_help_needs_neither_torch_nor_tyro():
             "batch_size must be at least 2, got 1",
         ),
         (["pretrain", "nowhere/photos"], "nowhere/photos"),
+        (["pretrain", "nowhere/photos", "--sync-bn", "false"], "nowhere/photos"),
+        (["pretrain", "nowhere/photos", "--sync-bn=true"], "nowhere/photos"),
+        (["pretrain", "--sync-bn", "falsely"], "invalid choice 'falsely'"),
+        (["pretrain", "--timeout", "10"], "timeout must be a time such as 90s, 10m or 2h, got '10'"),
+        (["pretrain", "--checkpoint.every", "10x"], "checkpoint.every must be a time"),
+        (["pretrain", "--device", "cpu", "--devices", "3"], "batch_size 32 cannot be shared by 3 processes"),
     ],
 )
 def test_what_cannot_work_is_one_plain_line(capsys, tmp_path, monkeypatch, args, says):

@@ -111,7 +111,11 @@ def gathered():
             distributed.from_first(lambda: (_ for _ in ()).throw(DataError("the first says no")))
         except DataError as error:
             refused = str(error)
+        norm = torch.nn.BatchNorm1d(2)
+        norm.running_mean.fill_(float(rank()))
+        distributed.average_statistics(norm)
         return {
+            "statistics": norm.running_mean.tolist(),
             "refused": distributed.from_all(refused),
             "rows": everything.tolist(), "gradient": x.grad.tolist(), "votes": [first, second],
             "from_all": distributed.from_all(rank()),
@@ -136,6 +140,7 @@ def test_what_processes_tell_each_other():
     assert told["gradient"] == (3 * torch.arange(6.0).view(2, 3)).tolist()  # weights 1 and 2
     assert told["votes"] == [(False, False), (True, False)]
     assert told["from_all"] == [0, 1]
+    assert told["statistics"] == [0.5, 0.5]
     assert told["refused"] == ["the first says no"] * 2
     assert told["join"] == [[7, 7]] * 3
     assert told["mean"] == [0.5, 4.0]
