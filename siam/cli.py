@@ -3,19 +3,15 @@
 Importing this module imports neither torch nor tyro: help answers at once, and a verb pays for itself only.
 """
 
-import contextlib
-import io
 import json
-import os
-import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
-from typing import Annotated, Any, Literal, TypeVar
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Literal
 
+from siam.arguments import parse
 from siam.errors import SettingsError, SiamError
-
-T = TypeVar("T")
+from siam.tell import tell, tell_classes, tell_study, tells
 
 HELP = """usage: siam VERB ...
 
@@ -54,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         VERBS[args[0]](args[1:])
     except SiamError as error:
-        if not error.alike or _tells():
+        if not error.alike or tells():
             print(f"siam: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
@@ -89,17 +85,17 @@ def _pretrain(args: list[str]) -> None:
     for at in (at for at, arg in enumerate(args) if arg == "--resume"):
         if args[at + 1 : at + 2] not in (["auto"], ["yes"], ["no"]):
             args[at] = "--resume=yes"  # as a flag
-    asked = _parse(Pretrain, args, "siam pretrain")
+    asked = parse(Pretrain, args, "siam pretrain")
 
     def with_the_users(base: Settings) -> Settings:
-        return _parse(Pretrain, args, "siam pretrain", Pretrain(settings=base)).settings
+        return parse(Pretrain, args, "siam pretrain", Pretrain(settings=base)).settings
 
     from siam.train.start import start
 
     resume: bool | Literal["auto"] = "auto" if asked.resume == "auto" else asked.resume == "yes"
     outcome = start(asked.settings, with_the_users, asked.recipe, asked.out, resume)
-    if _tells():
-        _tell(asdict(outcome), asked.json)
+    if tells():
+        tell(asdict(outcome), asked.json)
         print(f"look at {outcome.run}/report.html", file=sys.stderr)
 
 
@@ -124,16 +120,16 @@ def _evaluate(args: list[str]) -> None:
         json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
         """Print the result as one JSON object on stdout."""
 
-    given = _parse(Evaluate, args, "siam evaluate")
+    given = parse(Evaluate, args, "siam evaluate")
     result = evaluate(given.run, given.data, given.asked)
     save_result(given.run, result, given.data)
     outcome = asdict(result)
     if given.json:
-        _tell(outcome, as_json=True)
+        tell(outcome, as_json=True)
         return
     per_class, confusion = outcome.pop("per_class"), outcome.pop("confusion")
-    _tell(outcome, as_json=False)
-    _tell_classes(per_class, confusion)
+    tell(outcome, as_json=False)
+    tell_classes(per_class, confusion)
 
 
 def _embed(args: list[str]) -> None:
@@ -163,15 +159,15 @@ def _embed(args: list[str]) -> None:
         json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
         """Print what was written as one JSON object on stdout."""
 
-    asked = _parse(Embed, args, "siam embed")
+    asked = parse(Embed, args, "siam embed")
     from siam.embedding import embed_to_parquet
 
     written = embed_to_parquet(
         asked.run, asked.data, asked.out, asked.device, asked.batch_size, asked.workers, asked.layer,
         asked.precision,
     )  # fmt: skip
-    if _tells():
-        _tell(written, asked.json)
+    if tells():
+        tell(written, asked.json)
 
 
 def _reproduce(args: list[str]) -> None:
@@ -206,15 +202,15 @@ def _reproduce(args: list[str]) -> None:
         f"{Reproduce.__doc__}\n\nTABLE is one of {', '.join(TABLES)}; "
         "and there is `siam reproduce transfer`, with settings of its own."
     )
-    asked = _parse(Reproduce, args, "siam reproduce")
+    asked = parse(Reproduce, args, "siam reproduce")
 
     def with_the_users(base: Settings) -> Settings:
-        parsed = _parse(Reproduce, args, "siam reproduce", Reproduce(asked.table, settings=base)).settings
+        parsed = parse(Reproduce, args, "siam reproduce", Reproduce(asked.table, settings=base)).settings
         return replace(parsed, data=base.data)
 
     data = asked.settings.data or None
     folder = reproduce(asked.table, data, with_the_users, asked.scale, asked.seeds, asked.out)
-    _tell_study(folder, asked.json)
+    tell_study(folder, asked.json)
     print(f"look at {folder}/table.md and figure.png", file=sys.stderr)
 
 
@@ -245,10 +241,10 @@ def _reproduce_transfer(args: list[str]) -> None:
         settings: Annotated[TransferSettings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = defaults
 
     prog = "siam reproduce transfer"
-    asked = _parse(ReproduceTransfer, args, prog)
+    asked = parse(ReproduceTransfer, args, prog)
 
     def with_the_users(base: TransferSettings) -> TransferSettings:
-        return _parse(ReproduceTransfer, args, prog, ReproduceTransfer(asked.data, settings=base)).settings
+        return parse(ReproduceTransfer, args, prog, ReproduceTransfer(asked.data, settings=base)).settings
 
     _require_extra("faster_coco_eval", "transfer")
     from siam.study.transfer import reproduce_transfer
@@ -256,18 +252,8 @@ def _reproduce_transfer(args: list[str]) -> None:
     folder = reproduce_transfer(
         asked.data, asked.runs, asked.settings.task, with_the_users, asked.recipe, asked.seeds, asked.out
     )
-    _tell_study(folder, asked.json)
+    tell_study(folder, asked.json)
     print(f"look at {folder}/table.md", file=sys.stderr)
-
-
-def _tell_study(folder: Any, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(json.loads((folder / "table.json").read_text())))
-        return
-    from rich.console import Console
-    from rich.markdown import Markdown
-
-    Console().print(Markdown((folder / "table.md").read_text()))
 
 
 def _export(args: list[str]) -> None:
@@ -287,10 +273,10 @@ def _export(args: list[str]) -> None:
         json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
         """Print what was written as one JSON object on stdout."""
 
-    asked = _parse(Export, args, "siam export")
+    asked = parse(Export, args, "siam export")
     from siam.convert.export import export
 
-    _tell(export(asked.run, asked.format, asked.out), asked.json)
+    tell(export(asked.run, asked.format, asked.out), asked.json)
 
 
 def _import(args: list[str]) -> None:
@@ -312,13 +298,13 @@ def _import(args: list[str]) -> None:
         json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
         """Print what was found as one JSON object on stdout."""
 
-    asked = _parse(Import, args, "siam import")
+    asked = parse(Import, args, "siam import")
     from siam.convert.importer import import_checkpoint
 
     imported = asdict(import_checkpoint(asked.checkpoint, asked.out, asked.backbone, asked.image_size))
     if not asked.json:
         imported = {**imported, **{key: ", ".join(imported[key]) or None for key in ("parts", "left_out")}}
-    _tell(imported, asked.json)
+    tell(imported, asked.json)
 
 
 def _transfer(args: list[str]) -> None:
@@ -348,11 +334,11 @@ def _transfer(args: list[str]) -> None:
         settings: Annotated[TransferSettings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = defaults
 
     Transfer.__doc__ = f"{Transfer.__doc__}\n\nRecipes: {', '.join(RECIPES)}."
-    asked = _parse(Transfer, args, "siam transfer")
+    asked = parse(Transfer, args, "siam transfer")
 
     def with_the_users(base: TransferSettings) -> TransferSettings:
         start = Transfer(asked.run, asked.data, settings=base)
-        return _parse(Transfer, args, "siam transfer", start).settings
+        return parse(Transfer, args, "siam transfer", start).settings
 
     _require_extra("faster_coco_eval", "transfer")
     from siam.transfer.result import table
@@ -361,7 +347,7 @@ def _transfer(args: list[str]) -> None:
     outcome = transfer(
         asked.run, asked.data, asked.settings.task, with_the_users, asked.recipe, asked.out, asked.resume
     )
-    if not _tells():
+    if not tells():
         return
     if asked.json:
         print(json.dumps(asdict(outcome)))
@@ -399,15 +385,10 @@ def _inspect(args: list[str]) -> None:
         json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
         """Print it as one JSON object on stdout."""
 
-    asked = _parse(Inspect, args, "siam inspect")
+    asked = parse(Inspect, args, "siam inspect")
     from siam.convert.inspecting import inspect
 
-    _tell(inspect(asked.source, asked.data or None, asked.backbone, asked.device), asked.json)
-
-
-def _tells() -> bool:
-    """Whether this process speaks for those that work together: the first one does."""
-    return int(os.environ.get("RANK", "0")) == 0
+    tell(inspect(asked.source, asked.data or None, asked.backbone, asked.device), asked.json)
 
 
 def _shard(args: list[str]) -> None:
@@ -427,7 +408,7 @@ def _shard(args: list[str]) -> None:
         json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
         """Print what was written as one JSON object on stdout."""
 
-    asked = _parse(Shard, args, "siam shard")
+    asked = parse(Shard, args, "siam shard")
     from rich.console import Console
     from rich.progress import Progress
 
@@ -436,7 +417,7 @@ def _shard(args: list[str]) -> None:
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("shard", total=None)
         written = shard(asked.data, asked.out, asked.size, lambda n: bar.update(task, advance=n))
-    _tell(written, asked.json)
+    tell(written, asked.json)
 
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
@@ -450,95 +431,3 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "reproduce": _reproduce,
     "shard": _shard,
 }
-
-
-def _parse(kind: type[T], args: list[str], prog: str, defaults: T | None = None) -> T:
-    """A dataclass from the command line, over `defaults`; raises SettingsError, one plain sentence."""
-    import tyro
-
-    args = [re.sub(r"(?<![^=])(true|false)$", lambda word: word[0].capitalize(), arg) for arg in args]
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            start = tyro.MISSING_NONPROP if defaults is None else defaults
-            parsed, unknown = tyro.cli(kind, prog=prog, args=args, default=start, return_unknown_args=True)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise SettingsError(_inside_the_box(complaint.getvalue())) from None
-    if unknown:
-        from siam.settings import near
-
-        if unknown[0].startswith("-"):
-            raise SettingsError(f"unknown setting '{unknown[0]}'{near(unknown[0], _flags(parsed))}")
-        raise SettingsError(f"one argument too many: '{unknown[0]}'")
-    return parsed
-
-
-def _flags(group: Any, prefix: str = "--") -> list[str]:
-    """Every flag of a nested dataclass."""
-    found: list[str] = []
-    for name, value in vars(group).items():
-        flag = prefix + name.replace("_", "-")
-        if is_dataclass(value):
-            found += _flags(value, prefix if name in ("settings", "asked") else flag + ".")
-        else:
-            found.append(flag)
-    return found
-
-
-def _inside_the_box(box: str) -> str:
-    """The first message that tyro frames."""
-    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    end = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
-    return " ".join(lines[:end]) or "the command line cannot be read; see --help"
-
-
-def _tell(outcome: dict[str, Any], as_json: bool) -> None:
-    """The result: one JSON object on stdout, or a small table for people."""
-    if as_json:
-        print(json.dumps(outcome))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None, padding=(0, 2))
-    for name, value in outcome.items():
-        table.add_row(name.replace("_", " "), _in_words(name, value))
-    Console(highlight=False).print(table)
-
-
-def _tell_classes(per_class: dict[str, float], confusion: list[list[int]]) -> None:
-    """How often each class was named rightly, the worst first, and what it was mostly taken for."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("class", "named rightly", "else mostly", box=None, padding=(0, 2))
-    rows = [counts for counts in confusion if sum(counts)]
-    for name, counts in sorted(zip(per_class, rows, strict=True), key=lambda row: per_class[row[0]])[:_WORST]:
-        others = {other: n for other, n in zip(per_class, counts, strict=False) if other != name and n}
-        mostly = max(others, key=lambda other: others[other]) if len(rows) == len(counts) and others else "-"
-        table.add_row(name, f"{100 * per_class[name]:.1f} %", mostly)
-    if len(per_class) > _WORST:
-        table.caption = f"the {_WORST} worst of {len(per_class)} classes; --json prints all"
-    Console(highlight=False).print(table)
-
-
-_WORST = 20  # classes that are shown
-_SHARES = ("top1", "top5", "interval", "per_class", "labels")
-
-
-def _in_words(name: str, value: Any) -> str:
-    if isinstance(value, dict):
-        return "  ".join(f"{key} {_in_words(name, inner)}" for key, inner in value.items())
-    if isinstance(value, (tuple, list)):
-        return " to ".join(_in_words(name, inner) for inner in value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return "-"
-    if name.startswith("knn") or name in _SHARES:
-        return f"{100 * value:.1f} %"
-    if name == "seconds" and value >= 120:
-        return f"{value:.0f} ({value / 60:.1f} minutes)"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -266,7 +266,7 @@ def from_dict(plain: dict[str, Any], base: Any = None, path: str = "") -> Any:
 
 def near(name: str, known: Iterable[str]) -> str:
     """'; did you mean ...?' with the most similar known names, or nothing."""
-    matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
 
 
