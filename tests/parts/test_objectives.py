@@ -183,7 +183,7 @@ def test_assignments_pass_gradient_only_when_targets_do():
 
 
 class TestAgainstLightly:
-    """The same numbers as an independent implementation, where it is installed (extra `peers`)."""
+    """The same numbers as an independent implementation, where it is installed (it comes with `dev`)."""
 
     @pytest.fixture(autouse=True)
     def loss(self):
