@@ -11,7 +11,7 @@ from typing import Any, Self
 from siam.errors import RunError, SiamError
 from siam.parts.gather import rank
 from siam.settings import CheckpointSettings
-from siam.train.distributed import orphaned
+from siam.train.launch import orphaned
 
 RESUME_ME = 75
 """Exit status of a run that was asked to stop and can go on: EX_TEMPFAIL of sysexits.h, "try again later"."""
