@@ -21,6 +21,7 @@ from siam.network import Network
 from siam.objective import build_objective
 from siam.recipes import PUBLISHED
 from siam.train import distributed
+from siam.train.launch import launch
 
 
 def steps(args, sync_bn, count):
@@ -80,13 +81,13 @@ def main():
     parser.add_argument("--count", action="store_true")
     args = parser.parse_args()
     if args.count:
-        print(json.dumps(distributed.launch(2, steps, args, True, True)))
+        print(json.dumps(launch(2, steps, args, True, True)))
         return
     cases = {"one": (1, True), "synchronised": (args.processes, True), "not": (args.processes, False)}
     times = {name: [] for name in cases}
     for _ in range(args.rounds):
         for name, (processes, sync_bn) in cases.items():
-            times[name] += distributed.launch(processes, steps, args, sync_bn, False)
+            times[name] += launch(processes, steps, args, sync_bn, False)
     median = {name: statistics.median(values) for name, values in times.items()}
     result = {
         **machine(), **vars(args), "seconds_per_step": median,

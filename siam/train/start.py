@@ -21,13 +21,11 @@ from siam.train.distributed import (
     alike,
     from_all,
     from_first,
-    how_many,
     joined,
-    launch,
-    require_equal_shares,
     restarted,
     started_together,
 )
+from siam.train.launch import how_many, launch, require_equal_shares
 from siam.train.pretrain import Outcome, train
 
 _MAY_CHANGE = ("device", "devices", "timeout", "loader.", "checkpoint.")

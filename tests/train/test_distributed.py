@@ -23,6 +23,7 @@ from siam.parts.gather import gather, own_rows, rank
 from siam.parts.synced_batch_norm import SyncedBatchNorm, synchronise
 from siam.settings import Settings
 from siam.train import distributed
+from siam.train.launch import how_many, launch
 from tests.conftest import TINY, siam
 
 SMALL = {
@@ -79,7 +80,7 @@ def all_cases():
 
 @pytest.fixture(scope="module")
 def halves():
-    return distributed.launch(2, all_cases)
+    return launch(2, all_cases)
 
 
 @pytest.mark.slow
@@ -135,7 +136,7 @@ def fails(how):
 
 @pytest.mark.slow
 def test_what_processes_tell_each_other():
-    told = distributed.launch(2, gathered)
+    told = launch(2, gathered)
     assert told["rows"] == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
     assert told["gradient"] == (3 * torch.arange(6.0).view(2, 3)).tolist()  # weights 1 and 2
     assert told["votes"] == [(False, False), (True, False)]
@@ -149,9 +150,9 @@ def test_what_processes_tell_each_other():
 @pytest.mark.slow
 def test_a_process_that_ends_ends_all_and_is_named():
     with pytest.raises(DataError, match="the second says no"):
-        distributed.launch(2, fails, "one refuses")
+        launch(2, fails, "one refuses")
     with pytest.raises(RunError, match="process 1 of 2 was ended by SIGKILL"):
-        distributed.launch(2, fails, "one dies")
+        launch(2, fails, "one dies")
 
 
 def test_alone_nothing_is_exchanged():
@@ -207,14 +208,14 @@ def test_the_global_batch_does_not_depend_on_how_many_share_it(processes):
 )
 def test_a_batch_that_cannot_be_shared_is_refused_by_name(devices, device, batch, says):
     with pytest.raises(SettingsError, match=says):
-        distributed.how_many(devices, device, batch)
+        how_many(devices, device, batch)
 
 
 @pytest.mark.parametrize(("gpus", "batch", "expected"), [(0, 32, 1), (8, 256, 8), (6, 32, 4), (8, 6, 3)])
 def test_gpus_that_share_the_batch_equally_are_used_unasked(monkeypatch, gpus, batch, expected):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    assert distributed.how_many(0, "auto", batch) == expected
-    assert distributed.how_many(0, "cpu", batch) == 1
+    assert how_many(0, "auto", batch) == expected
+    assert how_many(0, "cpu", batch) == 1
 
 
 def records(run, kind):
