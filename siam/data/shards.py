@@ -41,8 +41,9 @@ class ShardImages:
         for file in files:
             try:
                 names, places, complaint = tar_members(file)
-            except DataError as error:
-                names, places, complaint = Names(()), np.empty((0, 2), dtype=np.int64), str(error)
+            except DataError:
+                names, places = Names(()), np.empty((0, 2), dtype=np.int64)
+                complaint = "is damaged, or no tar" if file.exists() else "is missing"
             if complaint:
                 lost[str(file)] = complaint
             stored = np.argsort(places[:, 0], kind="stable")

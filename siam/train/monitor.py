@@ -24,6 +24,7 @@ from siam.train.distributed import from_all, join
 
 _RANK_IMAGES = 2048
 _WORTH_WORKERS = 1000  # images: reading fewer takes no longer than starting processes
+_FILES = 8  # shards or row groups, of those that are read whole
 _RAW_SIDE = 32  # pixels: larger views are averaged down to it, or 10,000 of them would take gigabytes
 
 
@@ -134,13 +135,26 @@ def _sample(images: Images, most: int, size: int, workers: int) -> tuple[Tensor,
     """
     if isinstance(images, ArrayImages) or min(most, len(images)) < _WORTH_WORKERS:
         workers = 0
-    chosen = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(np.int64))
-    own = np.array_split(chosen, world_size())[rank()]
+    own = np.array_split(_spread(images, most), world_size())[rank()]
     read = list(centre_views(images, size, own, workers=workers))
     if not read and len(own):
         raise DataError(f"none of {len(own)} images of {images.name} can be read")
     views = [torch.empty(0, 3, size, size, dtype=torch.uint8), *(views for views, _ in read)]
     return torch.cat(views), np.concatenate([own[:0], *(which for _, which in read)])
+
+
+def _spread(images: Images, most: int) -> NDArray[np.int64]:
+    """At most `most` images, evenly spread over the set; over some files of it where each is read whole."""
+    groups: NDArray[np.int64] | None = getattr(images, "groups", None)
+    if groups is None or len(groups) - 1 <= _FILES:
+        return _evenly(len(images), most)
+    files = _evenly(len(groups) - 1, _FILES)
+    within = np.concatenate([np.arange(groups[file], groups[file + 1]) for file in files])
+    return within[_evenly(len(within), most)]
+
+
+def _evenly(size: int, most: int) -> NDArray[np.int64]:
+    return np.unique(np.linspace(0, size - 1, min(most, size)).astype(np.int64))
 
 
 def _flat_pixels(views: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """When a run is saved, what asks it to stop, and what happens when the disk refuses."""
 
+import os
 import signal
 import threading
 import time
@@ -27,11 +28,16 @@ class Stopped(SiamError):
 class StopRequest:
     """`with StopRequest() as stop`: SIGTERM and SIGINT set `stop.asked`; a second one ends the process.
 
-    Python allows this in the main thread alone; elsewhere signals do what they did before.
+    Job managers signal a whole tree of processes, in which each parent passes the signal on: what comes
+    within two seconds of the first is its echo. Python allows handlers in the main thread alone; elsewhere
+    signals do what they did before.
     """
+
+    ECHO = 2.0
 
     def __init__(self) -> None:
         self.by: str | None = None
+        self.since = 0.0
         self.before: dict[signal.Signals, Any] = {}
 
     @property
@@ -47,9 +53,11 @@ class StopRequest:
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.by = signal.Signals(number).name
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        if self.by is None:
+            self.by, self.since = signal.Signals(number).name, time.monotonic()
+        elif time.monotonic() - self.since > self.ECHO:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

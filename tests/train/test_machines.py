@@ -25,22 +25,20 @@ def ip(*words):
 
 @pytest.fixture
 def machines():
-    """Namespaces siam-a and siam-b; their end of the link between them is `link`."""
+    """Namespaces siam-a and siam-b; their end of the link between them is `siam0`."""
     if shutil.which("ip") is None:
         pytest.skip("needs iproute2")
     try:
-        ip("netns", "add", "siam-a")
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"this machine allows no network namespaces: {error.stderr.decode().strip()}")
-    try:
-        ip("netns", "add", "siam-b")
-        ip(
-            "link", "add", "link", "netns", "siam-a", "type", "veth", "peer", "name", "link", "netns",
-            "siam-b",
-        )  # fmt: skip
+        try:
+            for name in ADDRESSES:
+                ip("netns", "add", name)
+            ends = [["name", "siam0", "netns", name] for name in ADDRESSES]
+            ip("link", "add", *ends[0], "type", "veth", "peer", *ends[1])
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network namespaces here: {error.stderr.decode().strip()}")
         for name, address in ADDRESSES.items():
-            ip("-n", name, "address", "add", f"{address}/24", "dev", "link")
-            for device in ("lo", "link"):
+            ip("-n", name, "address", "add", f"{address}/24", "dev", "siam0")
+            for device in ("lo", "siam0"):
                 ip("-n", name, "link", "set", device, "up")
         yield
     finally:
@@ -73,7 +71,7 @@ def torchrun(name, log, restarts, *args):
     command += ["--nnodes", "2", "--nproc-per-node", "1", "--node-rank", number, "--rdzv-backend", "c10d"]
     command += ["--rdzv-endpoint", f"{ADDRESSES['siam-a']}:{PORT}", "--rdzv-id", "test"]
     command += ["--local-addr", ADDRESSES[name], "--max-restarts", restarts, "-m", "siam", "pretrain", *args]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "link"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "siam0"}
     return subprocess.Popen([str(word) for word in command], stdout=log, stderr=log, env=environment)
 
 
@@ -102,12 +100,12 @@ def test_two_machines_outlive_a_cut_link_and_a_killed_process(machines, photos, 
             torchrun("siam-b", b, 3, *flags, "--resume", "auto"),
         ]
         wait_until(lambda: len(steps(run)) >= 20, both)
-        ip("-n", "siam-b", "link", "set", "link", "down")
+        ip("-n", "siam-b", "link", "set", "siam0", "down")
         time.sleep(0.3)
         before = len(steps(run))
         time.sleep(1.7)
         assert len(steps(run)) == before  # nobody goes on alone
-        ip("-n", "siam-b", "link", "set", "link", "up")
+        ip("-n", "siam-b", "link", "set", "siam0", "up")
         wait_until(lambda: len(steps(run)) >= before + 20, both)
         os.kill(worker("siam-b"), signal.SIGKILL)
         assert [process.wait(timeout=120) for process in both] == [0, 0], (tmp_path / "a.log").read_text()
@@ -126,7 +124,7 @@ def test_a_link_that_stays_cut_ends_the_run_with_the_checkpoint_intact(machines,
     with (tmp_path / "a.log").open("w") as a, (tmp_path / "b.log").open("w") as b:
         both = [torchrun(name, log, 0, *flags, "--out", run) for name, log in (("siam-a", a), ("siam-b", b))]
         wait_until(lambda: len(steps(run)) >= 20, both)
-        ip("-n", "siam-b", "link", "set", "link", "down")
+        ip("-n", "siam-b", "link", "set", "siam0", "down")
         assert all(process.wait(timeout=90) != 0 for process in both)
     told = " ".join((tmp_path / "a.log").read_text().split())
     assert "siam: process 0 of 2 has lost the others" in told
