@@ -52,21 +52,24 @@ def write_report(folder: Path) -> Path:
     """Write report.html of a run, finished or not. Raises RunError where there is no run."""
     run = open_run(folder)
     history = curves.History(run.metrics(), run.settings)
-    page = _page(run, history, Pictures.load(folder))
-    # Names of files and folders may hold anything: controls, halves of surrogate pairs, changes of direction.
-    page = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in page)
-    write_atomically(folder / REPORT, lambda file: file.write(page.encode()))
+    name = escape(run.folder.resolve().name)
+    header = _header(name, run.settings, history)
+    save_page(folder, name, header, _sections(run, history, Pictures.load(folder)))
     return folder / REPORT
 
 
-def _page(run: Run, history: curves.History, pictures: Pictures | None) -> str:
-    name = escape(run.folder.resolve().name)
-    style = (files("siam.train") / "report.css").read_text(encoding="utf-8")
+def _sections(run: Run, history: curves.History, pictures: Pictures | None) -> list[str]:
     sections = [_curves(history), _evaluations(run.folder)]
     if pictures is not None:
         sections += [pairs_html(pictures), neighbours_html(pictures)]
-    body = "\n".join(section for section in [*sections, _settings(run.settings)] if section)
-    return f"""<!doctype html>
+    return [*sections, settings_html(run.settings)]
+
+
+def save_page(folder: Path, name: str, header: str, sections: list[str]) -> None:
+    """Write report.html: one page that needs nothing else. All in HTML; empty sections are left out."""
+    style = (files("siam.train") / "report.css").read_text(encoding="utf-8")
+    body = "\n".join(section for section in sections if section)
+    page = f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -78,7 +81,7 @@ def _page(run: Run, history: curves.History, pictures: Pictures | None) -> str:
 {style}</style>
 </head>
 <body>
-{_header(name, run.settings, history)}
+{header}
 <main>
 {body}
 </main>
@@ -86,6 +89,9 @@ def _page(run: Run, history: curves.History, pictures: Pictures | None) -> str:
 </body>
 </html>
 """
+    # Names of files and folders may hold anything: controls, halves of surrogate pairs, changes of direction.
+    page = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in page)
+    write_atomically(folder / REPORT, lambda file: file.write(page.encode()))
 
 
 def _header(name: str, settings: Settings, history: curves.History) -> str:
@@ -265,7 +271,7 @@ def _evaluations(folder: Path) -> str:
     return f'<h2>Evaluation</h2>\n<div class="evaluation">{evaluation_html(folder)}</div>'
 
 
-def _settings(settings: Settings) -> str:
+def settings_html(settings: Any) -> str:
     """All of them, in a table that opens on demand."""
     groups: dict[str, list[str]] = {"": []}
     for f in fields(settings):
