@@ -269,6 +269,63 @@ def _import(args: list[str]) -> None:
     _tell(imported, asked.json)
 
 
+def _transfer(args: list[str]) -> None:
+    """fine-tune a detector from an encoder, and measure its boxes and masks"""
+    import tyro
+
+    from siam.transfer.settings import RECIPES, TransferSettings
+
+    defaults = TransferSettings()
+
+    @dataclass(frozen=True)
+    class Transfer:
+        """Fine-tune Faster or Mask R-CNN from a run's ResNet, and measure average precision."""
+
+        run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+        """The run's folder."""
+        data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
+        """A folder in the layout of Pascal VOC or COCO."""
+        recipe: str | None = None
+        """Where settings start; fitted to the data if left out."""
+        out: str | None = None
+        """The transfer's folder; RUN/transfer/DATA-TASK-DETECTOR if left out."""
+        resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+        """Continue the transfer from its last checkpoint."""
+        json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+        """Print the result as one JSON object on stdout."""
+        settings: Annotated[TransferSettings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = defaults
+
+    Transfer.__doc__ = f"{Transfer.__doc__}\n\nRecipes: {', '.join(RECIPES)}."
+    asked = _parse(Transfer, args, "siam transfer")
+
+    def with_the_users(base: TransferSettings) -> TransferSettings:
+        start = Transfer(asked.run, asked.data, settings=base)
+        return _parse(Transfer, args, "siam transfer", start).settings
+
+    _require_extra("faster_coco_eval", "transfer")
+    from siam.transfer.result import table
+    from siam.transfer.start import transfer
+
+    outcome = transfer(
+        asked.run, asked.data, asked.settings.task, with_the_users, asked.recipe, asked.out, asked.resume
+    )
+    if asked.json:
+        print(json.dumps(asdict(outcome)))
+    else:
+        from rich.console import Console
+
+        Console(highlight=False).print(table(outcome))
+    print(f"look at {outcome.out}/report.html", file=sys.stderr)
+
+
+def _require_extra(module: str, extra: str) -> None:
+    """Raises SettingsError, which names the extra, where an optional package is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        raise SettingsError(f"{module} is not installed: pip install 'siam[{extra}]'")
+
+
 def _inspect(args: list[str]) -> None:
     """say what a run or checkpoint is, and how healthy"""
     import tyro
@@ -335,6 +392,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "export": _export,
     "import": _import,
     "inspect": _inspect,
+    "transfer": _transfer,
     "reproduce": _reproduce,
     "shard": _shard,
 }

@@ -1,0 +1,255 @@
+"""Faster and Mask R-CNN on a run's ResNet: the paper's C4, and torchvision's feature pyramid.
+
+C4 (He et al. 2017, Detectron2's R50-C4): the stem to res4 serve the RPN, RoIAlign cuts 14 x 14 from res4, and
+res5 is the head of boxes and masks, here followed by a batch norm, since features of another pretraining may
+have any scale (MoCo, He et al. 2020, Sec. 4.2; SimSiam, Chen & He 2021, Sec. 6.1). All batch norm is tuned.
+"""
+
+import math
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.roi_heads import (
+    RoIHeads,
+    fastrcnn_loss,
+    maskrcnn_inference,
+    maskrcnn_loss,
+)
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import roi_align
+
+from siam.data.photometry import IMAGENET_MEAN, IMAGENET_STD
+from siam.errors import SettingsError
+from siam.transfer.settings import TransferSettings
+
+Features = dict[str, Tensor]
+Targets = list[dict[str, Tensor]]
+
+_SHAPES = (0.5, 1.0, 2.0)
+"""Height over width of the anchors."""
+_ROI = 14
+"""Side of what RoIAlign cuts from res4, in cells."""
+_MASK_CHANNELS = 256  # of the mask head of C4
+_PYRAMID = 256  # channels of each level
+
+
+def build_detector(resnet: nn.Module, classes: int, settings: TransferSettings) -> nn.Module:
+    """A torchvision detector with `resnet`'s own layers in it; all else is new.
+
+    resnet: a timm ResNet. classes: K, without the background. In training it maps images, float (3, H, W) in
+    [0, 1], and targets to losses by name; in eval mode images to boxes, labels, scores and perhaps masks.
+    Raises SettingsError for a backbone without a ResNet's stages.
+    """
+    stages = ("conv1", "bn1", "maxpool", "layer1", "layer2", "layer3", "layer4")
+    if not all(hasattr(resnet, stage) for stage in stages):
+        raise SettingsError("detectors are built on ResNets: this run's backbone has no layer1 to layer4")
+    detector = (
+        _c4(resnet, classes, settings) if settings.detector == "c4" else _fpn(resnet, classes, settings)
+    )
+    return detector.requires_grad_(True)
+
+
+def backbone_weights(detector: nn.Module) -> dict[str, Tensor]:
+    """The parameters and statistics that came from the run, by their names in encoder.safetensors."""
+    prefixes = ("backbone.body.", "roi_heads.box_head.res5.")
+    return {
+        key.removeprefix(prefix): value
+        for key, value in detector.state_dict().items()
+        for prefix in prefixes
+        if key.startswith(prefix)
+    }
+
+
+def _c4(resnet: nn.Module, classes: int, settings: TransferSettings) -> GeneralizedRCNN:
+    trunk = Trunk(resnet)
+    anchors = AnchorGenerator((settings.anchors,), (_SHAPES,))
+    candidates, proposals = (
+        {"training": train, "testing": test} for train, test in (settings.candidates, settings.proposals)
+    )
+    rpn = RegionProposalNetwork(
+        anchors,
+        RPNHead(trunk.out_channels, anchors.num_anchors_per_location()[0]),
+        fg_iou_thresh=0.7, bg_iou_thresh=0.3, batch_size_per_image=256, positive_fraction=0.5,
+        pre_nms_top_n=candidates, post_nms_top_n=proposals, nms_thresh=0.7,
+    )  # fmt: skip
+    head = Res5(resnet)
+    masks = MaskPredictor(head.out_channels, classes) if settings.task == "segmentation" else None
+    heads = C4Heads(head, BoxPredictor(head.out_channels, classes), masks, settings.rois)
+    transform = GeneralizedRCNNTransform(
+        settings.train_sides, settings.max_side, list(IMAGENET_MEAN), list(IMAGENET_STD)
+    )
+    return GeneralizedRCNN(trunk, rpn, heads, transform)
+
+
+def _fpn(resnet: nn.Module, classes: int, settings: TransferSettings) -> FasterRCNN:
+    layers = {f"layer{i + 1}": str(i) for i in range(4)}
+    widths = [channels_of(getattr(resnet, layer)) for layer in layers]
+    kind = MaskRCNN if settings.task == "segmentation" else FasterRCNN
+    return kind(
+        BackboneWithFPN(resnet, layers, widths, _PYRAMID),
+        num_classes=classes + 1,
+        min_size=settings.train_sides,
+        max_size=settings.max_side,
+        image_mean=list(IMAGENET_MEAN),
+        image_std=list(IMAGENET_STD),
+        rpn_anchor_generator=AnchorGenerator(tuple((side,) for side in settings.anchors), (_SHAPES,) * 5),
+        rpn_pre_nms_top_n_train=settings.candidates[0],
+        rpn_pre_nms_top_n_test=settings.candidates[1],
+        rpn_post_nms_top_n_train=settings.proposals[0],
+        rpn_post_nms_top_n_test=settings.proposals[1],
+        box_batch_size_per_image=settings.rois,
+    )
+
+
+def channels_of(stage: nn.Module) -> int:
+    """Channels that a ResNet's stage gives out: those of the last norm on its main path."""
+    block = list(stage.children())[-1]
+    last = [getattr(block, name) for name in ("bn1", "bn2", "bn3") if hasattr(block, name)][-1]
+    return int(last.num_features)
+
+
+class Trunk(nn.Module):
+    """The stem to res4: (B, 3, H, W) -> {"0": (B, C4, H / 16, W / 16)}."""
+
+    def __init__(self, resnet: nn.Module) -> None:
+        super().__init__()
+        self.body = IntermediateLayerGetter(resnet, {"layer3": "0"})
+        self.out_channels = channels_of(self.body["layer3"])
+
+    def forward(self, x: Tensor) -> Features:
+        features: Features = self.body(x)
+        return features
+
+
+class Res5(nn.Module):
+    """res5 and "an extra BN": (R, C4, 14, 14) -> (R, C5, 7, 7)."""
+
+    def __init__(self, resnet: nn.Module) -> None:
+        super().__init__()
+        layer4: Any = resnet.layer4
+        self.res5 = nn.Sequential(OrderedDict([("layer4", layer4)]))
+        self.out_channels = channels_of(layer4)
+        self.norm = nn.BatchNorm2d(self.out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.res5(x))
+        return out
+
+
+class BoxPredictor(nn.Module):
+    """Scores of the K classes and the background, and four offsets for each class; initialised as there."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(channels, classes + 1)
+        self.bbox_pred = nn.Linear(channels, 4 * classes)
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, C5) -> (R, K + 1), background first, and (R, 4 (K + 1)), whose first four are void."""
+        return self.cls_score(x), F.pad(self.bbox_pred(x), (4, 0))
+
+
+class MaskPredictor(nn.Module):
+    """A deconvolution to 256 channels, and a mask for each class."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.deconv = nn.ConvTranspose2d(channels, _MASK_CHANNELS, kernel_size=2, stride=2)
+        self.predictor = nn.Conv2d(_MASK_CHANNELS, classes, kernel_size=1)
+        nn.init.kaiming_normal_(self.deconv.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.predictor.weight, std=0.001)
+        nn.init.zeros_(self.deconv.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.predictor.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(R, C5, 7, 7) -> (R, K + 1, 14, 14), of which the first, for the background, is void."""
+        logits: Tensor = self.predictor(F.relu(self.deconv(x)))
+        return F.pad(logits, (0, 0, 0, 0, 1, 0))
+
+
+class C4Heads(RoIHeads):  # type: ignore[misc]
+    """torchvision's heads, but boxes and masks share one pass through res5, as in Detectron2.
+
+    So batch norm sees every sampled box once, and not the objects among them a second time.
+    """
+
+    def __init__(self, head: Res5, boxes: BoxPredictor, masks: MaskPredictor | None, rois: int) -> None:
+        super().__init__(
+            None, head, boxes,
+            fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=rois, positive_fraction=0.25,
+            bbox_reg_weights=None, score_thresh=0.05, nms_thresh=0.5, detections_per_img=100,
+        )  # fmt: skip
+        self.mask_predictor = masks
+
+    def has_mask(self) -> bool:
+        return self.mask_predictor is not None
+
+    def forward(
+        self,
+        features: Features,
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: Targets | None = None,
+    ) -> tuple[Targets, dict[str, Tensor]]:
+        """proposals: boxes (P, 4) of each image. Returns what was found (eval) and losses (training)."""
+        if self.training:
+            return [], self._losses(features["0"], proposals, image_shapes, targets)
+        x = self._pooled(features["0"], proposals, image_shapes)  # (R, C5, 7, 7)
+        scores, offsets = self.box_predictor(x.mean(dim=(2, 3)))
+        found = self.postprocess_detections(scores.float(), offsets.float(), proposals, image_shapes)
+        results = [
+            {"boxes": boxes, "scores": score, "labels": labels}
+            for boxes, score, labels in zip(*found, strict=True)
+        ]
+        if self.mask_predictor is not None:
+            x = self._pooled(features["0"], found[0], image_shapes)
+            masks = maskrcnn_inference(self.mask_predictor(x).float(), found[2])
+            for result, mask in zip(results, masks, strict=True):
+                result["masks"] = mask
+        return results, {}
+
+    def _losses(
+        self,
+        res4: Tensor,
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: Targets | None,
+    ) -> dict[str, Tensor]:
+        proposals, matched, labels, offsets = self.select_training_samples(proposals, targets)
+        x = self._pooled(res4, proposals, image_shapes)  # (R, C5, 7, 7)
+        scores, deltas = self.box_predictor(x.mean(dim=(2, 3)))
+        classification, regression = fastrcnn_loss(scores.float(), deltas.float(), labels, offsets)
+        losses = {"loss_classifier": classification, "loss_box_reg": regression}
+        if self.mask_predictor is not None:
+            assert targets is not None
+            objects = [label > 0 for label in labels]
+            logits = self.mask_predictor(x[torch.cat(objects)]).float()
+            losses["loss_mask"] = maskrcnn_loss(
+                logits,
+                [boxes[chosen] for boxes, chosen in zip(proposals, objects, strict=True)],
+                [target["masks"] for target in targets],
+                [target["labels"] for target in targets],
+                [index[chosen] for index, chosen in zip(matched, objects, strict=True)],
+            )
+        return losses
+
+    def _pooled(self, res4: Tensor, boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        """RoIAlign on res4 and res5: (R, C5, 7, 7). boxes: (n, 4) of each image, in its pixels."""
+        stride = max(side for shape in image_shapes for side in shape) / max(res4.shape[-2:])
+        scale = 2.0 ** -round(math.log2(stride))  # a power of two, which padding blurs
+        cut = roi_align(res4, boxes, _ROI, spatial_scale=scale, sampling_ratio=0, aligned=True)
+        x: Tensor = self.box_head(cut)
+        return x

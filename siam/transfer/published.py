@@ -1,0 +1,44 @@
+"""Table 5 of SimSiam (Chen & He 2021, arXiv 2011.10566): AP50 / AP / AP75 in %, 200 epochs, R50-C4."""
+
+from typing import NamedTuple
+
+
+class Triple(NamedTuple):
+    ap50: float
+    ap: float
+    ap75: float
+
+
+COLUMNS = ("VOC07 det.", "VOC07+12 det.", "COCO det.", "COCO inst. seg.")
+
+
+def _row(*printed: str) -> tuple[Triple, ...]:
+    return tuple(Triple(*map(float, cell.split("/"))) for cell in printed)
+
+
+TABLE5 = {
+    "scratch": _row("35.9/16.8/13.0", "60.2/33.8/33.1", "44.0/26.4/27.8", "46.9/29.3/30.8"),
+    "ImageNet supervised": _row("74.4/42.4/42.7", "81.3/53.5/58.8", "58.2/38.2/41.2", "54.7/33.3/35.2"),
+    "SimCLR": _row("75.9/46.8/50.1", "81.8/55.5/61.4", "57.7/37.9/40.9", "54.6/33.3/35.3"),
+    "MoCo v2": _row("77.1/48.5/52.5", "82.3/57.0/63.3", "58.8/39.2/42.5", "55.5/34.3/36.6"),
+    "BYOL": _row("77.1/47.0/49.9", "81.4/55.3/61.1", "57.8/37.9/40.9", "54.3/33.2/35.0"),
+    "SwAV": _row("75.5/46.5/49.6", "81.5/55.4/61.4", "57.6/37.6/40.3", "54.2/33.1/35.1"),
+    "SimSiam, base": _row("75.5/47.0/50.2", "82.0/56.4/62.8", "57.5/37.9/40.9", "54.2/33.2/35.2"),
+    "SimSiam, optimal": _row("77.3/48.5/52.5", "82.4/57.0/63.7", "59.3/39.2/42.1", "56.0/34.4/36.7"),
+}
+
+METHODS = {
+    "simsiam": "SimSiam, base",
+    "byol": "BYOL",
+    "simclr": "SimCLR",
+    "swav": "SwAV",
+    "moco_v2": "MoCo v2",
+}
+"""The row of each method."""
+
+
+def column(layout: str, years: int, masks: bool) -> int:
+    """Which column stands beside a measurement on such data."""
+    if layout == "coco":
+        return 3 if masks else 2
+    return 1 if years > 1 else 0

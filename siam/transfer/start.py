@@ -1,0 +1,136 @@
+"""From what a user asks for to a fine-tuning: which backbone, which data, which settings, which folder."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from torch import nn
+
+from siam.convert.importer import read_tensors
+from siam.convert.layouts import recognise, translate
+from siam.errors import RunError, SettingsError
+from siam.parts.backbone import build_backbone
+from siam.runs import METRICS, load, open_run, write_atomically
+from siam.settings import differences, from_dict, to_dict
+from siam.transfer.data import open_annotated
+from siam.transfer.page import write_page
+from siam.transfer.result import Outcome, load_outcome, save_outcome
+from siam.transfer.settings import TransferSettings, starting_point
+from siam.transfer.train import train
+
+TRANSFER = "transfer.yaml"
+
+_MAY_CHANGE = ("device", "workers", "save_every")
+"""Settings that a resumed transfer may be given anew: they do not change what is learnt."""
+
+
+def transfer(
+    run: str | Path,
+    data: str | Path,
+    task: str = "detection",
+    change: Callable[[TransferSettings], TransferSettings] = lambda settings: settings,
+    recipe: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Outcome:
+    """Fine-tune a detector from `run`'s backbone on `data`, and measure it; or go on with that.
+
+    change: applies the user's own settings to the recipe's. out: the folder; below RUN/transfer/ if left out.
+    Raises SiamError.
+    """
+    console = console or Console(stderr=True)
+    settings_of_run = open_run(run).settings
+    annotated = open_annotated(data, masks=task == "segmentation")
+    for line in annotated.skipped.lines():
+        console.print(f"skipped: {line}", highlight=False, soft_wrap=True)
+    base = starting_point(recipe, annotated.layout, annotated.years, len(annotated.train))
+    settings = change(replace(base, task=task))  # type: ignore[arg-type]
+    folder = Path(out) if out is not None else _default_folder(Path(run), str(data), settings)
+    _claim(folder, resume, {"run": str(run), "data": str(data), **to_dict(settings)}, settings)
+    finished = load_outcome(folder)
+    if finished is not None:
+        return finished
+
+    resnet = beginning(run, settings.init, settings.seed)
+    console.print(
+        f"{settings.task} by {settings.detector} on {data}: {len(annotated.train):,} photographs, "
+        f"{len(annotated.classes)} classes, {settings_of_run.backbone} from "
+        f"{settings.init or run}, steps: {settings.iterations:,} of {settings.batch_size} -> {folder}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    outcome = train(annotated, resnet, settings, folder, resume, console)
+    save_outcome(folder, outcome)
+    write_page(folder)
+    return outcome
+
+
+def beginning(run: str | Path, init: str, seed: int) -> nn.Module:
+    """The backbone to begin with: RUN's, or what `init` names, in RUN's shape unless that is a run too.
+
+    init: '' for RUN's own, `random`, a run's folder, or a checkpoint file. Raises RunError.
+    """
+    if not init or (Path(init).is_dir() and init != "random"):
+        return load(init or run).backbone
+    settings = open_run(run).settings
+    torch.manual_seed(seed)
+    resnet = build_backbone(settings.backbone, settings.views.size, settings.width, settings.stem)
+    if init == "random":
+        return resnet
+    if not Path(init).is_file():
+        raise RunError(f"--init {init} is neither `random` nor a run or checkpoint that is there")
+    tensors, _ = read_tensors(Path(init))
+    state, _ = translate(tensors, recognise(list(tensors)))
+    mine = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+    try:
+        resnet.load_state_dict(mine)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise RunError(f"{init} does not fit the {settings.backbone} of {run}: {reason[:200]}") from None
+    return resnet
+
+
+def _claim(folder: Path, resume: bool, plain: dict[str, Any], settings: TransferSettings) -> None:
+    """Make the folder this transfer's, or find that it is. Raises RunError where it is another's."""
+    file = folder / TRANSFER
+    if file.exists():
+        if not resume:
+            raise RunError(
+                f"{folder} already holds a transfer: continue it with --resume, or choose another --out"
+            )
+        try:
+            before = yaml.safe_load(file.read_text())
+            same = {name: before.pop(name) == plain[name] for name in ("run", "data")}
+            other = from_dict(before, TransferSettings())
+        except (yaml.YAMLError, UnicodeDecodeError, SettingsError, AttributeError, KeyError) as error:
+            raise RunError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+        changed = [name for name in differences(other, settings) if not name.startswith(_MAY_CHANGE)]
+        changed += [name for name, holds in same.items() if not holds]
+        if changed:
+            raise RunError(
+                f"{folder} was started with other settings: {', '.join(changed)}; leave them out, or choose "
+                "another --out"
+            )
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / METRICS).touch()
+        text = yaml.safe_dump(plain, sort_keys=False)
+        write_atomically(file, lambda out: out.write(text.encode()))
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None
+
+
+def _default_folder(run: Path, data: str, settings: TransferSettings) -> Path:
+    """RUN/transfer/DATA-TASK-DETECTOR, and what else tells it from another."""
+    parts = [Path(data).resolve().name, settings.task, settings.detector]
+    if settings.init:
+        parts.append(Path(settings.init).stem)
+    if settings.seed:
+        parts.append(f"seed{settings.seed}")
+    return run / "transfer" / re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(parts))
