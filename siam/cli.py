@@ -176,6 +176,9 @@ def _embed(args: list[str]) -> None:
 
 def _reproduce(args: list[str]) -> None:
     """run one of the paper's tables, row by row, and print it beside the published one"""
+    if args[:1] == ["transfer"]:
+        _reproduce_transfer(args[1:])
+        return
     import tyro
 
     from siam.settings import Settings
@@ -199,7 +202,10 @@ def _reproduce(args: list[str]) -> None:
         """Print the table as one JSON object on stdout."""
         settings: Annotated[Settings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = defaults
 
-    Reproduce.__doc__ = f"{Reproduce.__doc__}\n\nTABLE is one of {', '.join(TABLES)}."
+    Reproduce.__doc__ = (
+        f"{Reproduce.__doc__}\n\nTABLE is one of {', '.join(TABLES)}; "
+        "and there is `siam reproduce transfer`, with settings of its own."
+    )
     asked = _parse(Reproduce, args, "siam reproduce")
 
     def with_the_users(base: Settings) -> Settings:
@@ -208,14 +214,60 @@ def _reproduce(args: list[str]) -> None:
 
     data = asked.settings.data or None
     folder = reproduce(asked.table, data, with_the_users, asked.scale, asked.seeds, asked.out)
-    if asked.json:
-        print(json.dumps(json.loads((folder / "table.json").read_text())))
-    else:
-        from rich.console import Console
-        from rich.markdown import Markdown
-
-        Console().print(Markdown((folder / "table.md").read_text()))
+    _tell_study(folder, asked.json)
     print(f"look at {folder}/table.md and figure.png", file=sys.stderr)
+
+
+def _reproduce_transfer(args: list[str]) -> None:
+    """Table 5."""
+    import tyro
+
+    from siam.transfer.settings import TransferSettings
+
+    defaults = TransferSettings()
+
+    @dataclass(frozen=True)
+    class ReproduceTransfer:
+        """Table 5: detectors from scratch and from runs, on the same data, with several seeds."""
+
+        data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
+        """A folder in the layout of Pascal VOC or COCO."""
+        runs: tuple[str, ...] = ()
+        """The runs to compare; the first gives the shape of the network from scratch."""
+        seeds: int = 3
+        """Fine-tunings from each, with seeds 0, 1, ..."""
+        recipe: str | None = None
+        """voc07, voc0712, coco-1x or small; fitted to the data if left out."""
+        out: str | None = None
+        """Folder of the fine-tunings and the table; it can be continued."""
+        json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+        """Print the table as one JSON object on stdout."""
+        settings: Annotated[TransferSettings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = defaults
+
+    prog = "siam reproduce transfer"
+    asked = _parse(ReproduceTransfer, args, prog)
+
+    def with_the_users(base: TransferSettings) -> TransferSettings:
+        return _parse(ReproduceTransfer, args, prog, ReproduceTransfer(asked.data, settings=base)).settings
+
+    _require_extra("faster_coco_eval", "transfer")
+    from siam.study.transfer import reproduce_transfer
+
+    folder = reproduce_transfer(
+        asked.data, asked.runs, asked.settings.task, with_the_users, asked.recipe, asked.seeds, asked.out
+    )
+    _tell_study(folder, asked.json)
+    print(f"look at {folder}/table.md", file=sys.stderr)
+
+
+def _tell_study(folder: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(json.loads((folder / "table.json").read_text())))
+        return
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    Console().print(Markdown((folder / "table.md").read_text()))
 
 
 def _export(args: list[str]) -> None:

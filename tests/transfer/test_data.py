@@ -1,0 +1,309 @@
+"""Both layouts as they are on disk, and everything that may be wrong with them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from siam.errors import DataError
+from siam.transfer.annotations import Photo, Thing, clipped
+from siam.transfer.data import Batches, example, open_annotated
+from siam.transfer.outlines import mask_of, run_lengths_of
+from tests.conftest import siam
+from tests.transfer.conftest import LITTLE, few_of_coco, few_of_voc, names_of_voc
+
+
+def photo(file, side=40):
+    Image.fromarray(np.full((side, side, 3), 128, dtype=np.uint8)).save(file)
+
+
+def xml(objects, size="<size><width>40</width><height>40</height></size>"):
+    boxes = "".join(
+        f"<object><name>{name}</name><difficult>{hard}</difficult><bndbox><xmin>{a}</xmin><ymin>{b}</ymin>"
+        f"<xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
+        for name, hard, (a, b, c, d) in objects
+    )
+    return f"<annotation>{size}{boxes}</annotation>"
+
+
+def make_voc(year, lists):
+    """lists: {part: {name: XML text}}; every photograph is there."""
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (year / part).mkdir(parents=True)
+    for part, photos in lists.items():
+        (year / "ImageSets" / "Main" / f"{part}.txt").write_text("".join(f"{name}\n" for name in photos))
+        for name, text in photos.items():
+            photo(year / "JPEGImages" / f"{name}.jpg")
+            (year / "Annotations" / f"{name}.xml").write_text(text)
+    return year
+
+
+def make_coco(root, train, test=None):
+    """train, test: what the two JSON files hold."""
+    (root / "annotations").mkdir(parents=True)
+    for part, plain in (("train2017", train), ("val2017", test or train)):
+        (root / part).mkdir()
+        (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(plain))
+        for image in plain["images"]:
+            photo(root / part / image["file_name"])
+    return root
+
+
+def coco_json(annotations, categories=((7, "cat"), (9, "dog"))):
+    images = [{"id": 3, "file_name": "a.jpg", "width": 40, "height": 40}]
+    named = [{"id": number, "name": name} for number, name in categories]
+    return {"images": images, "annotations": annotations, "categories": named}
+
+
+SQUARE = [[10, 10, 20, 10, 20, 20, 10, 20]]
+GOOD = {
+    "id": 1, "image_id": 3, "category_id": 9, "bbox": [10, 10, 10, 10], "area": 100, "iscrowd": 0,
+    "segmentation": SQUARE,
+}  # fmt: skip
+
+
+def test_voc_as_it_is(voc):
+    """600 and 300 photographs of five classes; boxes count from 0, and their ends are outside."""
+    found = open_annotated(voc, masks=False)
+    assert (found.layout, found.years, len(found.train), len(found.test)) == ("voc", 1, 600, 300)
+    assert found.classes == ("bus", "car", "cat", "person", "train")
+    assert not found.skipped
+    first = found.train[names_of_voc(voc, "trainval").index("000004")]
+    text = (voc / "VOC2007" / "Annotations" / f"{first.file.stem}.xml").read_text()
+    left, top, right, bottom = first.things[0].box
+    for side, value in (("xmin", left + 1), ("ymin", top + 1), ("xmax", right), ("ymax", bottom)):
+        assert f"<{side}>{value:.0f}</{side}>" in text
+    with pytest.raises(DataError, match="has boxes only"):
+        open_annotated(voc, masks=True)
+
+
+def test_coco_as_it_is(coco):
+    """80 categories, numbered up to 90; photographs without objects are tested but not trained on."""
+    found = open_annotated(coco, masks=True)
+    plain = json.loads((coco / "annotations" / "instances_train2017.json").read_text())
+    with_objects = {row["image_id"] for row in plain["annotations"]}
+    assert (found.layout, len(found.train), len(found.test)) == ("coco", len(with_objects), 100)
+    assert found.category_ids[-1] == 90
+    assert found.classes[0] == "person"
+    assert sum(len(found.train[i].things) for i in range(len(found.train))) == len(plain["annotations"])
+
+
+def test_several_years_lie_together(tmp_path):
+    """trainval of all, test of those that have one; a folder above them all, VOCdevkit, is seen through."""
+    cat = xml([("cat", 0, (1, 1, 20, 20))])
+    dog = xml([("dog", 1, (1, 1, 20, 20))])
+    make_voc(tmp_path / "VOCdevkit" / "VOC2007", {"trainval": {"1": cat}, "test": {"2": cat, "3": dog}})
+    make_voc(tmp_path / "VOCdevkit" / "VOC2012", {"train": {"2008_1": dog}, "val": {"2008_2": dog}})
+    for root in (tmp_path, tmp_path / "VOCdevkit"):
+        found = open_annotated(root, masks=False)
+        assert (found.years, len(found.train), len(found.test)) == (2, 3, 2)
+        assert found.classes == ("cat", "dog")
+        assert found.test[1].things[0].difficult
+    alone = open_annotated(tmp_path / "VOCdevkit" / "VOC2012", masks=False)
+    assert (alone.years, len(alone.train), len(alone.test)) == (1, 1, 1)
+
+
+def test_bad_voc_is_skipped_and_counted(tmp_path):
+    good = ("cat", 0, (1, 1, 20, 20))
+    train = {
+        "fine": xml(
+            [good, ("cat", 0, (30, 30, 30, 39)), ("cat", 0, (50, 5, 60, 20)), ("cat", 0, (9, 9, 5, 20))]
+        ),
+        "sizeless": xml([good], size=""),
+        "nonsense": "<annotation><object>",
+        "nameless": xml([("", 0, (1, 1, 20, 20)), ("cat", 0, ("a", 1, 20, 20))]),
+        "gone": xml([good]),
+        "unannotated": xml([good]),
+    }
+    test = {"t": xml([good, ("zebra", 0, (1, 1, 20, 20))])}
+    year = make_voc(tmp_path / "VOC2007", {"trainval": train, "test": test})
+    (year / "JPEGImages" / "gone.jpg").unlink()
+    (year / "Annotations" / "unannotated.xml").unlink()
+    found = open_annotated(tmp_path, masks=False)
+    assert {reason: count for reason, (count, _) in found.skipped.items()} == {
+        "a box that is empty or outside its image": 2,
+        "an annotation without size, which was taken from the image": 1,
+        "an annotation that is not XML": 1,
+        "an object without name or box": 2,
+        "an image that is listed but missing": 1,
+        "an image without annotation": 1,
+        "an object whose class is never trained on": 1,
+    }
+    assert [len(found.train[i].things) for i in range(len(found.train))] == [2, 1]
+    assert (found.train[1].width, found.train[1].height) == (40, 40)
+    assert "2 x an object without name or box, the first in nameless.xml" in found.skipped.lines()
+
+
+def test_bad_coco_is_skipped_and_counted(tmp_path):
+    """Categories need not start at 1, and ids of annotations may be 0 or twice the same."""
+    bad = [
+        {**GOOD, "id": 0, "image_id": 99},
+        {**GOOD, "category_id": 1},
+        {**GOOD, "bbox": [10, 10, 0, 5]},
+        {**GOOD, "bbox": [50, 50, 5, 5]},
+        {**GOOD, "bbox": None},
+        {**GOOD, "bbox": [1, 2, float("nan"), 4]},
+        {**GOOD, "segmentation": []},
+        {**GOOD, "segmentation": [[1, 2, 3]]},
+    ]
+    train, test = coco_json([*bad, GOOD]), coco_json([GOOD])
+    train["images"].append({"id": 4, "file_name": "gone.jpg", "width": 40, "height": 40})
+    train["images"].append({"id": 5, "file_name": "sizeless.jpg"})
+    root = make_coco(tmp_path / "c", train, test)
+    (root / "train2017" / "gone.jpg").unlink()
+    found = open_annotated(root, masks=True)
+    assert {reason: count for reason, (count, _) in found.skipped.items()} == {
+        "an annotation for no image": 1,
+        "an annotation of no category that is trained on": 1,
+        "a box that is empty or outside its image": 4,
+        "an object without an outline": 2,
+        "an image without id, file name or size": 1,
+        "an image that is listed but missing": 1,
+    }
+    assert found.category_ids == (7, 9)
+    (thing,) = found.train[0].things
+    assert (thing.label, thing.id, thing.box) == (2, 9, (10, 10, 20, 20))
+    boxes_only = open_annotated(root, masks=False)
+    assert len(boxes_only.train[0].things) == 3
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda root: None, "does not exist"),
+        (lambda root: root.mkdir(), "is in neither layout"),
+        (lambda root: root.write_text("x"), "is not a folder"),
+        (lambda root: make_voc(root / "VOC2007", {"trainval": {"1": xml([])}}), "lacks lists"),
+        (
+            lambda root: make_voc(root / "V", {"trainval": {"1": "<a"}, "test": {"2": xml([])}}),
+            "no usable photograph with an object to train on; skipped: 1 x an annotation that is not "
+            "XML, the first in 1.xml",
+        ),
+        (lambda root: make_coco(root, coco_json([])), "no usable photograph with an object to train on"),
+        (lambda root: make_coco(root, coco_json([GOOD]), coco_json([])), "with an object to test on"),
+        (
+            lambda root: make_coco(root, coco_json([GOOD]), coco_json([GOOD], ((9, "fox"),))),
+            "calls category 9 fox, but instances_train2017.json calls it dog",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_at_all(tmp_path, make, complaint):
+    make(tmp_path / "data")
+    with pytest.raises(DataError, match=complaint) as raised:
+        open_annotated(tmp_path / "data", masks=False)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"images": []}', '{"images": [1], "annotations": [], "categories": []}']
+)
+def test_a_json_that_is_not_cocos(tmp_path, text):
+    root = make_coco(tmp_path / "c", coco_json([GOOD]))
+    (root / "annotations" / "instances_val2017.json").write_text(text)
+    with pytest.raises(DataError, match=r"instances_val2017\.json (cannot be read|is not in COCO's format)"):
+        open_annotated(root, masks=False)
+
+
+@pytest.mark.slow
+def test_nothing_usable_is_exit_status_2_and_one_line(tmp_path, encoder):
+    make_voc(tmp_path / "d" / "VOC2007", {"trainval": {"1": xml([])}, "test": {"2": xml([])}})
+    done = siam("transfer", encoder, tmp_path / "d", *LITTLE, "--out", tmp_path / "out", check=2)
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "has no usable photograph with an object to train on" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_boxes_are_cut_to_the_image():
+    assert clipped((-5, 3, 20, 50), 40, 40) == (0, 3, 20, 40)
+    assert clipped((3, 3, 3.5, 20), 40, 40) is None
+    assert clipped((40, 3, 60, 20), 40, 40) is None
+    assert clipped((20, 3, 10, 20), 40, 40) is None
+    assert clipped((float("nan"), 3, 10, 20), 40, 40) is None
+
+
+def test_flipping_takes_boxes_and_masks_along(tmp_path):
+    """A box's mask fills it, before and after; a crowd is not learnt from, something difficult is."""
+    outline = [[5, 10, 15, 10, 15, 30, 5, 30]]
+    things = (
+        Thing(1, (5, 10, 15, 30), 2, 200, outline=outline),
+        Thing(2, (0, 0, 40, 40), 1, 1600, crowd=True, outline=outline),
+        Thing(3, (-4, 0, 8, 8), 1, 96, difficult=True, outline=[[0, 0, 8, 0, 8, 8, 0, 8]]),
+    )
+    ramp = torch.arange(40, dtype=torch.uint8).expand(3, 40, 40)
+    for flip in (False, True):
+        image, target = example(ramp, Photo(1, tmp_path, 40, 40, things), flip, masks=True)
+        assert image[0, 0, 0] == (39 if flip else 0)
+        assert target["labels"].tolist() == [2, 1]
+        expected = [[25, 10, 35, 30], [32, 0, 40, 8]] if flip else [[5, 10, 15, 30], [0, 0, 8, 8]]
+        assert target["boxes"].tolist() == expected
+        for (left, top, right, bottom), mask in zip(expected, target["masks"], strict=True):
+            assert mask[top:bottom, left:right].all()
+            assert mask.sum() == (right - left) * (bottom - top)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools'
+def test_outlines_in_all_their_forms():
+    """One square as polygon, as plain run lengths, and compressed; and pycocotools reads what is written."""
+    pycocotools = pytest.importorskip("pycocotools.mask")
+    expected = np.zeros((6, 8), dtype=np.uint8)
+    expected[1:4, 2:5] = 1
+    counts, value, run = [], 0, 0
+    for pixel in expected.ravel(order="F"):
+        if pixel != value:
+            counts.append(run)
+            value, run = pixel, 0
+        run += 1
+    plain = {"size": [6, 8], "counts": [*counts, run]}
+    compressed = run_lengths_of(expected.astype(bool))
+    assert isinstance(compressed["counts"], str)
+    for outline in ([[2, 1, 5, 1, 5, 4, 2, 4]], plain, compressed):
+        assert np.array_equal(mask_of(outline, 8, 6), expected)
+    assert np.array_equal(pycocotools.decode(compressed), expected)
+
+
+def test_batches_are_the_same_from_any_step_and_by_any_number_of_processes(voc, tmp_path):
+    names = names_of_voc(voc, "trainval")[:7]
+    few = few_of_voc(voc, tmp_path / "few", names, names[:1])
+    photos = open_annotated(few, masks=False).train
+
+    def told(batches):
+        return [[(im.float().mean().item(), t["boxes"].tolist()) for im, t in batch] for batch in batches]
+
+    def make(rank=0, world=1, seed=0, workers=0):
+        return Batches(photos, 4, seed, False, workers, rank, world)
+
+    whole = told(make().batches(0, 7))
+    assert told(make().batches(3, 7)) == whole[3:]
+    shares = [told(make(rank, 2).batches(0, 7)) for rank in (0, 1)]
+    assert [
+        [one for pair in zip(a, b, strict=True) for one in pair] for a, b in zip(*shares, strict=True)
+    ] == whole
+    assert told(make(seed=1).batches(0, 7)) != whole
+    assert told(make(workers=2).batches(0, 7)) == whole
+    first_epoch = [one for batch in whole for one in batch][:7]
+    assert len({str(boxes) for _, boxes in first_epoch}) == 7
+
+
+def test_a_photograph_that_cannot_be_read_is_replaced_and_listed(voc, tmp_path):
+    names = names_of_voc(voc, "trainval")[:12]
+    few = few_of_voc(voc, tmp_path / "few", names, names[:1])
+    broken = few / "VOC2007" / "JPEGImages" / f"{names[3]}.jpg"
+    broken.write_bytes(broken.read_bytes()[:300])
+    batches = Batches(open_annotated(few, masks=False).train, 4, 0, False, 0)
+    assert all(len(batch) == 4 for batch in batches.batches(0, 3))
+    assert list(batches.broken) == [str(broken)]
+    shutil.copy(few / "VOC2007" / "JPEGImages" / f"{names[0]}.jpg", broken)  # of another size than it says
+    other = few / "VOC2007" / "JPEGImages" / f"{names[5]}.jpg"
+    Image.new("RGB", (30, 20)).save(other)
+    batches = Batches(open_annotated(few, masks=False).train, 4, 0, False, 0)
+    with pytest.raises(DataError, match=r"2 of 12 photographs .* cannot be read, more than 10 %"):
+        list(batches.batches(0, 3))
+
+
+def test_a_few_of_coco_are_coco(coco, tmp_path):
+    found = open_annotated(few_of_coco(coco, tmp_path / "few", 5, 4), masks=True)
+    assert len(found.test) == 4
+    assert not found.skipped

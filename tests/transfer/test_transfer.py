@@ -1,0 +1,198 @@
+"""Transfer as a user runs it, on real photographs: end to end, overfitted, killed and resumed."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from siam.transfer.data import open_annotated
+from siam.transfer.precise_bn import measure_statistics
+from tests.conftest import siam
+from tests.transfer.conftest import LITTLE, few_of_coco, few_of_voc, make_run, names_of_voc
+from tests.transfer.test_measure import FIELDS, by_pycocotools
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools'
+
+
+def records(folder, kind=None):
+    """metrics.jsonl without what a clock measured."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    times = ("seconds", "images_per_second")
+    return [{k: v for k, v in r.items() if k not in times} for r in lines if kind in (None, r["kind"])]
+
+
+@pytest.fixture(scope="module")
+def few_voc(voc, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("few") / "voc"
+    return few_of_voc(voc, folder, names_of_voc(voc, "trainval")[:6], names_of_voc(voc, "test")[:6])
+
+
+@pytest.fixture(scope="module")
+def few_coco(coco, tmp_path_factory):
+    return few_of_coco(coco, tmp_path_factory.mktemp("few") / "coco", 6, 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("detector", ["c4", "fpn"])
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+def test_end_to_end(request, encoder, tmp_path, task, detector):
+    """Every file is there, and pycocotools finds the same precision in those that were written."""
+    data = request.getfixturevalue("few_coco" if task == "segmentation" else "few_voc")
+    out = tmp_path / "out"
+    done = siam(
+        "transfer",
+        encoder,
+        data,
+        "--task",
+        task,
+        "--detector",
+        detector,
+        *LITTLE,
+        "--out",
+        out,
+        "--json",
+        check=0,
+    )
+    outcome = json.loads(done.stdout)
+    assert outcome["test_images"] == 6
+    assert (outcome["masks"] is None) == (task == "detection")
+    true = data / "annotations" / "instances_val2017.json" if task == "segmentation" else out / "truth.json"
+    for kind, iou in (("boxes", "bbox"), ("masks", "segm"))[: 2 if task == "segmentation" else 1]:
+        file = out / f"predictions-{kind}.json"
+        assert json.loads(file.read_text())
+        expected = by_pycocotools(true, file, iou)
+        assert [outcome[kind][name] for name in FIELDS] == pytest.approx(expected, abs=1e-6)
+    assert [record["step"] for record in records(out, "step")] == [1, 2, 3, 4]
+    assert {"loss", "loss_objectness", "loss_box_reg", "lr"} <= set(records(out, "step")[0])
+    assert any("tfevents" in file.name for file in (out / "tensorboard").iterdir())
+    page = (out / "report.html").read_text()
+    assert page.count('<img src="data:image/jpeg') == 6
+    assert "SimSiam, base" in page
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+
+    again = siam(
+        "transfer", encoder, data, "--task", task, "--detector", detector, *LITTLE, "--out", out, check=2
+    )
+    assert "already holds a transfer: continue it with --resume" in again.stderr
+
+
+OVERFIT = """
+--batch-size 4 --iterations 160 --lr 0.1 --warmup 20 --train-sides 96 --test-side 96 --max-side 144
+--anchors 16 32 64 96 128 --rois 16 --candidates 200 100 --proposals 100 50 --precise-bn 8 --workers 0
+""".split()  # noqa: SIM905
+
+
+@pytest.mark.slow
+def test_eight_photographs_are_learnt_by_heart(voc, encoder, tmp_path):
+    """AP50 above 0.9 where the test is what was trained on: large objects, one or two in each."""
+    everything = open_annotated(voc, masks=False).train
+    large = []
+    for i in range(len(everything)):
+        photo = everything[i]
+        if len(photo.things) <= 2 and all(t.area > 0.1 * photo.width * photo.height for t in photo.things):
+            large.append(photo.file.stem)
+    eight = few_of_voc(voc, tmp_path / "eight", large[:8], large[:8])
+    done = siam("transfer", encoder, eight, *OVERFIT, "--out", tmp_path / "out", "--json", check=0)
+    assert json.loads(done.stdout)["boxes"]["ap50"] > 0.9
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_the_same_transfer(few_coco, encoder, tmp_path):
+    """Bit for bit: the lines, the weights, the predictions."""
+    arguments = ["transfer", encoder, few_coco, "--task", "segmentation", *LITTLE, "--iterations", 7]
+    arguments += ["--save-every", 2]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    siam(*arguments, "--out", whole, check=0)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "siam", *map(str, arguments), "--out", str(broken)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    log, deadline = broken / "metrics.jsonl", time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.exists() and '"step": 5,' in log.read_text():
+            break
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (broken / "result.json").exists()
+    siam(*arguments, "--out", broken, "--resume", "--workers", 1, check=0)
+    assert records(broken) == records(whole)
+    for file in ("predictions-boxes.json", "predictions-masks.json", "truth.json"):
+        assert (broken / file).read_bytes() == (whole / file).read_bytes()
+    one, other = (torch.load(run / "checkpoint.pt", weights_only=True) for run in (whole, broken))
+    assert all(torch.equal(one["detector"][key], other["detector"][key]) for key in one["detector"])
+    for key, state in one["optimizer"]["state"].items():
+        assert torch.equal(state["momentum_buffer"], other["optimizer"]["state"][key]["momentum_buffer"])
+
+    before = (broken / "metrics.jsonl").read_bytes()
+    done = siam(*arguments, "--out", broken, "--resume", "--json", check=0)
+    assert json.loads(done.stdout)["iterations"] == 7
+    assert (broken / "metrics.jsonl").read_bytes() == before
+    done = siam(*arguments, "--out", broken, "--resume", "--lr", 0.5, check=2)
+    assert "was started with other settings: lr (0.02 and 0.5)" in done.stderr
+
+
+@pytest.mark.slow
+def test_where_the_backbone_begins(few_voc, encoder, tmp_path):
+    """--init: random differs by seed, a checkpoint file is that file's, and what does not fit says so."""
+    from siam.transfer.start import beginning
+
+    saved = load_file(encoder / "encoder.safetensors")
+    assert all(torch.equal(saved[k], v) for k, v in beginning(encoder, "", 0).state_dict().items())
+    first, again, other = (beginning(encoder, "random", seed).conv1.weight for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, saved["conv1.weight"])
+
+    file = tmp_path / "checkpoint.pth"
+    changed = {f"backbone.{key}": value + 1 for key, value in saved.items()}
+    torch.save({"state_dict": changed}, file)
+    state = beginning(encoder, str(file), 0).state_dict()
+    assert all(torch.equal(changed[f"backbone.{key}"], value) for key, value in state.items())
+    run = make_run(tmp_path / "other", "resnet10t", 0.25, 64)
+    assert (
+        beginning(encoder, str(run), 0).state_dict().keys() == load_file(run / "encoder.safetensors").keys()
+    )
+
+    torch.save({"state_dict": {key: changed[key] for key in list(changed)[:5]}}, file)
+    done = siam("transfer", encoder, few_voc, *LITTLE, "--init", file, "--out", tmp_path / "out", check=2)
+    assert "does not fit the resnet18" in done.stderr
+    done = siam("transfer", encoder, few_voc, *LITTLE, "--init", "rundom", "--out", tmp_path / "o", check=2)
+    assert "--init rundom is neither `random` nor a run or checkpoint" in done.stderr
+
+
+def test_precise_statistics_are_the_mean_over_batches():
+    """Of each batch's mean and unbiased variance (Wu & Johnson 2021); no parameter changes, nor the mode."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2)).eval()
+    before = [p.clone() for p in network.parameters()]
+    batches = [torch.randn(8, 3) * scale for scale in (1, 2, 3)]
+    measure_statistics(network, batches, network)
+    expected = torch.stack([batch.mean(0) for batch in batches]).mean(0)
+    torch.testing.assert_close(network[0].running_mean, expected)
+    expected = torch.stack([batch.var(0) for batch in batches]).mean(0)
+    torch.testing.assert_close(network[0].running_var, expected)
+    assert network[0].momentum == 0.1
+    assert not network.training
+    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+
+
+def test_help_names_the_recipes_and_imports_no_torch():
+    """And a missing extra is one plain line."""
+    code = (
+        "import sys, siam.cli; sys.modules['faster_coco_eval'] = None; "
+        "status = siam.cli.main(['transfer', 'run', 'data']); "
+        "assert 'torch' not in sys.modules; sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "siam: faster_coco_eval is not installed: pip install 'siam[transfer]'\n"
+    shown = siam("transfer", "--help", check=0).stdout
+    assert "Recipes: voc07, voc0712, coco-1x, small" in shown
