@@ -361,6 +361,8 @@ def _transfer(args: list[str]) -> None:
     outcome = transfer(
         asked.run, asked.data, asked.settings.task, with_the_users, asked.recipe, asked.out, asked.resume
     )
+    if not _tells():
+        return
     if asked.json:
         print(json.dumps(asdict(outcome)))
     else:

@@ -25,6 +25,7 @@ from siam.settings import Settings, from_dict, to_dict
 SETTINGS, METRICS, CHECKPOINT = "settings.yaml", "metrics.jsonl", "checkpoint.pt"
 ENCODER, REPORT, BROKEN = "encoder.safetensors", "report.html", "broken.txt"
 EVALUATIONS, NETWORK = "evaluations.json", "network.safetensors"
+TRANSFERS = "transfer"
 
 Layer = Literal["backbone", "projector"]
 

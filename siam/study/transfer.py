@@ -137,8 +137,9 @@ def markdown(data: str, lines: list[Line], where: dict[str, Any]) -> str:
     return "\n".join(
         [
             *page,
-            f"Measured: {data}, {first.train_images:,} photographs to train on, {first.test_images:,} to test, "
-            f"{first.iterations:,} steps, seeds: {seeds} (mean ± standard deviation); {where['machine']}, "
+            f"Measured: {data}, {first.train_images:,} photographs to train on, "
+            f"{first.test_images:,} to test, {first.iterations:,} steps, seeds: {seeds} "
+            f"(mean ± standard deviation); {where['machine']}, "
             f"{where['date']}, torch {where['torch']}.",
             "Published: SimSiam (Chen & He 2021, arXiv 2011.10566), ResNet-50-C4, 200 epochs on ImageNet, "
             "whole sets: compare the order of the rows, not the figures.",

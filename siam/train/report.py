@@ -9,7 +9,7 @@ from typing import Any
 
 from siam import __version__
 from siam.methods import METHODS, Method
-from siam.runs import EVALUATIONS, REPORT, Run, open_run, write_atomically
+from siam.runs import EVALUATIONS, REPORT, TRANSFERS, Run, open_run, write_atomically
 from siam.settings import Settings
 from siam.train import curves
 from siam.train.collapse import ADVICE
@@ -59,7 +59,7 @@ def write_report(folder: Path) -> Path:
 
 
 def _sections(run: Run, history: curves.History, pictures: Pictures | None) -> list[str]:
-    sections = [_curves(history), _evaluations(run.folder)]
+    sections = [_curves(history), _evaluations(run.folder), _transfers(run.folder)]
     if pictures is not None:
         sections += [pairs_html(pictures), neighbours_html(pictures)]
     return [*sections, settings_html(run.settings)]
@@ -269,6 +269,15 @@ def _evaluations(folder: Path) -> str:
     from siam.evaluate.result import evaluation_html
 
     return f'<h2>Evaluation</h2>\n<div class="evaluation">{evaluation_html(folder)}</div>'
+
+
+def _transfers(folder: Path) -> str:
+    """What `siam transfer` found, as it words it."""
+    if not (folder / TRANSFERS).is_dir():
+        return ""
+    from siam.transfer.page import transfers_html
+
+    return transfers_html(folder / TRANSFERS)
 
 
 def settings_html(settings: Any) -> str:

@@ -14,7 +14,7 @@ from siam.runs import METRICS
 from siam.settings import from_dict
 from siam.train.curves import GRID, LINES, MUTED, inline_svg, thinned
 from siam.train.report import save_page, settings_html
-from siam.transfer.result import DRAWN, NAMES, Outcome, load_outcome, rows
+from siam.transfer.result import DRAWN, NAMES, RESULT, Outcome, load_outcome, rows
 from siam.transfer.settings import TransferSettings
 
 _MOST_CLASSES = 80
@@ -30,6 +30,27 @@ def write_page(folder: Path) -> None:
     name = escape(folder.resolve().name)
     sections = [results_html(folder, outcome), _curves(folder), settings_html(settings)]
     save_page(folder, name, _header(name, run, data, settings, outcome), sections)
+
+
+def transfers_html(folder: Path) -> str:
+    """A line for each transfer below RUN/transfer/, and what the newest found."""
+    ended = {child: load_outcome(child) for child in sorted(folder.iterdir())}
+    outcomes = {child: outcome for child, outcome in ended.items() if outcome is not None}
+    if not outcomes:
+        return ""
+    lines = [
+        f"<tr><td>{escape(child.name)}</td><td>{kind}</td>"
+        + "".join(f"<td>{_percent(getattr(precision, name))}</td>" for name in NAMES)
+        + f"<td>{outcome.train_images:,} / {outcome.test_images:,}</td></tr>"
+        for child, outcome in outcomes.items()
+        for kind, precision in outcome.kinds().items()
+    ]
+    head = "".join(f"<th>{name}</th>" for name in ("", "", *NAMES.values(), "images"))
+    newest = max(outcomes, key=lambda child: (child / RESULT).stat().st_mtime)
+    return (
+        f'<h2>Transfer</h2>\n<div class="evaluation"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>\n" + drawn_html(newest)
+    )
 
 
 def results_html(folder: Path, outcome: Outcome) -> str:
@@ -63,7 +84,7 @@ def drawn_html(folder: Path) -> str:
         for file in files
     )
     return (
-        "<h2>What was found</h2>\n"
+        f"<h2>What {escape(folder.name)} found</h2>\n"
         '<p class="note">Test photographs. White: true boxes. In colour: predictions of score 0.5 or more, '
         "or else the best one.</p>\n"
         f'<div style="display:flex;flex-wrap:wrap;gap:.8rem;align-items:flex-start">{images}</div>'

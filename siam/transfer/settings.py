@@ -1,10 +1,10 @@
 """How a detector is trained and measured, as one frozen dataclass, and the recipes to start from."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from siam.errors import SettingsError
-from siam.settings import near
+from siam.settings import CheckpointSettings, near, seconds_of
 
 Task = Literal["detection", "segmentation"]
 Detector = Literal["c4", "fpn"]
@@ -57,14 +57,17 @@ class TransferSettings:
     """Of order, flips, sizes, samples of boxes, and all that is not pretrained."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1."""
+    devices: int = 0
+    """Processes that train together, a GPU each (or, with device cpu, some cores); 0: one for each GPU."""
+    timeout: str = "10m"
+    """How long processes wait for each other before they take one for lost."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """bf16 autocast, or not; `auto` takes it where the machine is fast at it."""
     workers: int = -1
     """Processes that decode; -1 chooses. Results do not depend on it."""
     log_every: int = 20
     """Steps between lines in metrics.jsonl."""
-    save_every: int = 0
-    """Steps between checkpoints; 0 saves every ten minutes and at the end."""
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
 
     def __post_init__(self) -> None:
         for name, kinds in (("task", get_args(Task)), ("detector", get_args(Detector))):
@@ -75,11 +78,12 @@ class TransferSettings:
                 )
         for name in ("iterations", "batch_size", "rois", "log_every"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("weight_decay", "warmup", "precise_bn", "seed", "save_every"):
+        for name in ("weight_decay", "warmup", "precise_bn", "seed", "devices"):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("candidates", "proposals", "train_sides", "anchors"):
             values = getattr(self, name)
             _require(bool(values) and min(values) >= 1, f"{name} must be 1 or more, got {_listed(values)}")
+        seconds_of(self.timeout, "timeout")
         _require(self.lr > 0, f"lr must be above 0, got {self.lr:g}")
         _require(0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum:g}")
         _require(self.workers >= -1, f"workers must be -1 (automatic), 0 or more, got {self.workers}")

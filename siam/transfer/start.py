@@ -15,8 +15,19 @@ from siam.convert.importer import read_tensors
 from siam.convert.layouts import recognise, translate
 from siam.errors import RunError, SettingsError
 from siam.parts.backbone import build_backbone
-from siam.runs import METRICS, load, open_run, write_atomically
-from siam.settings import differences, from_dict, to_dict
+from siam.parts.gather import world_size
+from siam.runs import METRICS, TRANSFERS, load, open_run, write_atomically
+from siam.settings import differences, from_dict, seconds_of, to_dict
+from siam.train.distributed import (
+    from_first,
+    how_many,
+    joined,
+    launch,
+    require_equal_shares,
+    restarted,
+    started_together,
+)
+from siam.train.report import write_report
 from siam.transfer.data import open_annotated
 from siam.transfer.page import write_page
 from siam.transfer.result import Outcome, load_outcome, save_outcome
@@ -25,7 +36,7 @@ from siam.transfer.train import train
 
 TRANSFER = "transfer.yaml"
 
-_MAY_CHANGE = ("device", "workers", "save_every")
+_MAY_CHANGE = ("device", "devices", "timeout", "workers", "checkpoint.")
 """Settings that a resumed transfer may be given anew: they do not change what is learnt."""
 
 
@@ -39,13 +50,62 @@ def transfer(
     resume: bool = False,
     console: Console | None = None,
 ) -> Outcome:
-    """Fine-tune a detector from `run`'s backbone on `data`, and measure it; or go on with that.
+    """Fine-tune a detector from `run`'s backbone on `data`, and measure it; in this process or in several.
 
     change: applies the user's own settings to the recipe's. out: the folder; below RUN/transfer/ if left out.
-    Raises SiamError.
+    resume: go on with the transfer that is there. Raises SiamError.
     """
     console = console or Console(stderr=True)
-    settings_of_run = open_run(run).settings
+    resume = resume or restarted()
+    asked = change(TransferSettings())
+    with joined(asked.device, seconds_of(asked.timeout, "timeout")):
+        settings, folder = from_first(lambda: _settle(run, data, task, change, recipe, out, resume, console))
+        finished = from_first(lambda: load_outcome(folder))
+        if finished is not None:
+            return finished
+        if not started_together():
+            processes = how_many(settings.devices, settings.device, settings.batch_size)
+            if processes > 1:
+                return launch(processes, _train_together, run, data, settings, folder)
+        return _train(run, data, settings, folder, console)
+
+
+def _train_together(run: str | Path, data: str | Path, settings: TransferSettings, folder: Path) -> Outcome:
+    """What each of the processes does that are started here."""
+    with joined(settings.device, seconds_of(settings.timeout, "timeout")):
+        return _train(run, data, settings, folder, Console(stderr=True))
+
+
+def _train(
+    run: str | Path, data: str | Path, settings: TransferSettings, folder: Path, console: Console
+) -> Outcome:
+    require_equal_shares(settings.batch_size, world_size())
+    annotated = open_annotated(data, masks=settings.task == "segmentation")
+    outcome = train(annotated, beginning(run, settings.init, settings.seed), settings, folder, console)
+    from_first(lambda: _keep(Path(run), folder, outcome))
+    return outcome
+
+
+def _keep(run: Path, folder: Path, outcome: Outcome) -> None:
+    """result.json and report.html, and the run's own report shows it too."""
+    save_outcome(folder, outcome)
+    write_page(folder)
+    if folder.parent.resolve() == (run / TRANSFERS).resolve():
+        write_report(run)
+
+
+def _settle(
+    run: str | Path,
+    data: str | Path,
+    task: str,
+    change: Callable[[TransferSettings], TransferSettings],
+    recipe: str | None,
+    out: str | Path | None,
+    resume: bool,
+    console: Console,
+) -> tuple[TransferSettings, Path]:
+    """Which settings, and in which folder, which exists from here on."""
+    backbone = open_run(run).settings.backbone
     annotated = open_annotated(data, masks=task == "segmentation")
     for line in annotated.skipped.lines():
         console.print(f"skipped: {line}", highlight=False, soft_wrap=True)
@@ -53,21 +113,13 @@ def transfer(
     settings = change(replace(base, task=task))  # type: ignore[arg-type]
     folder = Path(out) if out is not None else _default_folder(Path(run), str(data), settings)
     _claim(folder, resume, {"run": str(run), "data": str(data), **to_dict(settings)}, settings)
-    finished = load_outcome(folder)
-    if finished is not None:
-        return finished
-
-    resnet = beginning(run, settings.init, settings.seed)
     console.print(
         f"{settings.task} by {settings.detector} on {data}: {len(annotated.train):,} photographs, "
-        f"{len(annotated.classes)} classes, {settings_of_run.backbone} from "
-        f"{settings.init or run}, steps: {settings.iterations:,} of {settings.batch_size} -> {folder}",
+        f"{len(annotated.classes)} classes, {backbone} from {settings.init or run}, steps: "
+        f"{settings.iterations:,} of {settings.batch_size} -> {folder}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
-    outcome = train(annotated, resnet, settings, folder, resume, console)
-    save_outcome(folder, outcome)
-    write_page(folder)
-    return outcome
+    return settings, folder
 
 
 def beginning(run: str | Path, init: str, seed: int) -> nn.Module:
@@ -133,4 +185,4 @@ def _default_folder(run: Path, data: str, settings: TransferSettings) -> Path:
         parts.append(Path(settings.init).stem)
     if settings.seed:
         parts.append(f"seed{settings.seed}")
-    return run / "transfer" / re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(parts))
+    return run / TRANSFERS / re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(parts))

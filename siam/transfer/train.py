@@ -2,9 +2,10 @@
 
 import json
 import math
-import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +16,14 @@ from siam.data.chance import uniforms
 from siam.data.loader import default_workers
 from siam.data.views import STEP
 from siam.errors import RunError
+from siam.parts.gather import rank, world_size
 from siam.runs import CHECKPOINT, locked, write_atomically
-from siam.train.checkpoint import restore, save_checkpoint
+from siam.train.checkpoint import checkpoints, fit, load_last, save_checkpoint
 from siam.train.device import pick_device, uses_bf16
-from siam.train.logbook import Logbook
+from siam.train.distributed import Vote, alike, from_all, from_first, local_device, mean, parallel
+from siam.train.logbook import Logbook, NoLogbook
+from siam.train.pretrain import Clock
+from siam.train.saving import Saver, Stopped, StopRequest
 from siam.transfer.annotations import Annotated
 from siam.transfer.data import Batches, Examples
 from siam.transfer.detect import detect, draw
@@ -28,8 +33,7 @@ from siam.transfer.precise_bn import measure_statistics
 from siam.transfer.result import BOXES, DRAWN, MASKS, TRUTH, Outcome
 from siam.transfer.settings import TransferSettings, rate_at
 
-_SAVE_SECONDS = 600
-_DRAWN = 12
+_DRAWN = 12  # photographs
 
 
 @dataclass
@@ -54,15 +58,17 @@ def train(
     resnet: nn.Module,
     settings: TransferSettings,
     folder: Path,
-    resume: bool,
     console: Console,
 ) -> Outcome:
     """Fine-tune a detector on `resnet`, whose weights it begins with, and measure it on the test photographs.
 
-    Goes on from the last checkpoint when `resume` and there is one. Raises SiamError.
+    Goes on from the last checkpoint in `folder` if there is one. Where several processes train together, all
+    call this; the first one alone writes. Raises SiamError.
     """
-    with locked(folder):
-        device = pick_device(settings.device)
+    with ExitStack() as held:
+        from_first(lambda: held.enter_context(locked(folder)) and None)
+        console = console if rank() == 0 else Console(quiet=True)
+        device = pick_device(local_device(settings.device))
         bf16 = uses_bf16(settings.precision, device)
         workers = settings.workers if settings.workers >= 0 else default_workers(device)
         masks = settings.task == "segmentation"
@@ -77,65 +83,87 @@ def train(
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        resumed = resume and (folder / CHECKPOINT).exists()
-        progress = (
-            restore(folder, Progress(), detector=detector, optimizer=optimizer) if resumed else Progress()
+        parts: dict[str, Any] = {"detector": detector, "optimizer": optimizer}
+        batches = Batches(
+            data.train, settings.batch_size, settings.seed, masks, workers, rank(), world_size()
         )
-        batches = Batches(data.train, settings.batch_size, settings.seed, masks, workers)
+        progress = Progress()
+        resumed = from_first(lambda: bool(checkpoints(folder)))
+        if resumed:
+            saved, complaint = from_first(lambda: load_last(folder))
+            progress = fit(saved, folder, progress, **parts)
+            if complaint:
+                console.print(complaint, highlight=False, soft_wrap=True)
         batches.broken.update(progress.broken)
+        forward = parallel(detector, device, sync_bn=True)
 
-        total = settings.iterations
-        with Logbook(folder, total, progress.step, progress.metrics, console, settings.task) as log:
+        total, step = settings.iterations, progress.step
+        log = (
+            Logbook(folder, total, step, progress.metrics, console, settings.task)
+            if rank() == 0
+            else NoLogbook()
+        )
+        saver, vote, clock = Saver(settings.checkpoint, step, log.say), Vote(), Clock(progress.seconds, step)
+        with log, StopRequest() as stop:
             if not resumed:
                 log.record("start", **_facts(data, detector, device, bf16))
-            started = time.monotonic() - progress.seconds
-            told = saved = time.monotonic()
 
-            def losses_of(step: int, examples: Examples) -> dict[str, Tensor]:
+            def losses_of(network: nn.Module, step: int, examples: Examples) -> dict[str, Tensor]:
                 _seed(settings.seed, step)  # of sizes and of samples of boxes
                 images = [image.to(device, non_blocking=True).float() / 255 for image, _ in examples]
                 targets = [{k: v.to(device, non_blocking=True) for k, v in t.items()} for _, t in examples]
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    losses: dict[str, Tensor] = detector(images, targets)
+                    losses: dict[str, Tensor] = network(images, targets)
                 return losses
+
+            def write() -> None:
+                progress.metrics, progress.seconds = log.position(), clock.seconds()
+                save_checkpoint(folder, progress, settings.checkpoint.keep, **parts)
 
             detector.train()
             for examples in batches.batches(progress.step, total):
                 lr = rate_at(progress.step, settings)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                losses = losses_of(progress.step, examples)
+                losses = losses_of(forward, progress.step, examples)
                 loss = torch.stack(list(losses.values())).sum()
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
 
-                progress.step += 1
+                step = progress.step = progress.step + 1
+                names, values = (
+                    ["loss", *losses],
+                    mean(torch.stack([loss, *losses.values()]).detach()).tolist(),
+                )
+                if not all(map(math.isfinite, values)):
+                    log.record("diverged", step=step)
+                    raise alike(RunError(_not_finite(step, folder)))
                 progress.summed += 1
-                for name, value in {"loss": loss, **losses}.items():
-                    progress.losses[name] = progress.losses.get(name, 0.0) + float(value.detach())
-                if not math.isfinite(progress.losses["loss"]):
-                    log.record("diverged", step=progress.step)
-                    raise RunError(_not_finite(progress.step, folder))
-                if progress.step % settings.log_every == 0 or progress.step == total:
-                    now = time.monotonic()
+                for name, value in zip(names, values, strict=True):
+                    progress.losses[name] = progress.losses.get(name, 0.0) + value
+                if step % settings.log_every == 0 or step == total:
                     means = {name: value / progress.summed for name, value in progress.losses.items()}
-                    rate = progress.summed * settings.batch_size / (now - told)
-                    log.record("step", step=progress.step, **means, lr=lr, images_per_second=rate)
-                    log.advance(progress.step, f"loss {means['loss']:.3f}  {rate:.1f} images/s")
-                    told, progress.losses, progress.summed = now, {}, 0
-                if progress.step == total or _save_is_due(settings, progress.step, saved):
-                    progress.seconds, progress.metrics = time.monotonic() - started, log.position()
-                    progress.broken = dict(batches.broken)
-                    save_checkpoint(folder, progress, detector=detector, optimizer=optimizer)
-                    saved = time.monotonic()
+                    rate = clock.rate(step, settings.batch_size)
+                    log.record("step", step=step, **means, lr=lr, images_per_second=rate)
+                    log.advance(step, f"loss {means['loss']:.3f}  {rate:.1f} images/s")
+                    progress.losses, progress.summed = {}, 0
+                stopping, late = vote(stop.asked, saver.by_time())
+                if step == total or stopping or late or saver.by_step(step):
+                    progress.broken = {
+                        k: v for broken in from_all(dict(batches.broken)) for k, v in broken.items()
+                    }
+                    from_first(lambda: saver.save(step, write, last_chance=stopping or step == total))  # noqa: B023
+                if stopping and step < total:
+                    raise alike(Stopped(_stopped(step, total, folder)))
+            vote.close()
 
             if settings.precise_bn:
                 log.say(f"batch norm statistics over {settings.precise_bn} batches")
                 more = enumerate(batches.batches(total, total + settings.precise_bn), start=total)
-                measure_statistics(detector, more, lambda numbered: losses_of(*numbered))
+                measure_statistics(detector, more, lambda numbered: losses_of(detector, *numbered))
             found, unread = _detect_all(data, detector, settings, device, bf16, workers, log)
-            outcome = _measure(data, found, unread, settings, folder, started)
+            outcome = from_first(lambda: _measure(data, found, unread, settings, folder, clock.seconds()))
             log.record("end", step=total, **outcome.flat())
         return outcome
 
@@ -149,13 +177,17 @@ def _detect_all(
     workers: int,
     log: Logbook,
 ) -> tuple[list[Prediction], dict[int, str]]:
-    count = len(data.test)
-    log.say(f"detecting in {count:,} test photographs")
+    """What is found in all test photographs, of which each process takes its share."""
+    mine = list(range(len(data.test)))[rank() :: world_size()]
+    log.say(f"detecting in {len(data.test):,} test photographs")
 
     def tell(done: int) -> None:
-        log.advance(settings.iterations, f"tested {done:,} of {count:,}")
+        log.advance(settings.iterations, f"tested {done * world_size():,} of {len(data.test):,}")
 
-    return detect(detector, data, list(range(count)), settings, device, bf16, workers, tell)
+    shares = from_all(detect(detector, data, mine, settings, device, bf16, workers, tell))
+    found = [prediction for predictions, _ in shares for prediction in predictions]
+    unread = {number: reason for _, share in shares for number, reason in share.items()}
+    return sorted(found, key=lambda prediction: prediction["image_id"]), unread
 
 
 def _measure(
@@ -164,7 +196,7 @@ def _measure(
     unread: dict[int, str],
     settings: TransferSettings,
     folder: Path,
-    started: float,
+    seconds: float,
 ) -> Outcome:
     """Write what was found, in COCO's format, measure it, and draw some of it."""
     true = truth(data, unread)
@@ -193,27 +225,26 @@ def _measure(
         boxes=precisions["boxes"],
         masks=precisions.get("masks"),
         iterations=settings.iterations,
-        seconds=time.monotonic() - started,
+        seconds=seconds,
         skipped=skipped,
     )
 
 
 def _seed(seed: int, step: int) -> None:
-    torch.manual_seed(int(uniforms(seed, 0, np.array([step]), STEP, 1)[0, 0] * 2**53))
+    torch.manual_seed(int(uniforms(seed, 0, np.array([step]), STEP, rank() + 1)[0, rank()] * 2**53))
 
 
 def _save_json(file: Path, plain: object) -> None:
     write_atomically(file, lambda out: out.write(json.dumps(plain).encode()))
 
 
-def _save_is_due(settings: TransferSettings, step: int, saved: float) -> bool:
-    late = time.monotonic() - saved > _SAVE_SECONDS
-    return late or (settings.save_every > 0 and step % settings.save_every == 0)
-
-
 def _not_finite(step: int, folder: Path) -> str:
     kept = "the last good checkpoint is kept" if (folder / CHECKPOINT).exists() else "nothing was saved yet"
     return f"the loss is not finite at step {step}; {kept}. Lower --lr, or set --precision float32"
+
+
+def _stopped(step: int, total: int, folder: Path) -> str:
+    return f"stopped as asked after step {step} of {total}, which is saved in {folder}: go on with --resume"
 
 
 def _facts(data: Annotated, detector: nn.Module, device: torch.device, bf16: bool) -> dict[str, object]:

@@ -7,13 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from siam import cli
+from siam.errors import RunError, SettingsError
+from siam.study.transfer import reproduce_transfer
 from siam.transfer.data import open_annotated
 from siam.transfer.precise_bn import measure_statistics
+from siam.transfer.settings import SMALL
+from siam.transfer.start import beginning
 from tests.conftest import siam
 from tests.transfer.conftest import LITTLE, few_of_coco, few_of_voc, make_run, names_of_voc
 from tests.transfer.test_measure import FIELDS, by_pycocotools
@@ -26,6 +32,13 @@ def records(folder, kind=None):
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     times = ("seconds", "images_per_second")
     return [{k: v for k, v in r.items() if k not in times} for r in lines if kind in (None, r["kind"])]
+
+
+def run_transfer(capsys, *arguments, status=0):
+    """The command within this process: what it prints on stdout, as JSON, and on stderr."""
+    assert cli.main(["transfer", *map(str, arguments)]) == status, capsys.readouterr().err
+    out, err = capsys.readouterr()
+    return json.loads(out) if out.startswith("{") else None, err
 
 
 @pytest.fixture(scope="module")
@@ -42,25 +55,12 @@ def few_coco(coco, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("detector", ["c4", "fpn"])
 @pytest.mark.parametrize("task", ["detection", "segmentation"])
-def test_end_to_end(request, encoder, tmp_path, task, detector):
+def test_end_to_end(request, capsys, encoder, tmp_path, task, detector):
     """Every file is there, and pycocotools finds the same precision in those that were written."""
     data = request.getfixturevalue("few_coco" if task == "segmentation" else "few_voc")
     out = tmp_path / "out"
-    done = siam(
-        "transfer",
-        encoder,
-        data,
-        "--task",
-        task,
-        "--detector",
-        detector,
-        *LITTLE,
-        "--out",
-        out,
-        "--json",
-        check=0,
-    )
-    outcome = json.loads(done.stdout)
+    asked = [encoder, data, "--task", task, "--detector", detector, *LITTLE, "--out", out]
+    outcome, _ = run_transfer(capsys, *asked, "--json")
     assert outcome["test_images"] == 6
     assert (outcome["masks"] is None) == (task == "detection")
     true = data / "annotations" / "instances_val2017.json" if task == "segmentation" else out / "truth.json"
@@ -77,10 +77,8 @@ def test_end_to_end(request, encoder, tmp_path, task, detector):
     assert "SimSiam, base" in page
     assert not re.search(r'(src|href)="(?!data:|#)', page)
 
-    again = siam(
-        "transfer", encoder, data, "--task", task, "--detector", detector, *LITTLE, "--out", out, check=2
-    )
-    assert "already holds a transfer: continue it with --resume" in again.stderr
+    _, complaint = run_transfer(capsys, *asked, status=2)
+    assert "already holds a transfer: continue it with --resume" in complaint
 
 
 OVERFIT = """
@@ -90,7 +88,7 @@ OVERFIT = """
 
 
 @pytest.mark.slow
-def test_eight_photographs_are_learnt_by_heart(voc, encoder, tmp_path):
+def test_eight_photographs_are_learnt_by_heart(capsys, voc, encoder, tmp_path):
     """AP50 above 0.9 where the test is what was trained on: large objects, one or two in each."""
     everything = open_annotated(voc, masks=False).train
     large = []
@@ -99,19 +97,19 @@ def test_eight_photographs_are_learnt_by_heart(voc, encoder, tmp_path):
         if len(photo.things) <= 2 and all(t.area > 0.1 * photo.width * photo.height for t in photo.things):
             large.append(photo.file.stem)
     eight = few_of_voc(voc, tmp_path / "eight", large[:8], large[:8])
-    done = siam("transfer", encoder, eight, *OVERFIT, "--out", tmp_path / "out", "--json", check=0)
-    assert json.loads(done.stdout)["boxes"]["ap50"] > 0.9
+    outcome, _ = run_transfer(capsys, encoder, eight, *OVERFIT, "--out", tmp_path / "out", "--json")
+    assert outcome["boxes"]["ap50"] > 0.9
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_is_the_same_transfer(few_coco, encoder, tmp_path):
+def test_killed_and_resumed_is_the_same_transfer(capsys, few_coco, encoder, tmp_path):
     """Bit for bit: the lines, the weights, the predictions."""
-    arguments = ["transfer", encoder, few_coco, "--task", "segmentation", *LITTLE, "--iterations", 7]
-    arguments += ["--save-every", 2]
+    arguments = [encoder, few_coco, "--task", "segmentation", *LITTLE, "--iterations", 7]
+    arguments += ["--checkpoint.every", 2]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    siam(*arguments, "--out", whole, check=0)
+    run_transfer(capsys, *arguments, "--out", whole)
     process = subprocess.Popen(
-        [sys.executable, "-m", "siam", *map(str, arguments), "--out", str(broken)],
+        [sys.executable, "-m", "siam", "transfer", *map(str, arguments), "--out", str(broken)],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     log, deadline = broken / "metrics.jsonl", time.monotonic() + 200
@@ -122,7 +120,7 @@ def test_killed_and_resumed_is_the_same_transfer(few_coco, encoder, tmp_path):
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not (broken / "result.json").exists()
-    siam(*arguments, "--out", broken, "--resume", "--workers", 1, check=0)
+    run_transfer(capsys, *arguments, "--out", broken, "--resume", "--workers", 1)
     assert records(broken) == records(whole)
     for file in ("predictions-boxes.json", "predictions-masks.json", "truth.json"):
         assert (broken / file).read_bytes() == (whole / file).read_bytes()
@@ -132,18 +130,15 @@ def test_killed_and_resumed_is_the_same_transfer(few_coco, encoder, tmp_path):
         assert torch.equal(state["momentum_buffer"], other["optimizer"]["state"][key]["momentum_buffer"])
 
     before = (broken / "metrics.jsonl").read_bytes()
-    done = siam(*arguments, "--out", broken, "--resume", "--json", check=0)
-    assert json.loads(done.stdout)["iterations"] == 7
+    outcome, _ = run_transfer(capsys, *arguments, "--out", broken, "--resume", "--json")
+    assert outcome["iterations"] == 7
     assert (broken / "metrics.jsonl").read_bytes() == before
-    done = siam(*arguments, "--out", broken, "--resume", "--lr", 0.5, check=2)
-    assert "was started with other settings: lr (0.02 and 0.5)" in done.stderr
+    _, complaint = run_transfer(capsys, *arguments, "--out", broken, "--resume", "--lr", 0.5, status=2)
+    assert "was started with other settings: lr (0.02 and 0.5)" in complaint
 
 
-@pytest.mark.slow
-def test_where_the_backbone_begins(few_voc, encoder, tmp_path):
+def test_where_the_backbone_begins(encoder, tmp_path):
     """--init: random differs by seed, a checkpoint file is that file's, and what does not fit says so."""
-    from siam.transfer.start import beginning
-
     saved = load_file(encoder / "encoder.safetensors")
     assert all(torch.equal(saved[k], v) for k, v in beginning(encoder, "", 0).state_dict().items())
     first, again, other = (beginning(encoder, "random", seed).conv1.weight for seed in (3, 3, 4))
@@ -162,10 +157,52 @@ def test_where_the_backbone_begins(few_voc, encoder, tmp_path):
     )
 
     torch.save({"state_dict": {key: changed[key] for key in list(changed)[:5]}}, file)
-    done = siam("transfer", encoder, few_voc, *LITTLE, "--init", file, "--out", tmp_path / "out", check=2)
-    assert "does not fit the resnet18" in done.stderr
-    done = siam("transfer", encoder, few_voc, *LITTLE, "--init", "rundom", "--out", tmp_path / "o", check=2)
-    assert "--init rundom is neither `random` nor a run or checkpoint" in done.stderr
+    with pytest.raises(RunError, match=r"does not fit the resnet18 of .*: Missing key"):
+        beginning(encoder, str(file), 0)
+    with pytest.raises(RunError, match="--init rundom is neither `random` nor a run or checkpoint"):
+        beginning(encoder, "rundom", 0)
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_detector(few_voc, tmp_path):
+    """Each has half of a batch and half of the test; the run's own report shows what they found."""
+    run = make_run(tmp_path / "run", "resnet18", 0.25, 128)
+    asked = [run, few_voc, *LITTLE, "--batch-size", 4, "--device", "cpu", "--devices", 2, "--json"]
+    outcome = json.loads(siam("transfer", *asked, check=0).stdout)
+    out = run / "transfer" / "voc-detection-c4"
+    assert outcome["out"] == str(out)
+    assert outcome["test_images"] == 6
+    assert {p["image_id"] for p in json.loads((out / "predictions-boxes.json").read_text())} == {
+        image["id"] for image in json.loads((out / "truth.json").read_text())["images"]
+    }
+    assert [record["step"] for record in records(out, "step")] == [1, 2, 3, 4]
+    page = (run / "report.html").read_text()
+    assert "<h2>Transfer</h2>" in page
+    assert page.count('<img src="data:image/jpeg') == 6
+
+
+@pytest.mark.slow
+def test_table_5_row_by_row_and_again(few_voc, encoder, tmp_path):
+    """From scratch and from a run, two seeds; what has ended is not run again."""
+    settings = replace(
+        SMALL, iterations=2, batch_size=2, train_sides=(64,), test_side=64, max_side=96, rois=8,
+        candidates=(50, 50), proposals=(20, 20), precise_bn=0, workers=0, precision="float32",
+    )  # fmt: skip
+    asked = (str(few_voc), [str(encoder)], "detection", lambda base: settings, "small", 2, tmp_path / "t")
+    folder = reproduce_transfer(*asked)
+    found = json.loads((folder / "table.json").read_text())
+    assert [row["name"] for row in found["rows"]] == ["none (scratch)", "quarter"]
+    assert [row["published"] for row in found["rows"]] == ["scratch", "SimSiam, base"]
+    assert [len(row["seeds"]) for row in found["rows"]] == [2, 2]
+    page = (folder / "table.md").read_text()
+    assert "35.9 / 16.8 / 13.0" in page
+    assert "75.5 / 47.0 / 50.2" in page
+    before = {file: file.stat().st_mtime_ns for file in folder.glob("*/result.json")}
+    assert len(before) == 4
+    reproduce_transfer(*asked)
+    assert {file: file.stat().st_mtime_ns for file in folder.glob("*/result.json")} == before
+    with pytest.raises(SettingsError, match="--runs RUN"):
+        reproduce_transfer(str(few_voc), [], "detection", lambda base: base)
 
 
 def test_precise_statistics_are_the_mean_over_batches():
