@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from siam.runs import METRICS
 from siam.settings import from_dict
-from siam.train.curves import GRID, LINES, MUTED, inline_svg, thinned
+from siam.train.curves import GRID, INK, LINES, MUTED, inline_svg, thinned
 from siam.train.report import save_page, settings_html
 from siam.transfer.result import DRAWN, NAMES, RESULT, Outcome, load_outcome, rows
 from siam.transfer.settings import TransferSettings
@@ -130,15 +130,17 @@ def _curves(folder: Path) -> str:
 def _panel(records: list[dict[str, Any]], names: list[str], title: str) -> str:
     figure = Figure(figsize=(4.6, 3.0), layout="constrained")
     ax = figure.add_subplot()
-    ax.set_title(title)
+    ax.set_title(title, loc="left", fontsize=12, color=INK, fontweight="bold")
     steps = np.array([record["step"] for record in records], dtype=np.float64)
     for colour, name in zip(LINES, names, strict=False):
         values = np.array([record[name] for record in records], dtype=np.float64)
         ax.plot(*thinned(steps, values), color=colour, label=name.removeprefix("loss_").replace("_", " "))
     ax.set_ylim(0)
-    ax.set_xlabel("steps", color=MUTED)
-    ax.grid(color=GRID)
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_xlabel("step", fontsize=10, color=MUTED, loc="right")
+    ax.tick_params(labelsize=10, labelcolor=MUTED, length=0, pad=5)
+    ax.grid(axis="y", color=GRID, linewidth=0.8)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.spines["bottom"].set_color(GRID)
     if len(names) > 1:
-        ax.legend(frameon=False)
+        ax.legend(frameon=False, labelcolor=MUTED)
     return f"<figure>{inline_svg(figure, title.replace(' ', '-'))}</figure>"
