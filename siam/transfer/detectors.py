@@ -83,7 +83,7 @@ def _c4(resnet: nn.Module, classes: int, settings: TransferSettings) -> Generali
     )  # fmt: skip
     head = Res5(resnet)
     masks = MaskPredictor(head.out_channels, classes) if settings.task == "segmentation" else None
-    heads = C4Heads(head, BoxPredictor(head.out_channels, classes), masks, settings.rois)
+    heads = C4Heads(head, BoxPredictor(head.out_channels, classes), masks, settings)
     transform = GeneralizedRCNNTransform(
         settings.train_sides, settings.max_side, list(IMAGENET_MEAN), list(IMAGENET_STD)
     )
@@ -107,6 +107,7 @@ def _fpn(resnet: nn.Module, classes: int, settings: TransferSettings) -> FasterR
         rpn_post_nms_top_n_train=settings.proposals[0],
         rpn_post_nms_top_n_test=settings.proposals[1],
         box_batch_size_per_image=settings.rois,
+        box_score_thresh=settings.score_threshold,
     )
 
 
@@ -186,11 +187,14 @@ class C4Heads(RoIHeads):  # type: ignore[misc]
     So batch norm sees every sampled box once, and not the objects among them a second time.
     """
 
-    def __init__(self, head: Res5, boxes: BoxPredictor, masks: MaskPredictor | None, rois: int) -> None:
+    def __init__(
+        self, head: Res5, boxes: BoxPredictor, masks: MaskPredictor | None, settings: TransferSettings
+    ) -> None:
         super().__init__(
             None, head, boxes,
-            fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=rois, positive_fraction=0.25,
-            bbox_reg_weights=None, score_thresh=0.05, nms_thresh=0.5, detections_per_img=100,
+            fg_iou_thresh=0.5, bg_iou_thresh=0.5, batch_size_per_image=settings.rois, positive_fraction=0.25,
+            bbox_reg_weights=None,
+            score_thresh=settings.score_threshold, nms_thresh=0.5, detections_per_img=100,
         )  # fmt: skip
         self.mask_predictor = masks
 

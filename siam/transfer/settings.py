@@ -51,6 +51,8 @@ class TransferSettings:
     """Boxes that it keeps for the head: training, test."""
     rois: int = 512
     """Of these the head learns from so many in each image, a quarter of them objects."""
+    score_threshold: float = 0.05
+    """Predictions below it are dropped."""
     precise_bn: int = 200
     """Batches over which the running statistics of batch norm are measured anew before the test."""
     seed: int = 0
@@ -85,6 +87,8 @@ class TransferSettings:
             _require(bool(values) and min(values) >= 1, f"{name} must be 1 or more, got {_listed(values)}")
         seconds_of(self.timeout, "timeout")
         _require(self.lr > 0, f"lr must be above 0, got {self.lr:g}")
+        threshold = self.score_threshold
+        _require(0 <= threshold < 1, f"score_threshold must lie in [0, 1), got {threshold:g}")
         _require(0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum:g}")
         _require(self.workers >= -1, f"workers must be -1 (automatic), 0 or more, got {self.workers}")
         _require(

@@ -14,7 +14,8 @@ from tests.conftest import DATA
 
 LITTLE = """
 --batch-size 2 --iterations 4 --train-sides 64 96 --test-side 96 --max-side 128 --anchors 8 16 32 64 96
---rois 8 --candidates 100 60 --proposals 40 20 --precise-bn 2 --log-every 1 --workers 0 --precision float32
+--rois 8 --score-threshold 0.005 --candidates 100 60 --proposals 40 20 --precise-bn 2
+--log-every 1 --workers 0 --precision float32
 """.split()  # noqa: SIM905
 """Flags for a transfer of seconds."""
 
