@@ -1,7 +1,8 @@
 """Batch norm over the global batch, where torch's own SyncBatchNorm has no kernel: on the CPU.
 
 "BN is synchronized across devices" (SimSiam Sec. 3). Forward exchanges mean and variance of each channel,
-backward the two sums that the gradient of the statistics needs: 2C numbers each way.
+backward the two sums that the gradient of the statistics needs. Shares may differ in size, as those of
+detectors do, whose images and boxes are of any number and size.
 """
 
 from typing import Any
@@ -46,10 +47,9 @@ class SyncedBatchNorm(_BatchNorm):
             return self._after(super().forward(input))
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        out, mean, var = _Normalise.apply(input, self.weight, self.bias, self.eps)
+        out, mean, var, n = _Normalise.apply(input, self.weight, self.bias, self.eps)
         if self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
-                n = input.numel() // input.shape[1] * world_size()
                 share = self.momentum
                 if share is None:  # a mean over all batches so far
                     share = 1 / float(self.num_batches_tracked or 1)
@@ -63,27 +63,31 @@ class SyncedBatchNorm(_BatchNorm):
 
 
 class _Normalise(torch.autograd.Function):
-    """x (b, C, ...) -> (normalised x, mean (C,), variance (C,)), the statistics over all processes."""
+    """x (b, C, ...) -> normalised x; mean, variance and count over all processes, of each channel (C,)."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         scratch = torch.zeros(2, x.shape[1])  # its float32 makes the sums float32 where x is bf16
-        own = torch.stack(torch.batch_norm_update_stats(x, scratch[0], scratch[1], 1.0))  # (2, C)
+        own_mean, own_var = torch.batch_norm_update_stats(x, scratch[0], scratch[1], 1.0)
+        count = torch.full_like(own_mean, x.numel() // x.shape[1])
+        own = torch.stack([own_mean, own_var, count])  # (3, C)
         everyones = [torch.empty_like(own) for _ in range(world_size())]
         dist.all_gather(everyones, own)
-        means, variances = torch.stack(everyones, dim=1)  # (W, C) each, of shares of equal size
-        mean = means.mean(dim=0)
-        var = variances.mean(dim=0) + (means - mean).square().mean(dim=0)  # Chan et al. 1979
-        ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt())
+        means, variances, counts = torch.stack(everyones, dim=1)  # (W, C) each
+        n = counts.sum(dim=0)
+        share = counts / n
+        mean = (share * means).sum(dim=0)
+        var = (share * (variances + (means - mean).square())).sum(dim=0)  # Chan et al. 1979
+        ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt(), n)
         ctx.eps = eps
-        ctx.mark_non_differentiable(mean, var)
-        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps), mean, var
+        ctx.mark_non_differentiable(mean, var, n)
+        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps), mean, var, n
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
-        x, weight, mean, scale = ctx.saved_tensors  # scale: 1 / standard deviation
+        x, weight, mean, scale, n = ctx.saved_tensors  # scale: 1 / standard deviation
         dy = grads[0].contiguous(
             memory_format=torch.channels_last
             if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
@@ -97,7 +101,6 @@ class _Normalise(torch.autograd.Function):
         sums = torch.stack([total, along])  # (2, C), of this process
         grad_weight, grad_bias = (along, total) if weight is not None else (None, None)
         dist.all_reduce(sums)
-        n = x.numel() // x.shape[1] * world_size()
         gain = scale if weight is None else scale * weight  # (C,)
         slope = -gain * scale * sums[1] / n
         offset = -gain * sums[0] / n - slope * mean
