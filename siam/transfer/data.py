@@ -95,7 +95,7 @@ class Batches:
             prefetch_factor=2 if self.workers else None,
             multiprocessing_context="forkserver" if self.workers else None,
         )
-        for examples, broken in loader:
+        for examples, broken in self._read(loader):
             self.broken.update(broken)
             if len(self.broken) > _BROKEN_SHARE * len(self.photos):
                 path, reason = next(iter(self.broken.items()))
@@ -104,6 +104,12 @@ class Batches:
                     f"read, more than 10 %; the first is {path} ({reason})"
                 )
             yield examples
+
+    def _read(self, loader: DataLoader[Any]) -> Iterator[tuple[Examples, Broken]]:
+        try:
+            yield from loader
+        except BrokenImage as error:
+            raise DataError(f"the photographs of {self.photos.name} cannot be read: {error.reason}") from None
 
 
 _Key = list[tuple[int, int]]

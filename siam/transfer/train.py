@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from siam.data.chance import uniforms
 from siam.data.loader import default_workers
 from siam.data.views import STEP
-from siam.errors import RunError
+from siam.errors import DataError, RunError
 from siam.parts.gather import rank, world_size
 from siam.runs import CHECKPOINT, locked, write_atomically
 from siam.train.checkpoint import checkpoints, fit, load_last, save_checkpoint
@@ -132,15 +132,15 @@ def train(
                 optimizer.step()
 
                 step = progress.step = progress.step + 1
-                names, values = (
-                    ["loss", *losses],
-                    mean(torch.stack([loss, *losses.values()]).detach()).tolist(),
-                )
-                if not all(map(math.isfinite, values)):
+                losses = {"loss": loss, **losses}
+                values = mean(torch.stack(list(losses.values())).detach()).tolist()
+                stopping, late = vote(stop.asked, saver.by_time())
+                save = step == total or stopping or late or saver.by_step(step)
+                if not all(map(math.isfinite, values)) or (save and not _is_finite(detector)):
                     log.record("diverged", step=step)
                     raise alike(RunError(_not_finite(step, folder)))
                 progress.summed += 1
-                for name, value in zip(names, values, strict=True):
+                for name, value in zip(losses, values, strict=True):
                     progress.losses[name] = progress.losses.get(name, 0.0) + value
                 if step % settings.log_every == 0 or step == total:
                     means = {name: value / progress.summed for name, value in progress.losses.items()}
@@ -148,11 +148,9 @@ def train(
                     log.record("step", step=step, **means, lr=lr, images_per_second=rate)
                     log.advance(step, f"loss {means['loss']:.3f}  {rate:.1f} images/s")
                     progress.losses, progress.summed = {}, 0
-                stopping, late = vote(stop.asked, saver.by_time())
-                if step == total or stopping or late or saver.by_step(step):
-                    progress.broken = {
-                        k: v for broken in from_all(dict(batches.broken)) for k, v in broken.items()
-                    }
+                if save:
+                    for broken in from_all(dict(batches.broken)):
+                        progress.broken.update(broken)
                     from_first(lambda: saver.save(step, write, last_chance=stopping or step == total))  # noqa: B023
                 if stopping and step < total:
                     raise alike(Stopped(_stopped(step, total, folder)))
@@ -198,7 +196,11 @@ def _measure(
     folder: Path,
     seconds: float,
 ) -> Outcome:
-    """Write what was found, in COCO's format, measure it, and draw some of it."""
+    """Write what was found, in COCO's format, measure it, and draw some of it. Raises DataError."""
+    readable = [i for i in range(len(data.test)) if data.test[i].id not in unread]
+    if not readable:
+        reason = next(iter(unread.values()))
+        raise DataError(f"none of the photographs in {data.test.name} can be read; the first {reason}")
     true = truth(data, unread)
     _save_json(folder / TRUTH, true)
     precisions = {}
@@ -207,7 +209,6 @@ def _measure(
             plain = [{key: value for key, value in row.items() if key != left_out} for row in found]
             _save_json(folder / file, plain)
             precisions[name] = average_precision(true, plain, masks=name == "masks")
-    readable = [i for i in range(len(data.test)) if data.test[i].id not in unread]
     for place in np.unique(np.linspace(0, len(readable) - 1, min(_DRAWN, len(readable))).astype(int)):
         index = readable[place]
         named = dict(zip(data.category_ids, data.classes, strict=True))
@@ -236,6 +237,11 @@ def _seed(seed: int, step: int) -> None:
 
 def _save_json(file: Path, plain: object) -> None:
     write_atomically(file, lambda out: out.write(json.dumps(plain).encode()))
+
+
+def _is_finite(detector: nn.Module) -> bool:
+    """A finite loss may still have had an infinite gradient: such weights must not reach the checkpoint."""
+    return bool(torch.nn.utils.get_total_norm([p.detach() for p in detector.parameters()]).isfinite())
 
 
 def _not_finite(step: int, folder: Path) -> str:

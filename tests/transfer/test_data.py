@@ -303,6 +303,18 @@ def test_a_photograph_that_cannot_be_read_is_replaced_and_listed(voc, tmp_path):
         list(batches.batches(0, 3))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_photographs_of_which_none_can_be_read(tmp_path, workers):
+    text = xml([("cat", 0, (1, 1, 20, 20))])
+    year = make_voc(tmp_path / "VOC2007", {"trainval": {"1": text, "2": text}, "test": {"3": text}})
+    for file in (year / "JPEGImages").iterdir():
+        file.write_bytes(b"no image")
+    batches = Batches(open_annotated(tmp_path, masks=False).train, 2, 0, False, workers)
+    with pytest.raises(DataError, match="cannot be read: 100 images in a row") as raised:
+        list(batches.batches(0, 1))
+    assert "\n" not in str(raised.value)
+
+
 def test_a_few_of_coco_are_coco(coco, tmp_path):
     found = open_annotated(few_of_coco(coco, tmp_path / "few", 5, 4), masks=True)
     assert len(found.test) == 4
