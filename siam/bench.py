@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Group
 from rich.table import Table
 from torch import Tensor
 
@@ -180,7 +181,7 @@ def judge(rates: Rates, pixels: int, size: int) -> Verdict:
     return Verdict(limit, pace, advice)
 
 
-def table(result: Bench) -> Table:
+def in_words(result: Bench) -> Group:
     """For people: each stage, alone, and what follows."""
     rates = result.rates
     rows = {
@@ -193,14 +194,16 @@ def table(result: Bench) -> Table:
         "all together, expected": result.verdict.pairs_per_second,
         "all together, measured": result.end_to_end,
     }
-    title = f"{result.data}: {result.backbone}, {result.size} px, {result.machine['machine']}"
-    shown = Table("", "images/s", title=title, box=None, padding=(0, 2))
+    shown = Table("", "images/s", box=None, padding=(0, 2))
     shown.columns[1].justify = "right"
     for name, rate in rows.items():
         if rate is not None:
             shown.add_row(name, f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}")
-    shown.caption = f"limit: {result.verdict.limit}. To change: {result.verdict.advice}"
-    return shown
+    return Group(
+        f"{result.data}, {result.backbone}, {result.size} px; {result.machine['machine']}",
+        shown,
+        f"limit: {result.verdict.limit}; to change it: {result.verdict.advice}",
+    )
 
 
 def _faster_decoding(rates: Rates, pixels: int, size: int) -> str:

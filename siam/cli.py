@@ -444,14 +444,14 @@ def _bench(args: list[str]) -> None:
 
     from rich.console import Console
 
-    from siam.bench import bench, table
+    from siam.bench import bench, in_words
 
     with Console(stderr=True).status("measuring") as status:
         result = bench(asked.settings.data, with_the_users, lambda what: status.update(f"measuring: {what}"))
     if asked.json:
         tell(asdict(result), as_json=True)
     else:
-        Console(highlight=False).print(table(result))
+        Console(highlight=False).print(in_words(result), soft_wrap=True)
 
 
 VERBS: dict[str, Callable[[list[str]], None]] = {
