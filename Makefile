@@ -24,9 +24,12 @@ format: $(BIN)/.dev
 types: $(BIN)/.dev
 	$(BIN)/mypy
 
-bench: $(BIN)/.dev           ## speed, side by side with the published pipeline
+bench: $(BIN)/.dev           ## speed, side by side with what people use: some minutes
 	$(BIN)/python benchmarks/views.py
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/end_to_end.py
+	$(BIN)/python benchmarks/embed.py --images 240
+	$(BIN)/python benchmarks/knn.py
 
 clean:
 	rm -rf .venv runs

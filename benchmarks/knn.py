@@ -5,45 +5,41 @@ python benchmarks/knn.py [--bank 50000] [--queries 10000] [--features 512] [--ro
 Both name every query; the table gives queries a second, and the memory above the features at its peak.
 """
 
-import argparse
-import multiprocessing
-from pathlib import Path
+from importlib.util import find_spec
 
 import numpy as np
 import torch
-from measure import alternating, report
+from measure import alternating, arguments, in_own_process, memory_mb, report, reset_peak, save
 from torch import Tensor
 from torch.nn import functional as F
 
 from siam.evaluate.knn import knn_predict
 
 CLASSES, K, TEMPERATURE = 10, 200, 0.1
+OURS = "ours"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__, rounds=3)
     parser.add_argument("--bank", type=int, default=50000)
     parser.add_argument("--queries", type=int, default=10000)
     parser.add_argument("--features", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     inputs = features(args.bank, args.queries, args.features)
-    candidates = {"FAISS flat and the vote": by_faiss, "ours": ours}
+    candidates = CANDIDATES if find_spec("faiss") else {OURS: ours}
+    if len(candidates) == 1:
+        print("left out: FAISS is not installed")
     named = {name: run(*inputs) for name, run in candidates.items()}
-    agree = float((named["ours"] == named["FAISS flat and the vote"]).double().mean())
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        shape = (args.bank, args.queries, args.features)
-        memory = {name: pool.apply(peak_mb, (name, *shape)) for name in candidates}
+    agree = {name: 100 * float((found == named[OURS]).double().mean()) for name, found in named.items()}
+    shape = (args.bank, args.queries, args.features)
+    memory = {name: in_own_process(peak_mb, name, *shape) for name in candidates}
     rates = alternating(
         {name: lambda run=run: len(run(*inputs)) for name, run in candidates.items()}, args.rounds
     )
     title = f"kNN, k = {K}: {args.bank:,} x {args.queries:,} x {args.features} float32"
-    facts = {"agreement": agree, "peak_mb_above_inputs": memory, "threads": torch.get_num_threads()}
-    report(title, "queries/s", rates, "FAISS flat and the vote", args.out, rounds=args.rounds, **facts)
-    print(f"named alike: {100 * agree:.2f} %; MB above the features at the peak: {memory}")
+    more = {"MB above the features at the peak": memory, "% named as ours does": agree}
+    part = report(title, "queries/s", rates, next(iter(candidates)), more)
+    save(args.out, [part], threads=torch.get_num_threads())
 
 
 def features(n: int, m: int, dimension: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,20 +67,18 @@ def by_faiss(bank: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
     return torch.from_numpy(votes.argmax(axis=1))
 
 
+CANDIDATES = {"FAISS flat and the vote": by_faiss, OURS: ours}
+
+
 def peak_mb(name: str, n: int, m: int, dimension: int) -> int:
     """Most memory above the features while a candidate runs, in a process of its own (Linux)."""
     inputs = features(n, m, dimension)
-    run = {"FAISS flat and the vote": by_faiss, "ours": ours}[name]
+    run = CANDIDATES[name]
     run(inputs[0][:1000], inputs[1][:1000], inputs[2][:10])  # libraries load and threads start
     before = memory_mb("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    reset_peak()
     run(*inputs)
     return memory_mb("VmHWM") - before
-
-
-def memory_mb(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith(field))) // 1024
 
 
 if __name__ == "__main__":

@@ -1,20 +1,43 @@
 """How every benchmark here measures: candidates take turns, several rounds, medians; and where it ran."""
 
+import argparse
 import json
+import multiprocessing
+import os
 import statistics
+import sys
+import tarfile
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from siam.data.images import ENDINGS
 from siam.machine import machine
 
+DATA = Path(os.environ.get("SIAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+PEERS = ("lightly", "nvidia-dali-cuda130", "ffcv", "faiss-cpu")
 
-def alternating(candidates: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]:
-    """Median rate of each candidate, in units a second; each call returns how many units it did.
+Candidate = Callable[[], int | tuple[int, float]]
+"""Does a turn; returns how many units it did, or that and the seconds they took, where not all counts."""
+
+
+def arguments(doc: str | None, rounds: int) -> argparse.ArgumentParser:
+    """A parser with what all benchmarks take."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=rounds, help="turns of each candidate that count")
+    parser.add_argument("--out", type=Path, help="JSON to write")
+    return parser
+
+
+def alternating(candidates: dict[str, Candidate], rounds: int) -> dict[str, float]:
+    """Median rate of each candidate, in units a second.
 
     One uncounted round first. All candidates run in every round, so that a slow minute of the machine
     falls on all of them.
@@ -23,24 +46,112 @@ def alternating(candidates: dict[str, Callable[[], int]], rounds: int) -> dict[s
     for turn in range(rounds + 1):
         for name, run in candidates.items():
             start = time.perf_counter()
-            units = run()
+            done = run()
+            units, seconds = done if isinstance(done, tuple) else (done, time.perf_counter() - start)
             if turn > 0:
-                rates[name].append(units / (time.perf_counter() - start))
+                rates[name].append(units / seconds)
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
 def report(
-    title: str, unit: str, rates: dict[str, float], baseline: str, out: Path | None, **facts: Any
-) -> None:
-    """Print rates and their ratio to `baseline`; write the same as JSON to `out`."""
-    table = Table(title=title)
-    for column in ("", unit, f"ratio to {baseline}"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, rate in rates.items():
-        table.add_row(name, f"{rate:.1f}", f"{rate / rates[baseline]:.2f}")
-    Console().print(table)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        ratios = {name: rate / rates[baseline] for name, rate in rates.items()}
-        result = {"title": title, "unit": unit, "rates": rates, "ratios": ratios, "baseline": baseline}
-        out.write_text(json.dumps({**result, **facts, **machine()}, indent=1) + "\n")
+    title: str,
+    unit: str,
+    rates: dict[str, float],
+    baseline: str,
+    more: dict[str, dict[str, float]] | None = None,
+) -> dict[str, Any]:
+    """Print rates, their ratios to `baseline`, and further columns; return the same as a part of a result."""
+    ratios = {name: rate / rates[baseline] for name, rate in rates.items()}
+    columns = {unit: rates, f"ratio to {baseline}": ratios, **(more or {})}
+    show(title, columns)
+    return {
+        "title": title,
+        "unit": unit,
+        "baseline": baseline,
+        "rates": rates,
+        "ratios": ratios,
+        **(more or {}),
+    }
+
+
+def show(title: str, columns: dict[str, dict[str, float]]) -> None:
+    """A table with a row for every name that the columns have."""
+    table = Table("", title=title)
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for name in dict.fromkeys(name for column in columns.values() for name in column):
+        table.add_row(name, *(number(column.get(name)) for column in columns.values()))
+    Console(width=max(100, Console().width)).print(table)
+
+
+def number(value: float | None) -> str:
+    """Three digits that mean something."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def save(out: Path | None, parts: list[dict[str, Any]], **facts: Any) -> None:
+    """Write a result as JSON: its parts, what it ran on, with which versions, when, and how it was called."""
+    if out is None:
+        return
+    command = " ".join(["python", *(Path(a).name if os.path.isabs(a) else a for a in sys.argv)])
+    whole = {"parts": parts, **facts, "command": command, "peers": peers(), **machine()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(whole, indent=1) + "\n")
+
+
+def peers() -> dict[str, str]:
+    """Versions of the peers that are installed."""
+    found = {}
+    for name in PEERS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@contextmanager
+def photographs(folder: Path | None, count: int | None = None) -> Iterator[Path]:
+    """A flat folder of photographs: `folder`, or photos.tar of SIAM_DATA unpacked.
+
+    count: give exactly so many, links to the same ones again and again where there are fewer.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        if folder is None:
+            with tarfile.open(DATA / "photos.tar") as tar:
+                tar.extractall(Path(temporary) / "all", filter="data")
+            folder = Path(temporary) / "all"
+        if count is None:
+            yield folder
+            return
+        files = sorted(f.resolve() for f in folder.rglob("*") if f.name.lower().endswith(ENDINGS))
+        chosen = Path(temporary) / "chosen"
+        chosen.mkdir()
+        for i in range(count):
+            (chosen / f"{i:07d}.jpg").symlink_to(files[i % len(files)])
+        yield chosen
+
+
+def one_core() -> None:
+    """Keep this process, its threads and its children on one core, so that rates are rates per core."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+def in_own_process(function: Callable[..., Any], *args: Any) -> Any:
+    """What a module's function returns in a fresh process: memory that others took does not count there."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, args)
+
+
+def reset_peak() -> None:
+    """Count the peak of this process's memory from here on (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory_mb(field: str) -> int:
+    """VmRSS, what this process holds now, or VmHWM, its peak (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(field))) // 1024

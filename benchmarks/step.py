@@ -1,77 +1,115 @@
 """One training step: ours (bf16 where the machine has it, channels last) against plain float32 NCHW.
 
-python benchmarks/step.py [--backbone resnet18] [--size 32] [--batch-size 128] [--rounds 5] [--out FILE]
+    python benchmarks/step.py [--cases resnet18:32:128 resnet50:224:32 ...] [--rounds 5] [--out FILE]
+
+A case is BACKBONE:SIZE:BATCH. Both train on the same views, which are on the device already. Beside the
+rates: the share of the rate at which a large matrix product runs on this machine in our precision (with the
+step's operations as PyTorch counts them), and the peak of memory.
 """
 
-import argparse
+import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import torch
-from measure import alternating, report
+from measure import alternating, arguments, in_own_process, memory_mb, report, reset_peak, save
+from torch.utils.flop_counter import FlopCounterMode
+from training import Step, our_step, published_step, random_views, settings_for, wait
 
-from siam.methods import SIMSIAM
-from siam.network import Network
-from siam.objective import build_objective
-from siam.settings import OptimizerSettings
+from siam.settings import Settings
 from siam.train.device import pick_device, uses_bf16
-from siam.train.optimizer import build_optimizer
+
+PLAIN, OURS, COMPILED = "float32 NCHW", "ours", "ours, compiled"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--backbone", default="resnet18")
-    parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser = arguments(__doc__, rounds=5)
+    parser.add_argument("--cases", nargs="+", default=["resnet18:32:128", "resnet18:224:32"])
     parser.add_argument("--steps", type=int, default=2, help="steps in a turn")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="also the compiled step")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     device = pick_device(args.device)
-    bf16 = uses_bf16("auto", device)
-    rates = alternating(
-        {
-            "float32 NCHW": step(args, device, bf16=False, layout=torch.contiguous_format),
-            "ours": step(args, device, bf16=bf16, layout=torch.channels_last),
-        },
-        args.rounds,
-    )
-    title = f"SimSiam step, {args.backbone}, {args.size} px, batch {args.batch_size}"
-    facts = {"bf16": bf16, "threads": torch.get_num_threads(), "steps": args.steps, "rounds": args.rounds}
-    report(title, "pairs/s", rates, "float32 NCHW", args.out, **facts)
+    peak = matrix_peak(device, uses_bf16("auto", device))
+    print(f"a large matrix product: {peak / 1e12:.3g} Tflop/s")
+    names = [PLAIN, OURS] + ([COMPILED] if args.compile else [])
+    parts = [measure(case, names, args.steps, args.rounds, device, peak) for case in args.cases]
+    save(args.out, parts, matrix_peak_tflops=peak / 1e12, threads=torch.get_num_threads())
 
 
-def step(
-    args: argparse.Namespace, device: torch.device, bf16: bool, layout: torch.memory_format
-) -> Callable[[], int]:
-    """A function that trains for some steps on pairs that are already on the device."""
-    torch.manual_seed(0)
-    method = replace(SIMSIAM, projector_layers=2)
-    network = Network(method, args.backbone, args.size).to(device, memory_format=layout)
-    objective = build_objective(method)
-    optimizer = build_optimizer(OptimizerSettings(), network, objective, args.batch_size)
-    x1, x2 = (
-        torch.randn(args.batch_size, 3, args.size, args.size, device=device).contiguous(memory_format=layout)
-        for _ in range(2)
-    )
+def measure(
+    case: str, names: list[str], steps: int, rounds: int, device: torch.device, peak: float
+) -> dict[str, Any]:
+    memory = {name: in_own_process(peak_mb, name, case, str(device)) for name in names}
+    turns = {name: turn(name, case, steps, device) for name in names}
+    rates = alternating(turns, rounds)
+    flops = flops_of_a_pair(case, device)
+    share = {name: 100 * rate * flops / peak for name, rate in rates.items()}
+    backbone, size, batch = case.split(":")
+    more = {"% of the matrix product's rate": share, "peak MB": memory}
+    return report(f"SimSiam step, {backbone}, {size} px, batch {batch}", "pairs/s", rates, PLAIN, more)
+
+
+def settings_of(case: str) -> Settings:
+    backbone, size, batch = case.split(":")
+    return settings_for(backbone, int(size), int(batch))
+
+
+def build(name: str, settings: Settings, device: torch.device) -> tuple[Step, torch.memory_format]:
+    if name == PLAIN:
+        return published_step(settings, device), torch.contiguous_format
+    return our_step(replace(settings, compile=name == COMPILED), device), torch.channels_last
+
+
+def turn(name: str, case: str, steps: int, device: torch.device) -> Callable[[], int]:
+    settings = settings_of(case)
+    step, layout = build(name, settings, device)
+    x1, x2 = random_views(settings, device, layout)
 
     def run() -> int:
-        for _ in range(args.steps):
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                outputs = network(x1, x2)
-            loss = objective(*outputs)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return args.steps * args.batch_size
+        for _ in range(steps):
+            step(x1, x2)
+        wait(device)
+        return steps * settings.batch_size
 
     return run
+
+
+def peak_mb(name: str, case: str, device_name: str) -> int:
+    """Memory at its peak in two steps, weights and views included; on a CPU above what the libraries take."""
+    device = pick_device(device_name)
+    before = memory_mb("VmRSS") if device.type == "cpu" else 0
+    run = turn(name, case, 2, device)
+    if device.type == "cuda":
+        run()
+        return torch.cuda.max_memory_allocated() // 2**20
+    reset_peak()
+    run()
+    return memory_mb("VmHWM") - before
+
+
+def flops_of_a_pair(case: str, device: torch.device) -> float:
+    """Forward and backward of both views, as PyTorch counts them for convolutions and products."""
+    settings = replace(settings_of(case), batch_size=4, precision="float32")
+    step = our_step(settings, device)
+    with FlopCounterMode(display=False) as counter:
+        step(*random_views(settings, device, torch.channels_last))
+    return counter.get_total_flops() / settings.batch_size
+
+
+def matrix_peak(device: torch.device, bf16: bool) -> float:
+    """Flop/s of a large square product, the best of several."""
+    n = 8192 if device.type == "cuda" else 2048
+    a = torch.randn(n, n, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
+    best = float("inf")
+    for _ in range(10):
+        wait(device)
+        start = time.perf_counter()
+        a @ a
+        wait(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * n**3 / best
 
 
 if __name__ == "__main__":

@@ -2,14 +2,11 @@
 
     python benchmarks/views.py [FOLDER] [--images 100] [--rounds 5] [--out FILE]
 
-FOLDER holds photographs; without one, photos.tar from SIAM_DATA is unpacked to a temporary folder. Peers
-that are not installed are left out.
+FOLDER holds photographs; without one, photos.tar of SIAM_DATA is taken. All read the same files (FFCV its own
+copy of them), and all are kept on one core. Peers that are not installed are left out.
 """
 
-import argparse
-import io
 import os
-import tarfile
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -20,95 +17,94 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
-from measure import alternating, report
+from measure import Candidate, alternating, arguments, one_core, photographs, report, save
 from PIL import Image
 
 from siam.data.chance import uniforms
 from siam.data.images import open_images
-from siam.data.photometry import DRAWS, Photometry
+from siam.data.photometry import DRAWS, IMAGENET_MEAN, IMAGENET_STD, Photometry
 from siam.data.views import ViewBatches, reference_transform
 from siam.settings import ViewSettings
 
-DATA = Path(os.environ.get("SIAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+BATCH = 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__, rounds=5)
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    one_core()
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = args.folder
-        if folder is None:
-            with tarfile.open(DATA / "photos.tar") as tar:
-                tar.extractall(temporary, filter="data")
-            folder = Path(temporary)
-        rates = alternating(candidates(folder, args.images), args.rounds)
-    facts = {"images": args.images, "rounds": args.rounds, "size": 224}
-    report("two 224 px views per photograph", "images/s/core", rates, "published (Pillow)", args.out, **facts)
+    with photographs(args.folder, args.images) as folder, tempfile.TemporaryDirectory() as temporary:
+        rates = alternating(candidates(folder, Path(temporary)), args.rounds)
+    title = "two 224 px views per photograph"
+    save(args.out, [report(title, "images/s/core", rates, "published (Pillow)")], images=args.images)
 
 
-def candidates(folder: Path, count: int) -> dict[str, Callable[[], int]]:
-    """Each reads the same files from disk and makes two views of every one."""
-    images = open_images(folder).train
-    count = min(count, len(images))
-    files = [folder / images.path(i) for i in range(count)]
+def candidates(folder: Path, temporary: Path) -> dict[str, Candidate]:
+    """Each makes two views of every photograph."""
+    files = sorted(folder.iterdir())
     settings = ViewSettings()
-    worker = ViewBatches(images, settings, count=2, seed=0)
-    photometry = Photometry(settings, torch.device("cpu"))
-    batches = np.array_split(np.arange(count), max(1, count // 32))
-
-    def ours_worker() -> int:
-        for batch in batches:
-            worker[0, batch]
-        return count
-
-    def ours_whole() -> int:
-        for batch in batches:
-            crops, used, _ = worker[0, batch]
-            photometry(crops.flatten(0, 1), uniforms(0, 0, np.repeat(used, 2), 1, DRAWS))
-        return count
-
-    def each(transform: Callable[[Any], Any], read: Callable[[Path], Any]) -> Callable[[], int]:
-        def run() -> int:
-            for file in files:
-                image = read(file)
-                transform(image)
-                transform(image)
-            return count
-
-        return run
-
     found = {
-        "ours, worker path (decode, two crops)": ours_worker,
-        "ours, photometry included": ours_whole,
-        "published (Pillow)": each(reference_transform(settings), pillow),
-        "torchvision v2, uint8": each(torchvision_v2(settings), tensor),
+        **ours(folder, settings),
+        "published (Pillow)": each(files, reference_transform(settings), pillow),
+        "torchvision v2, uint8": each(files, torchvision_v2(settings), tensor),
     }
-    try:
-        from lightly.transforms import SimSiamTransform
-
-        lightly = SimSiamTransform()
-
-        def run_lightly() -> int:
-            for file in files:
-                lightly(pillow(file))
-            return count
-
-        found["lightly"] = run_lightly
-    except ImportError:
-        pass
+    for peer in (lightly, dali, ffcv):
+        try:
+            found.update(peer(files, settings, temporary))
+        except ImportError as error:
+            print(f"left out: {peer.__name__} ({error})")
     return found
 
 
+def ours(folder: Path, settings: ViewSettings) -> dict[str, Candidate]:
+    images = open_images(folder).train
+    worker = ViewBatches(images, settings, count=2, seed=0)
+    photometry = Photometry(settings, torch.device("cpu"))
+    batches = np.array_split(np.arange(len(images)), max(1, len(images) // BATCH))
+
+    def worker_path() -> int:
+        for batch in batches:
+            worker[0, batch]
+        return len(images)
+
+    def whole() -> int:
+        for batch in batches:
+            crops, used, _ = worker[0, batch]
+            photometry(crops.flatten(0, 1), uniforms(0, 0, np.repeat(used, 2), 1, DRAWS))
+        return len(images)
+
+    def decode() -> int:
+        for i in range(len(images)):
+            images.read(i)
+        return len(images)
+
+    return {
+        "ours, decode alone": decode,
+        "ours, worker path (decode, two crops)": worker_path,
+        "ours, photometry included": whole,
+    }
+
+
+def each(files: list[Path], transform: Callable[[Any], Any], read: Callable[[Path], Any]) -> Candidate:
+    """Read a file, transform it twice."""
+
+    def run() -> int:
+        for file in files:
+            image = read(file)
+            transform(image)
+            transform(image)
+        return len(files)
+
+    return run
+
+
 def pillow(file: Path) -> Image.Image:
-    return Image.open(io.BytesIO(file.read_bytes())).convert("RGB")
+    with file.open("rb") as opened:
+        return Image.open(opened).convert("RGB")
 
 
 def tensor(file: Path) -> torch.Tensor:
@@ -129,9 +125,119 @@ def torchvision_v2(views: ViewSettings) -> Callable[[Any], Any]:
             v2.RandomApply([v2.GaussianBlur(23, sigma=views.blur_sigma)], p=views.blur_p),
             v2.RandomHorizontalFlip(),
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
         ]
     )
+
+
+def lightly(files: list[Path], settings: ViewSettings, temporary: Path) -> dict[str, Candidate]:
+    from lightly.transforms import SimSiamTransform
+
+    transform = SimSiamTransform()
+
+    def run() -> int:
+        for file in files:
+            transform(pillow(file))  # both views
+        return len(files)
+
+    return {"lightly": run}
+
+
+def dali(files: list[Path], settings: ViewSettings, temporary: Path) -> dict[str, Candidate]:
+    """Decoded once, both crops from it. Neither pipelined nor asynchronous: one core gains nothing by it."""
+    from nvidia.dali import fn, pipeline_def, types
+
+    def some(p: float) -> Any:
+        return fn.cast(fn.random.coin_flip(probability=p), dtype=types.FLOAT)
+
+    def between(strength: float, p: Any) -> Any:
+        """1 + (a number up to `strength` either way) where p is 1, else 1."""
+        return 1 + p * fn.random.uniform(range=(-strength, strength))
+
+    def colours(view: Any) -> Any:
+        jitter, colourful = some(settings.jitter_p), 1 - some(settings.grey_p)
+        turn = 360 * settings.hue
+        view = fn.color_twist(
+            view,
+            brightness=between(settings.brightness, jitter),
+            contrast=between(settings.contrast, jitter),
+            saturation=between(settings.saturation, jitter) * colourful,
+            hue=jitter * fn.random.uniform(range=(-turn, turn)),
+        )
+        if fn.random.coin_flip(probability=settings.blur_p, dtype=types.BOOL):
+            view = fn.gaussian_blur(view, sigma=fn.random.uniform(range=settings.blur_sigma))
+        mean, std = ([255 * c for c in cs] for cs in (IMAGENET_MEAN, IMAGENET_STD))
+        mirror = fn.random.coin_flip(probability=settings.flip_p)
+        return fn.crop_mirror_normalize(view, mean=mean, std=std, mirror=mirror, output_layout="CHW")
+
+    @pipeline_def(
+        batch_size=BATCH,
+        num_threads=1,
+        device_id=None,
+        exec_async=False,
+        exec_pipelined=False,
+        enable_conditionals=True,
+    )
+    def pipeline(whole: bool) -> Any:
+        encoded, _ = fn.readers.file(files=[str(f) for f in files])
+        image = fn.decoders.image(encoded, device="cpu")
+        views = [
+            fn.random_resized_crop(image, size=settings.size, random_area=settings.scale) for _ in range(2)
+        ]
+        return tuple(colours(view) for view in views) if whole else tuple(views)
+
+    def candidate(whole: bool) -> Candidate:
+        built = pipeline(whole)
+        built.build()
+
+        def run() -> int:
+            for _ in range(len(files) // BATCH):
+                built.run()
+            return len(files) // BATCH * BATCH
+
+        return run
+
+    return {
+        "DALI, CPU, decode and two crops": candidate(whole=False),
+        "DALI, CPU, photometry included": candidate(whole=True),
+    }
+
+
+def ffcv(files: list[Path], settings: ViewSettings, temporary: Path) -> dict[str, Candidate]:
+    """Its decoder makes one crop, so two views are two passes. It packs the photographs at quality 90."""
+    from ffcv.fields import RGBImageField
+    from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import ToTensor
+    from ffcv.writer import DatasetWriter
+
+    class Photographs:
+        def __len__(self) -> int:
+            return len(files)
+
+        def __getitem__(self, i: int) -> tuple[Image.Image]:
+            return (pillow(files[i]),)
+
+    packed = str(temporary / "photographs.beton")
+    DatasetWriter(packed, {"image": RGBImageField(write_mode="jpg")}, num_workers=1).from_indexed_dataset(
+        Photographs()
+    )
+    crop = RandomResizedCropRGBImageDecoder((settings.size, settings.size), scale=settings.scale)
+    loader = Loader(
+        packed,
+        batch_size=BATCH,
+        num_workers=1,
+        order=OrderOption.SEQUENTIAL,
+        pipelines={"image": [crop, ToTensor()]},
+    )
+
+    def run() -> int:
+        for _ in range(2):
+            for _ in loader:
+                pass
+        return len(files)
+
+    return {"FFCV, two decodes, two crops": run}
 
 
 if __name__ == "__main__":

@@ -420,6 +420,40 @@ def _shard(args: list[str]) -> None:
     tell(written, asked.json)
 
 
+def _bench(args: list[str]) -> None:
+    """say what limits the speed of training on this machine"""
+    import tyro
+
+    from siam.settings import Settings
+
+    defaults = Settings()
+
+    @dataclass(frozen=True)
+    class Bench:
+        """Rate of every stage from files to the training step on this machine, what limits, and the mend."""
+
+        json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+        """Print the result as one JSON object on stdout."""
+        settings: Annotated[Settings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = defaults
+
+    args = ["--views.pipeline" if arg == "--views" else arg for arg in args]
+    asked = parse(Bench, args, "siam bench")
+
+    def with_the_users(base: Settings) -> Settings:
+        return parse(Bench, args, "siam bench", Bench(settings=base)).settings
+
+    from rich.console import Console
+
+    from siam.bench import bench, in_words
+
+    with Console(stderr=True).status("measuring") as status:
+        result = bench(asked.settings.data, with_the_users, lambda what: status.update(f"measuring: {what}"))
+    if asked.json:
+        tell(asdict(result), as_json=True)
+    else:
+        Console(highlight=False).print(in_words(result), soft_wrap=True)
+
+
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "pretrain": _pretrain,
     "evaluate": _evaluate,
@@ -430,4 +464,5 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "transfer": _transfer,
     "reproduce": _reproduce,
     "shard": _shard,
+    "bench": _bench,
 }

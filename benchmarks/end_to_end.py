@@ -1,0 +1,208 @@
+"""From photographs on disk to the optimizer's step: ours, and the loops that people write today.
+
+    python benchmarks/end_to_end.py [FOLDER] [--images 2000] [--backbone resnet18] [--size 224]
+        [--batch-size 32] [--method simclr] [--workers N] [--warm-up 1] [--steps 4] [--rounds 3]
+        [--lightly-train PYTHON] [--out FILE]
+
+Candidates: `siam`'s own loader and step; the loop as the released code has it (Pillow views in a DataLoader,
+float32 NCHW, plain SGD, the loss read at each step); the same loop on lightly's transform; and the limit, our
+step on views that are on the device already. FOLDER holds photographs, photos.tar of SIAM_DATA if left out;
+they are repeated to make --images. --lightly-train names a Python that has lightly-train: its `pretrain` then
+runs on the same folder in a process of its own, and its rate is that of its steps after the first.
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from measure import Candidate, alternating, arguments, number, photographs, report, save
+from torch import Tensor
+from training import (
+    Step,
+    TwoCrops,
+    our_step,
+    published_batches,
+    published_step,
+    random_views,
+    settings_for,
+    wait,
+)
+
+from siam.data.images import open_images
+from siam.data.loader import ViewLoader, default_workers
+from siam.data.views import reference_transform
+from siam.settings import LoaderSettings, Settings
+from siam.train.device import pick_device
+
+LIMIT = "the limit: views on the device"
+OURS = "ours"
+PUBLISHED = "published loop (Pillow)"
+
+
+def main() -> None:
+    parser = arguments(__doc__, rounds=3)
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--method", default="simsiam")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=4, help="steps in a turn")
+    parser.add_argument("--warm-up", type=int, default=1, help="steps before them that do not count")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--workers", type=int, help="of ours; siam's own choice if left out")
+    parser.add_argument("--their-workers", type=int, help="of the others; as ours if left out")
+    parser.add_argument("--compile", action="store_true", help="compile our step")
+    parser.add_argument("--lightly-train", metavar="PYTHON", help="an interpreter that has lightly-train")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    device = pick_device(args.device)
+    workers = default_workers(device) if args.workers is None else args.workers
+    theirs = workers if args.their_workers is None else args.their_workers
+    settings = replace(
+        settings_for(args.backbone, args.size, args.batch_size, args.method),
+        loader=LoaderSettings(workers=workers, resident="no"),
+        compile=args.compile,
+    )
+    with photographs(args.folder, args.images) as folder:
+        built = candidates(folder, settings, device, theirs)
+        turns, memory = {}, {}
+        for name, build in built.items():
+            before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
+            step, batches = build()
+            turns[name] = turn(step, batches, args.warm_up, args.steps, args.batch_size, device)
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+                layout = torch.channels_last if name in (OURS, LIMIT) else torch.contiguous_format
+                step(*random_views(settings, device, layout))
+                memory[name] = (torch.cuda.max_memory_allocated() - before) / 2**20
+        rates = alternating(turns, args.rounds)
+        if args.lightly_train:
+            rates["lightly-train pretrain"] = lightly_train(args.lightly_train, folder, settings, theirs)
+    title = f"files to step, {args.method}, {args.backbone}, {args.size} px, batch {args.batch_size}"
+    share = {name: 100 * rate / rates[LIMIT] for name, rate in rates.items()}
+    more = {"% of the limit": share, **({"peak MB": memory} if memory else {})}
+    part = report(title, "pairs/s", rates, PUBLISHED, more)
+    if args.lightly_train:
+        print(f"ours / lightly-train: {number(rates[OURS] / rates['lightly-train pretrain'])}")
+    facts = {"workers": workers, "workers_of_others": theirs, "threads": torch.get_num_threads()}
+    save(args.out, [part], images=args.images, steps=args.steps, compiled=args.compile, **facts)
+
+
+Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
+"""Starts to make batches, views on the device, without end."""
+
+
+def candidates(
+    folder: Path, settings: Settings, device: torch.device, theirs: int
+) -> dict[str, Callable[[], tuple[Step, Batches]]]:
+    images = open_images(folder).train
+
+    def ours() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in ViewLoader(images, settings, device).batches():
+            yield batch.views[0], batch.views[1]
+
+    def limit() -> Iterator[tuple[Tensor, Tensor]]:
+        views = random_views(settings, device, torch.channels_last)
+        while True:
+            yield views
+
+    def with_pillow(dataset: TwoCrops) -> tuple[Step, Batches]:
+        step = published_step(settings, device)
+
+        def step_and_read(x1: Tensor, x2: Tensor) -> Tensor:
+            loss = step(x1, x2)
+            loss.item()  # the released code's meter
+            return loss
+
+        return step_and_read, lambda: published_batches(dataset, settings.batch_size, theirs, device)
+
+    found = {
+        PUBLISHED: lambda: with_pillow(TwoCrops(folder, reference_transform(settings.views), both=False)),
+        OURS: lambda: (our_step(settings, device), ours),
+        LIMIT: lambda: (our_step(settings, device), limit),
+    }
+    try:
+        from lightly.transforms import SimSiamTransform
+
+        transform = SimSiamTransform(input_size=settings.views.size)
+        found["the same on lightly's transform"] = lambda: with_pillow(TwoCrops(folder, transform, both=True))
+    except ImportError as error:
+        print(f"left out: lightly ({error})")
+    return found
+
+
+def turn(
+    step: Step, batches: Batches, warm_up: int, steps: int, batch: int, device: torch.device
+) -> Candidate:
+    """Steps of a loop that has just been started. What workers made ahead of the clock is free: where they
+    set the pace, warm up for as many steps as they may be ahead, and take several times as many."""
+
+    def run() -> tuple[int, float]:
+        views = batches()
+        for _ in range(warm_up):
+            step(*next(views))
+        wait(device)
+        start = time.perf_counter()
+        for _ in range(steps):
+            step(*next(views))
+        wait(device)
+        return steps * batch, time.perf_counter() - start
+
+    return run
+
+
+LIGHTLY_TRAIN = """
+import json, sys, time
+import lightly_train
+from pytorch_lightning import Callback, Trainer
+
+class Times(Callback):
+    at = []
+    def on_train_batch_end(self, *_):
+        self.at.append(time.perf_counter())
+
+plain = Trainer.__init__
+def with_times(self, *args, **options):
+    options["callbacks"] = [*(options.get("callbacks") or []), Times()]
+    plain(self, *args, **options)
+Trainer.__init__ = with_times
+
+if __name__ == "__main__":
+    folder, out, model, method, size, batch, workers, steps = sys.argv[1:]
+    lightly_train.pretrain(
+        out=out, data=folder, model=model, method=method, epochs=1, batch_size=int(batch),
+        num_workers=int(workers), transform_args={"image_size": (int(size), int(size))},
+        trainer_args={"max_steps": int(steps)}, loggers={"tensorboard": None},
+    )
+    print(json.dumps((len(Times.at) - 1) * int(batch) / (Times.at[-1] - Times.at[0])))
+"""
+
+
+def lightly_train(python: str, folder: Path, settings: Settings, workers: int) -> float:
+    """Pairs per second of `lightly-train pretrain`, its own defaults for the rest."""
+    with tempfile.TemporaryDirectory() as temporary:
+        script = Path(temporary) / "steps.py"
+        script.write_text(LIGHTLY_TRAIN)
+        named = [f"torchvision/{settings.backbone}", settings.method]
+        sizes = [settings.views.size, settings.batch_size, workers, 6]
+        done = subprocess.run(
+            [python, str(script), str(folder), f"{temporary}/out", *named, *map(str, sizes)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": ""},
+        )
+        if done.returncode:
+            raise SystemExit(f"lightly-train failed:\n{done.stderr[-2000:]}")
+    return float(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+if __name__ == "__main__":
+    main()

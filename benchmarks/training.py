@@ -1,0 +1,115 @@
+"""The training step and the loops that benchmarks compare: ours, and as the published code writes it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from siam.data.images import ENDINGS
+from siam.network import Network
+from siam.objective import build_objective
+from siam.recipes import starting_point
+from siam.settings import Settings
+from siam.train.device import uses_bf16
+from siam.train.optimizer import build_optimizer
+
+Step = Callable[[Tensor, Tensor], Tensor]
+"""Train on two views (B, C, H, W); returns the loss, still on the device."""
+
+
+def settings_for(backbone: str, size: int, batch: int, method: str = "simsiam") -> Settings:
+    """What `siam pretrain` starts from for images of this size."""
+    base = starting_point(None, method, "", size, size=10**6)
+    return replace(
+        base, backbone=backbone, batch_size=batch, epochs=10**6, views=replace(base.views, size=size)
+    )
+
+
+def our_step(settings: Settings, device: torch.device) -> Step:
+    """The step of `siam pretrain`: bf16 where the machine has it, channels last, fused optimizer."""
+    torch.manual_seed(0)
+    bf16 = uses_bf16(settings.precision, device)
+    network = Network(settings.network, settings.backbone, settings.views.size).to(
+        device, memory_format=torch.channels_last
+    )
+    objective = build_objective(settings.network).to(device)
+    optimizer = build_optimizer(settings.optimizer, network, objective, settings.batch_size)
+    forward = torch.compile(network) if settings.compile else network
+
+    def step(x1: Tensor, x2: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            outputs = forward(x1, x2)
+        loss: Tensor = objective(*outputs)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def published_step(settings: Settings, device: torch.device) -> Step:
+    """As in the released code: float32 (TF32 convolutions on a GPU, PyTorch's default), NCHW, plain SGD."""
+    torch.manual_seed(0)
+    network = Network(settings.network, settings.backbone, settings.views.size).to(device)
+    objective = build_objective(settings.network).to(device)
+    parameters = [p for p in (*network.parameters(), *objective.parameters()) if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, 0.05, momentum=0.9, weight_decay=1e-4)
+
+    def step(x1: Tensor, x2: Tensor) -> Tensor:
+        loss: Tensor = objective(*network(x1, x2))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def random_views(
+    settings: Settings, device: torch.device, layout: torch.memory_format
+) -> tuple[Tensor, Tensor]:
+    """Two views that are already on the device."""
+    shape = (settings.batch_size, 3, settings.views.size, settings.views.size)
+    x1, x2 = (torch.randn(shape, device=device).contiguous(memory_format=layout) for _ in range(2))
+    return x1, x2
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+class TwoCrops(Dataset[Any]):
+    """A flat folder of photographs, two views of each, as in the released code."""
+
+    def __init__(self, folder: Path, transform: Callable[[Image.Image], Any], both: bool) -> None:
+        """both: the transform makes both views itself."""
+        self.files = sorted(f for f in folder.iterdir() if f.name.lower().endswith(ENDINGS))
+        self.transform, self.both = transform, both
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, i: int) -> Any:
+        with self.files[i].open("rb") as file:
+            image = Image.open(file).convert("RGB")
+        return self.transform(image) if self.both else [self.transform(image), self.transform(image)]
+
+
+def published_batches(
+    dataset: TwoCrops, batch: int, workers: int, device: torch.device
+) -> Iterator[list[Tensor]]:
+    """Views on the device, for ever."""
+    loader = DataLoader(
+        dataset, batch, shuffle=True, num_workers=workers, pin_memory=device.type == "cuda", drop_last=True
+    )
+    while True:
+        for views in loader:
+            yield [x.to(device, non_blocking=True) for x in views]
