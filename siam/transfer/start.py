@@ -18,15 +18,8 @@ from siam.parts.backbone import build_backbone
 from siam.parts.gather import world_size
 from siam.runs import METRICS, TRANSFERS, load, open_run, write_atomically
 from siam.settings import differences, from_dict, seconds_of, to_dict
-from siam.train.distributed import (
-    from_first,
-    how_many,
-    joined,
-    launch,
-    require_equal_shares,
-    restarted,
-    started_together,
-)
+from siam.train.distributed import from_first, joined, restarted, started_together
+from siam.train.launch import how_many, launch, require_equal_shares
 from siam.train.report import write_report
 from siam.transfer.data import open_annotated
 from siam.transfer.page import write_page
