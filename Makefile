@@ -8,10 +8,10 @@ demo: $(BIN)/siam            ## train on the built-in shapes, in minutes on two 
 	$(BIN)/siam pretrain
 
 test: $(BIN)/.dev            ## the fast tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 test-all: $(BIN)/.dev        ## the slow ones too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(BIN)/.dev
 	$(BIN)/ruff check .
