@@ -348,7 +348,7 @@ class Fatal:
     def path(self, i):
         return self.images.path(i)
 
-    def read(self, i):
+    def read(self, i, shrink=None):
         if i == 5 and __import__("multiprocessing").parent_process():
             os.kill(os.getpid(), signal.SIGKILL)
         return self.images.read(i)
