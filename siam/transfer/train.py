@@ -180,7 +180,8 @@ def _detect_all(
     log.say(f"detecting in {len(data.test):,} test photographs")
 
     def tell(done: int) -> None:
-        log.advance(settings.iterations, f"tested {done * world_size():,} of {len(data.test):,}")
+        count = min(done * world_size(), len(data.test))  # the others are about as far
+        log.advance(settings.iterations, f"tested {count:,} of {len(data.test):,}")
 
     shares = from_all(detect(detector, data, mine, settings, device, bf16, workers, tell))
     found = [prediction for predictions, _ in shares for prediction in predictions]

@@ -82,7 +82,8 @@ def test_end_to_end(request, capsys, encoder, tmp_path, task, detector):
 
 
 OVERFIT = """
---batch-size 4 --iterations 160 --lr 0.1 --warmup 20 --train-sides 96 --test-side 96 --max-side 144
+--batch-size 4 --iterations 300 --lr 0.1 --warmup 20 --drops 0.85 0.95 --precision float32
+--train-sides 96 --test-side 96 --max-side 144
 --anchors 16 32 64 96 128 --rois 16 --candidates 200 100 --proposals 100 50 --precise-bn 8 --workers 0
 """.split()  # noqa: SIM905
 
