@@ -53,13 +53,16 @@ def _inspect_run(folder: Path, data: str | Path | None, device: str) -> dict[str
         "dim": s.network.dim,
         "trained_on": s.data,
         "epochs": f"{latest['epoch'] + 1} of {s.epochs}" if "epoch" in latest else None,
-        "verdict": latest.get("verdict"),
+        "verdict_in_training": latest.get("verdict"),
     }
     return facts if data is None else {**facts, **_health(network, bool(heads), data, device)}
 
 
 def _health(network: Network, heads: bool, data: str | Path, device: str) -> dict[str, Any]:
-    """Measured on centre views in eval mode."""
+    """Measured on centre views in eval mode, where training takes crops and the statistics of each batch.
+
+    So after few steps, while BN's running means still lag, the verdict here may be worse.
+    """
     where = pick_device(device)
     images = open_images(data).train
     chosen = np.unique(np.linspace(0, len(images) - 1, min(_IMAGES, len(images))).astype(np.int64))
@@ -77,5 +80,6 @@ def _health(network: Network, heads: bool, data: str | Path, device: str) -> dic
         with torch.no_grad():
             z = projector(features)
         std = float(output_std(z))
-        found |= {"rank_z": effective_rank(z), "std": std, "verdict": verdict(std)}
+        rank_z = effective_rank(z)
+        found |= {"rank_z": rank_z, "std": std, "verdict": verdict(std, rank=rank_z, most=min(z.shape))}
     return found

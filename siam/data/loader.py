@@ -25,6 +25,7 @@ from siam.data.images import Images
 from siam.data.order import Order, Position
 from siam.data.photometry import DRAWS, Photometry
 from siam.data.views import GEOMETRY, PHOTOMETRY, Broken, ViewBatches, read_or_replace
+from siam.data.workers import batches_of
 from siam.errors import DataError, RunError
 from siam.parts.gather import rank, world_size
 from siam.settings import Settings
@@ -103,7 +104,7 @@ class ViewLoader:
         dataset = ViewBatches(self.images, self.settings.views, self.count, self.settings.seed)
         died_at: Position | None = None
         while True:
-            batches = iter(
+            batches = batches_of(
                 DataLoader(
                     dataset,
                     batch_size=None,

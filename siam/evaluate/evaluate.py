@@ -69,6 +69,8 @@ class Asked:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise SettingsError(f"{name} must be above 0, got {value}")
+        if self.batch_size == 1:
+            raise SettingsError("batch_size must be at least 2, got 1")
         if not 0 < self.labels <= 1:
             raise SettingsError(f"labels must be a share in (0, 1], got {self.labels:g}")
 

@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as TF
 from siam.data.decode import BrokenImage
 from siam.data.images import Images
 from siam.data.photometry import normalise
+from siam.data.workers import batches_of
 from siam.errors import DataError
 
 Views = tuple[Tensor, NDArray[np.int64]]
@@ -60,7 +61,7 @@ def centre_views(
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context="forkserver" if workers else None,
     )
-    for views, read in loader:
+    for views, read in batches_of(loader):
         if len(read):
             yield views, read
 

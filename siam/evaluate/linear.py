@@ -54,7 +54,7 @@ def linear(
     )
     rate = settings.lr * loader.settings.batch_size / 256
     groups = [{"params": list(model.head.parameters()), "peak_lr": rate}]
-    optimizer = Lars(groups, lr=rate, momentum=0.9, weight_decay=0.0)
+    optimizer = Lars(groups, lr=rate, momentum=0.9, weight_decay=0.0, always_adapt=True)
     total = settings.epochs * loader.steps
 
     fit(

@@ -19,6 +19,8 @@ Verdict = Literal["healthy", "at risk", "collapsed"]
 
 COLLAPSED_STD = 0.1
 AT_RISK_STD = 0.6
+AT_RISK_RANK = 8.0
+"""Effective rank of z below which it is too little for anything but a handful of kinds."""
 
 
 def output_std(z: Tensor) -> Tensor:
@@ -34,14 +36,16 @@ def effective_rank(features: Tensor) -> float:
     return float(torch.exp(torch.special.entr(p).sum()))
 
 
-def verdict(std: float, floor: float = 0.0) -> Verdict:
-    """What `output_std` says: 'healthy', 'at risk' (some dimensions died), or 'collapsed'.
+def verdict(std: float, floor: float = 0.0, rank: float | None = None, most: int = 2048) -> Verdict:
+    """What the numbers say: 'healthy', 'at risk' (some dimensions died), or 'collapsed'.
 
-    floor: what it reads at full collapse, see `floor_of_std`.
+    std: of `output_std`, which sees channels die. floor: what it reads at full collapse, see `floor_of_std`.
+    rank: effective rank of z, which sees directions die that no channel shows. most: what that rank could be.
     """
     if not std >= floor + COLLAPSED_STD * (1 - floor):  # NaN too is no representation
         return "collapsed"
-    return "healthy" if std >= AT_RISK_STD else "at risk"
+    low_rank = rank is not None and rank < min(AT_RISK_RANK, most / 4)
+    return "at risk" if std < AT_RISK_STD or low_rank else "healthy"
 
 
 def floor_of_std(method: Method, batch_size: int) -> float:

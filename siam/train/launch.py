@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from siam.data.workers import apart_from_the_main_module
 from siam.errors import RunError, SettingsError, SiamError
 from siam.train.distributed import Lost
 
@@ -64,7 +65,8 @@ def launch(processes: int, work: Callable[..., T], *arguments: Any) -> T:
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, _OURS: os.getpid(),
         }  # fmt: skip
         member = context.Process(target=_member, args=(place, theirs, work, arguments))
-        member.start()
+        with apart_from_the_main_module():
+            member.start()
         theirs.close()
         members.append(member)
         ends.append(end)

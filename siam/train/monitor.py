@@ -35,7 +35,9 @@ class Measured:
     rank: float
     """Effective rank of the backbone's features, at most D."""
     rank_z: float
-    """Effective rank of the projections, at most d."""
+    """Effective rank of the projections."""
+    most: int
+    """What that could be: d, or the number of images looked at."""
     knn: float | None
     """Share of the queries that the neighbours name rightly; None without labels, or when not asked for."""
 
@@ -52,7 +54,8 @@ class Monitor:
         self.settings, self.device, self.bf16 = settings, device, bf16
         m, size = settings.monitor, settings.views.size
         workers = settings.loader.workers if settings.loader.workers >= 0 else default_workers(device)
-        self.bank, own = _sample(sets.train, m.bank, size, workers)
+        most = m.bank if sets.train.labels is not None else min(m.bank, _RANK_IMAGES)
+        self.bank, own = _sample(sets.train, most, size, workers)
         of_each = from_all(own)
         self.bank_indices = np.concatenate(of_each)
         self.labels, self.classes = _labels(sets.train, self.bank_indices), len(sets.train.classes)
@@ -72,13 +75,20 @@ class Monitor:
     def measure(self, network: Network, knn: bool = True) -> Measured:
         """Ranks, and kNN if asked for, of the network as it is. Its mode is left as it was."""
         bank = join(self._features(network, self.bank))
+        some = bank[_evenly(len(bank), _RANK_IMAGES)]  # of every part of the set: its first may be one class
         training = network.training
         network.projector.eval()
         with torch.no_grad():
-            z = network.projector(bank[:_RANK_IMAGES].to(self.device)).float().cpu()
+            z = network.projector(some.to(self.device)).float().cpu()
         network.projector.train(training)
         queries = self._features(network, self.queries) if knn and self.queries is not None else None
-        return Measured(effective_rank(bank[:_RANK_IMAGES]), effective_rank(z), self._knn(bank, queries))
+        return Measured(effective_rank(some), effective_rank(z), min(z.shape), self._knn(bank, queries))
+
+    def knn(self, network: Network) -> float | None:
+        """kNN alone; without labels nothing is done."""
+        if self.queries is None:
+            return None
+        return self._knn(join(self._features(network, self.bank)), self._features(network, self.queries))
 
     def raw_pixels(self) -> float | None:
         """kNN on the normalised pixels themselves: what the network has to beat."""
@@ -91,7 +101,7 @@ class Monitor:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions in the bank, evenly spread (queries,), and of their nearest others (queries, count)."""
         features = F.normalize(join(self._features(network, self.bank)), dim=1)
-        chosen = torch.linspace(0, len(features) - 1, min(queries, len(features))).long()
+        chosen = torch.from_numpy(_evenly(len(features), queries))
         similarity = features[chosen] @ features.T
         similarity[torch.arange(len(chosen)), chosen] = -torch.inf
         nearest = similarity.topk(min(count, len(features) - 1), dim=1).indices

@@ -1,6 +1,7 @@
 """Which parameters learn how fast: SGD or LARS, a cosine schedule, and a predictor whose rate stays put."""
 
 import math
+from typing import Any
 
 import torch
 from timm.optim import Lars
@@ -23,9 +24,20 @@ def build_optimizer(
     param_groups = [{"params": ps, "name": name, "peak_lr": lr} for name, ps in groups.items() if ps]
     m, wd = settings.momentum, settings.weight_decay
     if settings.name == "lars":
-        lars: torch.optim.Optimizer = Lars(param_groups, lr=lr, momentum=m, weight_decay=wd)
+        halves = [half for group in param_groups for half in _weights_and_the_rest(group) if half["params"]]
+        lars: torch.optim.Optimizer = Lars(halves, lr=lr, momentum=m, weight_decay=wd)
         return lars
     return torch.optim.SGD(param_groups, lr=lr, momentum=m, weight_decay=wd, fused=True)
+
+
+def _weights_and_the_rest(group: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Biases and batch norm are neither decayed nor adapted (SimCLR App. B.9; BYOL Sec. 3.3).
+
+    timm's LARS leaves alone what is not decayed, unless told to adapt it.
+    """
+    weights = [p for p in group["params"] if p.ndim > 1]
+    rest = [p for p in group["params"] if p.ndim <= 1]
+    return {**group, "params": weights, "always_adapt": True}, {**group, "params": rest, "weight_decay": 0.0}
 
 
 def set_learning_rate(

@@ -113,7 +113,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
         with log, StopRequest() as stop:
             if not resumed:
                 progress.knn_raw_pixels = monitor.raw_pixels()
-                progress.knn_random_init = monitor.measure(network).knn
+                progress.knn_random_init = monitor.knn(network)
                 log.record("start", **_facts(sets, network, device, bf16, progress))
             clock = Clock(progress.seconds, first)
             loss_sum = torch.tensor(progress.loss_sum, device=device)
@@ -146,7 +146,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                 loss.backward()  # type: ignore[no-untyped-call]
                 average_gradients(objective)
                 optimizer.step()
-                if step % method.momentum_every == 0:
+                if (step + 1) % method.momentum_every == 0:
                     network.update_target(
                         momentum_at(step / total, method.momentum, method.momentum_schedule)
                     )
@@ -240,7 +240,8 @@ def _end_epoch(
     progress.rank = measured.rank
     progress.knn = progress.knn if measured.knn is None else measured.knn
     batch = settings.batch_size if settings.sync_bn else settings.batch_size // world_size()
-    progress.verdict = verdict(progress.std, floor_of_std(settings.network, batch))
+    floor = floor_of_std(settings.network, batch)
+    progress.verdict = verdict(progress.std, floor, measured.rank_z, measured.most)
     log.record(
         "epoch", epoch=epoch, step=step, loss=progress.loss, std=progress.std, rank=measured.rank,
         rank_z=measured.rank_z, knn=measured.knn, verdict=progress.verdict, seconds=clock.seconds(),

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from siam.data.chance import permutation, uniforms
 from siam.data.decode import BrokenImage
 from siam.data.views import GEOMETRY, Broken, read_or_replace
+from siam.data.workers import batches_of
 from siam.errors import DataError
 from siam.transfer.annotations import Annotated, Photo, Photos, clipped
 from siam.transfer.coco import coco_files, open_coco
@@ -107,7 +108,7 @@ class Batches:
 
     def _read(self, loader: DataLoader[Any]) -> Iterator[tuple[Examples, Broken]]:
         try:
-            yield from loader
+            yield from batches_of(loader)
         except BrokenImage as error:
             raise DataError(f"the photographs of {self.photos.name} cannot be read: {error.reason}") from None
 

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from siam.data.workers import batches_of
 from siam.transfer.annotations import Annotated, Photo, Photos
 from siam.transfer.data import TestImages
 from siam.transfer.measure import Prediction
@@ -44,7 +45,7 @@ def detect(
     )  # fmt: skip
     predictions: list[Prediction] = []
     unread: dict[int, str] = {}
-    for done, (index, image, reason) in enumerate(loader, start=1):
+    for done, (index, image, reason) in enumerate(batches_of(loader), start=1):
         photo = data.test[index]
         if image is None:
             unread[photo.id] = reason

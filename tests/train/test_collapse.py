@@ -53,6 +53,19 @@ def test_verdicts(std, expected):
     assert expected == "healthy" or ADVICE[expected]
 
 
+def test_a_low_rank_that_no_channel_shows_is_told():
+    """Three directions, turned so that every channel has its share of them."""
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(256, 3, generator=g) @ torch.randn(3, 512, generator=g)
+    std, rank = float(output_std(z)), effective_rank(z)
+    assert std > 0.8
+    assert rank == pytest.approx(3, abs=0.1)
+    assert verdict(std) == "healthy"
+    assert verdict(std, rank=rank, most=256) == "at risk"
+    assert verdict(1.0, rank=60.0, most=256) == "healthy"
+    assert verdict(1.0, rank=3.0, most=4) == "healthy"
+
+
 @pytest.mark.parametrize("batch", [8, 32, 512])
 def test_the_floor_is_what_a_centred_batch_reads_at_full_collapse(batch):
     """All images share a vector but one, which is as far on the other side as the mean of 0 demands."""

@@ -59,11 +59,15 @@ def test_a_fixed_predictor_is_not_trained():
     assert rates(optimizer) == {"encoder": 0.1}
 
 
-def test_lars_can_be_chosen():
-    optimizer, network = optimizer_for(OptimizerSettings(name="lars"))
+def test_lars_adapts_weights_to_their_length_and_leaves_biases_and_batch_norm_alone():
+    """You et al. 2017: a first step of lr x 0.001 |w| / (|g| + wd |w|) x (g + wd w)."""
+    optimizer, network = optimizer_for(OptimizerSettings(name="lars", weight_decay=0.01))
     for parameter in network.parameters():
         parameter.grad = torch.ones_like(parameter)
-    weight = network.backbone.conv1.weight
-    before = weight.clone()
+    weight, scale = network.backbone.conv1.weight, network.backbone.bn1.weight
+    w, s = weight.detach().clone(), scale.detach().clone()
+    g = torch.ones_like(w)
     optimizer.step()
-    assert not torch.equal(before, weight)
+    trust = 0.001 * w.norm() / (g.norm() + 0.01 * w.norm())
+    assert torch.allclose(w - weight, 0.1 * trust * (g + 0.01 * w), rtol=1e-4, atol=1e-7)
+    assert torch.allclose(s - scale, torch.full_like(s, 0.1))

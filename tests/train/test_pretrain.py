@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -184,3 +186,22 @@ def test_images_seen_do_not_depend_on_how_they_are_loaded(classes, tmp_path):
         assert (plain.crops.float() - resident.crops).abs().max() <= 1
     first = np.concatenate([b.indices for b in seen[0][:3]])
     assert sorted(first) == list(range(24))
+
+
+def test_a_plain_script_trains_and_embeds_with_workers(photos, tmp_path):
+    """Without `if __name__ == "__main__"`: its workers do not run it again."""
+    script = tmp_path / "mine.py"
+    script.write_text(
+        f"""
+import siam
+print("begins")
+options = dict(backbone="resnet10t", width=0.125, epochs=1, batch_size=8, views={{"size": 16}})
+loader = {{"workers": 1, "resident": "no"}}
+run = siam.pretrain({str(photos)!r}, out={str(tmp_path / "run")!r}, loader=loader, **options)
+vectors, paths = siam.embed(run.run, {str(photos)!r}, workers=1)
+print(len(vectors), len(paths))
+"""
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n") == ["begins", "24 24", ""]
