@@ -69,7 +69,7 @@ def joined(device: str, seconds: float) -> Iterator[None]:
             raise
         raise Lost(
             f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} has lost the others "
-            f"({_reason(error)}); the last checkpoint is kept: go on with --resume auto"
+            f"({_reason(error)}); go on from the last checkpoint with --resume auto"
         ) from None
     else:
         dist.destroy_process_group()

@@ -102,26 +102,26 @@ def wait_until(holds, processes, seconds=300):
 def test_two_machines_outlive_a_cut_link_and_a_killed_process(machines, photos, tmp_path):
     """The link is gone for two seconds, later one side's process is killed: the run ends with every step."""
     run = tmp_path / "run"
-    flags = [photos, *TINY, "--epochs", 60, "--checkpoint.every", 5, "--device", "cpu", "--out", run]
+    flags = [photos, *TINY, "--epochs", 30, "--checkpoint.every", 5, "--device", "cpu", "--out", run]
     with (tmp_path / "a.log").open("w") as a, (tmp_path / "b.log").open("w") as b:
         both = [
             torchrun("siam-a", a, 3, *flags, "--resume", "auto"),
             torchrun("siam-b", b, 3, *flags, "--resume", "auto"),
         ]
-        wait_until(lambda: len(steps(run)) >= 20, both)
+        wait_until(lambda: len(steps(run)) >= 8, both)
         ip("-n", "siam-b", "link", "set", "siam0", "down")
         time.sleep(0.3)
         before = len(steps(run))
         time.sleep(1.7)
         assert len(steps(run)) == before  # nobody goes on alone
         ip("-n", "siam-b", "link", "set", "siam0", "up")
-        wait_until(lambda: len(steps(run)) >= before + 20, both)
+        wait_until(lambda: len(steps(run)) >= before + 8, both)
         os.kill(worker("siam-b"), signal.SIGKILL)
         assert [process.wait(timeout=240) for process in both] == [0, 0], (tmp_path / "a.log").read_text()
-    assert steps(run) == list(range(1, 181))
+    assert steps(run) == list(range(1, 91))
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["kind"] == "end"
-    assert last["steps"] == 180
+    assert last["steps"] == 90
     assert last["verdict"] == "healthy"
     assert "(resumed)" in (tmp_path / "a.log").read_text() + (tmp_path / "b.log").read_text()
 
@@ -129,16 +129,16 @@ def test_two_machines_outlive_a_cut_link_and_a_killed_process(machines, photos, 
 @pytest.mark.slow
 def test_a_link_that_stays_cut_ends_the_run_with_the_checkpoint_intact(machines, photos, tmp_path):
     run = tmp_path / "run"
-    flags = [photos, *TINY, "--epochs", 2000, "--checkpoint.every", 5, "--timeout", "4s", "--device", "cpu"]
+    flags = [photos, *TINY, "--epochs", 2000, "--checkpoint.every", 5, "--timeout", "15s", "--device", "cpu"]
     with (tmp_path / "a.log").open("w") as a, (tmp_path / "b.log").open("w") as b:
         both = [torchrun(name, log, 0, *flags, "--out", run) for name, log in (("siam-a", a), ("siam-b", b))]
-        wait_until(lambda: len(steps(run)) >= 20, both)
+        wait_until(lambda: len(steps(run)) >= 8, both)
         ip("-n", "siam-b", "link", "set", "siam0", "down")
         assert all(process.wait(timeout=240) != 0 for process in both)
     told = " ".join(" ".join((tmp_path / name).read_text() for name in ("a.log", "b.log")).split())
     assert "siam: process 0 of 2 has lost the others" in told
     assert "siam: process 1 of 2 has lost the others" in told
-    assert "the last checkpoint is kept: go on with --resume auto" in told
+    assert "go on from the last checkpoint with --resume auto" in told
     saved, complaint = load_last(run)
     assert not complaint
-    assert saved["progress"]["epoch"] * 3 + saved["progress"]["step"] >= 15
+    assert saved["progress"]["epoch"] * 3 + saved["progress"]["step"] >= 5
