@@ -96,7 +96,7 @@ class Batches:
             prefetch_factor=2 if self.workers else None,
             multiprocessing_context="forkserver" if self.workers else None,
         )
-        for examples, broken in self._read(loader):
+        for examples, broken, reason in batches_of(loader):
             self.broken.update(broken)
             if len(self.broken) > _BROKEN_SHARE * len(self.photos):
                 path, reason = next(iter(self.broken.items()))
@@ -104,13 +104,9 @@ class Batches:
                     f"{len(self.broken)} of {len(self.photos)} photographs in {self.photos.name} cannot be "
                     f"read, more than 10 %; the first is {path} ({reason})"
                 )
+            if reason:
+                raise DataError(f"the photographs of {self.photos.name} cannot be read: {reason}")
             yield examples
-
-    def _read(self, loader: DataLoader[Any]) -> Iterator[tuple[Examples, Broken]]:
-        try:
-            yield from batches_of(loader)
-        except BrokenImage as error:
-            raise DataError(f"the photographs of {self.photos.name} cannot be read: {error.reason}") from None
 
 
 _Key = list[tuple[int, int]]
@@ -139,18 +135,21 @@ class _Order(Sampler[_Key]):
 
 
 class _Examples(Dataset[Any]):
-    """dataset[key] -> the batch, and what could not be read in it. Runs in the workers."""
+    """dataset[key] -> the batch, what could not be read in it, and why there is none. Runs in the workers."""
 
     def __init__(self, photos: Photos, seed: int, masks: bool) -> None:
         self.photos, self.seed, self.masks = photos, seed, masks
 
-    def __getitem__(self, key: _Key) -> tuple[Examples, Broken]:
+    def __getitem__(self, key: _Key) -> tuple[Examples, Broken, str]:
         broken, examples = Broken(), []
         for epoch, index in key:
-            image, used = read_or_replace(self.photos, index, broken)
+            try:
+                image, used = read_or_replace(self.photos, index, broken)
+            except BrokenImage as error:  # as a word: an error that a worker raises comes with its traceback
+                return [], broken, error.reason
             flip = uniforms(self.seed, epoch, np.array([used]), GEOMETRY, 1)[0, 0] < 0.5
             examples.append(example(image, self.photos[used], bool(flip), self.masks))
-        return examples, broken
+        return examples, broken, ""
 
 
 def example(image: Tensor, photo: Photo, flip: bool, masks: bool) -> tuple[Tensor, Target]:
