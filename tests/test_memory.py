@@ -35,10 +35,10 @@ published, _ = PUBLISHED[sys.argv[1]]
 method = replace(published, projector_layers=2, dim=128, batch_norm="default")  # the same heads for all
 before = mb("VmRSS")
 network, objective = Network(method, "resnet18", 64), build_objective(method)
-optimizer = build_optimizer(OptimizerSettings(), network, objective, 64)
+optimizer = build_optimizer(OptimizerSettings(), network, objective, 128)
 step(2)
 Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-step(64)
+step(128)  # half of what a recipe takes
 own = sum(t.numel() * t.element_size() for t in objective.state_dict().values()) / 2**20
 print(mb("VmHWM") - before, own)
 """
