@@ -286,7 +286,7 @@ def test_asked_to_stop_all_processes_stop_at_one_step_and_fewer_go_on(classes, t
     command = [sys.executable, "-m", "siam", *map(str, flags), "--devices", "2", "--out", str(run)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline and not (run / "checkpoint.pt").exists():
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
