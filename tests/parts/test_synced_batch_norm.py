@@ -7,6 +7,7 @@ from torch import nn
 from siam.parts.gather import rank
 from siam.parts.synced_batch_norm import SyncedBatchNorm
 from siam.train import distributed
+from siam.train.launch import launch
 
 SIZES = (3, 5)
 
@@ -37,7 +38,7 @@ def share():
 
 @pytest.mark.slow
 def test_unequal_shares():
-    parts = distributed.launch(2, share)
+    parts = launch(2, share)
     whole = {key: value.numpy() for key, value in pass_through(nn.BatchNorm2d(4), *rows()).items()}
     for key in ("out", "dx"):
         joined = torch.cat([torch.from_numpy(part[key]) for part in parts])
