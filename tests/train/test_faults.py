@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -25,8 +26,6 @@ from siam.train.saving import Saver
 from tests.conftest import TINY
 from tests.train.test_resume import assert_same_run
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-
 RUN = [*TINY, "--loader.resident", "no", "--loader.workers", "0"]
 
 
@@ -43,44 +42,56 @@ def wait_until(holds, seconds=60):
         time.sleep(0.005)
 
 
+def run_command(args, output):
+    """What a process of `Forked` does."""
+    descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    torch.set_num_threads(1)
+    status = cli.main(args)
+    sys.stderr.flush()
+    os._exit(status)
+
+
 class Forked:
-    """The command in a fork of this process, which has imported everything already."""
+    """The command in a process of its own that starts at once.
+
+    It is forked from a server that has imported everything: not from this process, whose threads do not
+    outlive a fork.
+    """
+
+    start = multiprocessing.get_context("forkserver")
+    start.set_forkserver_preload(["siam.train.pretrain", __name__])
 
     def __init__(self, *args):
-        sys.stdout.flush()
-        sys.stderr.flush()
         self.err = os.memfd_create("stderr")
-        self.pid = os.fork()
-        if self.pid == 0:
-            with contextlib.suppress(BaseException):
-                os.dup2(self.err, 1)
-                os.dup2(self.err, 2)
-                sys.stdout, sys.stderr = (os.fdopen(number, "w") for number in (1, 2))
-                status = cli.main([str(arg) for arg in args])
-                sys.stderr.flush()
-                os._exit(status)
-            os._exit(99)
+        output = f"/proc/{os.getpid()}/fd/{self.err}"
+        self.process = self.start.Process(target=run_command, args=([str(arg) for arg in args], output))
+        self.process.start()
 
     def said(self):
         """On stderr, without the breaks between lines."""
         return " ".join(os.pread(self.err, 10**6, 0).decode().split())
 
+    def ended(self, seconds=None):
+        """Whether it has ended by then."""
+        self.process.join(seconds)
+        return self.process.exitcode is not None
+
     def wait(self):
         """Its exit status; negative for a signal."""
-        _, status = os.waitpid(self.pid, 0)
-        return os.waitstatus_to_exitcode(status)
+        self.process.join()
+        return self.process.exitcode
+
+    def signal(self, number):
+        os.kill(self.process.pid, number)
 
     def kill_after(self, seconds):
         """Returns whether it was still alive then."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            pid, _ = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return False
-            time.sleep(0.001)
-        os.kill(self.pid, signal.SIGKILL)
-        self.wait()
-        return True
+        if self.ended(seconds):
+            return False
+        self.signal(signal.SIGKILL)
+        return self.wait() == -signal.SIGKILL
 
 
 @pytest.mark.slow
@@ -108,7 +119,7 @@ def test_fifty_kills_at_random_moments_change_nothing(classes, tmp_path, capsys)
         kills += 1
         if not alive:
             break
-    assert kills == 50, "the run ended too soon for 50 kills"
+    assert kills == 50, f"ended after {kills} kills: {process.said()}"
     assert writing >= 10
     assert Forked(*args).wait() == 0
     assert_same_run(whole, killed)
@@ -125,7 +136,7 @@ def test_sigterm_saves_and_says_resume_me(classes, tmp_path, capsys):
         process, log = Forked(*args), stopped / "metrics.jsonl"
         before = log.read_text().count("\n") if log.exists() else 0
         wait_until(lambda: log.exists() and log.read_text().count("\n") >= before + 10)  # noqa: B023
-        os.kill(process.pid, number)
+        process.signal(number)
         assert process.wait() == 75
         saved = load_checkpoint(stopped / "checkpoint.pt")["progress"]
         assert saved["metrics"] == log.stat().st_size  # up to the very step that was under way
@@ -146,10 +157,9 @@ def test_a_second_signal_ends_at_once(photos, tmp_path):
     wait_until(lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size)
     time.sleep(0.5)
     for wait in (0.2, 2.5):  # the first is followed by its echo
-        os.kill(process.pid, signal.SIGTERM)
-        time.sleep(wait)
-        assert os.waitpid(process.pid, os.WNOHANG) == (0, 0)
-    os.kill(process.pid, signal.SIGTERM)
+        process.signal(signal.SIGTERM)
+        assert not process.ended(wait)
+    process.signal(signal.SIGTERM)
     assert process.wait() == -signal.SIGTERM
 
 
@@ -323,7 +333,7 @@ def test_images_that_vanish_end_the_run_and_cost_nothing(photos, tmp_path, capsy
 
 @pytest.mark.slow
 def test_a_worker_that_dies_is_started_anew_once(photos):
-    """The batches are those of a run where none died; one that dies twice at one batch ends the run."""
+    """The batches are those of a run where none died; dying twice at one batch ends the run."""
     settings = Settings(epochs=3, batch_size=4, views=ViewSettings(size=16), loader=LoaderSettings(1, "no"))
     images = open_images(photos).train
     expected = [batch.crops for batch in ViewLoader(images, settings, torch.device("cpu")).batches()]
@@ -332,7 +342,8 @@ def test_a_worker_that_dies_is_started_anew_once(photos):
     seen = []
     with pytest.raises(RunError, match="a loader process was ended by SIGKILL twice at the same batch"):
         seen.extend(batch.crops for batch in loader.batches())
-    assert said == ["a loader process was ended by SIGKILL: started anew"]
+    # Once or more: batches that were ready before the fatal one may be lost with the worker that made them.
+    assert set(said) == {"a loader process was ended by SIGKILL: started anew"}
     assert all(torch.equal(a, b) for a, b in zip(seen, expected, strict=False))
 
 
@@ -351,7 +362,7 @@ class Fatal:
     def read(self, i, shrink=None):
         if i == 5 and __import__("multiprocessing").parent_process():
             os.kill(os.getpid(), signal.SIGKILL)
-        return self.images.read(i)
+        return self.images.read(i, shrink)
 
 
 def test_a_loss_that_is_not_finite_names_its_step_and_batch(photos, tmp_path, capsys, monkeypatch):
