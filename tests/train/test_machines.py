@@ -31,6 +31,7 @@ def machines():
     try:
         try:
             for name in ADDRESSES:
+                delete(name)
                 ip("netns", "add", name)
             ends = [["name", "siam0", "netns", name] for name in ADDRESSES]
             ip("link", "add", *ends[0], "type", "veth", "peer", *ends[1])
@@ -43,10 +44,15 @@ def machines():
         yield
     finally:
         for name in ADDRESSES:
-            for pid in pids(name):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+            delete(name)
+
+
+def delete(name):
+    """The namespace and every process in it, if there is one."""
+    for pid in pids(name):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
 
 def pids(name):
@@ -62,6 +68,18 @@ def worker(name):
             if b"pretrain" in words and b"torch.distributed.run" not in words:
                 return pid
     return None
+
+
+@contextlib.contextmanager
+def both_machines(folder, restarts, *args):
+    """torchrun on each of them, writing a.log and b.log; what is left of them is killed in the end."""
+    with contextlib.ExitStack() as stack:
+        both = []
+        for name in ADDRESSES:
+            log = stack.enter_context((folder / f"{name[-1]}.log").open("w"))
+            both.append(stack.enter_context(torchrun(name, log, restarts, *args)))
+            stack.callback(both[-1].kill)
+        yield both
 
 
 def torchrun(name, log, restarts, *args):
@@ -103,11 +121,8 @@ def test_two_machines_outlive_a_cut_link_and_a_killed_process(machines, photos, 
     """The link is gone for two seconds, later one side's process is killed: the run ends with every step."""
     run = tmp_path / "run"
     flags = [photos, *TINY, "--epochs", 30, "--checkpoint.every", 5, "--device", "cpu", "--out", run]
-    with (tmp_path / "a.log").open("w") as a, (tmp_path / "b.log").open("w") as b:
-        both = [
-            torchrun("siam-a", a, 3, *flags, "--resume", "auto"),
-            torchrun("siam-b", b, 3, *flags, "--resume", "auto"),
-        ]
+    flags += ["--resume", "auto"]
+    with both_machines(tmp_path, 3, *flags) as both:
         wait_until(lambda: len(steps(run)) >= 8, both)
         ip("-n", "siam-b", "link", "set", "siam0", "down")
         time.sleep(0.3)
@@ -129,12 +144,13 @@ def test_two_machines_outlive_a_cut_link_and_a_killed_process(machines, photos, 
 @pytest.mark.slow
 def test_a_link_that_stays_cut_ends_the_run_with_the_checkpoint_intact(machines, photos, tmp_path):
     run = tmp_path / "run"
-    flags = [photos, *TINY, "--epochs", 2000, "--checkpoint.every", 5, "--timeout", "15s", "--device", "cpu"]
-    with (tmp_path / "a.log").open("w") as a, (tmp_path / "b.log").open("w") as b:
-        both = [torchrun(name, log, 0, *flags, "--out", run) for name, log in (("siam-a", a), ("siam-b", b))]
+    flags = [*TINY, "--epochs", 2000, "--checkpoint.every", 5, "--timeout", "15s", "--device", "cpu"]
+    with both_machines(tmp_path, 0, photos, *flags, "--out", run) as both:
         wait_until(lambda: len(steps(run)) >= 8, both)
         ip("-n", "siam-b", "link", "set", "siam0", "down")
-        assert all(process.wait(timeout=240) != 0 for process in both)
+        # The other torchrun waits in its store for as long as TCP does: it is not waited for here.
+        wait_until(lambda: not any(worker(name) for name in ADDRESSES), [])
+        assert both[0].wait(timeout=120) != 0
     told = " ".join(" ".join((tmp_path / name).read_text() for name in ("a.log", "b.log")).split())
     assert "siam: process 0 of 2 has lost the others" in told
     assert "siam: process 1 of 2 has lost the others" in told
