@@ -4,6 +4,8 @@ The box is drawn as in torchvision's RandomResizedCrop: an area, a log-uniform a
 tries, then the largest central crop. Here all images of a batch are drawn at once, each from its position.
 """
 
+from copy import copy
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,51 +15,63 @@ _TRIES = 10
 
 
 def draws_needed(views: int) -> int:
-    """How many uniform numbers `crop_boxes` takes for one image."""
+    """How many uniform numbers `Crops` takes for one image."""
     return views * (2 * _TRIES + 3)
 
 
-def crop_boxes(
-    u: NDArray[np.float64],
-    height: int,
-    width: int,
-    views: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    flip_p: float = 0.5,
-) -> NDArray[np.int64]:
-    """Boxes for `views` crops of each of B images of height x width pixels.
+class Crops:
+    """`views` crops of each of B images, drawn before their sizes are known.
 
-    u: uniform draws (B, draws_needed(views)). scale: range of the crop's share of the area. ratio: range of
-    width / height. Returns (B, views, 5): top, left, height, width in pixels, and 1 where flipped.
+    u: uniform draws (B, draws_needed(views)). scale: range of a crop's share of the area. ratio: range of
+    width / height.
     """
-    u = u.reshape(len(u), views, 2 * _TRIES + 3)
-    area = height * width * (scale[0] + (scale[1] - scale[0]) * u[..., :_TRIES])  # (B, V, tries)
-    low, high = np.log(ratio[0]), np.log(ratio[1])
-    aspect = np.exp(low + (high - low) * u[..., _TRIES : 2 * _TRIES])
-    w = np.rint(np.sqrt(area * aspect)).astype(np.int64)
-    h = np.rint(np.sqrt(area / aspect)).astype(np.int64)
-    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-    first = fits.argmax(axis=-1)[..., None]
-    w, h = (np.take_along_axis(side, first, axis=-1)[..., 0] for side in (w, h))  # (B, V)
 
-    fallback_w, fallback_h = _largest_central(height, width, ratio)
-    none_fits = ~fits.any(axis=-1)
-    w[none_fits], h[none_fits] = fallback_w, fallback_h
-    top = (u[..., -3] * (height - h + 1)).astype(np.int64)
-    left = (u[..., -2] * (width - w + 1)).astype(np.int64)
-    top[none_fits], left[none_fits] = (height - fallback_h) // 2, (width - fallback_w) // 2
-    flipped = (u[..., -1] < flip_p).astype(np.int64)
-    return np.stack([top, left, h, w, flipped], axis=-1)
+    def __init__(
+        self,
+        u: NDArray[np.float64],
+        views: int,
+        scale: tuple[float, float],
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip_p: float = 0.5,
+    ) -> None:
+        u = u.reshape(len(u), views, 2 * _TRIES + 3)
+        area = scale[0] + (scale[1] - scale[0]) * u[..., :_TRIES]  # (B, V, tries)
+        low, high = np.log(ratio[0]), np.log(ratio[1])
+        aspect = np.exp(low + (high - low) * u[..., _TRIES : 2 * _TRIES])
+        self.ratio = ratio
+        self.sides = np.sqrt(np.stack([area / aspect, area * aspect], axis=-1))  # (B, V, tries, 2)
+        """Height and width, over the square root of the image's area."""
+        self.place = u[..., -3:-1]  # (B, V, 2)
+        self.flipped = (u[..., -1:] < flip_p).astype(np.int64)  # (B, V, 1)
+
+    def boxes(self, height: int, width: int) -> NDArray[np.int64]:
+        """In images of height x width pixels: top, left, height, width, and 1 where flipped, (B, V, 5)."""
+        sides, size = np.rint(self.sides * (height * width) ** 0.5), (height, width)
+        fits = ((sides > 0) & (sides <= size)).all(axis=-1)  # (B, V, tries)
+        first = fits.argmax(axis=-1)
+        images, views = np.indices(first.shape, sparse=True)
+        side = sides[images, views, first]  # (B, V, 2)
+        corner = np.floor(self.place * (size - side + 1))
+        none_fits = ~fits[images, views, first]
+        if none_fits.any():
+            side[none_fits] = _largest_central(height, width, self.ratio)
+            corner[none_fits] = (size - side[none_fits]) // 2
+        return np.concatenate([corner.astype(np.int64), side.astype(np.int64), self.flipped], axis=-1)
+
+    def __getitem__(self, images: slice) -> "Crops":
+        """Those of some of the images."""
+        some = copy(self)
+        some.sides, some.place, some.flipped = self.sides[images], self.place[images], self.flipped[images]
+        return some
 
 
 def _largest_central(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
-    """Width and height of the largest crop whose aspect ratio lies in range."""
+    """Height and width of the largest crop whose aspect ratio lies in range."""
     if width / height < ratio[0]:
-        return width, max(1, round(width / ratio[0]))
+        return max(1, round(width / ratio[0])), width
     if width / height > ratio[1]:
-        return max(1, round(height * ratio[1])), height
-    return width, height
+        return height, max(1, round(height * ratio[1]))
+    return height, width
 
 
 def resize_matrix(start: Tensor, length: Tensor, flipped: Tensor, source: int, size: int) -> Tensor:
@@ -80,7 +94,7 @@ def resize_matrix(start: Tensor, length: Tensor, flipped: Tensor, source: int, s
 def crop_resize(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     """Cut and resize every box: two matrix products instead of a loop over images.
 
-    images: uint8 (B, 3, H, W). boxes: (B, V, 5) as from `crop_boxes`, on the images' device.
+    images: uint8 (B, 3, H, W). boxes: (B, V, 5) as from `Crops.boxes`, on the images' device.
     Returns float (B * V, 3, size, size) in [0, 255], rounded to whole levels as a uint8 resize would be.
     """
     (_, channels, height, width), views = images.shape, boxes.shape[1]

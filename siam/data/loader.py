@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from siam.data.arrays import ArrayImages
 from siam.data.chance import uniforms
 from siam.data.decode import BrokenImage
-from siam.data.geometry import crop_boxes, crop_resize, draws_needed
+from siam.data.geometry import Crops, crop_resize, draws_needed
 from siam.data.images import Images
 from siam.data.order import Order, Position
 from siam.data.photometry import DRAWS, Photometry
@@ -152,7 +152,7 @@ class ViewLoader:
         views = self.settings.views
         height, width = self.resident.shape[2:]
         u = uniforms(self.settings.seed, epoch, indices, GEOMETRY, draws_needed(self.count))
-        boxes = crop_boxes(u, height, width, self.count, views.scale, flip_p=views.flip_p)
+        boxes = Crops(u, self.count, views.scale, flip_p=views.flip_p).boxes(height, width)
         chosen = self.resident[torch.from_numpy(indices).to(self.device, non_blocking=True)]
         crops = crop_resize(chosen, torch.from_numpy(boxes).to(self.device, non_blocking=True), views.size)
         return crops.view(len(indices), self.count, *crops.shape[1:])

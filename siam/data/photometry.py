@@ -3,15 +3,18 @@
 Brightness, contrast, saturation, hue (a rotation in YIQ) and greyscale are affine maps of RGB: in YIQ the
 first two scale all of it, the others turn and scale the two chroma axes. So they commute, the random order of
 the published pipeline makes no difference, and together they are one 3x3 matrix and one offset per view: a
-single product over the pixels. Gaussian blur is two more, with one banded matrix per view. What differs from
-the published pipeline: values are clamped to [0, 1] once after all colour maps, not after each; and hue turns
-in YIQ, where Pillow turns in HSV.
+single product over the pixels. Gaussian blur is two more, with a band of a matrix. What differs from the
+published pipeline: values are clamped to [0, 1] once after all colour maps, not after each; and hue turns in
+YIQ, where Pillow turns in HSV.
 """
+
+import math
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from siam.settings import ViewSettings
 
@@ -28,6 +31,10 @@ RGB_TO_YIQ = torch.tensor(
 """The NTSC matrix (FCC 1953): luma, and the plane of the chroma axes I and Q in which hues turn."""
 
 
+_IN_CACHE = 200_000
+"""Pixels that a CPU takes at a time, so that what one pass leaves the next still finds in the cache."""
+
+
 class Photometry:
     """uint8 crops in, normalised float views out.
 
@@ -36,33 +43,44 @@ class Photometry:
     """
 
     def __init__(self, views: ViewSettings, device: torch.device) -> None:
-        self.views = views
+        self.views, self.device = views, device
         self.luma = torch.tensor(_LUMA, device=device)
         self.to_yiq = RGB_TO_YIQ.float().to(device)
         self.from_yiq = RGB_TO_YIQ.inverse().float().to(device)
 
     def __call__(self, crops: Tensor, u: NDArray[np.float64]) -> Tensor:
-        device = self.luma.device
+        n, _, h, w = crops.shape
+        crops = crops.to(self.device, non_blocking=True)
+        out = torch.empty(
+            crops.shape, device=self.device, dtype=torch.float32, memory_format=torch.channels_last
+        )
+        at_once = max(1, _IN_CACHE // (h * w)) if self.device.type == "cpu" else n
+        for start in range(0, n, at_once):
+            some = slice(start, start + at_once)
+            out[some] = normalise(self.pixels(crops[some], u[some]))
+        return out
+
+    def pixels(self, crops: Tensor, u: NDArray[np.float64]) -> Tensor:
+        """As `__call__`, but in [0, 1]."""
+        draws = torch.from_numpy(u.astype(np.float32)).to(self.device, non_blocking=True)
+        x = self.colour(crops, draws)
         blurred = np.flatnonzero(u[:, 0] < self.views.blur_p)
-        draws = torch.from_numpy(u.astype(np.float32)).to(device, non_blocking=True)
-        x = crops.to(device, non_blocking=True) / 255  # (N, 3, H, W)
-        x = self.colour(x, draws)
         if len(blurred):
-            chosen = torch.from_numpy(blurred).to(device, non_blocking=True)
+            chosen = torch.from_numpy(blurred).to(self.device, non_blocking=True)
             low, high = self.views.blur_sigma
-            x[chosen] = blur(x[chosen], low + (high - low) * draws[chosen, 1])
+            x[chosen] = blur(x[chosen], low + (high - low) * draws[chosen, 1], high)
         if self.views.solarize_p > 0:
             bright = (draws[:, 2] < self.views.solarize_p)[:, None, None, None] & (x >= 0.5)
             x = torch.where(bright, 1 - x, x)
-        return normalise(x)
+        return x
 
-    def colour(self, x: Tensor, draws: Tensor) -> Tensor:
-        """One affine map of RGB per view. x: (N, 3, H, W) in [0, 1]."""
-        n, _, h, w = x.shape
-        grey = x.mean(dim=(2, 3)) @ self.luma  # (N,), the level that contrast stretches about
+    def colour(self, crops: Tensor, draws: Tensor) -> Tensor:
+        """One affine map of RGB per view. crops: (N, 3, H, W) in [0, 255]. Returns the same in [0, 1]."""
+        x = crops.to(torch.float32, memory_format=torch.contiguous_format)
+        grey = x.mean(dim=(2, 3)) @ self.luma / 255  # (N,), the level that contrast stretches about
         matrix, offset = self.colour_maps(grey, draws)
-        pixels = torch.baddbmm(offset, matrix, x.flatten(2))  # (N, 3, H * W)
-        return pixels.clamp_(0, 1).view(n, 3, h, w)
+        pixels = torch.baddbmm(offset, matrix / 255, x.flatten(2))  # (N, 3, H * W)
+        return pixels.clamp_(0, 1).view(x.shape)
 
     def colour_maps(self, grey: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Matrices (N, 3, 3) and offsets (N, 3, 1). grey: mean luma of each view (N,)."""
@@ -85,8 +103,7 @@ class Photometry:
 def normalise(x: Tensor) -> Tensor:
     """[0, 1] -> zero mean and unit deviation over ImageNet, in channels-last memory. x: (N, 3, H, W)."""
     mean, std = (x.new_tensor(c).view(3, 1, 1) for c in (IMAGENET_MEAN, IMAGENET_STD))
-    out = torch.empty_like(x, memory_format=torch.channels_last)
-    return torch.sub(x, mean, out=out).div_(std)
+    return torch.addcmul(-mean / std, x, 1 / std).contiguous(memory_format=torch.channels_last)
 
 
 def denormalise(x: Tensor) -> Tensor:
@@ -95,31 +112,29 @@ def denormalise(x: Tensor) -> Tensor:
     return x * std + mean
 
 
-def blur(x: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur, a sigma (pixels) per view, as two products with banded matrices; edges are reflected.
+def blur(x: Tensor, sigma: Tensor, most: float) -> Tensor:
+    """Gaussian blur, a sigma (pixels) per view; edges are reflected.
 
-    x: (N, 3, H, W). sigma: (N,), above 0. The kernel is cut at 4 sigma.
+    x: (N, 3, H, W). sigma: (N,), above 0 and up to `most`. Each kernel is cut at 4 sigma (and at the view's
+    side). The blur is a product with a banded matrix from either side; since all rows of the band are alike,
+    a small block of it serves for a strip of pixels after the other, and few of its zeros are multiplied.
     """
     n, c, h, w = x.shape
-    rows, columns = _blur_matrix(sigma, h), _blur_matrix(sigma, w)
-    x = (x.reshape(n, c * h, w) @ columns.transpose(1, 2)).view(n, c, h, w)
-    return rows[:, None] @ x
-
-
-def _blur_matrix(sigma: Tensor, size: int) -> Tensor:
-    """(N,) -> (N, size, size), rows summing to 1; weight that would fall outside is mirrored back in."""
-    at = torch.arange(size, device=sigma.device, dtype=torch.float32)
-    period = max(2 * (size - 1), 1)
-    total = torch.zeros(len(sigma), size, size, device=sigma.device)
-    for image in (0, 1):  # a source pixel, and its mirror image across either edge
-        source = at if image == 0 else -at
-        delta = source[None, :] - at[:, None]
-        delta = delta - period * torch.round(delta / period)  # nearest of the periodic copies
-        weight = torch.exp(-0.5 * (delta / sigma[:, None, None]) ** 2) * (
-            delta.abs() <= 4 * sigma[:, None, None]
-        )
-        if image == 1:  # the end pixels are their own mirror images
-            weight[:, :, 0] = 0
-            weight[:, :, -1] = 0
-        total += weight
-    return total / total.sum(dim=2, keepdim=True)
+    radius = min(math.ceil(4 * most), h - 1, w - 1)
+    block = 16 if x.device.type == "cpu" else 64
+    distance = torch.arange(block + 2 * radius, device=x.device) - radius
+    distance = distance - torch.arange(block, device=x.device)[:, None]  # (block, block + 2 radius)
+    reach = (4 * sigma).clamp(max=radius)[:, None, None]
+    band = torch.exp(-0.5 * (distance / sigma[:, None, None]) ** 2) * (distance.abs() <= reach)
+    band = (band / band.sum(dim=2, keepdim=True)).repeat_interleave(c, dim=0)  # (N * 3, ...)
+    x = x.reshape(n * c, h, w)
+    for along in (1, 2):
+        padded = F.pad(x, (0, 0, radius, radius) if along == 1 else (radius, radius, 0, 0), mode="reflect")
+        strips = []
+        for start in range(0, x.shape[along], block):
+            length = min(block, x.shape[along] - start)
+            strip = padded.narrow(along, start, length + 2 * radius)
+            weights = band[:, :length, : length + 2 * radius]
+            strips.append(weights @ strip if along == 1 else strip @ weights.mT)
+        x = torch.cat(strips, dim=along)
+    return x.view(n, c, h, w)

@@ -296,12 +296,20 @@ def test_damage_leads_to_an_image_or_to_a_reason(data, changes, length):
 @pytest.mark.parametrize(("allowed", "factor"), [(1, 1), (2, 2), (3, 2), (7, 4), (100, 8)])
 def test_a_jpeg_comes_out_smaller_where_that_is_allowed(allowed, factor):
     """The same picture: each pixel near the mean of those that it stands for."""
-    data = encoded(Image.fromarray(RGB).resize((200, 120)), "JPEG", quality=95)
+    data = encoded(Image.fromarray(RGB).resize((200, 120)), "JPEG", quality=95, subsampling=0)
     small = decode(data, lambda height, width: allowed).float()
     whole = decode(data).float()
     assert small.shape == (3, 120 // factor, 200 // factor)
     means = torch.nn.functional.avg_pool2d(whole, factor)
     assert (small - means).abs().mean() < 2
+
+
+def test_for_views_colours_that_two_pixels_share_are_not_smoothed_between_them():
+    """As good as all JPEGs hold colour at half the resolution; on a soft picture it makes no difference."""
+    soft = Image.fromarray(RGB // 2 + 64).resize((6, 4)).resize((200, 120), Image.Resampling.BICUBIC)
+    data = encoded(soft, "JPEG", quality=95, subsampling="4:2:0")
+    apart = (decode(data, lambda height, width: 1).float() - decode(data).float()).abs()
+    assert 0 < apart.mean() < 1
 
 
 def test_what_may_be_smaller_is_told_the_upright_size():

@@ -9,12 +9,12 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as TF
 
 from siam.data.chance import uniforms
-from siam.data.geometry import crop_boxes, crop_resize, draws_needed, resize_matrix
+from siam.data.geometry import Crops, crop_resize, draws_needed, resize_matrix
 
 
 def boxes_of(n, height, width, **options):
     u = uniforms(0, 0, np.arange(n), 0, draws_needed(2))
-    return crop_boxes(u, height, width, 2, options.pop("scale", (0.2, 1.0)), **options)
+    return Crops(u, 2, options.pop("scale", (0.2, 1.0)), **options).boxes(height, width)
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.floats(0.05, 1.0))
@@ -40,6 +40,13 @@ def test_boxes_are_distributed_as_torchvisions():
     difference = np.quantile(ours, quantiles, axis=0) - np.quantile(theirs, quantiles, axis=0)
     assert abs(difference).max() <= 3  # pixels of up to 200: about three standard errors
     assert abs(ours.mean(axis=0) - theirs.mean(axis=0)).max() < 1
+
+
+def test_the_crops_of_one_image_are_those_it_has_among_others():
+    u = uniforms(0, 0, np.arange(5), 0, draws_needed(2))
+    crops = Crops(u, 2, (0.2, 1.0))
+    assert (crops[3:4].boxes(70, 50) == crops.boxes(70, 50)[3:4]).all()
+    assert (crops[3:4].boxes(70, 50) == Crops(u[3:4], 2, (0.2, 1.0)).boxes(70, 50)).all()
 
 
 def test_half_of_the_views_are_flipped_or_none():

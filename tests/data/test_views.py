@@ -48,8 +48,8 @@ def test_no_crop_has_fewer_pixels_than_its_view(large):
     batches = ViewBatches(large, ViewSettings(size=64), count=2, seed=0)
     for index in range(50):
         factor = batches._shrink(0, index, 1200, 1600)
-        boxes = batches._boxes(0, index, 1200, 1600)
-        assert boxes[:, 2:4].min() // factor >= 64
+        boxes = batches._crops(0, np.array([index])).boxes(1200, 1600)
+        assert boxes[..., 2:4].min() // factor >= 64
     assert batches._shrink(0, 0, 127, 1600) == 1
 
 
