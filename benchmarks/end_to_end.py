@@ -25,7 +25,7 @@ import torch
 from measure import Candidate, alternating, arguments, number, photographs, report, save
 from torch import Tensor
 from training import (
-    Step,
+    TrainOn,
     TwoCrops,
     our_step,
     published_batches,
@@ -102,7 +102,7 @@ Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 def candidates(
     folder: Path, settings: Settings, device: torch.device, theirs: int
-) -> dict[str, Callable[[], tuple[Step, Batches]]]:
+) -> dict[str, Callable[[], tuple[TrainOn, Batches]]]:
     images = open_images(folder).train
 
     def ours() -> Iterator[tuple[Tensor, Tensor]]:
@@ -114,7 +114,7 @@ def candidates(
         while True:
             yield views
 
-    def with_pillow(dataset: TwoCrops) -> tuple[Step, Batches]:
+    def with_pillow(dataset: TwoCrops) -> tuple[TrainOn, Batches]:
         step = published_step(settings, device)
 
         def step_and_read(x1: Tensor, x2: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ def candidates(
 
 
 def turn(
-    step: Step, batches: Batches, warm_up: int, steps: int, batch: int, device: torch.device
+    step: TrainOn, batches: Batches, warm_up: int, steps: int, batch: int, device: torch.device
 ) -> Candidate:
     """Steps of a loop that has just been started. What workers made ahead of the clock is free: where they
     set the pace, warm up for as many steps as they may be ahead, and take several times as many."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from measure import alternating, arguments, in_own_process, memory_mb, report, reset_peak, save
 from torch.utils.flop_counter import FlopCounterMode
-from training import Step, our_step, published_step, random_views, settings_for, wait
+from training import TrainOn, our_step, published_step, random_views, settings_for, wait
 
 from siam.settings import Settings
 from siam.train.device import pick_device, uses_bf16
@@ -56,7 +56,7 @@ def settings_of(case: str) -> Settings:
     return settings_for(backbone, int(size), int(batch))
 
 
-def build(name: str, settings: Settings, device: torch.device) -> tuple[Step, torch.memory_format]:
+def build(name: str, settings: Settings, device: torch.device) -> tuple[TrainOn, torch.memory_format]:
     if name == PLAIN:
         return published_step(settings, device), torch.contiguous_format
     return our_step(replace(settings, compile=name == COMPILED), device), torch.channels_last

@@ -15,10 +15,9 @@ from siam.network import Network
 from siam.objective import build_objective
 from siam.recipes import starting_point
 from siam.settings import Settings
-from siam.train.device import uses_bf16
-from siam.train.optimizer import build_optimizer
+from siam.train.step import Step
 
-Step = Callable[[Tensor, Tensor], Tensor]
+TrainOn = Callable[[Tensor, Tensor], Tensor]
 """Train on two views (B, C, H, W); returns the loss, still on the device."""
 
 
@@ -30,30 +29,17 @@ def settings_for(backbone: str, size: int, batch: int, method: str = "simsiam") 
     )
 
 
-def our_step(settings: Settings, device: torch.device) -> Step:
+def our_step(settings: Settings, device: torch.device) -> TrainOn:
     """The step of `siam pretrain`: bf16 where the machine has it, channels last, fused optimizer."""
     torch.manual_seed(0)
-    bf16 = uses_bf16(settings.precision, device)
-    network = Network(settings.network, settings.backbone, settings.views.size).to(
-        device, memory_format=torch.channels_last
-    )
-    objective = build_objective(settings.network).to(device)
-    optimizer = build_optimizer(settings.optimizer, network, objective, settings.batch_size)
-    forward = torch.compile(network) if settings.compile else network
-
-    def step(x1: Tensor, x2: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            outputs = forward(x1, x2)
-        loss: Tensor = objective(*outputs)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    return step
+    network = Network(settings.network, settings.backbone, settings.views.size)
+    network.to(device, memory_format=torch.channels_last)
+    train_on = Step(network, build_objective(settings.network).to(device), settings, device)
+    images = torch.arange(settings.batch_size, device=device)
+    return lambda x1, x2: train_on((x1, x2), images)[0]
 
 
-def published_step(settings: Settings, device: torch.device) -> Step:
+def published_step(settings: Settings, device: torch.device) -> TrainOn:
     """As in the released code: float32 (TF32 convolutions on a GPU, PyTorch's default), NCHW, plain SGD."""
     torch.manual_seed(0)
     network = Network(settings.network, settings.backbone, settings.views.size).to(device)
@@ -66,6 +52,7 @@ def published_step(settings: Settings, device: torch.device) -> Step:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        objective.end()
         return loss.detach()
 
     return step

@@ -8,7 +8,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -29,10 +29,9 @@ from siam.data.views import PHOTOMETRY, Broken, ViewBatches, read_or_replace
 from siam.machine import machine
 from siam.network import Network
 from siam.objective import build_objective
-from siam.parts.moving_average import MovingAverage
 from siam.settings import Settings
 from siam.train.device import pick_device, uses_bf16
-from siam.train.optimizer import build_optimizer
+from siam.train.step import Step
 
 Limit = Literal["decode", "workers", "transfer", "device"]
 
@@ -254,10 +253,6 @@ def _wait(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-Step = Callable[[Sequence[Tensor]], None]
-"""Trains on two views."""
-
-
 def _step_that_fits(settings: Settings, device: torch.device, images: int) -> tuple[Settings, Step, float]:
     """Settings with a batch that the sample has and whose step is not too long, the step, and its rate."""
     step = _step(settings, device)
@@ -265,10 +260,11 @@ def _step_that_fits(settings: Settings, device: torch.device, images: int) -> tu
     noise = torch.randn(2, batch, 3, settings.views.size, settings.views.size, device=device)
 
     def train(count: int) -> int:
-        step([x[:count].contiguous(memory_format=torch.channels_last) for x in noise])
+        views = [x[:count].contiguous(memory_format=torch.channels_last) for x in noise]
+        step(views, torch.arange(count, device=device))
         return count
 
-    few = min(8, batch)
+    few = min(max(8, 2 * settings.accumulate), batch)
     seconds_per_pair = 1 / _rate(lambda: train(few), device, seconds=0)
     while batch > few and batch * seconds_per_pair > _LONG_STEP:
         batch //= 2
@@ -277,24 +273,10 @@ def _step_that_fits(settings: Settings, device: torch.device, images: int) -> tu
 
 def _step(settings: Settings, device: torch.device) -> Step:
     """As in `train`."""
-    bf16 = uses_bf16(settings.precision, device)
     network = Network(settings.network, settings.backbone, settings.views.size, settings.width, settings.stem)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective = build_objective(settings.network, settings.batch_size).to(device)
-    optimizer = build_optimizer(settings.optimizer, network, objective, settings.batch_size)
-    forward = torch.compile(network) if settings.compile else network
-
-    def step(views: Sequence[Tensor]) -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            outputs = forward(*views)
-        if isinstance(objective, MovingAverage):
-            objective.images = torch.arange(len(views[0]), device=device)
-        loss = objective(*outputs)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
+    return Step(network, objective, settings, device)
 
 
 def _worker_rates(images: Images, settings: Settings) -> tuple[float, float, Tensor]:
@@ -352,7 +334,7 @@ def _end_to_end(loader: ViewLoader, step: Step, device: torch.device) -> float:
 
     def run() -> int:
         batch = next(batches)
-        step(batch.views)
+        step(batch.views, torch.arange(len(batch.indices), device=device))
         return len(batch.indices)
 
     return _rate(run, device, seconds=2 * _SECONDS)

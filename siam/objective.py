@@ -2,16 +2,17 @@
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from siam.methods import Method
 from siam.parts.clustering import SwappedClusters
 from siam.parts.contrast import BatchContrast, QueueContrast
 from siam.parts.cosine import negative_cosine, softmax_cross_entropy
 from siam.parts.moving_average import MovingAverage
+from siam.parts.objective import Objective
 
 
-def build_objective(method: Method, images: int = 0) -> nn.Module:
+def build_objective(method: Method, images: int = 0) -> Objective:
     """The module that scores p1, p2, z1, z2, each (B, d), for this method.
 
     images: in the set; only `moving_average` keeps something for each.
@@ -32,7 +33,7 @@ def build_objective(method: Method, images: int = 0) -> nn.Module:
             return SwappedClusters(method.dim, method.prototypes, method.temperature, symmetric)
 
 
-class Agreement(nn.Module):
+class Agreement(Objective):
     """L = D(p1, z2)/2 + D(p2, z1)/2 (Eq. 2-4), or D(p1, z2) alone when asymmetric (Sec. 4.6)."""
 
     def __init__(self, distance: Callable[[Tensor, Tensor], Tensor], symmetric: bool) -> None:

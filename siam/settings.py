@@ -176,6 +176,11 @@ class Settings:
     """Passes over the images."""
     batch_size: int = 256
     """Images in a step, over all devices together."""
+    accumulate: int = 1
+    """Parts of a batch that pass the network one after another, where memory does not hold it at once. Batch
+    norm, and the negatives and clusters of other methods, see a part."""
+    recompute: bool = False
+    """Keep few activations and compute the others again for the gradient: less memory, a third more time."""
     seed: int = 0
     """Every random choice follows from it."""
     init: str = ""
@@ -210,6 +215,12 @@ class Settings:
             self.batch_size >= 2,
             "batch norm and contrast need other images in the batch: "
             f"batch_size must be at least 2, got {self.batch_size}",
+        )
+        _require(self.accumulate >= 1, f"accumulate must be at least 1, got {self.accumulate}")
+        _require(
+            self.batch_size % self.accumulate == 0 and self.batch_size // self.accumulate >= 2,
+            "accumulate must divide batch_size into equal parts of at least 2, "
+            f"got {self.accumulate} and {self.batch_size}",
         )
         if self.network.objective == "queue":
             _require(

@@ -10,7 +10,6 @@ from siam.methods import METHODS, SIMSIAM
 from siam.network import Network
 from siam.objective import build_objective
 from siam.parts.momentum import MomentumEncoder, momentum_at
-from siam.parts.moving_average import MovingAverage
 from siam.settings import OptimizerSettings
 from siam.train.optimizer import build_optimizer
 
@@ -123,9 +122,8 @@ def test_all_methods_and_ablations_train(name):
     method = replace(small(METHODS.get(name, SIMSIAM)), **ABLATIONS[name])
     network, objective = network_for(method), build_objective(method, images=BATCH)
     optimizer = build_optimizer(OptimizerSettings(), network, objective, 256)
-    if isinstance(objective, MovingAverage):
-        objective.images = torch.arange(BATCH)
     for step in range(3):
+        objective.begin(torch.arange(BATCH))
         loss = objective(*network(*views(step)))
         assert torch.isfinite(loss)
         optimizer.zero_grad()
@@ -133,6 +131,7 @@ def test_all_methods_and_ablations_train(name):
         learning = [p for group in optimizer.param_groups for p in group["params"]]
         assert all(p.grad is not None for p in learning)
         optimizer.step()
+        objective.end()
         if step % method.momentum_every == 0:
             network.update_target(method.momentum)
     still = [p for k, p in network.named_parameters() if k.startswith("slow.")]

@@ -27,6 +27,7 @@ def step(batch):
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
+    objective.end()
     network.update_target(0.99)
 
 torch.set_num_threads(1)

@@ -186,7 +186,7 @@ class ViewLoader:
         all_images = torch.empty(len(self.images), *first.shape, dtype=torch.uint8)
         for i in range(len(self.images)):
             broken = Broken()
-            image, _ = read_or_replace(self.images, i, broken)
+            image, _ = read_or_replace(self.images, i, broken, shrink=lambda index, height, width: 1)
             self.note(broken)
             if image.shape != first.shape:
                 if self.settings.loader.resident == "auto":

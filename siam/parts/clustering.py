@@ -5,9 +5,10 @@ from torch import Tensor, nn
 
 from siam.parts.contrast import cosines
 from siam.parts.gather import gather, own_rows
+from siam.parts.objective import Objective
 
 
-class SwappedClusters(nn.Module):
+class SwappedClusters(Objective):
     """Predict from one view the cluster that the other was assigned to (SwAV Eq. 2).
 
     Prototypes are unit vectors (normalised when used). Assignments belong to the target branch: they pass

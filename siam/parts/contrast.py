@@ -1,13 +1,14 @@
 """Agreement against negatives: the objectives of SimCLR (Chen et al. 2020) and MoCo (He et al. 2020)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from siam.parts.gather import gather, rank
+from siam.parts.objective import Objective
 
 
-class BatchContrast(nn.Module):
+class BatchContrast(Objective):
     """NT-Xent (SimCLR Eq. 1): among all views in the batch, find the other view of the same image.
 
     Anchors are the predictions p, keys the targets z; with a live target and no predictor these are the same
@@ -31,11 +32,12 @@ class BatchContrast(nn.Module):
         return F.cross_entropy(logits.masked_fill(own, -torch.inf), (view + n) % (2 * n))
 
 
-class QueueContrast(nn.Module):
+class QueueContrast(Objective):
     """InfoNCE against a queue of keys from earlier batches (MoCo Eq. 1).
 
-    The queue takes the batch's keys after it has scored them: a key is never its own negative. It takes those
-    of all processes, so it is the same in each. Queue and place are buffers, so a checkpoint holds them.
+    The queue takes a batch's keys at the end of the step, when all is scored: a key is never its own
+    negative, and nothing need be kept twice. It takes those of all processes, so it is the same in each.
+    Queue and place are buffers, so a checkpoint holds them.
     """
 
     queue: Tensor
@@ -46,15 +48,16 @@ class QueueContrast(nn.Module):
         self.temperature, self.symmetric = temperature, symmetric
         self.register_buffer("queue", F.normalize(torch.randn(size, dim), dim=1))  # (K, d)
         self.register_buffer("place", torch.zeros((), dtype=torch.int64))
+        self.seen: list[Tensor] = []  # keys (n, d) that are to be taken
 
     def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
         """All (B, d), the z without gradient. Returns a scalar."""
         if self.symmetric:
             loss = self.info_nce(p1, z2) / 2 + self.info_nce(p2, z1) / 2
-            self.take(torch.cat(gather(torch.cat([z2, z1], dim=1)).chunk(2, dim=1)))
+            self.seen += [z2.detach(), z1.detach()]
         else:
             loss = self.info_nce(p1, z2)
-            self.take(gather(z2))
+            self.seen += [z2.detach()]
         return loss
 
     def info_nce(self, p: Tensor, z: Tensor) -> Tensor:
@@ -65,13 +68,14 @@ class QueueContrast(nn.Module):
         return F.cross_entropy(logits, torch.zeros(len(p), dtype=torch.int64, device=p.device))
 
     @torch.no_grad()
-    def take(self, keys: Tensor) -> None:
-        """Put keys (n, d) in the places of the oldest, round and round."""
-        size = len(self.queue)
-        keys = F.normalize(keys.float(), dim=1)[-size:]
-        places = (self.place + torch.arange(len(keys), device=keys.device)) % size
-        self.queue = self.queue.index_copy(0, places, keys)  # a new tensor: backward still needs the old one
-        self.place = (self.place + len(keys)) % size
+    def end(self) -> None:
+        """Put the keys in the places of the oldest, round and round."""
+        of_all = gather(torch.cat(self.seen, dim=1)).chunk(len(self.seen), dim=1)
+        keys = F.normalize(torch.cat(of_all).float(), dim=1)[-len(self.queue) :]
+        places = (self.place + torch.arange(len(keys), device=keys.device)) % len(self.queue)
+        self.queue.index_copy_(0, places, keys)
+        self.place = (self.place + len(keys)) % len(self.queue)
+        self.seen = []
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:

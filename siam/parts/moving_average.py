@@ -1,18 +1,19 @@
 """SimSiam without a predictor, by remembering eta_x, a vector for each image (Chen & He 2021, Sec. 5.2)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from siam.parts.cosine import negative_cosine
 from siam.parts.gather import gather
+from siam.parts.objective import Objective
 
 
-class MovingAverage(nn.Module):
+class MovingAverage(Objective):
     """eta_x <- m eta_x + (1 - m) F(T'(x)), m = 0.8, in place of the predictor's expectation over views.
 
     "This experiment has an accuracy of 55.0 %", where neither a predictor nor an average gives 0.1 %.
-    Set `images`, the indices (B,) of the batch in the set, before each call: eta is (N, d).
+    eta is (N, d), for N images: `begin` says which of them come next.
     """
 
     eta: Tensor
@@ -24,6 +25,9 @@ class MovingAverage(nn.Module):
         self.images = torch.zeros(0, dtype=torch.int64)
         self.register_buffer("eta", torch.zeros(images, dim))
         self.register_buffer("seen", torch.zeros(images, 1, dtype=torch.bool))
+
+    def begin(self, images: Tensor) -> None:
+        self.images = images
 
     def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
         """All (B, d). Each view meets the average of the image's targets so far and the other view's."""

@@ -25,7 +25,6 @@ from siam.objective import build_objective
 from siam.parts.backbone import features_of
 from siam.parts.gather import gather, rank, world_size
 from siam.parts.momentum import momentum_at
-from siam.parts.moving_average import MovingAverage
 from siam.runs import BROKEN, CHECKPOINT, load_network, locked, save_encoder, save_settings, write_atomically
 from siam.settings import Settings
 from siam.train.checkpoint import Progress, begin_with, checkpoints, fit, load_last, save_checkpoint
@@ -34,19 +33,18 @@ from siam.train.device import pick_device, uses_bf16
 from siam.train.distributed import (
     Vote,
     alike,
-    average_gradients,
     average_statistics,
     from_all,
     from_first,
     local_device,
     mean,
-    parallel,
 )
 from siam.train.logbook import Logbook, NoLogbook, percent
 from siam.train.monitor import Measured, Monitor
-from siam.train.optimizer import build_optimizer, set_learning_rate
-from siam.train.report import Pictures, write_report
+from siam.train.optimizer import set_learning_rate
+from siam.train.pictures import Pictures
 from siam.train.saving import Saver, Stopped, StopRequest
+from siam.train.step import Step
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,8 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
             _say(console, begin_with(settings.init, weights, network))
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         objective = build_objective(method, len(sets.train)).to(device)
-        optimizer = build_optimizer(settings.optimizer, network, objective, settings.batch_size)
+        train_on = Step(network, objective, settings, device)
+        optimizer = train_on.optimizer
         parts: dict[str, Any] = {"network": network, "objective": objective, "optimizer": optimizer}
 
         resumed = from_first(lambda: resume and bool(checkpoints(folder)))
@@ -101,8 +100,6 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
             if complaint:
                 _say(console, complaint)
         loader.broken.update(progress.broken)
-        forward: Any = parallel(network, device, settings.sync_bn)
-        forward = torch.compile(forward) if settings.compile else forward
         from_first(lambda: save_settings(folder, settings))
         _say(console, _headline(sets, settings, folder, resumed))
 
@@ -136,22 +133,13 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                 chance = uniforms(settings.seed, 0, np.array([step]), STEP, rank() + 1)[0, rank()]
                 torch.manual_seed(int(chance * 2**53))
 
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    pairs = zip(batch.views[0::2], batch.views[1::2], strict=True)
-                    outputs = [forward(x1, x2) for x1, x2 in pairs]  # p1, p2, z1, z2
-                if isinstance(objective, MovingAverage):
-                    objective.images = torch.from_numpy(batch.indices).to(device)
-                loss = torch.stack([objective(*output) for output in outputs]).mean()
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                average_gradients(objective)
-                optimizer.step()
+                loss, z1 = train_on(batch.views, torch.from_numpy(batch.indices).to(device))
                 if (step + 1) % method.momentum_every == 0:
                     network.update_target(
                         momentum_at(step / total, method.momentum, method.momentum_schedule)
                     )
 
-                loss_sum += loss.detach()
+                loss_sum += loss
                 not_finite_at = torch.where(loss.isfinite(), not_finite_at, not_finite_at.clamp(max=step))
                 step, progress.step = step + 1, batch.step + 1
                 epoch_ends = progress.step == loader.steps
@@ -159,14 +147,14 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                 save_now = epoch_ends or stopping or late or saver.by_step(step)
                 tell = epoch_ends or step % settings.monitor.log_every == 0
                 if tell or save_now:
-                    loss_now, progress.loss_sum = mean(torch.stack([loss.detach(), loss_sum])).tolist()
+                    loss_now, progress.loss_sum = mean(torch.stack([loss, loss_sum])).tolist()
                     if not (math.isfinite(progress.loss_sum) and _is_finite(network)):
                         log.record("step", epoch=batch.epoch, step=step, loss=math.nan, lr=lr)
                         log.record("diverged", epoch=batch.epoch, step=step, verdict="diverged")
-                        from_first(lambda: write_report(folder) and None)
+                        from_first(lambda: _write_report(folder))
                         raise alike(RunError(_not_finite(not_finite_at, step, loader, folder)))
                 if tell:
-                    std = float(output_std(gather(outputs[0][2].detach())))
+                    std = float(output_std(gather(z1)))
                     rate = clock.rate(step, settings.batch_size)
                     progress.std_sum += std
                     progress.logged += 1
@@ -198,7 +186,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
             vote.close()
             outcome = _outcome(folder, progress, settings, total, clock)
             log.record("end", **{key: value for key, value in asdict(outcome).items() if key != "run"})
-            from_first(lambda: write_report(folder) and None)
+            from_first(lambda: _write_report(folder))
         from_first(lambda: _list_broken(folder, sets, loader, console))
     return outcome
 
@@ -340,10 +328,16 @@ def _pictures(batch: Batch, monitor: Monitor, network: Network, sets: ImageSets)
     )
 
 
+def _write_report(folder: Path) -> None:
+    from siam.train.report import write_report  # which draws: what it needs for that takes a second to load
+
+    write_report(folder)
+
+
 def _write_pages(folder: Path, pictures: Pictures, log: Logbook) -> None:
     try:
         pictures.save(folder)
-        write_report(folder)
+        _write_report(folder)
     except OSError as error:  # the run goes on: saving says whether the disk is full
         log.say(f"the report cannot be written: {error.strerror}")
 

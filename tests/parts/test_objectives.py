@@ -99,6 +99,7 @@ def test_info_nce_over_steps_with_a_queue_that_goes_round():
 
         expected = (loss(p1, z2) + loss(p2, z1)) / 2
         assert float(objective(*tensors([p1, p2, z1, z2]))) == pytest.approx(expected, abs=1e-5)
+        objective.end()
         for key in unit(np.concatenate([z2, z1])):
             queue[place] = key
             place = (place + 1) % 7
@@ -107,13 +108,17 @@ def test_info_nce_over_steps_with_a_queue_that_goes_round():
 
 
 def test_a_key_is_never_its_own_negative():
-    """The queue that scores a batch holds none of its keys, though it holds them right after."""
+    """The queue that scores a batch holds none of its keys, nor for another pair of the same images; it does
+    when the step has ended.
+    """
     objective = QueueContrast(dim=4, size=10, temperature=0.2)
     p1, p2, z1, z2 = tensors(vectors(3, 4, seed=0))
     keys = torch.nn.functional.normalize(torch.cat([z2, z1]), dim=1)
     scored = objective.queue.clone()
-    objective(p1, p2, z1, z2)
+    assert objective(p1, p2, z1, z2) == objective(p1, p2, z1, z2)
+    assert torch.equal(objective.queue, scored)
     assert torch.cdist(scored, keys).min() > 1e-3
+    objective.end()
     assert torch.cdist(objective.queue, keys).min(dim=0).values.max() < 1e-3
 
 
@@ -122,6 +127,7 @@ def test_the_queue_survives_a_checkpoint_and_the_backward_pass():
     p1, p2, z1, z2 = tensors(vectors(3, 4, seed=0))
     p1.requires_grad_()
     objective(p1, p2, z1, z2).backward()
+    objective.end()
     assert p1.grad.abs().sum() > 0
     other = QueueContrast(dim=4, size=10, temperature=0.2)
     other.load_state_dict(objective.state_dict())
@@ -227,3 +233,4 @@ class TestAgainstLightly:
             p1, p2, z1, z2 = tensors(vectors(4, 6, seed=seed))
             expected = float(theirs(p1.requires_grad_(), z2).detach())
             assert float(ours(p1, p2, z1, z2).detach()) == pytest.approx(expected, abs=1e-5)
+            ours.end()

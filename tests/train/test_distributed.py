@@ -55,13 +55,14 @@ def two_steps(name):
     for step in range(2):
         g = torch.Generator().manual_seed(step)
         views = [own_rows(torch.randn(BATCH, 3, 16, 16, generator=g)) for _ in range(4)]
-        objective.images = own_rows(torch.randperm(IMAGES, generator=g)[:BATCH])
+        objective.begin(own_rows(torch.randperm(IMAGES, generator=g)[:BATCH]))
         pairs = [views[:2], views[2:]] if method.symmetry == "asymmetric_2x" else [views[:2]]
         loss = torch.stack([objective(*forward(*pair)) for pair in pairs]).mean()
         network.zero_grad()
         objective.zero_grad()
         loss.backward()
         distributed.average_gradients(objective)
+        objective.end()
         result[f"{step} loss"] = distributed.mean(loss.detach())
         for part, module in (("network", network), ("objective", objective)):
             for key, p in module.named_parameters():

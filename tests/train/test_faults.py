@@ -19,6 +19,7 @@ from siam import cli
 from siam.data.images import open_images
 from siam.data.loader import ViewLoader
 from siam.errors import RunError
+from siam.parts.objective import Objective
 from siam.runs import load_checkpoint, open_run, write_atomically
 from siam.settings import CheckpointSettings, LoaderSettings, Settings, ViewSettings
 from siam.train.checkpoint import Progress, checkpoints, load_last, save_checkpoint
@@ -371,7 +372,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_batch(photos, tmp_path, ca
 
     true, calls = pretrain.build_objective, []
 
-    class NotFinite(torch.nn.Module):
+    class NotFinite(Objective):
         def __init__(self, inner):
             super().__init__()
             self.inner = inner

@@ -1,0 +1,72 @@
+"""One step of the optimizer: two views through the network, agreement, gradients, new weights."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from siam.errors import SettingsError
+from siam.network import Network
+from siam.parts.objective import Objective
+from siam.settings import Settings
+from siam.train.device import uses_bf16
+from siam.train.distributed import average_gradients, parallel
+from siam.train.optimizer import build_optimizer
+
+
+class Step:
+    """step(views, images) trains on a batch.
+
+    views: 2, or 4 with doubled sampling, each (B, 3, S, S) on the device. images: their indices (B,) in the
+    set. Returns the loss, a scalar without gradient, and z1 (B, d) of the first two views, on the device.
+    With `settings.accumulate` k, parts of B/k images pass one after another and their gradients are averaged.
+    The momentum encoder is the caller's to update, who knows how far training has come. Raises SettingsError
+    for a backbone that does not support `settings.recompute`.
+    """
+
+    def __init__(
+        self, network: Network, objective: Objective, settings: Settings, device: torch.device
+    ) -> None:
+        self.objective, self.parts, self.device = objective, settings.accumulate, device
+        self.bf16 = uses_bf16(settings.precision, device)
+        self.optimizer = build_optimizer(settings.optimizer, network, objective, settings.batch_size)
+        if settings.recompute:
+            try:
+                network.backbone.set_grad_checkpointing(True)  # type: ignore[operator]
+            except (AssertionError, AttributeError):  # timm's way of saying so
+                raise SettingsError(f"recompute: {settings.backbone} cannot do without activations") from None
+        self.forward: Any = parallel(network, device, settings.sync_bn)
+        if settings.compile:
+            self.forward = torch.compile(self.forward)
+
+    def __call__(self, views: Sequence[Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+        self.optimizer.zero_grad()
+        loss, targets = torch.zeros((), device=self.device), []
+        for part, share, exchange in self._parts(len(images)):
+            self.objective.begin(images[part])
+            with exchange:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                    pairs = zip(views[0::2], views[1::2], strict=True)
+                    outputs = [self.forward(x1[part], x2[part]) for x1, x2 in pairs]  # p1, p2, z1, z2
+                its = share * torch.stack([self.objective(*output) for output in outputs]).mean()
+                its.backward()  # type: ignore[no-untyped-call]
+            loss += its.detach()
+            targets.append(outputs[0][2].detach())
+        average_gradients(self.objective)
+        self.optimizer.step()
+        self.objective.end()
+        return loss, torch.cat(targets)
+
+    def _parts(self, count: int) -> Iterator[tuple[slice, float, AbstractContextManager[None]]]:
+        """Which images, their share of the batch, and a context: gradients are exchanged after the last."""
+        for i in range(self.parts):
+            start, stop = count * i // self.parts, count * (i + 1) // self.parts
+            quiet = i + 1 < self.parts and isinstance(self.forward, DistributedDataParallel)
+            yield (
+                slice(start, stop),
+                (stop - start) / count,
+                self.forward.no_sync() if quiet else nullcontext(),
+            )
