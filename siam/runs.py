@@ -224,6 +224,14 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """One process after another, where several add to what the run folder holds already."""
+    with (folder / ".turn").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def load_checkpoint(file: Path) -> dict[str, Any]:
     """A checkpoint's contents, read without executing anything in it. Raises RunError.
 

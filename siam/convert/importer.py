@@ -95,7 +95,11 @@ def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
         contents = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "weights_only" in str(error) or "Unsupported" in str(error):
+        if file.suffix == ".onnx":
+            reason = (
+                "an ONNX graph does not say which layer a weight belongs to; import what it was made from"
+            )
+        elif "weights_only" in str(error) or "Unsupported" in str(error):
             reason = "it holds more than tensors, and what it holds will not be executed"
         raise RunError(f"{file} cannot be read: {reason}") from None
     return _tensors_within(contents, file), _metadata_within(contents)

@@ -32,10 +32,19 @@ class Subset:
 
 
 def hold_out(images: Images, share: float, seed: int = 0) -> tuple[Subset, Subset]:
-    """What is left, and a random share of the set, at least one image."""
+    """What is left, and a random share of the set, at least one image; of every class alike where there are
+    labels, though none loses its last image.
+    """
     order = permutation(seed, 0, len(images))
-    cut = max(1, int(len(images) * share))
-    return Subset(images, np.sort(order[cut:])), Subset(images, np.sort(order[:cut]))
+    labels = np.zeros(len(images), dtype=np.int64) if images.labels is None else images.labels
+    held = np.zeros(len(images), dtype=bool)
+    for kind in np.unique(labels):
+        members = order[labels[order] == kind]
+        held[members[: min(round(share * len(members)), len(members) - 1)]] = True
+    if not held.any():
+        held[order[0]] = True
+    everything = np.arange(len(images))
+    return Subset(images, everything[~held]), Subset(images, everything[held])
 
 
 def labelled_share(images: Images, share: float, seed: int = 0) -> Subset:

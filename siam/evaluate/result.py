@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from siam.runs import EVALUATIONS, write_atomically
+from siam.runs import EVALUATIONS, in_turn, write_atomically
 
 _DRAWN_CLASSES = 20  # a confusion matrix with more of them says nothing to the eye
 
@@ -80,10 +80,11 @@ def save_result(run: str | Path, result: Result, data: str) -> None:
 
     folder = Path(run)
     file = folder / EVALUATIONS
-    before = json.loads(file.read_text()) if file.exists() else []
-    text = json.dumps([*before, {"data": data, **asdict(result)}], indent=1)
-    write_atomically(file, lambda out: out.write(text.encode()))
-    write_report(folder)
+    with in_turn(folder):
+        before = json.loads(file.read_text()) if file.exists() else []
+        text = json.dumps([*before, {"data": data, **asdict(result)}], indent=1)
+        write_atomically(file, lambda out: out.write(text.encode()))
+        write_report(folder)
 
 
 def evaluation_html(run: Path) -> str:

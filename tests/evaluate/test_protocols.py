@@ -64,7 +64,20 @@ def test_what_is_held_out_is_apart(n, share):
     images = ArrayImages("x", np.zeros((n, 8, 8, 3), np.uint8), None, ())
     left, held = hold_out(images, share)
     assert sorted([*left.indices, *held.indices]) == list(range(n))
-    assert len(held) == max(1, int(n * share))
+    assert len(held) == min(max(1, round(n * share)), n - 1)
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=100), st.floats(0.01, 0.99))
+def test_of_every_class_the_same_share_is_held_out(kinds, share):
+    labels = np.array(kinds)
+    images = ArrayImages("x", np.zeros((len(labels), 8, 8, 3), np.uint8), labels, tuple("abcde"))
+    left, held = hold_out(images, share)
+    assert len(held) >= 1
+    for kind in np.unique(labels):
+        members = int((labels == kind).sum())
+        expected = min(round(share * members), members - 1)
+        assert int((held.labels == kind).sum()) == expected or len(held) == 1
+        assert int((left.labels == kind).sum()) >= 1 or len(held) == 1
 
 
 def test_scores_by_hand():

@@ -2,6 +2,8 @@
 
 import json
 import math
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from typing import Any, get_args, get_type_hints
@@ -340,11 +342,21 @@ def test_any_record_may_be_absent(run, kept, unknown):
     assert ("knn" in unknown or not kept & {3, 6}) == ("Validation images named" not in words(root))
 
 
+RESULT = Result("knn", 0.673, None, (0.64, 0.7), {}, 5000, 1000, held_out=False, seconds=3.0)
+
+
+def test_evaluations_that_end_together_are_all_kept(run):
+    folder, names = run([]), [str(i) for i in range(12)]
+    with ProcessPoolExecutor(2, multiprocessing.get_context("forkserver")) as pool:
+        list(pool.map(save_result, [folder] * 12, [RESULT] * 12, names))
+    kept = json.loads((folder / "evaluations.json").read_text())
+    assert sorted(entry["data"] for entry in kept) == sorted(names)
+
+
 def test_evaluations_are_told_where_there_are_any(run):
     folder = run([])
     assert read(folder).find("div", "evaluation") == []
-    result = Result("knn", 0.673, None, (0.64, 0.7), {}, 5000, 1000, held_out=False, seconds=3.0)
-    save_result(folder, result, NASTY.replace("\udcff", ""))
+    save_result(folder, RESULT, NASTY.replace("\udcff", ""))
     (table,) = read(folder).find("div", "evaluation")
     assert "67.3 %" in table.words()
     assert "<img src=x" in table.words(), "as text"
