@@ -48,6 +48,7 @@ def steps(args, sync_bn, count):
             loss.backward()
             distributed.average_gradients(objective)
             optimizer.step()
+            objective.end()
             network.update_target(0.99)
             times.append(time.perf_counter() - started)
         gradients = sum(p.numel() * 4 for p in network.parameters() if p.requires_grad)
@@ -98,4 +99,6 @@ def main():
 
 
 if __name__ == "__main__":
+    from scaling import main  # by the name under which the processes that it starts find `steps`
+
     main()
