@@ -122,14 +122,14 @@ def _evaluate(args: list[str]) -> None:
 
     given = parse(Evaluate, args, "siam evaluate")
     result = evaluate(given.run, given.data, given.asked)
-    save_result(given.run, result, given.data)
     outcome = asdict(result)
     if given.json:
         tell(outcome, as_json=True)
-        return
-    per_class, confusion = outcome.pop("per_class"), outcome.pop("confusion")
-    tell(outcome, as_json=False)
-    tell_classes(per_class, confusion)
+    else:
+        per_class, confusion = outcome.pop("per_class"), outcome.pop("confusion")
+        tell(outcome, as_json=False)
+        tell_classes(per_class, confusion)
+    save_result(given.run, result, given.data)
 
 
 def _embed(args: list[str]) -> None:

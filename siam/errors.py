@@ -19,3 +19,9 @@ class DataError(SiamError):
 
 class RunError(SiamError):
     """A run folder that is missing, in use, or does not fit what is asked of it."""
+
+
+def first_words(error: Exception) -> str:
+    """The first line of an error, short enough for a list."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:100]

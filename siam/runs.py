@@ -4,6 +4,8 @@ import contextlib
 import fcntl
 import json
 import os
+import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ from safetensors.torch import load_file as load_safetensors
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from siam.errors import RunError, SettingsError
+from siam.errors import RunError, SettingsError, first_words
 from siam.parts.backbone import build_backbone, features_of
 from siam.parts.heads import build_projector
 from siam.settings import Settings, from_dict, to_dict
@@ -49,6 +51,8 @@ def open_run(folder: str | Path) -> Run:
     folder = Path(folder)
     file = folder / SETTINGS
     if not folder.is_dir():
+        if folder.is_file():
+            raise RunError(f"{folder} is a file, not a run: make one of it by siam import {folder} --out RUN")
         raise RunError(f"no run at {folder}: there is no such folder")
     if not file.is_file():
         raise RunError(f"{folder} is not a run: it holds no {SETTINGS}")
@@ -242,11 +246,28 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
             damaged = parts.testzip()
         if damaged is not None:
             raise RunError(f"{file} is damaged: the checksum of {damaged} is wrong")
-        contents: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        contents: dict[str, Any] = load_tensors(file)
     except RunError:
         raise
     except FileNotFoundError:
         raise RunError(f"there is no checkpoint at {file}") from None
     except Exception as error:
-        raise RunError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+        raise RunError(f"{file} cannot be read: {first_words(error)}") from None
     return contents
+
+
+def load_tensors(file: Path) -> Any:
+    """What torch saved, as long as it is tensors and plain values: nothing else is built, nothing executed.
+
+    Raises ValueError, which says why not, and what torch raises for damaged files.
+    """
+    with file.open("rb") as opened:
+        pickled = opened.read(2) in (b"PK", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
+    if not pickled:
+        raise ValueError("it is not a checkpoint")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError("it holds more than tensors, and what it holds will not be executed") from None

@@ -82,8 +82,9 @@ def _check_torchvision(settings: Settings) -> None:
     size, stem = settings.views.size, settings.stem
     if settings.backbone not in _TORCHVISION or settings.width != 1.0:
         width = "" if settings.width == 1.0 else f" of width {settings.width:g}"
+        others = "timm, onnx or safetensors" if settings.width == 1.0 else "onnx or safetensors"
         raise RunError(
-            f"torchvision has no {settings.backbone}{width}: export as timm, onnx or safetensors instead"
+            f"torchvision and Detectron2 have no {settings.backbone}{width}: export as {others} instead"
         )
     if stem == "small" or (stem == "auto" and size < 64):
         raise RunError(

@@ -6,15 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from siam.convert.layouts import State, recognise, translate
-from siam.errors import RunError, SettingsError
+from siam.errors import RunError, SettingsError, first_words
 from siam.methods import METHODS, Method
 from siam.network import Network
-from siam.runs import METRICS, NETWORK, SETTINGS, save_encoder, save_network, save_settings
+from siam.runs import METRICS, NETWORK, SETTINGS, load_tensors, save_encoder, save_network, save_settings
 from siam.settings import Settings, ViewSettings, from_dict
 
 _BLOCKS = {
@@ -88,21 +87,26 @@ def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
     if not file.is_file():
         raise RunError(f"there is no checkpoint at {file}")
     try:
-        if file.suffix == ".safetensors":
+        if _is_safetensors(file):
             with safe_open(file, framework="pt") as opened:
                 metadata = dict(opened.metadata() or {})
                 return {key: opened.get_tensor(key) for key in opened.keys()}, metadata  # noqa: SIM118
-        contents = torch.load(file, map_location="cpu", weights_only=True)
+        contents = load_tensors(file)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_words(error)
         if file.suffix == ".onnx":
             reason = (
                 "an ONNX graph does not say which layer a weight belongs to; import what it was made from"
             )
-        elif "weights_only" in str(error) or "Unsupported" in str(error):
-            reason = "it holds more than tensors, and what it holds will not be executed"
         raise RunError(f"{file} cannot be read: {reason}") from None
     return _tensors_within(contents, file), _metadata_within(contents)
+
+
+def _is_safetensors(file: Path) -> bool:
+    """Whether it begins as one, whatever its name: the length of a header, and a JSON object."""
+    with file.open("rb") as opened:
+        start = opened.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < file.stat().st_size
 
 
 def _tensors_within(contents: Any, file: Path) -> State:

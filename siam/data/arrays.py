@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siam.data.decode import Shrink, first_words
+from siam.data.decode import Shrink
 from siam.data.demo import demo_images
 from siam.data.images import ImageSets, align_classes
-from siam.errors import DataError
+from siam.errors import DataError, first_words
 
 
 class ArrayImages:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from siam.errors import first_words
+
 MAX_PIXELS = 178_956_970
 """Files that declare more are refused before memory is taken: Pillow's own limit for decompression bombs."""
 
@@ -163,9 +165,3 @@ def _exif_orientation(tiff: bytes) -> int:
             value = int.from_bytes(field[8:10], order)
             return value if 1 <= value <= 8 else 1
     return 1
-
-
-def first_words(error: Exception) -> str:
-    """The first line of an error, short enough for a list."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:100]

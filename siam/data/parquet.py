@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siam.data import remote
-from siam.data.decode import BrokenImage, Shrink, decode, first_words
+from siam.data.decode import BrokenImage, Shrink, decode
 from siam.data.images import ImageSets, Names, align_classes
 from siam.data.patterns import split_by_name
-from siam.errors import DataError
+from siam.errors import DataError, first_words
 
 _KEPT = 40  # row groups in memory: somewhat more than an epoch visits at a time
 _LABEL_COLUMNS = ("label", "labels", "class", "cls", "fine_label")

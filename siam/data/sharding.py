@@ -135,7 +135,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def bytes_of(size: str) -> int:
     """`512MB`, `1.5GB`, `100kB` in bytes. Raises SettingsError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMG])B\s*", size)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMG])B\s*", size)
     if found is None or not float(found[1]):
         raise SettingsError(f"size must be like 512MB or 2GB, got '{size}'")
-    return int(float(found[1]) * {"k": 1e3, "M": 1e6, "G": 1e9}[found[2]])
+    return int(float(found[1]) * {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}[found[2]])

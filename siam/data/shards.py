@@ -129,6 +129,9 @@ def _read(file: Path, span: NDArray[np.int64], until: int) -> bytes:
 
 def open_shards(name: str, places: list[str]) -> ImageSets:
     """Of the paths or URLs of tars; those with `train` and `val` in their names apart. Raises DataError."""
+    if not remote.is_remote(places[0]) and Path(name).is_dir():
+        listed = (str(Path(name) / known) for known in _index_beside(places[0]))
+        places = sorted({*places, *listed})  # one that is gone is told, as one that is damaged
     train, val = split_by_name(places)
     lost: dict[str, str] = {}
     if not train or not val:
@@ -166,8 +169,9 @@ def _counted(urls: list[str], lost: dict[str, str]) -> tuple[list[str], list[int
 
 def _index_beside(url: str) -> dict[str, int]:
     """Names of shards and their counts, empty where there is no index that can be read."""
+    beside = f"{url.rpartition('/')[0]}/{INDEX}"
     try:
-        plain: Any = json.loads(remote.read(f"{url.rpartition('/')[0]}/{INDEX}"))
-        return {entry["url"]: int(entry["nsamples"]) for entry in plain["shardlist"]}
+        plain: Any = json.loads(remote.read(beside) if remote.is_remote(url) else Path(beside).read_text())
+        return {Path(entry["url"]).name: int(entry["nsamples"]) for entry in plain["shardlist"]}
     except (DataError, OSError, ValueError, KeyError, TypeError):
         return {}

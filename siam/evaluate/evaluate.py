@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -92,7 +93,11 @@ def evaluate(
     device = pick_device(asked.device)
     encoder = (untrained if asked.random_init else load)(run, str(device))
     train, val, held_out = _labelled(data, asked)
-    measure = Measure(asked, encoder, device, console or Console(stderr=True))
+    console = console or Console(stderr=True)
+    absent = sorted(set(train.classes) - {train.classes[i] for i in set(np.asarray(val.labels).tolist())})
+    if absent:
+        console.print(f"no validation images of {', '.join(absent[:5])}: accuracy is of the other classes")
+    measure = Measure(asked, encoder, device, console)
     scores, truth, detail = getattr(measure, asked.protocol)(train, val)
     return Result(
         **score(scores, truth, train.classes),  # type: ignore[arg-type]

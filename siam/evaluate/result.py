@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from siam.errors import RunError
 from siam.runs import EVALUATIONS, in_turn, write_atomically
 
 _DRAWN_CLASSES = 20  # a confusion matrix with more of them says nothing to the eye
@@ -75,16 +76,19 @@ def wilson(right: int, total: int) -> tuple[float, float]:
 
 
 def save_result(run: str | Path, result: Result, data: str) -> None:
-    """Add the result to RUN/evaluations.json, and the run's report shows it."""
+    """Add the result to RUN/evaluations.json, and the run's report shows it. Raises RunError."""
     from siam.train.report import write_report
 
     folder = Path(run)
     file = folder / EVALUATIONS
-    with in_turn(folder):
-        before = json.loads(file.read_text()) if file.exists() else []
-        text = json.dumps([*before, {"data": data, **asdict(result)}], indent=1)
-        write_atomically(file, lambda out: out.write(text.encode()))
-        write_report(folder)
+    try:
+        with in_turn(folder):
+            before = json.loads(file.read_text()) if file.exists() else []
+            text = json.dumps([*before, {"data": data, **asdict(result)}], indent=1)
+            write_atomically(file, lambda out: out.write(text.encode()))
+            write_report(folder)
+    except OSError as error:
+        raise RunError(f"the result is not kept: cannot write to {folder}: {error.strerror}") from None
 
 
 def evaluation_html(run: Path) -> str:

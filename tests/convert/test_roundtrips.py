@@ -1,7 +1,9 @@
 """What goes out loads elsewhere with the same features; what other projects made comes in with theirs."""
 
 import json
+import pickle
 import tarfile
+import warnings
 from collections import OrderedDict
 
 import numpy as np
@@ -13,7 +15,7 @@ import yaml
 from torch import nn
 
 from siam.convert.export import export
-from siam.convert.importer import import_checkpoint
+from siam.convert.importer import import_checkpoint, read_tensors
 from siam.convert.layouts import _from_detectron2, to_detectron2
 from siam.data.images import open_images
 from siam.data.photometry import normalise
@@ -21,7 +23,15 @@ from siam.errors import RunError, SettingsError
 from siam.evaluate.features import centre_view
 from siam.methods import MOCO_V2, SIMSIAM
 from siam.network import Network
-from siam.runs import load, load_network, open_run, save_encoder, save_network, save_settings
+from siam.runs import (
+    load,
+    load_checkpoint,
+    load_network,
+    open_run,
+    save_encoder,
+    save_network,
+    save_settings,
+)
 from siam.settings import Settings, ViewSettings
 from tests.conftest import DATA, TINY, siam
 
@@ -148,10 +158,7 @@ def test_detectron2_names_there_and_back(name):
 @pytest.mark.parametrize("form", ["torchvision", "timm", "detectron2", "safetensors"])
 def test_import_of_export_is_the_identity(run, tmp_path, form):
     export(run, form, tmp_path / "exported")
-    path = tmp_path / "exported"
-    if form == "safetensors":
-        path = path.rename(tmp_path / "exported.safetensors")
-    imported = import_checkpoint(path, tmp_path / "back")
+    imported = import_checkpoint(tmp_path / "exported", tmp_path / "back")
     assert not imported.left_out
     assert (imported.backbone, imported.method) == ("resnet18", "simsiam")
     before, after = load(run).state_dict(), load(tmp_path / "back").state_dict()
@@ -286,10 +293,23 @@ class Payload:
         return (print, ("executed",))
 
 
-def test_nothing_in_a_checkpoint_is_executed(tmp_path, capsys):
-    torch.save({"state_dict": {"conv1.weight": torch.zeros(1)}, "more": Payload()}, tmp_path / "evil.pth")
-    with pytest.raises(RunError, match="holds more than tensors, and what it holds will not be executed"):
-        import_checkpoint(tmp_path / "evil.pth", tmp_path / "run")
+@pytest.mark.parametrize("how", ["zip", "legacy", "plain pickle"])
+@pytest.mark.parametrize("read", [read_tensors, load_checkpoint])
+def test_nothing_in_a_checkpoint_is_executed(tmp_path, capsys, how, read):
+    contents = {"state_dict": {"conv1.weight": torch.zeros(1)}, "more": Payload()}
+    file = tmp_path / "evil.pth"
+    if how == "plain pickle":
+        file.write_bytes(pickle.dumps(contents))
+    else:
+        torch.save(contents, file, _use_new_zipfile_serialization=how == "zip")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        zipped = how == "zip" or read is read_tensors  # a run's own checkpoint is always a zip
+        said = "holds more than tensors, and what it holds will not be executed"
+        with pytest.raises(RunError, match=said if zipped else "cannot be read"):
+            read(file)
+    with pytest.raises(RunError):
+        import_checkpoint(file, tmp_path / "run")
     assert "executed" not in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
 
@@ -302,6 +322,7 @@ def test_damaged_and_foreign_files_are_one_line(tmp_path, contents, suffix):
     done = siam("import", file, "--out", tmp_path / "run", check=2)
     assert done.stderr.count("\n") == 1
     assert "cannot be read" in done.stderr
+    assert "more than tensors" not in done.stderr
 
 
 def test_what_does_not_fit_is_named(tmp_path):

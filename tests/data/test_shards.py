@@ -132,6 +132,7 @@ def test_a_damaged_shard_costs_only_its_own_samples_and_is_reported(
     with tarfile.open(files[1]) as tar:
         inside = {member.name for member in tar}
     harm(files[1], how)
+    assert list(open_images(shards).lost) == [str(files[1])]  # as a folder, whose index knows them all
     name = f"{shards}/train-{{000000..{len(files) - 1:06d}}}.tar"
     sets = open_images(name)
     assert list(sets.lost) == [str(files[1])]
@@ -327,7 +328,7 @@ def test_addresses_that_cannot_be_read_here_say_what_is_missing():
 
 
 def test_sizes():
-    assert [bytes_of(text) for text in ("512MB", "1.5 GB", "8kB")] == [512_000_000, 1_500_000_000, 8000]
+    assert [bytes_of(text) for text in ("512MB", "1.5 GB", "8KB")] == [512_000_000, 1_500_000_000, 8000]
     with pytest.raises(SettingsError, match="size must be like 512MB"):
         bytes_of("many")
 

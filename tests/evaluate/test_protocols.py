@@ -1,6 +1,7 @@
 """Probe, linear and finetune: what they learn from, what they leave alone, and what they refuse."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -194,6 +195,13 @@ def test_what_cannot_be_measured_is_refused(run, photos):
             evaluate(run / "run", run / "classes", workers=0)
     finally:
         (run / "classes" / "val" / "murky").rename(run / "classes" / "val" / "dark")
+    grey = run / "classes" / "train" / "grey"
+    shutil.copytree(run / "classes" / "train" / "dark", grey)
+    try:
+        done = siam("evaluate", run / "run", run / "classes", "--workers", "0", check=0)
+        assert "no validation images of grey: accuracy is of the other classes" in done.stderr
+    finally:
+        shutil.rmtree(grey)
     done = siam("evaluate", run / "run", run / "classes", "--protocol", "knnn", check=2)
     assert done.stderr.count("\n") == 1
     assert "knn" in done.stderr

@@ -306,6 +306,27 @@ def test_a_folder_that_cannot_be_written_is_one_plain_line(photos, small_disk, c
         assert re.search(r"siam: cannot write to .*: Read-only file system; choose another --out$", err)
 
 
+def test_a_result_that_cannot_be_kept_is_told_all_the_same(classes, small_disk, capsys):
+    run = small_disk / "run"
+    assert command(capsys, "pretrain", classes, *RUN, "--out", run)[0] == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert cli.main(["evaluate", str(run), str(classes), "--workers", "0"]) == 2
+    told = capsys.readouterr()
+    assert "top1" in told.out
+    assert re.search(
+        r"siam: the result is not kept: cannot write to .*: Read-only file system$", told.err.strip()
+    )
+
+
+def test_a_file_is_no_run_to_begin_with(photos, tmp_path, capsys):
+    (tmp_path / "c.pth").write_bytes(b"")
+    status, err = command(
+        capsys, "pretrain", photos, *RUN, "--init", tmp_path / "c.pth", "--out", tmp_path / "r"
+    )
+    assert status == 2
+    assert "is a file, not a run: make one of it by siam import" in err
+
+
 def test_images_that_vanish_end_the_run_and_cost_nothing(photos, tmp_path, capsys, monkeypatch):
     """What was learnt is saved first; with the images back, the run is the one that was never disturbed."""
     whole, run, away = tmp_path / "whole", tmp_path / "run", tmp_path / "away"
