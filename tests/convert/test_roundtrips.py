@@ -183,7 +183,7 @@ def released_simsiam(dim=128, hidden=32):
 
 
 def test_a_released_simsiam_gives_the_same_p_and_z(tmp_path, x):
-    model = released_simsiam()
+    model = released_simsiam(dim=2048, hidden=512)
     state = OrderedDict((f"module.{key}", value) for key, value in model.state_dict().items())
     torch.save({"epoch": 100, "arch": "resnet18", "state_dict": state, "optimizer": {}}, tmp_path / "c.pth")
     imported = import_checkpoint(tmp_path / "c.pth", tmp_path / "run")
@@ -192,7 +192,7 @@ def test_a_released_simsiam_gives_the_same_p_and_z(tmp_path, x):
     assert not imported.left_out
 
     settings = open_run(tmp_path / "run").settings
-    assert (settings.network.dim, settings.network.predictor_hidden) == (128, 32)
+    assert (settings.network.dim, settings.network.predictor_hidden) == (2048, 512)
     network = Network(settings.network, settings.backbone, SIZE, stem="standard").eval()
     network.load_state_dict(load_network(tmp_path / "run"))
     with torch.no_grad():
