@@ -35,7 +35,7 @@ def our_step(settings: Settings, device: torch.device) -> TrainOn:
     network = Network(settings.network, settings.backbone, settings.views.size)
     network.to(device, memory_format=torch.channels_last)
     train_on = Step(network, build_objective(settings.network).to(device), settings, device)
-    images = torch.arange(settings.batch_size, device=device)
+    images = torch.arange(settings.batch_size)
     return lambda x1, x2: train_on((x1, x2), images)[0]
 
 

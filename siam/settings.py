@@ -180,7 +180,7 @@ class Settings:
     """Parts of a batch that pass the network one after another, where memory does not hold it at once. Batch
     norm, and the negatives and clusters of other methods, see a part."""
     recompute: bool = False
-    """Keep few activations and compute the others again for the gradient: less memory, a third more time."""
+    """Keep few activations and compute the others again for the gradient: less memory, more time."""
     seed: int = 0
     """Every random choice follows from it."""
     init: str = ""

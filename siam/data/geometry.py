@@ -4,8 +4,6 @@ The box is drawn as in torchvision's RandomResizedCrop: an area, a log-uniform a
 tries, then the largest central crop. Here all images of a batch are drawn at once, each from its position.
 """
 
-from copy import copy
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -44,25 +42,22 @@ class Crops:
         self.place = u[..., -3:-1]  # (B, V, 2)
         self.flipped = (u[..., -1:] < flip_p).astype(np.int64)  # (B, V, 1)
 
-    def boxes(self, height: int, width: int) -> NDArray[np.int64]:
-        """In images of height x width pixels: top, left, height, width, and 1 where flipped, (B, V, 5)."""
-        sides, size = np.rint(self.sides * (height * width) ** 0.5), (height, width)
+    def boxes(self, height: int, width: int, of: slice = slice(None)) -> NDArray[np.int64]:
+        """In images of height x width pixels: top, left, height, width, and 1 where flipped, (B, V, 5).
+
+        of: which images, if not all are of this size.
+        """
+        sides, size = np.rint(self.sides[of] * (height * width) ** 0.5), (height, width)
         fits = ((sides > 0) & (sides <= size)).all(axis=-1)  # (B, V, tries)
         first = fits.argmax(axis=-1)
         images, views = np.indices(first.shape, sparse=True)
         side = sides[images, views, first]  # (B, V, 2)
-        corner = np.floor(self.place * (size - side + 1))
+        corner = np.floor(self.place[of] * (size - side + 1))
         none_fits = ~fits[images, views, first]
         if none_fits.any():
             side[none_fits] = _largest_central(height, width, self.ratio)
             corner[none_fits] = (size - side[none_fits]) // 2
-        return np.concatenate([corner.astype(np.int64), side.astype(np.int64), self.flipped], axis=-1)
-
-    def __getitem__(self, images: slice) -> "Crops":
-        """Those of some of the images."""
-        some = copy(self)
-        some.sides, some.place, some.flipped = self.sides[images], self.place[images], self.flipped[images]
-        return some
+        return np.concatenate([corner.astype(np.int64), side.astype(np.int64), self.flipped[of]], axis=-1)
 
 
 def _largest_central(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:

@@ -56,8 +56,9 @@ class ViewBatches(Dataset[Any]):
             if self.reference is not None:
                 self._reference_views(image, epoch, int(used[slot]), out[slot])
             else:
-                its = crops[slot : slot + 1] if used[slot] == index else self._crops(epoch, used[slot, None])
-                cut_crops(image, its.boxes(*image.shape[1:])[0], out[slot])
+                _, height, width = image.shape
+                its = crops if used[slot] == index else self._crops(epoch, used)
+                cut_crops(image, its.boxes(height, width, slice(slot, slot + 1))[0], out[slot])
         return out, used, broken
 
     def _crops(self, epoch: int, indices: NDArray[np.int64]) -> Crops:

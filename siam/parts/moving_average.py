@@ -27,7 +27,7 @@ class MovingAverage(Objective):
         self.register_buffer("seen", torch.zeros(images, 1, dtype=torch.bool))
 
     def begin(self, images: Tensor) -> None:
-        self.images = images
+        self.images = images.to(self.eta.device)
 
     def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
         """All (B, d). Each view meets the average of the image's targets so far and the other view's."""

@@ -133,7 +133,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                 chance = uniforms(settings.seed, 0, np.array([step]), STEP, rank() + 1)[0, rank()]
                 torch.manual_seed(int(chance * 2**53))
 
-                loss, z1 = train_on(batch.views, torch.from_numpy(batch.indices).to(device))
+                loss, z1 = train_on(batch.views, torch.from_numpy(batch.indices))
                 if (step + 1) % method.momentum_every == 0:
                     network.update_target(
                         momentum_at(step / total, method.momentum, method.momentum_schedule)

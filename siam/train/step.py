@@ -21,7 +21,7 @@ class Step:
     """step(views, images) trains on a batch.
 
     views: 2, or 4 with doubled sampling, each (B, 3, S, S) on the device. images: their indices (B,) in the
-    set. Returns the loss, a scalar without gradient, and z1 (B, d) of the first two views, on the device.
+    set, on the CPU. Returns the loss, a scalar without gradient, and z1 (B, d) of the first two views.
     With `settings.accumulate` k, parts of B/k images pass one after another and their gradients are averaged.
     The momentum encoder is the caller's to update, who knows how far training has come. Raises SettingsError
     for a backbone that does not support `settings.recompute`.

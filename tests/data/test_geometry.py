@@ -45,8 +45,8 @@ def test_boxes_are_distributed_as_torchvisions():
 def test_the_crops_of_one_image_are_those_it_has_among_others():
     u = uniforms(0, 0, np.arange(5), 0, draws_needed(2))
     crops = Crops(u, 2, (0.2, 1.0))
-    assert (crops[3:4].boxes(70, 50) == crops.boxes(70, 50)[3:4]).all()
-    assert (crops[3:4].boxes(70, 50) == Crops(u[3:4], 2, (0.2, 1.0)).boxes(70, 50)).all()
+    assert (crops.boxes(70, 50, slice(3, 4)) == crops.boxes(70, 50)[3:4]).all()
+    assert (crops.boxes(70, 50, slice(3, 4)) == Crops(u[3:4], 2, (0.2, 1.0)).boxes(70, 50)).all()
 
 
 def test_half_of_the_views_are_flipped_or_none():

@@ -64,7 +64,7 @@ def test_computed_again_it_is_the_same_step_with_less_memory():
     assert kept_again < 0.6 * kept
 
 
-def test_what_cannot_be_divided_or_computed_again_is_refused():
+def test_what_cannot_be_divided_is_refused():
     with pytest.raises(SettingsError, match="accumulate must divide batch_size into equal parts"):
         replace(SETTINGS, accumulate=3)
     with pytest.raises(SettingsError, match="accumulate must divide batch_size into equal parts"):
