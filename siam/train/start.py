@@ -4,6 +4,7 @@ import itertools
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +33,8 @@ _MAY_CHANGE = ("device", "devices", "timeout", "loader.", "checkpoint.")
 """Settings that a resumed run may be given anew: they do not change what is learnt."""
 
 Resume = bool | Literal["auto"]
+Open = Callable[[str], ImageSets]
+"""`open_images` that remembers: to list a million files takes seconds, which are spent once."""
 
 
 def start(
@@ -50,23 +53,26 @@ def start(
     console = console or Console(stderr=True)
     resume = "auto" if restarted() else resume
     with joined(asked.device, seconds_of(asked.timeout, "timeout")):
-        settings, folder = from_first(lambda: _settle(asked, change, recipe, out, resume))
+        opened: Open = cache(open_images)
+        settings, folder = from_first(lambda: _settle(asked, change, recipe, out, resume, opened))
         if not started_together():
             processes = how_many(settings.devices, settings.device, settings.batch_size)
             if processes > 1:
                 return launch(processes, _train_together, settings, folder)
-        return _train(settings, folder, console)
+        return _train(settings, folder, console, opened)
 
 
 def _train_together(settings: Settings, folder: Path) -> Outcome:
     """What each of the processes does that are started here."""
     with joined(settings.device, seconds_of(settings.timeout, "timeout")):
-        return _train(settings, folder, Console(stderr=True))
+        return _train(settings, folder, Console(stderr=True), cache(open_images))
 
 
-def _train(settings: Settings, folder: Path, console: Console) -> Outcome:
+def _train(settings: Settings, folder: Path, console: Console, opened: Open) -> Outcome:
     require_equal_shares(settings.batch_size, world_size())
-    return train(_open(settings.data, console), settings, folder, resume=True, console=console)
+    return train(
+        _the_same_everywhere(settings.data, console, opened), settings, folder, resume=True, console=console
+    )
 
 
 def _settle(
@@ -75,6 +81,7 @@ def _settle(
     recipe: str | None,
     out: str | Path | None,
     resume: Resume,
+    opened: Open,
 ) -> tuple[Settings, Path]:
     """Which settings, and in which folder, which exists from here on."""
     folder = Path(out) if out is not None else _default_folder(asked, bool(resume))
@@ -87,7 +94,7 @@ def _settle(
             "auto, which does either"
         )
     if not exists:
-        train = open_images(asked.data).train
+        train = opened(asked.data).train
         try:
             image, _ = read_or_replace(train, 0, Broken())
         except BrokenImage as error:
@@ -109,14 +116,13 @@ def _settle(
     return settings, folder
 
 
-def _open(data: str, console: Console) -> ImageSets:
+def _the_same_everywhere(data: str, console: Console, opened: Open) -> ImageSets:
     """The images, in every process; in the first one first, which may have to download them.
 
     Raises DataError where a machine has others than the first.
     """
-    opened: list[ImageSets] = []
-    from_first(lambda: opened.append(open_images(data)))
-    sets = opened[0] if opened else open_images(data)
+    from_first(lambda: opened(data) and None)
+    sets = opened(data)
     if rank() == 0:
         for file, reason in sets.lost.items():
             console.print(f"{file} is left out: {reason}", highlight=False, soft_wrap=True)
