@@ -1,8 +1,6 @@
 """Small real images, tiny networks, and the command run as a user runs it."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.command import Command
+
 DATA = Path(os.environ.get("SIAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 TINY = """
 --backbone resnet10t --width 0.125 --epochs 2 --batch-size 8 --precision float32 --views.size 16
 --network.dim 16 --network.projector-hidden 16 --network.predictor-hidden 4 --network.projector-layers 2
---monitor.log-every 1 --monitor.knn-k 5
+--monitor.log-every 1 --monitor.knn-k 5 --loader.workers 0
 """.split()  # noqa: SIM905
 """Flags for a run of seconds."""
 
@@ -55,11 +55,8 @@ def save_images(folder, count, seed, level=128):
         Image.fromarray(soft).resize((int(width), int(height))).save(folder / f"{i:03d}.jpg")
 
 
-def siam(*args, check=None, threads=1, **options):
-    """Run the command in a process of its own; returns the finished process."""
-    command = [sys.executable, "-m", "siam", *map(str, args)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, **options)
-    if check is not None:
-        assert done.returncode == check, done.stderr
+def siam(*args, check, threads=1):
+    """Run the command in a process of its own, to the exit status `check`; returns it, ended."""
+    done = Command(*args, threads=threads)
+    assert done.wait() == check, done.stderr
     return done

@@ -1,10 +1,6 @@
 """Vectors in Parquet: what stands in which row, and what a reader finds."""
 
 import json
-import os
-import subprocess
-import sys
-import time
 
 import duckdb
 import numpy as np
@@ -17,6 +13,7 @@ import pytest
 import siam as package
 from siam.embedding import embed_to_parquet
 from siam.errors import DataError, RunError
+from tests.command import Command
 from tests.conftest import TINY, siam
 
 
@@ -63,15 +60,7 @@ def test_vectors_do_not_depend_on_the_batch(run, photos):
 def test_killed_and_called_again_it_goes_on_to_the_same_file(run, tmp_path):
     out, parts = tmp_path / "v.parquet", tmp_path / "v.parquet.parts"
     command = ["embed", run, "demo", "--batch-size", "4", "--workers", "0", "--out"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "siam", *map(str, command), str(out)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.DEVNULL,
-    )
-    while process.poll() is None and len(list(parts.glob("0-*.parquet"))) < 5:
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
+    Command(*command, out).kill_when(lambda: len(list(parts.glob("0-*.parquet"))) >= 5)
     assert not out.exists()
     assert len(list(parts.glob("*.parquet"))) >= 5
     done = siam(*command, out, "--json", check=0)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 _TRIES = 10
 
@@ -67,6 +68,17 @@ def _largest_central(height: int, width: int, ratio: tuple[float, float]) -> tup
     if width / height > ratio[1]:
         return height, max(1, round(height * ratio[1]))
     return height, width
+
+
+def resize(image: Tensor, height: int, width: int) -> Tensor:
+    """Antialiased bilinear resize of uint8 (3, H, W); fastest on channels-last memory, as `decode` gives it.
+
+    A batch of one that is made with channels last is known as such to torch, which then takes half the time.
+    """
+    if image.shape[1:] == (height, width):
+        return image
+    batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    return F.interpolate(batch, size=(height, width), mode="bilinear", antialias=True)[0]
 
 
 def resize_matrix(start: Tensor, length: Tensor, flipped: Tensor, source: int, size: int) -> Tensor:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from siam.data.arrays import ArrayImages
 from siam.data.chance import uniforms
@@ -104,19 +103,8 @@ class ViewLoader:
         dataset = ViewBatches(self.images, self.settings.views, self.count, self.settings.seed)
         died_at: Position | None = None
         while True:
-            batches = batches_of(
-                DataLoader(
-                    dataset,
-                    batch_size=None,
-                    sampler=order,
-                    num_workers=self.workers,
-                    collate_fn=_as_it_is,
-                    pin_memory=self.device.type == "cuda",
-                    prefetch_factor=4 if self.workers else None,
-                    multiprocessing_context="forkserver" if self.workers else None,
-                    worker_init_fn=_leave_signals_to_the_parent if self.workers else None,
-                )
-            )
+            pinned, begin = self.device.type == "cuda", _leave_signals_to_the_parent
+            batches = batches_of(dataset, order, self.workers, prefetch=4, pinned=pinned, begin=begin)
             for position, _ in order.positions():
                 try:
                     crops, indices, broken = next(batches)
@@ -199,10 +187,6 @@ class ViewLoader:
             if progress is not None and i % 100 == 99:
                 progress(i + 1, len(self.images))
         return all_images.to(self.device)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms.v2 import functional as TF
+from torch.utils.data import Dataset
 
 from siam.data.decode import BrokenImage
+from siam.data.geometry import resize
 from siam.data.images import Images
 from siam.data.photometry import normalise
 from siam.data.workers import batches_of
@@ -32,11 +32,15 @@ def centre_view(image: Tensor, size: int) -> Tensor:
     if (height, width) == (size, size):
         return image
     longest = _LONGEST * min(height, width)
-    if max(height, width) > longest:
-        image = TF.center_crop(image, [min(height, longest), min(width, longest)])
-    shorter = size if size < 64 else round(size * 8 / 7)
-    centre: Tensor = TF.center_crop(TF.resize(image, [shorter], antialias=True), [size, size])
-    return centre
+    image = _centre(image, min(height, longest), min(width, longest))
+    shorter, (height, width) = size if size < 64 else round(size * 8 / 7), image.shape[1:]
+    sides = (int(shorter * side / min(height, width)) for side in (height, width))
+    return _centre(resize(image, *sides), size, size)
+
+
+def _centre(image: Tensor, height: int, width: int) -> Tensor:
+    top, left = (round((a - b) / 2) for a, b in zip(image.shape[1:], (height, width), strict=True))
+    return image[:, top : top + height, left : left + width]
 
 
 def centre_views(
@@ -52,16 +56,8 @@ def centre_views(
     """
     indices = np.arange(len(images)) if indices is None else indices
     batches = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
-    loader = DataLoader(
-        _CentreViews(images, size),
-        batch_size=None,
-        sampler=batches,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        pin_memory=torch.cuda.is_available(),
-        multiprocessing_context="forkserver" if workers else None,
-    )
-    for views, read in batches_of(loader):
+    pinned = torch.cuda.is_available()
+    for views, read in batches_of(_CentreViews(images, size), batches, workers, pinned=pinned):
         if len(read):
             yield views, read
 
@@ -134,7 +130,3 @@ class _CentreViews(Dataset[Any]):
             read.append(i)
         stacked = torch.stack(views) if views else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
         return stacked, np.array(read, dtype=np.int64)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from html import escape
 from pathlib import Path
 
@@ -84,7 +85,8 @@ def save_result(run: str | Path, result: Result, data: str) -> None:
     try:
         with in_turn(folder):
             before = json.loads(file.read_text()) if file.exists() else []
-            text = json.dumps([*before, {"data": data, **asdict(result)}], indent=1)
+            now = datetime.now().astimezone().isoformat(timespec="seconds")
+            text = json.dumps([*before, {"data": data, "date": now, **asdict(result)}], indent=1)
             write_atomically(file, lambda out: out.write(text.encode()))
             write_report(folder)
     except OSError as error:
@@ -108,9 +110,10 @@ def evaluation_html(run: Path) -> str:
             top5,
             f"{result['train_images']:,} / {result['val_images']:,}",
             result.get("detail", ""),
+            result.get("date", "")[:16].replace("T", " "),
         ]
         rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
-    titles = ("protocol", "data", "labels", "encoder", "top-1", "95 %", "top-5", "images", "")
+    titles = ("protocol", "data", "labels", "encoder", "top-1", "95 %", "top-5", "images", "", "when")
     head = "<tr>" + "".join(f"<th>{title}</th>" for title in titles) + "</tr>"
     newest = results[-1]
     table = f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'

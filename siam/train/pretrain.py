@@ -175,9 +175,10 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                     measured = monitor.measure(network, _knn_is_due(settings, batch.epoch))
                     _end_epoch(batch.epoch, step, progress, measured, settings, clock, log)
                     loss_sum.zero_()
-                    if batch.epoch == 0 or progress.epoch == settings.epochs:
+                    last = progress.epoch == settings.epochs
+                    if batch.epoch == 0 or last:
                         pictures = _pictures(batch, monitor, network, sets)
-                        from_first(lambda: _write_pages(folder, pictures, log))  # noqa: B023
+                        from_first(lambda: _show(folder, pictures, log, report=not last))  # noqa: B023
                 if save_now:
                     save(last_chance=stopping or progress.epoch == settings.epochs)
                 if stopping and progress.epoch < settings.epochs:
@@ -334,10 +335,11 @@ def _write_report(folder: Path) -> None:
     write_report(folder)
 
 
-def _write_pages(folder: Path, pictures: Pictures, log: Logbook) -> None:
+def _show(folder: Path, pictures: Pictures, log: Logbook, report: bool) -> None:
     try:
         pictures.save(folder)
-        _write_report(folder)
+        if report:
+            _write_report(folder)
     except OSError as error:  # the run goes on: saving says whether the disk is full
         log.say(f"the report cannot be written: {error.strerror}")
 

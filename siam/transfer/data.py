@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from siam.data.chance import permutation, uniforms
 from siam.data.decode import BrokenImage
@@ -87,16 +87,7 @@ class Batches:
     def batches(self, first: int, last: int) -> Iterator[Examples]:
         """Those of steps `first` ... `last` - 1, each made from (seed, epoch, index) alone."""
         order = _Order(len(self.photos), *self.order, first, last)
-        loader = DataLoader(
-            self.dataset,
-            batch_size=None,
-            sampler=order,
-            num_workers=self.workers,
-            collate_fn=_as_it_is,
-            prefetch_factor=2 if self.workers else None,
-            multiprocessing_context="forkserver" if self.workers else None,
-        )
-        for examples, broken, reason in batches_of(loader):
+        for examples, broken, reason in batches_of(self.dataset, order, self.workers):
             self.broken.update(broken)
             if len(self.broken) > _BROKEN_SHARE * len(self.photos):
                 path, reason = next(iter(self.broken.items()))
@@ -188,7 +179,3 @@ class TestImages(Dataset[Any]):
             return index, self.photos.read(index), ""
         except BrokenImage as error:
             return index, None, error.reason
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

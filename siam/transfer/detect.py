@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from siam.data.workers import batches_of
 from siam.transfer.annotations import Annotated, Photo, Photos
@@ -39,13 +38,10 @@ def detect(
     """
     detector.eval()
     _at_test_size(detector, settings)
-    loader = DataLoader(
-        TestImages(data.test, indices), batch_size=None, num_workers=workers, collate_fn=_as_it_is,
-        multiprocessing_context="forkserver" if workers else None,
-    )  # fmt: skip
+    tests = batches_of(TestImages(data.test, indices), range(len(indices)), workers)
     predictions: list[Prediction] = []
     unread: dict[int, str] = {}
-    for done, (index, image, reason) in enumerate(batches_of(loader), start=1):
+    for done, (index, image, reason) in enumerate(tests, start=1):
         photo = data.test[index]
         if image is None:
             unread[photo.id] = reason
@@ -115,7 +111,3 @@ def draw(
 
 def _colour(numbers: list[int], prediction: Prediction) -> str:
     return _COLOURS[numbers.index(prediction["category_id"]) % len(_COLOURS)]
-
-
-def _as_it_is(item: object) -> object:
-    return item

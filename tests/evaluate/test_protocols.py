@@ -1,6 +1,7 @@
 """Probe, linear and finetune: what they learn from, what they leave alone, and what they refuse."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -152,6 +153,7 @@ def test_every_protocol_tells_light_from_dark(run, protocol):
     report = (run / "run" / "report.html").read_text()
     assert f"<td>{protocol}</td>" in report
     assert f"{protocol}: images of the class" in report
+    assert re.search(r"<td>20\d\d-\d\d-\d\d \d\d:\d\d</td></tr>", report)
 
 
 def test_the_table_for_people_names_classes(run):

@@ -3,13 +3,11 @@
 import contextlib
 import io
 import json
-import multiprocessing
 import os
 import random
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -24,10 +22,11 @@ from siam.runs import load_checkpoint, open_run, write_atomically
 from siam.settings import CheckpointSettings, LoaderSettings, Settings, ViewSettings
 from siam.train.checkpoint import Progress, checkpoints, load_last, save_checkpoint
 from siam.train.saving import Saver
+from tests.command import Command
 from tests.conftest import TINY
 from tests.train.test_resume import assert_same_run
 
-RUN = [*TINY, "--loader.resident", "no", "--loader.workers", "0"]
+RUN = [*TINY, "--loader.resident", "no"]
 
 
 def command(capsys, *args):
@@ -41,58 +40,6 @@ def wait_until(holds, seconds=60):
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.005)
-
-
-def run_command(args, output):
-    """What a process of `Forked` does."""
-    descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    torch.set_num_threads(1)
-    status = cli.main(args)
-    sys.stderr.flush()
-    os._exit(status)
-
-
-class Forked:
-    """The command in a process of its own that starts at once.
-
-    It is forked from a server that has imported everything: not from this process, whose threads do not
-    outlive a fork.
-    """
-
-    start = multiprocessing.get_context("forkserver")
-    start.set_forkserver_preload(["siam.train.pretrain", __name__])
-
-    def __init__(self, *args):
-        self.err = os.memfd_create("stderr")
-        output = f"/proc/{os.getpid()}/fd/{self.err}"
-        self.process = self.start.Process(target=run_command, args=([str(arg) for arg in args], output))
-        self.process.start()
-
-    def said(self):
-        """On stderr, without the breaks between lines."""
-        return " ".join(os.pread(self.err, 10**6, 0).decode().split())
-
-    def ended(self, seconds=None):
-        """Whether it has ended by then."""
-        self.process.join(seconds)
-        return self.process.exitcode is not None
-
-    def wait(self):
-        """Its exit status; negative for a signal."""
-        self.process.join()
-        return self.process.exitcode
-
-    def signal(self, number):
-        os.kill(self.process.pid, number)
-
-    def kill_after(self, seconds):
-        """Returns whether it was still alive then."""
-        if self.ended(seconds):
-            return False
-        self.signal(signal.SIGKILL)
-        return self.wait() == -signal.SIGKILL
 
 
 @pytest.mark.slow
@@ -109,7 +56,7 @@ def test_fifty_kills_at_random_moments_change_nothing(classes, tmp_path, capsys)
     args = ["pretrain", classes, *flags, "--out", killed, "--resume", "auto"]
     writing = 0
     while kills < 50:
-        process = Forked(*args)
+        process = Command(*args)
         if kills % 2:  # wait for a write to begin, and hit it
             time.sleep(rng.uniform(0, duration / 30))
             deadline = time.monotonic() + duration
@@ -122,7 +69,7 @@ def test_fifty_kills_at_random_moments_change_nothing(classes, tmp_path, capsys)
             break
     assert kills == 50, f"ended after {kills} kills: {process.said()}"
     assert writing >= 10
-    assert Forked(*args).wait() == 0
+    assert Command(*args).wait() == 0
     assert_same_run(whole, killed)
 
 
@@ -134,7 +81,7 @@ def test_sigterm_saves_and_says_resume_me(classes, tmp_path, capsys):
     assert command(capsys, "pretrain", classes, *flags, "--out", whole)[0] == 0
     args = ["pretrain", classes, *flags, "--out", stopped, "--resume", "auto"]
     for number in (signal.SIGTERM, signal.SIGINT):
-        process, log = Forked(*args), stopped / "metrics.jsonl"
+        process, log = Command(*args), stopped / "metrics.jsonl"
         before = log.read_text().count("\n") if log.exists() else 0
         wait_until(lambda: log.exists() and log.read_text().count("\n") >= before + 10)  # noqa: B023
         process.signal(number)
@@ -154,7 +101,9 @@ def test_a_second_signal_ends_at_once(photos, tmp_path):
     names = ["000.jpg", "pipe", *(f"{i:03d}.jpg" for i in range(1, 23))]  # 1: not among the 10 of the bank
     (photos / "list.txt").write_text("\n".join(names))
     run = tmp_path / "run"
-    process = Forked("pretrain", photos / "list.txt", *RUN, "--monitor.bank", 10, "--epochs", 1, "--out", run)
+    process = Command(
+        "pretrain", photos / "list.txt", *RUN, "--monitor.bank", 10, "--epochs", 1, "--out", run
+    )
     wait_until(lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size)
     time.sleep(0.5)
     for wait in (0.2, 2.5):  # the first is followed by its echo
@@ -278,7 +227,7 @@ def test_a_full_disk_is_told_survived_and_when_it_stays_full_the_last_checkpoint
     whole, run = tmp_path / "whole", small_disk / "run"
     assert command(capsys, "pretrain", photos, *flags, "--out", whole)[0] == 0
     filler = small_disk / "filler"
-    process = Forked("pretrain", photos, *flags, "--out", run)
+    process = Command("pretrain", photos, *flags, "--out", run)
     wait_until((run / "checkpoint.1.pt").exists)
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:

@@ -61,7 +61,9 @@ def test_five_percent_of_broken_files_cost_only_themselves(tmp_path):
     (folder / "b4.jpg").write_bytes(bomb)
 
     run = tmp_path / "run"
-    done = siam("pretrain", folder, *TINY, "--loader.resident", "no", "--out", run, check=0)
+    done = siam(
+        "pretrain", folder, *TINY, "--loader.resident", "no", "--loader.workers", 1, "--out", run, check=0
+    )
     assert "4 of 80 images could not be read" in " ".join(done.stderr.split())
     listed = dict(line.split("\t") for line in (run / "broken.txt").read_text().splitlines())
     assert set(listed) == {"b1.jpg", "b2.jpg", "b3.jpg", "b4.jpg"}

@@ -1,16 +1,12 @@
 """A run that is killed and resumed is the run that never stopped, bit for bit."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.command import Command
 from tests.conftest import TINY, siam
 
 TIMES = ("seconds", "pairs_per_second")
@@ -36,19 +32,8 @@ def assert_same_run(one, other):
 
 def kill_at(step, args, run):
     """Start the command and kill it without warning once it has logged `step`."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "siam", *map(str, args)],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    log, deadline = run / "metrics.jsonl", time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if log.exists() and f'"step": {step},' in log.read_text():
-            break
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL
+    log = run / "metrics.jsonl"
+    Command(*args).kill_when(lambda: log.exists() and f'"step": {step},' in log.read_text())
 
 
 @pytest.mark.slow
@@ -66,7 +51,7 @@ def test_killed_and_resumed_is_the_same_run(classes, tmp_path, workers):
         "no",
     ]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    siam(*args, "--out", whole, "--loader.workers", 0, check=0)
+    siam(*args, "--out", whole, check=0)
     again = [*args, "--out", broken, "--loader.workers", workers]
     kill_at(4, again, broken)
     kill_at(8, [*again, "--resume"], broken)

@@ -1,12 +1,9 @@
 """Transfer as a user runs it, on real photographs: end to end, overfitted, killed and resumed."""
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
@@ -20,6 +17,7 @@ from siam.transfer.data import open_annotated
 from siam.transfer.precise_bn import measure_statistics
 from siam.transfer.settings import SMALL
 from siam.transfer.start import beginning
+from tests.command import Command
 from tests.conftest import siam
 from tests.transfer.conftest import LITTLE, few_of_coco, few_of_voc, make_run, names_of_voc
 from tests.transfer.test_measure import FIELDS, by_pycocotools
@@ -110,17 +108,10 @@ def test_killed_and_resumed_is_the_same_transfer(capsys, few_coco, encoder, tmp_
     arguments += ["--checkpoint.every", 2]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run_transfer(capsys, *arguments, "--out", whole)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "siam", "transfer", *map(str, arguments), "--out", str(broken)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    log, deadline = broken / "metrics.jsonl", time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None:
-        if log.exists() and '"step": 5,' in log.read_text():
-            break
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    log = broken / "metrics.jsonl"
+    Command("transfer", *arguments, "--out", broken).kill_when(
+        lambda: log.exists() and '"step": 5,' in log.read_text()
+    )
     assert not (broken / "result.json").exists()
     run_transfer(capsys, *arguments, "--out", broken, "--resume", "--workers", 1)
     assert records(broken) == records(whole)
@@ -163,6 +154,12 @@ def test_where_the_backbone_begins(encoder, tmp_path):
         beginning(encoder, str(file), 0)
     with pytest.raises(RunError, match="--init rundom is neither `random` nor a run or checkpoint"):
         beginning(encoder, "rundom", 0)
+
+
+def test_a_beginning_that_is_refused_leaves_no_folder(capsys, few_voc, encoder, tmp_path):
+    arguments = [encoder, few_voc, *LITTLE, "--init", "rundom", "--out", tmp_path / "out"]
+    assert "--init rundom is neither" in run_transfer(capsys, *arguments, status=2)[1]
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
