@@ -2,8 +2,8 @@
 
     python benchmarks/accuracy.py DATA [--seeds 3] [--out FILE] [SETTINGS OF siam pretrain]
 
-The two take turns, seed by seed, and draw the same crops. Prints the kNN accuracy of each seed, the means,
-and their difference beside what seeds alone make of it: its standard error.
+The two take turns, seed by seed, and see the same images in the same order. Prints the kNN accuracy of each
+seed, the means, and their difference beside what seeds alone make of it: its standard error.
 """
 
 import argparse

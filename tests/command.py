@@ -12,13 +12,13 @@ import siam.data.workers  # noqa: F401  names modules for the server too: what i
 from siam import cli
 
 
-def run(args, threads, out, err):
-    """What the process does. out, err: files that take its output."""
+def run(args, out, err):
+    """What the process does, on one thread. out, err: files that take its output."""
     os.setpgrp()  # so that it can be killed with all the processes it starts
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side: more threads would wait for each other
+    torch.set_num_threads(1)
     sys.exit(cli.main(args))
 
 
@@ -31,10 +31,10 @@ class Command:
         ["siam.train.pretrain", "siam.train.report", "siam.evaluate.evaluate", "siam.arguments", __name__]
     )
 
-    def __init__(self, *args, threads=1):
+    def __init__(self, *args):
         self.outputs = [os.memfd_create("stdout"), os.memfd_create("stderr")]
         paths = [f"/proc/{os.getpid()}/fd/{output}" for output in self.outputs]
-        self.process = self.start.Process(target=run, args=([str(arg) for arg in args], threads, *paths))
+        self.process = self.start.Process(target=run, args=([str(arg) for arg in args], *paths))
         self.process.start()
 
     @property

@@ -55,8 +55,8 @@ def save_images(folder, count, seed, level=128):
         Image.fromarray(soft).resize((int(width), int(height))).save(folder / f"{i:03d}.jpg")
 
 
-def siam(*args, check, threads=1):
+def siam(*args, check):
     """Run the command in a process of its own, to the exit status `check`; returns it, ended."""
-    done = Command(*args, threads=threads)
+    done = Command(*args)
     assert done.wait() == check, done.stderr
     return done

@@ -24,7 +24,7 @@ def records(run, kind):
 @pytest.mark.slow
 def test_the_demo_learns(tmp_path):
     """Healthy, and far ahead of raw pixels and of the untrained network."""
-    done = siam("pretrain", "--out", tmp_path / "run", "--json", check=0, threads=2)
+    done = siam("pretrain", "--out", tmp_path / "run", "--json", check=0)
     outcome = json.loads(done.stdout)
     assert outcome["verdict"] == "healthy"
     assert outcome["knn"] >= 0.7
@@ -36,7 +36,7 @@ def test_the_demo_learns(tmp_path):
 def test_without_stop_gradient_it_collapses_and_says_so_during_the_run(tmp_path):
     run = tmp_path / "run"
     flags = ["--network.target", "live", "--epochs", 4]
-    done = siam("pretrain", *flags, "--out", run, "--json", check=0, threads=2)
+    done = siam("pretrain", *flags, "--out", run, "--json", check=0)
     outcome = json.loads(done.stdout)
     assert outcome["verdict"] == "collapsed"
     assert outcome["loss"] < -0.98
