@@ -10,8 +10,8 @@ demo: $(BIN)/siam            ## train on the built-in shapes, in minutes on two 
 test: $(BIN)/.dev            ## the fast tests
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
-test-all: test               ## the slow ones too, two at a time: they start processes of their own
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
+test-all: test               ## the slow ones too, three at a time: they mostly wait for processes of their own
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m slow
 
 lint: $(BIN)/.dev
 	$(BIN)/ruff check .

@@ -273,8 +273,8 @@ def test_an_imported_run_trains_on_embeds_and_evaluates(classes, tmp_path):
     shown = json.loads(siam("inspect", tmp_path / "run", classes, "--json", check=0).stdout)
     assert (shown["method"], shown["heads"]) == ("simsiam", "projector, predictor")
     assert 1 <= shown["rank"] <= 24
-    siam("evaluate", tmp_path / "run", classes, "--k", 3, check=0)
-    siam("embed", tmp_path / "run", classes, "--out", tmp_path / "v.parquet", check=0)
+    siam("evaluate", tmp_path / "run", classes, "--k", 3, "--workers", 0, check=0)
+    siam("embed", tmp_path / "run", classes, "--workers", 0, "--out", tmp_path / "v.parquet", check=0)
     flags = [*TINY[TINY.index("--epochs") :]]
     for name in ("--network.dim", "--network.projector-hidden", "--network.predictor-hidden",
                  "--network.projector-layers", "--views.size"):  # fmt: skip

@@ -1,5 +1,6 @@
-"""The measures of collapse at both extremes, where their value is known."""
+"""The measures of collapse at both extremes, where their value is known; and a run that collapses."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 import torch
 
 from siam.methods import SIMSIAM
+from siam.runs import open_run
 from siam.train.collapse import ADVICE, effective_rank, floor_of_std, output_std, verdict
+from tests.conftest import siam
 
 
 def test_std_is_one_for_isotropic_outputs_and_zero_for_a_constant():
@@ -84,3 +87,18 @@ def test_the_floor_is_what_a_centred_batch_reads_at_full_collapse(batch):
 )
 def test_without_a_centring_norm_the_floor_is_0(change):
     assert floor_of_std(replace(SIMSIAM, **change), 32) == 0
+
+
+@pytest.mark.slow
+def test_without_stop_gradient_it_collapses_and_says_so_during_the_run(tmp_path):
+    run = tmp_path / "run"
+    flags = ["--network.target", "live", "--epochs", 4]
+    done = siam("pretrain", *flags, "--out", run, "--json", check=0)
+    outcome = json.loads(done.stdout)
+    assert outcome["verdict"] == "collapsed"
+    assert outcome["loss"] < -0.98
+    assert outcome["std"] < 0.1
+    assert outcome["knn"] < outcome["knn_raw_pixels"]
+    epochs = [record for record in open_run(run).metrics() if record["kind"] == "epoch"]
+    assert "collapsed" in [record["verdict"] for record in epochs[:3]]
+    assert "collapsed: every image" in " ".join(done.stderr.split())
