@@ -8,7 +8,6 @@ import time
 
 import torch
 
-import siam.data.workers  # noqa: F401  names modules for the server too: what is named below counts
 from siam import cli
 
 
@@ -19,6 +18,7 @@ def run(args, out, err):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
     os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side: more threads would wait for each other
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a server of forks may ignore it
     sys.exit(cli.main(args))
 
 
@@ -56,7 +56,9 @@ class Command:
 
     def wait(self):
         """Its exit status; negative for a signal."""
-        assert self.ended(600), self.stderr
+        if not self.ended(400):
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise AssertionError(f"it does not end: {self.stderr}")
         return self.process.exitcode
 
     def signal(self, number):
@@ -72,7 +74,8 @@ class Command:
     def kill_when(self, holds):
         """Kill it, and the processes it started, as soon as `holds()`."""
         deadline = time.monotonic() + 200
-        while time.monotonic() < deadline and not self.ended(0) and not holds():
-            time.sleep(0.005)
+        while not holds():
+            assert not self.ended(0.005), self.stderr
+            assert time.monotonic() < deadline, self.stderr
         os.killpg(self.process.pid, signal.SIGKILL)
         assert self.wait() == -signal.SIGKILL, self.stderr

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from siam import cli
-from tests.conftest import TINY, siam
+from tests.conftest import TINY
 
 
 def refused(capsys, *args):
@@ -96,7 +96,8 @@ def test_a_run_is_never_overwritten_nor_resumed_as_another(capsys, tmp_path, pho
 
 
 def test_a_run_leaves_what_the_design_promises(photos, tmp_path):
-    done = siam("pretrain", photos, *TINY, "--out", tmp_path / "run", "--json", check=0)
+    command = [sys.executable, "-m", "siam", "pretrain", photos, *TINY, "--out", tmp_path / "run", "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     outcome = json.loads(done.stdout)
     assert outcome["verdict"] in ("healthy", "at risk", "collapsed")
     assert outcome["steps"] == 2 * (24 // 8)

@@ -101,12 +101,14 @@ class ViewLoader:
     def _from_workers(self, order: Order) -> Iterator[tuple[Position, Tensor, NDArray[np.int64], Broken]]:
         """What the workers make, in order. Workers that die are started anew, once for the same batch."""
         dataset = ViewBatches(self.images, self.settings.views, self.count, self.settings.seed)
+        pinned, begin = self.device.type == "cuda", _leave_signals_to_the_parent
         died_at: Position | None = None
         while True:
-            pinned, begin = self.device.type == "cuda", _leave_signals_to_the_parent
-            batches = batches_of(dataset, order, self.workers, prefetch=4, pinned=pinned, begin=begin)
+            batches: Iterator[Any] | None = None
             for position, _ in order.positions():
                 try:
+                    if batches is None:  # Ctrl-C reaches what starts the workers, too
+                        batches = batches_of(dataset, order, self.workers, 4, pinned, begin)
                     crops, indices, broken = next(batches)
                 except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
                     if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):

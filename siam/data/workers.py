@@ -1,17 +1,35 @@
 """How worker processes are started, and what they make fetched."""
 
 import multiprocessing
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from types import ModuleType
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-# Workers are forked from a server that has loaded this package's data way once, torch with it: each begins at
-# once and shares that memory. Nothing of this process is in them, whose threads would not outlive a fork.
-multiprocessing.set_forkserver_preload(["siam.data.loader", "siam.evaluate.features"])
+_LOADED = ["siam.data.loader", "siam.evaluate.features"]
+
+
+def start_server() -> None:
+    """Workers are forked from a server that has loaded the data way once, torch with it: each begins at once
+    and shares that memory. Nothing of this process is in them, whose threads would not outlive a fork.
+
+    What it loads is never taken from the current folder: there may be a code.py beside the photographs.
+    """
+    multiprocessing.set_forkserver_preload(_LOADED)
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 @contextmanager
@@ -42,6 +60,8 @@ def batches_of(
     workers: processes that do it; 0: this one does. prefetch: batches that each is ahead. pinned: in memory
     that a GPU can fetch from. begin: called in each worker first, with its number.
     """
+    if workers:
+        start_server()
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_size=None,

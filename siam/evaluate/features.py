@@ -33,7 +33,8 @@ def centre_view(image: Tensor, size: int) -> Tensor:
         return image
     longest = _LONGEST * min(height, width)
     image = _centre(image, min(height, longest), min(width, longest))
-    shorter, (height, width) = size if size < 64 else round(size * 8 / 7), image.shape[1:]
+    shorter = size if size < 64 else round(size * 8 / 7)
+    height, width = image.shape[1:]
     sides = (int(shorter * side / min(height, width)) for side in (height, width))
     return _centre(resize(image, *sides), size, size)
 

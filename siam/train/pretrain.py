@@ -151,7 +151,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                     if not (math.isfinite(progress.loss_sum) and _is_finite(network)):
                         log.record("step", epoch=batch.epoch, step=step, loss=math.nan, lr=lr)
                         log.record("diverged", epoch=batch.epoch, step=step, verdict="diverged")
-                        from_first(lambda: _write_report(folder))
+                        from_first(lambda: _write_report(folder, log))
                         raise alike(RunError(_not_finite(not_finite_at, step, loader, folder)))
                 if tell:
                     std = float(output_std(gather(z1)))
@@ -178,7 +178,9 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                     last = progress.epoch == settings.epochs
                     if batch.epoch == 0 or last:
                         pictures = _pictures(batch, monitor, network, sets)
-                        from_first(lambda: _show(folder, pictures, log, report=not last))  # noqa: B023
+                        from_first(lambda: _save_pictures(folder, pictures, log))  # noqa: B023
+                    if batch.epoch == 0 and not last:
+                        from_first(lambda: _write_report(folder, log))
                 if save_now:
                     save(last_chance=stopping or progress.epoch == settings.epochs)
                 if stopping and progress.epoch < settings.epochs:
@@ -187,7 +189,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
             vote.close()
             outcome = _outcome(folder, progress, settings, total, clock)
             log.record("end", **{key: value for key, value in asdict(outcome).items() if key != "run"})
-            from_first(lambda: _write_report(folder))
+            from_first(lambda: _write_report(folder, log))
         from_first(lambda: _list_broken(folder, sets, loader, console))
     return outcome
 
@@ -329,19 +331,20 @@ def _pictures(batch: Batch, monitor: Monitor, network: Network, sets: ImageSets)
     )
 
 
-def _write_report(folder: Path) -> None:
+def _write_report(folder: Path, log: Logbook) -> None:
     from siam.train.report import write_report  # which draws: what it needs for that takes a second to load
 
-    write_report(folder)
-
-
-def _show(folder: Path, pictures: Pictures, log: Logbook, report: bool) -> None:
     try:
-        pictures.save(folder)
-        if report:
-            _write_report(folder)
+        write_report(folder)
     except OSError as error:  # the run goes on: saving says whether the disk is full
         log.say(f"the report cannot be written: {error.strerror}")
+
+
+def _save_pictures(folder: Path, pictures: Pictures, log: Logbook) -> None:
+    try:
+        pictures.save(folder)
+    except OSError as error:
+        log.say(f"the pictures for the report cannot be written: {error.strerror}")
 
 
 def _pixels(x: Tensor) -> NDArray[np.uint8]:

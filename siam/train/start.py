@@ -33,7 +33,7 @@ _MAY_CHANGE = ("device", "devices", "timeout", "loader.", "checkpoint.")
 """Settings that a resumed run may be given anew: they do not change what is learnt."""
 
 Resume = bool | Literal["auto"]
-Open = Callable[[str], ImageSets]
+Opener = Callable[[str], ImageSets]
 """`open_images` that remembers: to list a million files takes seconds, which are spent once."""
 
 
@@ -53,13 +53,14 @@ def start(
     console = console or Console(stderr=True)
     resume = "auto" if restarted() else resume
     with joined(asked.device, seconds_of(asked.timeout, "timeout")):
-        opened: Open = cache(open_images)
-        settings, folder = from_first(lambda: _settle(asked, change, recipe, out, resume, opened))
+        open_once = cache(open_images)
+        settings, folder = from_first(lambda: _settle(asked, change, recipe, out, resume, open_once))
         if not started_together():
             processes = how_many(settings.devices, settings.device, settings.batch_size)
             if processes > 1:
+                open_once.cache_clear()  # each of them opens its own
                 return launch(processes, _train_together, settings, folder)
-        return _train(settings, folder, console, opened)
+        return _train(settings, folder, console, open_once)
 
 
 def _train_together(settings: Settings, folder: Path) -> Outcome:
@@ -68,11 +69,10 @@ def _train_together(settings: Settings, folder: Path) -> Outcome:
         return _train(settings, folder, Console(stderr=True), cache(open_images))
 
 
-def _train(settings: Settings, folder: Path, console: Console, opened: Open) -> Outcome:
+def _train(settings: Settings, folder: Path, console: Console, open_once: Opener) -> Outcome:
     require_equal_shares(settings.batch_size, world_size())
-    return train(
-        _the_same_everywhere(settings.data, console, opened), settings, folder, resume=True, console=console
-    )
+    sets = _the_same_everywhere(settings.data, console, open_once)
+    return train(sets, settings, folder, resume=True, console=console)
 
 
 def _settle(
@@ -81,7 +81,7 @@ def _settle(
     recipe: str | None,
     out: str | Path | None,
     resume: Resume,
-    opened: Open,
+    open_once: Opener,
 ) -> tuple[Settings, Path]:
     """Which settings, and in which folder, which exists from here on."""
     folder = Path(out) if out is not None else _default_folder(asked, bool(resume))
@@ -94,7 +94,7 @@ def _settle(
             "auto, which does either"
         )
     if not exists:
-        train = opened(asked.data).train
+        train = open_once(asked.data).train
         try:
             image, _ = read_or_replace(train, 0, Broken())
         except BrokenImage as error:
@@ -116,13 +116,13 @@ def _settle(
     return settings, folder
 
 
-def _the_same_everywhere(data: str, console: Console, opened: Open) -> ImageSets:
+def _the_same_everywhere(data: str, console: Console, open_once: Opener) -> ImageSets:
     """The images, in every process; in the first one first, which may have to download them.
 
     Raises DataError where a machine has others than the first.
     """
-    from_first(lambda: opened(data) and None)
-    sets = opened(data)
+    from_first(lambda: open_once(data) and None)
+    sets = open_once(data)
     if rank() == 0:
         for file, reason in sets.lost.items():
             console.print(f"{file} is left out: {reason}", highlight=False, soft_wrap=True)

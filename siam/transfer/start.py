@@ -105,7 +105,8 @@ def _settle(
     base = starting_point(recipe, annotated.layout, annotated.years, len(annotated.train))
     settings = change(replace(base, task=task))  # type: ignore[arg-type]
     folder = Path(out) if out is not None else _default_folder(Path(run), str(data), settings)
-    beginning(run, settings.init, settings.seed)  # before anything is written: it may be refused
+    if not (folder / TRANSFER).exists():
+        beginning(run, settings.init, settings.seed)  # before anything is written: it may be refused
     _claim(folder, resume, {"run": str(run), "data": str(data), **to_dict(settings)}, settings)
     console.print(
         f"{settings.task} by {settings.detector} on {data}: {len(annotated.train):,} photographs, "

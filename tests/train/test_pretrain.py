@@ -148,6 +148,15 @@ def test_real_photographs(tmp_path, pipeline):
     assert not (tmp_path / "run" / "broken.txt").exists()
 
 
+def test_modules_beside_the_photographs_are_not_run(photos, tmp_path):
+    """By the installed command and its workers, in a folder with files named as modules that they import."""
+    for name in ("code", "profile", "siam", "torch"):
+        (photos / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    command = [Path(sys.executable).with_name("siam"), "pretrain", ".", *TINY, "--out", tmp_path / "run"]
+    subprocess.run([*command, "--loader.resident", "no", "--loader.workers", "1"], cwd=photos, check=True)
+    assert not (tmp_path / "executed").exists()
+
+
 def test_images_seen_do_not_depend_on_how_they_are_loaded(classes, tmp_path):
     """Resident or from workers, none or two: the same crops within the rounding of the two resizes."""
     import numpy as np
