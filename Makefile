@@ -11,7 +11,7 @@ test: $(BIN)/.dev            ## the fast tests
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 test-all: test               ## the slow ones too, three at a time: they mostly wait for processes of their own
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m slow
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m slow
 
 lint: $(BIN)/.dev
 	$(BIN)/ruff check .

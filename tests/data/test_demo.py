@@ -1,11 +1,15 @@
-"""The demo set: always the same, balanced, and hard on pixels."""
+"""The demo set: always the same, balanced, hard on pixels, and learnt by a small network."""
+
+import json
 
 import numpy as np
+import pytest
 import torch
 
 from siam.data.demo import SHAPES, demo_images
 from siam.data.photometry import RGB_TO_YIQ
 from siam.evaluate.knn import knn_accuracy
+from tests.conftest import siam
 
 
 def test_the_same_every_time_and_balanced():
@@ -47,3 +51,14 @@ def test_images_differ_in_hue_and_in_nothing_else_that_all_their_crops_share():
     assert np.linalg.norm(chroma, axis=1).std() < 0.01
     hues, _ = np.histogram(np.arctan2(chroma[:, 1], chroma[:, 0]), bins=10, range=(-np.pi, np.pi))
     assert hues.min() > 400  # of 500
+
+
+@pytest.mark.slow
+def test_a_network_learns_it_in_minutes(tmp_path):
+    """Healthy, and far ahead of raw pixels and of the untrained network."""
+    done = siam("pretrain", "--out", tmp_path / "run", "--json", check=0)
+    outcome = json.loads(done.stdout)
+    assert outcome["verdict"] == "healthy"
+    assert outcome["knn"] >= 0.7
+    assert outcome["knn"] >= 1.7 * max(outcome["knn_raw_pixels"], outcome["knn_random_init"])
+    assert outcome["knn_raw_pixels"] <= 0.4

@@ -21,17 +21,6 @@ def records(run, kind):
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 
-@pytest.mark.slow
-def test_the_demo_learns(tmp_path):
-    """Healthy, and far ahead of raw pixels and of the untrained network."""
-    done = siam("pretrain", "--out", tmp_path / "run", "--json", check=0)
-    outcome = json.loads(done.stdout)
-    assert outcome["verdict"] == "healthy"
-    assert outcome["knn"] >= 0.7
-    assert outcome["knn"] >= 1.7 * max(outcome["knn_raw_pixels"], outcome["knn_random_init"])
-    assert outcome["knn_raw_pixels"] <= 0.4
-
-
 def test_five_percent_of_broken_files_cost_only_themselves(tmp_path):
     """Empty, cut off, text, and a bomb, among 80: trained through, replaced, counted and listed."""
     folder = tmp_path / "photos"
