@@ -54,6 +54,7 @@ def test_images_differ_in_hue_and_in_nothing_else_that_all_their_crops_share():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # minutes on a core of its own, and here others share it
 def test_a_network_learns_it_in_minutes(tmp_path):
     """Healthy, and far ahead of raw pixels and of the untrained network."""
     done = siam("pretrain", "--out", tmp_path / "run", "--json", check=0)
