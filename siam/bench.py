@@ -226,7 +226,7 @@ def _faster_device(rates: Rates) -> str:
         return "colours take longer than the network: --views.blur-p 0 saves most of them"
     if rates.device == "cpu":
         return "a GPU; else a smaller backbone, --width 0.5 or a smaller --views.size"
-    return "nothing: the device is busy, as it should be (--compile True may gain some on long runs)"
+    return "nothing: the device is busy, as it should be (--compile true may gain some on long runs)"
 
 
 def _sample(images: Images) -> Images:

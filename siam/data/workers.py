@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 _LOADED = ["siam.data.loader", "siam.evaluate.features"]
 
 
-def start_server() -> None:
+def _start_server() -> None:
     """Workers are forked from a server that has loaded the data way once, torch with it: each begins at once
     and shares that memory. Nothing of this process is in them, whose threads would not outlive a fork.
 
@@ -61,7 +61,7 @@ def batches_of(
     that a GPU can fetch from. begin: called in each worker first, with its number.
     """
     if workers:
-        start_server()
+        _start_server()
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_size=None,
