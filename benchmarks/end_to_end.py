@@ -22,12 +22,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from measure import Candidate, alternating, arguments, number, photographs, report, save
+from measure import (
+    Candidate,
+    alternating,
+    arguments,
+    in_own_process,
+    in_own_processes,
+    number,
+    photographs,
+    report,
+    save,
+)
 from torch import Tensor
 from training import (
     TrainOn,
     TwoCrops,
     our_step,
+    plain_device,
     published_batches,
     published_step,
     random_views,
@@ -44,6 +55,7 @@ from siam.train.device import pick_device
 LIMIT = "the limit: views on the device"
 OURS = "ours"
 PUBLISHED = "published loop (Pillow)"
+LIGHTLY = "the same on lightly's transform"
 
 
 def main() -> None:
@@ -72,18 +84,14 @@ def main() -> None:
         compile=args.compile,
     )
     with photographs(args.folder, args.images) as folder:
-        built = candidates(folder, settings, device, theirs)
-        turns, memory = {}, {}
-        for name, build in built.items():
-            before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
-            step, batches = build()
-            turns[name] = turn(step, batches, args.warm_up, args.steps, args.batch_size, device)
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-                layout = torch.channels_last if name in (OURS, LIMIT) else torch.contiguous_format
-                step(*random_views(settings, device, layout))
-                memory[name] = (torch.cuda.max_memory_allocated() - before) / 2**20
-        rates = alternating(turns, args.rounds)
+        names = [PUBLISHED, OURS, LIMIT, LIGHTLY]
+        tasks = {name: (name, folder, settings, str(device), theirs) for name in names}
+        groups = [(turn, (*task, args.warm_up, args.steps)) for task in tasks.values()]
+        with in_own_processes(groups) as turns:
+            rates = alternating(turns, args.rounds)
+        memory = {}
+        if device.type == "cuda":
+            memory = {name: in_own_process(peak_mb, *tasks[name]) for name in rates}
         if args.lightly_train:
             rates["lightly-train pretrain"] = lightly_train(args.lightly_train, folder, settings, theirs)
     title = f"files to step, {args.method}, {args.backbone}, {args.size} px, batch {args.batch_size}"
@@ -100,10 +108,11 @@ Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 """Starts to make batches, views on the device, without end."""
 
 
-def candidates(
-    folder: Path, settings: Settings, device: torch.device, theirs: int
-) -> dict[str, Callable[[], tuple[TrainOn, Batches]]]:
-    images = open_images(folder).train
+def build(
+    name: str, folder: Path, settings: Settings, device_name: str, theirs: int
+) -> tuple[TrainOn, Batches, torch.device]:
+    """Raises ImportError for a peer that is not installed."""
+    device = pick_device(device_name) if name in (OURS, LIMIT) else plain_device(device_name)
 
     def ours() -> Iterator[tuple[Tensor, Tensor]]:
         for batch in ViewLoader(images, settings, device).batches():
@@ -114,36 +123,33 @@ def candidates(
         while True:
             yield views
 
-    def with_pillow(dataset: TwoCrops) -> tuple[TrainOn, Batches]:
-        step = published_step(settings, device)
+    def step_and_read(x1: Tensor, x2: Tensor) -> Tensor:
+        loss = plain(x1, x2)
+        loss.item()  # the released code's meter
+        return loss
 
-        def step_and_read(x1: Tensor, x2: Tensor) -> Tensor:
-            loss = step(x1, x2)
-            loss.item()  # the released code's meter
-            return loss
-
-        return step_and_read, lambda: published_batches(dataset, settings.batch_size, theirs, device)
-
-    found = {
-        PUBLISHED: lambda: with_pillow(TwoCrops(folder, reference_transform(settings.views), both=False)),
-        OURS: lambda: (our_step(settings, device), ours),
-        LIMIT: lambda: (our_step(settings, device), limit),
-    }
-    try:
+    if name == LIMIT:
+        return our_step(settings, device), limit, device
+    if name == OURS:
+        images = open_images(folder).train
+        return our_step(settings, device), ours, device
+    if name == PUBLISHED:
+        dataset = TwoCrops(folder, reference_transform(settings.views), both=False)
+    else:
         from lightly.transforms import SimSiamTransform
 
-        transform = SimSiamTransform(input_size=settings.views.size)
-        found["the same on lightly's transform"] = lambda: with_pillow(TwoCrops(folder, transform, both=True))
-    except ImportError as error:
-        print(f"left out: lightly ({error})")
-    return found
+        dataset = TwoCrops(folder, SimSiamTransform(input_size=settings.views.size), both=True)
+    plain = published_step(settings, device)
+    return step_and_read, lambda: published_batches(dataset, settings.batch_size, theirs, device), device
 
 
 def turn(
-    step: TrainOn, batches: Batches, warm_up: int, steps: int, batch: int, device: torch.device
-) -> Candidate:
+    name: str, folder: Path, settings: Settings, device_name: str, theirs: int, warm_up: int, steps: int
+) -> dict[str, Candidate]:
     """Steps of a loop that has just been started. What workers made ahead of the clock is free: where they
     set the pace, warm up for as many steps as they may be ahead, and take several times as many."""
+    warnings.simplefilter("ignore")
+    step, batches, device = build(name, folder, settings, device_name, theirs)
 
     def run() -> tuple[int, float]:
         views = batches()
@@ -154,9 +160,16 @@ def turn(
         for _ in range(steps):
             step(*next(views))
         wait(device)
-        return steps * batch, time.perf_counter() - start
+        return steps * settings.batch_size, time.perf_counter() - start
 
-    return run
+    return {name: run}
+
+
+def peak_mb(name: str, folder: Path, settings: Settings, device_name: str, theirs: int) -> float:
+    """Of GPU memory, in a step."""
+    step, _, device = build(name, folder, settings, device_name, theirs)
+    step(*random_views(settings, device, torch.channels_last))
+    return torch.cuda.max_memory_allocated() / 2**20
 
 
 LIGHTLY_TRAIN = """

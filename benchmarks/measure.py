@@ -9,9 +9,11 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from siam.data.images import ENDINGS
 from siam.machine import machine
 
 DATA = Path(os.environ.get("SIAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+_DEFAULT = multiprocessing.get_all_start_methods()[0]
 PEERS = ("lightly", "nvidia-dali-cuda130", "ffcv", "faiss-cpu")
 
 Candidate = Callable[[], int | tuple[int, float]]
@@ -45,12 +48,64 @@ def alternating(candidates: dict[str, Candidate], rounds: int) -> dict[str, floa
     rates: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(rounds + 1):
         for name, run in candidates.items():
-            start = time.perf_counter()
-            done = run()
-            units, seconds = done if isinstance(done, tuple) else (done, time.perf_counter() - start)
+            units, seconds = timed(run)
             if turn > 0:
                 rates[name].append(units / seconds)
     return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def timed(run: Candidate) -> tuple[int, float]:
+    """Units and seconds of a turn."""
+    start = time.perf_counter()
+    done = run()
+    return done if isinstance(done, tuple) else (done, time.perf_counter() - start)
+
+
+Group = tuple[Callable[..., dict[str, Candidate]], tuple[Any, ...]]
+"""A module's function that builds candidates, and its arguments."""
+
+
+@contextmanager
+def in_own_processes(groups: Iterable[Group]) -> Iterator[dict[str, Candidate]]:
+    """All candidates, each group of them in a process of its own for as long as they take turns.
+
+    What one sets for its whole process, the allocator's ways or the number of threads, does not reach the
+    others then. A group whose packages are not installed is left out.
+    """
+    candidates: dict[str, Candidate] = {}
+    with ExitStack() as held:
+        for build, args in groups:
+            spawn = multiprocessing.get_context("spawn")
+            here, there = spawn.Pipe()
+            process = spawn.Process(target=_take_turns, args=(there, build, args))
+            process.start()
+            held.callback(process.kill)  # some peers never come to their end by themselves
+            there.close()
+            names = here.recv()
+            if isinstance(names, ImportError):
+                print(f"left out: {build.__name__} ({names})")
+            else:
+                candidates |= {name: partial(_turn_of, here, name) for name in names}
+        yield candidates
+
+
+def _turn_of(process: Connection, name: str) -> tuple[int, float]:
+    process.send(name)
+    turn: tuple[int, float] = process.recv()
+    return turn
+
+
+def _take_turns(asked: Connection, build: Callable[..., dict[str, Candidate]], args: tuple[Any, ...]) -> None:
+    """In the candidates' own process, until it is killed."""
+    multiprocessing.set_start_method(_DEFAULT, force=True)  # else what they start is spawned, as this was
+    try:
+        candidates = build(*args)
+    except ImportError as error:
+        asked.send(ImportError(str(error)))
+        return
+    asked.send(list(candidates))
+    while True:
+        asked.send(timed(candidates[asked.recv()]))
 
 
 def report(

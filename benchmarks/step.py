@@ -2,20 +2,30 @@
 
     python benchmarks/step.py [--cases resnet18:32:128 resnet50:224:32 ...] [--rounds 5] [--out FILE]
 
-A case is BACKBONE:SIZE:BATCH. Both train on the same views, which are on the device already. Beside the
+A case is BACKBONE:SIZE:BATCH. Both train on the same views, which are on the device already,
+each in a process of its own. Beside the
 rates: the share of the rate at which a large matrix product runs on this machine in our precision (with the
 step's operations as PyTorch counts them), and the peak of memory.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
-from measure import alternating, arguments, in_own_process, memory_mb, report, reset_peak, save
+from measure import (
+    Candidate,
+    alternating,
+    arguments,
+    in_own_process,
+    in_own_processes,
+    memory_mb,
+    report,
+    reset_peak,
+    save,
+)
 from torch.utils.flop_counter import FlopCounterMode
-from training import TrainOn, our_step, published_step, random_views, settings_for, wait
+from training import TrainOn, our_step, plain_device, published_step, random_views, settings_for, wait
 
 from siam.settings import Settings
 from siam.train.device import pick_device, uses_bf16
@@ -42,8 +52,8 @@ def measure(
     case: str, names: list[str], steps: int, rounds: int, device: torch.device, peak: float
 ) -> dict[str, Any]:
     memory = {name: in_own_process(peak_mb, name, case, str(device)) for name in names}
-    turns = {name: turn(name, case, steps, device) for name in names}
-    rates = alternating(turns, rounds)
+    with in_own_processes((turn, (name, case, steps, str(device))) for name in names) as turns:
+        rates = alternating(turns, rounds)
     flops = flops_of_a_pair(case, device)
     share = {name: 100 * rate * flops / peak for name, rate in rates.items()}
     backbone, size, batch = case.split(":")
@@ -56,32 +66,33 @@ def settings_of(case: str) -> Settings:
     return settings_for(backbone, int(size), int(batch))
 
 
-def build(name: str, settings: Settings, device: torch.device) -> tuple[TrainOn, torch.memory_format]:
-    if name == PLAIN:
-        return published_step(settings, device), torch.contiguous_format
-    return our_step(replace(settings, compile=name == COMPILED), device), torch.channels_last
-
-
-def turn(name: str, case: str, steps: int, device: torch.device) -> Callable[[], int]:
+def build(name: str, case: str, device_name: str) -> tuple[TrainOn, torch.memory_format, torch.device]:
     settings = settings_of(case)
-    step, layout = build(name, settings, device)
-    x1, x2 = random_views(settings, device, layout)
+    if name == PLAIN:
+        device = plain_device(device_name)
+        return published_step(settings, device), torch.contiguous_format, device
+    device = pick_device(device_name)
+    return our_step(replace(settings, compile=name == COMPILED), device), torch.channels_last, device
+
+
+def turn(name: str, case: str, steps: int, device_name: str) -> dict[str, Candidate]:
+    step, layout, device = build(name, case, device_name)
+    x1, x2 = random_views(settings_of(case), device, layout)
 
     def run() -> int:
         for _ in range(steps):
             step(x1, x2)
         wait(device)
-        return steps * settings.batch_size
+        return steps * len(x1)
 
-    return run
+    return {name: run}
 
 
 def peak_mb(name: str, case: str, device_name: str) -> int:
     """Memory at its peak in two steps, weights and views included; on a CPU above what the libraries take."""
-    device = pick_device(device_name)
-    before = memory_mb("VmRSS") if device.type == "cpu" else 0
-    run = turn(name, case, 2, device)
-    if device.type == "cuda":
+    before = memory_mb("VmRSS")
+    run = turn(name, case, 2, device_name)[name]
+    if device_name.startswith("cuda"):
         run()
         return torch.cuda.max_memory_allocated() // 2**20
     reset_peak()

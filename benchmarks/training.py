@@ -39,6 +39,12 @@ def our_step(settings: Settings, device: torch.device) -> TrainOn:
     return lambda x1, x2: train_on((x1, x2), images)[0]
 
 
+def plain_device(name: str) -> torch.device:
+    """As scripts choose one, cuDNN's search included."""
+    torch.backends.cudnn.benchmark = True
+    return torch.device(name)
+
+
 def published_step(settings: Settings, device: torch.device) -> TrainOn:
     """As in the released code: float32 (TF32 convolutions on a GPU, PyTorch's default), NCHW, plain SGD."""
     torch.manual_seed(0)

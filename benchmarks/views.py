@@ -3,7 +3,8 @@
     python benchmarks/views.py [FOLDER] [--images 100] [--rounds 5] [--out FILE]
 
 FOLDER holds photographs; without one, photos.tar of SIAM_DATA is taken. All read the same files (FFCV its own
-copy of them), and all are kept on one core. Peers that are not installed are left out.
+copy of them), each family in a process of its own, and all are kept on one core. Peers that are not installed
+are left out.
 """
 
 import os
@@ -17,15 +18,17 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch
-from measure import Candidate, alternating, arguments, one_core, photographs, report, save
+from measure import Candidate, alternating, arguments, in_own_processes, one_core, photographs, report, save
 from PIL import Image
 
 from siam.data.chance import uniforms
 from siam.data.images import open_images
 from siam.data.photometry import DRAWS, IMAGENET_MEAN, IMAGENET_STD, Photometry
 from siam.data.views import ViewBatches, reference_transform
+from siam.memory import keep_freed_memory
 from siam.settings import ViewSettings
 
+warnings.simplefilter("ignore")
 BATCH = 20
 
 
@@ -34,33 +37,18 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--images", type=int, default=100)
     args = parser.parse_args()
-    torch.set_num_threads(1)
     one_core()
-    warnings.simplefilter("ignore")
     with photographs(args.folder, args.images) as folder, tempfile.TemporaryDirectory() as temporary:
-        rates = alternating(candidates(folder, Path(temporary)), args.rounds)
+        families = (ours, published, torchvision_v2, lightly, dali, ffcv)
+        groups = [(family, (folder, ViewSettings(), Path(temporary))) for family in families]
+        with in_own_processes(groups) as candidates:
+            rates = alternating(candidates, args.rounds)
     title = "two 224 px views per photograph"
     save(args.out, [report(title, "images/s/core", rates, "published (Pillow)")], images=args.images)
 
 
-def candidates(folder: Path, temporary: Path) -> dict[str, Candidate]:
-    """Each makes two views of every photograph."""
-    files = sorted(folder.iterdir())
-    settings = ViewSettings()
-    found = {
-        **ours(folder, settings),
-        "published (Pillow)": each(files, reference_transform(settings), pillow),
-        "torchvision v2, uint8": each(files, torchvision_v2(settings), tensor),
-    }
-    for peer in (lightly, dali, ffcv):
-        try:
-            found.update(peer(files, settings, temporary))
-        except ImportError as error:
-            print(f"left out: {peer.__name__} ({error})")
-    return found
-
-
-def ours(folder: Path, settings: ViewSettings) -> dict[str, Candidate]:
+def ours(folder: Path, settings: ViewSettings, temporary: Path) -> dict[str, Candidate]:
+    keep_freed_memory()  # as in a worker
     images = open_images(folder).train
     worker = ViewBatches(images, settings, count=2, seed=0)
     photometry = Photometry(settings, torch.device("cpu"))
@@ -89,8 +77,13 @@ def ours(folder: Path, settings: ViewSettings) -> dict[str, Candidate]:
     }
 
 
-def each(files: list[Path], transform: Callable[[Any], Any], read: Callable[[Path], Any]) -> Candidate:
+def published(folder: Path, settings: ViewSettings, temporary: Path) -> dict[str, Candidate]:
+    return {"published (Pillow)": each(folder, reference_transform(settings), pillow)}
+
+
+def each(folder: Path, transform: Callable[[Any], Any], read: Callable[[Path], Any]) -> Candidate:
     """Read a file, transform it twice."""
+    files = sorted(folder.iterdir())
 
     def run() -> int:
         for file in files:
@@ -113,27 +106,28 @@ def tensor(file: Path) -> torch.Tensor:
     return decode_image(str(file), mode=ImageReadMode.RGB)
 
 
-def torchvision_v2(views: ViewSettings) -> Callable[[Any], Any]:
+def torchvision_v2(folder: Path, settings: ViewSettings, temporary: Path) -> dict[str, Candidate]:
     from torchvision.transforms import v2
 
-    jitter = v2.ColorJitter(views.brightness, views.contrast, views.saturation, views.hue)
-    return v2.Compose(
+    jitter = v2.ColorJitter(settings.brightness, settings.contrast, settings.saturation, settings.hue)
+    transform = v2.Compose(
         [
-            v2.RandomResizedCrop(views.size, scale=views.scale, antialias=True),
-            v2.RandomApply([jitter], p=views.jitter_p),
-            v2.RandomGrayscale(p=views.grey_p),
-            v2.RandomApply([v2.GaussianBlur(23, sigma=views.blur_sigma)], p=views.blur_p),
+            v2.RandomResizedCrop(settings.size, scale=settings.scale, antialias=True),
+            v2.RandomApply([jitter], p=settings.jitter_p),
+            v2.RandomGrayscale(p=settings.grey_p),
+            v2.RandomApply([v2.GaussianBlur(23, sigma=settings.blur_sigma)], p=settings.blur_p),
             v2.RandomHorizontalFlip(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
         ]
     )
+    return {"torchvision v2, uint8": each(folder, transform, tensor)}
 
 
-def lightly(files: list[Path], settings: ViewSettings, temporary: Path) -> dict[str, Candidate]:
+def lightly(folder: Path, settings: ViewSettings, temporary: Path) -> dict[str, Candidate]:
     from lightly.transforms import SimSiamTransform
 
-    transform = SimSiamTransform()
+    transform, files = SimSiamTransform(), sorted(folder.iterdir())
 
     def run() -> int:
         for file in files:
@@ -143,9 +137,11 @@ def lightly(files: list[Path], settings: ViewSettings, temporary: Path) -> dict[
     return {"lightly": run}
 
 
-def dali(files: list[Path], settings: ViewSettings, temporary: Path) -> dict[str, Candidate]:
+def dali(folder: Path, settings: ViewSettings, temporary: Path) -> dict[str, Candidate]:
     """Decoded once, both crops from it. Neither pipelined nor asynchronous: one core gains nothing by it."""
     from nvidia.dali import fn, pipeline_def, types
+
+    files = sorted(folder.iterdir())
 
     def some(p: float) -> Any:
         return fn.cast(fn.random.coin_flip(probability=p), dtype=types.FLOAT)
@@ -203,13 +199,15 @@ def dali(files: list[Path], settings: ViewSettings, temporary: Path) -> dict[str
     }
 
 
-def ffcv(files: list[Path], settings: ViewSettings, temporary: Path) -> dict[str, Candidate]:
+def ffcv(folder: Path, settings: ViewSettings, temporary: Path) -> dict[str, Candidate]:
     """Its decoder makes one crop, so two views are two passes. It packs the photographs at quality 90."""
     from ffcv.fields import RGBImageField
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.transforms import ToTensor
     from ffcv.writer import DatasetWriter
+
+    files = sorted(folder.iterdir())
 
     class Photographs:
         def __len__(self) -> int:

@@ -5,11 +5,14 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import forkserver
 from types import ModuleType
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
+
+from siam.memory import keep_freed_memory
 
 _LOADED = ["siam.data.loader", "siam.evaluate.features"]
 
@@ -71,10 +74,16 @@ def batches_of(
         pin_memory=pinned,
         prefetch_factor=prefetch if workers else None,
         multiprocessing_context="forkserver" if workers else None,
-        worker_init_fn=begin if workers else None,
+        worker_init_fn=partial(_begin, begin) if workers else None,
     )
     with apart_from_the_main_module():
         return iter(loader)
+
+
+def _begin(begin: Callable[[int], None] | None, number: int) -> None:
+    keep_freed_memory()
+    if begin is not None:
+        begin(number)
 
 
 def _as_it_is(batch: Any) -> Any:

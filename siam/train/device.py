@@ -3,10 +3,14 @@
 import torch
 
 from siam.errors import SettingsError
+from siam.memory import keep_freed_memory
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first GPU if there is one. Raises SettingsError for a device that is not there."""
+    """`auto` is the first GPU if there is one; from here on this process is set up to be fast on it.
+
+    Raises SettingsError for a device that is not there.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -20,6 +24,8 @@ def pick_device(name: str) -> torch.device:
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
+    if device.type == "cpu":
+        keep_freed_memory()
     return device
 
 
