@@ -1,4 +1,4 @@
-"""What a method's training step takes, beside SimSiam's: the peak of a process of its own."""
+"""What a method's training step takes beside SimSiam's, and what becomes of memory that is freed."""
 
 import subprocess
 import sys
@@ -59,3 +59,32 @@ def test_a_step_of_moco_or_swav_takes_little_more_than_one_of_simsiam():
         peak, own = peak_and_own(method)
         assert own > 1
         assert peak < 1.15 * simsiam + own, (method, peak, own, simsiam)
+
+
+FREED = """
+import resource
+
+import torch
+
+from siam.train.device import pick_device
+
+def pages_fetched():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for size in (64, 16, 40, 64):  # MB, none of them small enough for glibc to keep by itself
+        torch.ones(size * 2**18)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+by_default = pages_fetched()
+pick_device("cpu")
+for _ in range(10):  # until there is a place for each
+    pages_fetched()
+print(by_default, pages_fetched())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the setting is glibc's")
+def test_freed_memory_is_kept_for_the_next_step():
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    by_default, kept = map(int, done.stdout.split())
+    assert by_default > 10_000
+    assert kept < 100
