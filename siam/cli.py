@@ -4,6 +4,8 @@ Importing this module imports neither torch nor tyro: help answers at once, and 
 """
 
 import json
+import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +30,7 @@ siam VERB --help tells more. First steps:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb. Returns the exit status: 0; 2 when the user can mend it; 130 when interrupted.
 
-    75 says that a run was asked to stop, has saved, and can be resumed.
+    75 says that a run was asked to stop, has saved, and can be resumed; 141 that nobody reads the output.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
@@ -56,7 +58,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("siam: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        if not _unheard():
+            raise
+        return 141  # as a command that SIGPIPE ends
     return 0
+
+
+def _unheard() -> bool:
+    """Whether what read this command's output has gone, as `| head` does; it is then written to nothing."""
+    output = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(output, 0)
+    if not poll.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def _pretrain(args: list[str]) -> None:

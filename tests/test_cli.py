@@ -95,6 +95,13 @@ def test_a_run_is_never_overwritten_nor_resumed_as_another(capsys, tmp_path, pho
         )
 
 
+def test_a_reader_that_leaves_early_is_no_error():
+    command = f"{sys.executable} -m siam reproduce --help | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] in ("0", "141")
+    assert done.stderr == ""
+
+
 def test_a_run_leaves_what_the_design_promises(photos, tmp_path):
     command = [sys.executable, "-m", "siam", "pretrain", photos, *TINY, "--out", tmp_path / "run", "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
