@@ -62,10 +62,9 @@ class QueueContrast(Objective):
 
     def info_nce(self, p: Tensor, z: Tensor) -> Tensor:
         """-log of the share that the positive has in exp(p.z / T) over positive and queue."""
-        positive = F.cosine_similarity(p.float(), z.float(), dim=1)[:, None]  # (B, 1)
-        negative = F.normalize(p.float(), dim=1) @ self.queue.T  # (B, K); keys are unit vectors already
-        logits = torch.cat([positive, negative], dim=1) / self.temperature
-        return F.cross_entropy(logits, torch.zeros(len(p), dtype=torch.int64, device=p.device))
+        positive = F.cosine_similarity(p.float(), z.float(), dim=1) / self.temperature  # (B,)
+        negative = (F.normalize(p.float(), dim=1) / self.temperature) @ self.queue.T  # (B, K), unit keys
+        return (torch.logaddexp(positive, negative.logsumexp(dim=1)) - positive).mean()
 
     @torch.no_grad()
     def end(self) -> None:
