@@ -45,16 +45,15 @@ class Network(nn.Module):
     def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x1, x2: two views (B, 3, H, W), normalised. Returns p1, p2, z1, z2, each (B, d)."""
         f = self.encoder
+        if self.target == "momentum":
+            assert self.slow is not None
+            z1, z2 = self.slow(x1), self.slow(x2)  # first: nothing of it is left at the peak of f
         f1, f2 = f(x1), f(x2)  # (B, d)
+        if self.target == "stop_gradient":
+            z1, z2 = f1.detach(), f2.detach()
+        if self.target == "live":
+            z1, z2 = f1, f2
         p1, p2 = self.predictor(f1), self.predictor(f2)  # (B, d)
-        match self.target:
-            case "live":
-                z1, z2 = f1, f2
-            case "stop_gradient":
-                z1, z2 = f1.detach(), f2.detach()
-            case _:
-                assert self.slow is not None
-                z1, z2 = self.slow(x1), self.slow(x2)
         return p1, p2, z1, z2
 
     @torch.no_grad()

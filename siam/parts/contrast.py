@@ -3,9 +3,12 @@
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from siam.parts.gather import gather, rank
 from siam.parts.objective import Objective
+
+QUEUE_PARTS = 8  # scored one after the other
 
 
 class BatchContrast(Objective):
@@ -61,10 +64,18 @@ class QueueContrast(Objective):
         return loss
 
     def info_nce(self, p: Tensor, z: Tensor) -> Tensor:
-        """-log of the share that the positive has in exp(p.z / T) over positive and queue."""
+        """-log of the share that the positive has in exp(p.z / T) over positive and queue.
+
+        An eighth of the queue at a time, its logits computed anew for the gradient: together they would take
+        more memory than the queue itself.
+        """
         positive = F.cosine_similarity(p.float(), z.float(), dim=1) / self.temperature  # (B,)
-        negative = (F.normalize(p.float(), dim=1) / self.temperature) @ self.queue.T  # (B, K), unit keys
-        return (torch.logaddexp(positive, negative.logsumexp(dim=1)) - positive).mean()
+        anchors = F.normalize(p.float(), dim=1) / self.temperature  # (B, d)
+        negatives = [
+            checkpoint(log_sum_exp, anchors, keys, use_reentrant=False, preserve_rng_state=False)
+            for keys in self.queue.chunk(QUEUE_PARTS)
+        ]
+        return (torch.stack([positive, *negatives]).logsumexp(dim=0) - positive).mean()
 
     @torch.no_grad()
     def end(self) -> None:
@@ -80,3 +91,8 @@ class QueueContrast(Objective):
 def cosines(a: Tensor, b: Tensor) -> Tensor:
     """(A, d), (B, d) -> (A, B)."""
     return F.normalize(a.float(), dim=1) @ F.normalize(b.float(), dim=1).T
+
+
+def log_sum_exp(a: Tensor, b: Tensor) -> Tensor:
+    """(A, d), (B, d) -> (A,): of the products with each of b."""
+    return (a @ b.T).logsumexp(dim=1)
