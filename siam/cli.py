@@ -6,6 +6,7 @@ Importing this module imports neither torch nor tyro: help answers at once, and 
 import json
 import os
 import select
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -226,7 +227,8 @@ def _reproduce(args: list[str]) -> None:
         return replace(parsed, data=base.data)
 
     data = asked.settings.data or None
-    folder = reproduce(asked.table, data, with_the_users, asked.scale, asked.seeds, asked.out)
+    command = shlex.join(["siam", "reproduce", *args])
+    folder = reproduce(asked.table, data, with_the_users, asked.scale, asked.seeds, asked.out, command)
     tell_study(folder, asked.json)
     print(f"look at {folder}/table.md and figure.png", file=sys.stderr)
 

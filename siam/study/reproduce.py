@@ -57,12 +57,14 @@ def reproduce(
     scale: Scale = "demo",
     seeds: int = 1,
     out: str | Path | None = None,
+    command: str = "",
     console: Console | None = None,
 ) -> Path:
     """Run every row of table `name` with seeds 0 ... seeds - 1; write table.md, table.json and the figure.
 
-    change: applies the user's own settings to the scale's. Rows that are finished are not run again, and one
-    that was interrupted goes on. Returns the folder. Raises SiamError.
+    change: applies the user's own settings to the scale's. command: what was typed, for the table. Rows
+    that are finished are not run again, and one that was interrupted goes on. Returns the folder. Raises
+    SiamError.
     """
     console = console or Console(stderr=True)
     chosen = table(name)
@@ -83,7 +85,7 @@ def reproduce(
         outcome = _finished(run, settings) or _train(run, settings, console)
         found[row.name].outcomes.append(outcome)
         found[row.name] = replace(found[row.name], settings=to_dict(settings))
-        _write(folder, name, chosen, list(found.values()), scale)
+        _write(folder, name, chosen, list(found.values()), scale, command)
     return folder
 
 
@@ -124,7 +126,7 @@ def _file_name(row: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in row.lower()).strip("-")
 
 
-def _write(folder: Path, name: str, chosen: Table, found: list[Study], scale: Scale) -> None:
+def _write(folder: Path, name: str, chosen: Table, found: list[Study], scale: Scale, command: str) -> None:
     """The table as far as it goes, as Markdown and JSON, and the curves of the first seed."""
     where = machine()
     plain = {
@@ -133,6 +135,7 @@ def _write(folder: Path, name: str, chosen: Table, found: list[Study], scale: Sc
         "source": f"SimSiam (Chen & He 2021, arXiv 2011.10566), {chosen.source}",
         "published": "linear top-1 on ImageNet, ResNet-50, 100 epochs",
         "scale": scale,
+        "command": command,
         **where,
         "rows": [
             {"name": s.row.name, "published": s.row.published, "note": s.row.note,
@@ -142,7 +145,7 @@ def _write(folder: Path, name: str, chosen: Table, found: list[Study], scale: Sc
     }  # fmt: skip
     text = json.dumps(plain, indent=1) + "\n"
     _put(folder / "table.json", text.encode())
-    _put(folder / "table.md", markdown(name, chosen, found, scale, where).encode())
+    _put(folder / "table.md", markdown(chosen, found, where, command).encode())
 
     done = {s.row.name: folder / f"{_file_name(s.row.name)}-seed0" for s in found if s.outcomes}
     histories = {}
@@ -160,7 +163,7 @@ def _put(path: Path, contents: bytes) -> None:
     write_atomically(path, lambda file: file.write(contents))
 
 
-def markdown(name: str, chosen: Table, found: list[Study], scale: str, where: dict[str, Any]) -> str:
+def markdown(chosen: Table, found: list[Study], where: dict[str, Any], command: str) -> str:
     """Measured beside published."""
     seeds = max(len(s.outcomes) for s in found)
     first = next(s for s in found if s.outcomes)
@@ -191,8 +194,8 @@ def markdown(name: str, chosen: Table, found: list[Study], scale: str, where: di
         f"{percent(outcome.get('knn_random_init'))}.",
         f"Measured: {settings['data']}, {settings['backbone']} x {settings['width']:g}, "
         f"{settings['epochs']} epochs, k = {settings['monitor']['knn_k']}, seeds: {seeds}; "
-        f"{where['machine']}, {where['date']}, torch {where['torch']}; "
-        f"`siam reproduce {name} --scale {scale} --seeds {seeds}`.",
+        f"{where['machine']}, {where['date']}, torch {where['torch']}"
+        + (f"; `{command}`." if command else "."),
         "Published: SimSiam (Chen & He 2021, arXiv 2011.10566); another set, network and protocol: compare "
         "the order of the rows, not the figures.",
         "",

@@ -75,7 +75,7 @@ def loss(ax: Axes, history: History, colour: str) -> None:
     if history.settings.network.objective == "cosine":
         low, high = -1.0, max(-0.9, *_drawn(ax))
         ax.set_ylim(low - 0.14 * (high - low), high + 0.05 * (high - low))
-        _reference(ax, low, "floor −1", above=False)
+        _reference(ax, low, "floor of the cosine −1", above=False)
 
 
 def std(ax: Axes, history: History, colour: str) -> None:

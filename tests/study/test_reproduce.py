@@ -1,6 +1,7 @@
 """`siam reproduce`: rows as published, each a run of its own, continued where it stopped, and the table."""
 
 import json
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -72,8 +73,9 @@ def test_mean_and_deviation_over_seeds_by_hand():
     assert deviation == pytest.approx(0.1 * 2**0.5)
     assert study.mean("std") is None
     where = {"machine": "m", "date": "d", "torch": "t"}
-    page = markdown("predictor", table("predictor"), [study], "demo", where)
+    page = markdown(table("predictor"), [study], where, "siam reproduce predictor --epochs 5")
     assert "| a | 60.0 ± 14.1 | - | - | at risk, diverged, healthy | 12.3 |" in page
+    assert "torch t; `siam reproduce predictor --epochs 5`." in page
 
 
 def test_a_table_row_by_row_and_again(classes, tmp_path):
@@ -85,6 +87,9 @@ def test_a_table_row_by_row_and_again(classes, tmp_path):
     assert [len(row["seeds"]) for row in found["rows"]] == [2, 2]
     assert found["rows"][1]["settings"]["network"]["target"] == "live"
     assert {"date", "machine", "torch"} <= set(found)
+    typed = shlex.join(["siam", *map(str, command), "--seeds", "2", "--json"])
+    assert found["command"] == typed
+    assert f"`{typed}`" in (tmp_path / "t" / "table.md").read_text()
     for file in ("table.md", "figure.svg", "figure.png"):
         assert (tmp_path / "t" / file).stat().st_size > 500
     assert "4 of 4" in done.stderr

@@ -476,9 +476,9 @@ def test_x_counts_epochs_and_a_mean_lies_in_its_middle():
 
 
 def test_the_floor_is_drawn_for_the_cosine_alone():
-    assert lines(panel(curves.loss, History(WHOLE, SMALL)))["floor −1"][1] == [-1, -1]
+    assert lines(panel(curves.loss, History(WHOLE, SMALL)))["floor of the cosine −1"][1] == [-1, -1]
     contrast = replace(SMALL, network=SIMCLR)
-    assert "floor −1" not in lines(panel(curves.loss, History(WHOLE, contrast)))
+    assert "floor of the cosine −1" not in lines(panel(curves.loss, History(WHOLE, contrast)))
 
 
 def test_knn_starts_at_random_initialisation_with_both_references():
