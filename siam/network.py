@@ -47,7 +47,7 @@ class Network(nn.Module):
         f = self.encoder
         if self.target == "momentum":
             assert self.slow is not None
-            z1, z2 = self.slow(x1), self.slow(x2)  # first: nothing of it is left at the peak of f
+            z1, z2 = self.slow(x1), self.slow(x2)  # before f keeps its activations, which saves memory
         f1, f2 = f(x1), f(x2)  # (B, d)
         if self.target == "stop_gradient":
             z1, z2 = f1.detach(), f2.detach()

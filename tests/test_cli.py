@@ -59,6 +59,10 @@ def test_help_needs_neither_torch_nor_tyro():
         (["pretrain", "--timeout", "10"], "timeout must be a time such as 90s, 10m or 2h, got '10'"),
         (["pretrain", "--checkpoint.every", "10x"], "checkpoint.every must be a time"),
         (["pretrain", "--device", "cpu", "--devices", "3"], "batch_size 32 cannot be shared by 3 processes"),
+        (
+            ["pretrain", "--device", "cpu", "--devices", "2", "--batch-size", "36", "--accumulate", "4"],
+            "it must be a multiple of 8, with at least 2 images for each of the 4 parts",
+        ),
     ],
 )
 def test_what_cannot_work_is_one_plain_line(capsys, tmp_path, monkeypatch, args, says):

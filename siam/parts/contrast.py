@@ -66,8 +66,8 @@ class QueueContrast(Objective):
     def info_nce(self, p: Tensor, z: Tensor) -> Tensor:
         """-log of the share that the positive has in exp(p.z / T) over positive and queue.
 
-        An eighth of the queue at a time, its logits computed anew for the gradient: together they would take
-        more memory than the queue itself.
+        An eighth of the queue at a time, its logits computed anew for the gradient (when the queue must be
+        the same): all (B, K) of them would take several times the memory of the queue (K, d).
         """
         positive = F.cosine_similarity(p.float(), z.float(), dim=1) / self.temperature  # (B,)
         anchors = F.normalize(p.float(), dim=1) / self.temperature  # (B, d)
@@ -79,7 +79,7 @@ class QueueContrast(Objective):
 
     @torch.no_grad()
     def end(self) -> None:
-        """Put the keys in the places of the oldest, round and round."""
+        """Put the keys in the places of the oldest, round and round; after backward, which needs those."""
         of_all = gather(torch.cat(self.seen, dim=1)).chunk(len(self.seen), dim=1)
         keys = F.normalize(torch.cat(of_all).float(), dim=1)[-len(self.queue) :]
         places = (self.place + torch.arange(len(keys), device=keys.device)) % len(self.queue)

@@ -21,30 +21,36 @@ _GRACE = 20.0  # seconds that the others have to end by themselves once a proces
 _OURS = "SIAM_LAUNCHED_BY"  # process that started this one
 
 
-def how_many(devices: int, device: str, batch_size: int) -> int:
+def how_many(devices: int, device: str, batch_size: int, parts: int = 1) -> int:
     """Processes to start here: as asked for, or as many GPUs as share the batch equally.
 
+    parts: of a process's share that pass one after another (`accumulate`), equal as well.
     Raises SettingsError where the batch cannot be shared.
     """
     if devices == 0:
         gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
-        return max((n for n in range(1, gpus + 1) if batch_size % n == 0 and batch_size >= 2 * n), default=1)
+        return max((n for n in range(1, gpus + 1) if _shares(batch_size, n * parts)), default=1)
     if devices > 1 and device not in ("auto", "cuda", "cpu"):
         raise SettingsError(f"devices {devices} cannot all be '{device}': give --device cuda or cpu")
     gpus = torch.cuda.device_count()
     if gpus and device != "cpu" and devices > gpus:
         raise SettingsError(f"devices {devices} asked for, but there are {gpus} here")
-    require_equal_shares(batch_size, devices)
+    require_equal_shares(batch_size, devices, parts)
     return devices
 
 
-def require_equal_shares(batch_size: int, processes: int) -> None:
-    """Raises SettingsError unless each process gets the same number of images, at least 2."""
-    if batch_size % processes or batch_size < 2 * processes:
+def require_equal_shares(batch_size: int, processes: int, parts: int = 1) -> None:
+    """Raises SettingsError unless each part in each process is of as many images, at least 2."""
+    if not _shares(batch_size, processes * parts):
+        each = "each" if parts == 1 else f"each of the {parts} parts that accumulate makes"
         raise SettingsError(
             f"batch_size {batch_size} cannot be shared by {processes} processes: it must be a multiple of "
-            f"{processes}, with at least 2 images for each"
+            f"{processes * parts}, with at least 2 images for {each}"
         )
+
+
+def _shares(batch_size: int, among: int) -> bool:
+    return batch_size % among == 0 and batch_size >= 2 * among
 
 
 def launch(processes: int, work: Callable[..., T], *arguments: Any) -> T:

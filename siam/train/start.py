@@ -56,7 +56,7 @@ def start(
         open_once = cache(open_images)
         settings, folder = from_first(lambda: _settle(asked, change, recipe, out, resume, open_once))
         if not started_together():
-            processes = how_many(settings.devices, settings.device, settings.batch_size)
+            processes = how_many(settings.devices, settings.device, settings.batch_size, settings.accumulate)
             if processes > 1:
                 open_once.cache_clear()  # each of them opens its own
                 return launch(processes, _train_together, settings, folder)
@@ -70,7 +70,7 @@ def _train_together(settings: Settings, folder: Path) -> Outcome:
 
 
 def _train(settings: Settings, folder: Path, console: Console, open_once: Opener) -> Outcome:
-    require_equal_shares(settings.batch_size, world_size())
+    require_equal_shares(settings.batch_size, world_size(), settings.accumulate)
     sets = _the_same_everywhere(settings.data, console, open_once)
     return train(sets, settings, folder, resume=True, console=console)
 
