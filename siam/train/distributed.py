@@ -6,10 +6,12 @@ who merely has several GPUs. Either way RANK, WORLD_SIZE and their like stand in
 
 import inspect
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -57,10 +59,11 @@ def joined(device: str, seconds: float) -> Iterator[None]:
         yield
         return
     on_gpus = device != "cpu" and torch.cuda.is_available()
+    backend, timeout = "cpu:gloo,cuda:nccl" if on_gpus else "gloo", timedelta(seconds=seconds)
     try:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=timedelta(seconds=seconds)
-        )
+        store, rank, processes = next(dist.rendezvous("env://", timeout=timeout))
+        fresh = dist.PrefixStore(_meet(store, rank, processes, timeout), store)
+        dist.init_process_group(backend, store=fresh, rank=rank, world_size=processes, timeout=timeout)
         yield
     except SiamError:
         raise
@@ -73,6 +76,30 @@ def joined(device: str, seconds: float) -> Iterator[None]:
         ) from None
     else:
         dist.destroy_process_group()
+
+
+def _meet(store: dist.Store, rank: int, processes: int, timeout: timedelta) -> str:
+    """A name for this start of the processes, the same in all: what each writes in `store` goes under it.
+
+    torchrun keeps one store through all restarts, with the addresses of the killed processes in it
+    (pytorch#135712), and its count of restarts is not the same on all machines. So each process asks under a
+    name that nobody ever had, and the first one answers whoever asks, the dead as well, until all have heard.
+    """
+    mine = uuid4().hex
+    if rank > 0:
+        store.set(f"process {rank}", mine)
+        start = store.get(f"start of {mine}").decode()
+        store.set(f"{start} heard by {rank}", "")
+        return start
+    absent, until = set(range(1, processes)), time.monotonic() + timeout.total_seconds()
+    while absent:
+        if time.monotonic() > until:
+            raise ConnectionError(f"process {min(absent)} did not come")
+        for other in filter(lambda other: store.check([f"process {other}"]), absent):
+            store.set(f"start of {store.get(f'process {other}').decode()}", mine)
+        absent = {other for other in absent if not store.check([f"{mine} heard by {other}"])}
+        time.sleep(0.02)
+    return mine
 
 
 def _reason(error: Exception) -> str:

@@ -156,6 +156,43 @@ def test_a_process_that_ends_ends_all_and_is_named():
         launch(2, fails, "one dies")
 
 
+MEETS = """
+import signal
+import torch.distributed as dist
+from siam.train.distributed import joined
+print("here", flush=True)
+with joined("cpu", 30):
+    dist.barrier()
+    print("met", flush=True)
+    signal.pause()
+"""
+
+
+def started_by_torchrun(number, store):
+    place = {"RANK": number, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}
+    place |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+    environment = {**os.environ, **{name: str(value) for name, value in place.items()}}
+    return subprocess.Popen([sys.executable, "-c", MEETS], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("early", [0, 1])
+def test_a_restarted_process_does_not_wait_for_the_addresses_of_the_dead(early):
+    """torchrun's store outlives the processes: whoever comes early finds there what the killed ones wrote."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for _ in range(3):
+        processes = []
+        for number in (early, 1 - early):
+            processes.append(started_by_torchrun(number, store))
+            assert processes[-1].stdout.readline() == "here\n"
+            time.sleep(0.5)  # what it looks up at once, it has seen
+        said = [process.stdout.readline() for process in processes]
+        for process in processes:
+            process.kill()
+            process.communicate()
+        assert said == ["met\n"] * 2
+
+
 def test_alone_nothing_is_exchanged():
     x = torch.randn(3, 2)
     assert gather(x) is x

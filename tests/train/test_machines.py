@@ -72,14 +72,22 @@ def worker(name):
 
 @contextlib.contextmanager
 def both_machines(folder, restarts, *args):
-    """torchrun on each of them, writing a.log and b.log; what is left of them is killed in the end."""
+    """torchrun on each of them, writing a.log and b.log; what is left of them is killed in the end.
+
+    Where the test fails, pytest shows what they said.
+    """
     with contextlib.ExitStack() as stack:
         both = []
         for name in ADDRESSES:
             log = stack.enter_context((folder / f"{name[-1]}.log").open("w"))
             both.append(stack.enter_context(torchrun(name, log, restarts, *args)))
             stack.callback(both[-1].kill)
-        yield both
+        try:
+            yield both
+        except BaseException:
+            for name in ("a.log", "b.log"):
+                print(name, (folder / name).read_text(), sep="\n")
+            raise
 
 
 def torchrun(name, log, restarts, *args):
@@ -132,7 +140,7 @@ def test_two_machines_outlive_a_cut_link_and_a_killed_process(machines, photos, 
         ip("-n", "siam-b", "link", "set", "siam0", "up")
         wait_until(lambda: len(steps(run)) >= before + 8, both)
         os.kill(worker("siam-b"), signal.SIGKILL)
-        assert [process.wait(timeout=240) for process in both] == [0, 0], (tmp_path / "a.log").read_text()
+        assert [process.wait(timeout=240) for process in both] == [0, 0]
     assert steps(run) == list(range(1, 91))
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["kind"] == "end"
