@@ -16,6 +16,8 @@ from uuid import uuid4
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from siam.errors import RunError, SiamError
@@ -61,8 +63,8 @@ def joined(device: str, seconds: float) -> Iterator[None]:
     on_gpus = device != "cpu" and torch.cuda.is_available()
     backend, timeout = "cpu:gloo,cuda:nccl" if on_gpus else "gloo", timedelta(seconds=seconds)
     try:
-        store, rank, processes = next(dist.rendezvous("env://", timeout=timeout))
-        fresh = dist.PrefixStore(_meet(store, rank, processes, timeout), store)
+        store, rank, processes = next(rendezvous("env://", timeout=timeout))
+        fresh = PrefixStore(_meet(store, rank, processes, timeout), store)
         dist.init_process_group(backend, store=fresh, rank=rank, world_size=processes, timeout=timeout)
         yield
     except SiamError:
@@ -78,7 +80,7 @@ def joined(device: str, seconds: float) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _meet(store: dist.Store, rank: int, processes: int, timeout: timedelta) -> str:
+def _meet(store: Store, rank: int, processes: int, timeout: timedelta) -> str:
     """A name for this start of the processes, the same in all: what each writes in `store` goes under it.
 
     torchrun keeps one store through all restarts, with the addresses of the killed processes in it
