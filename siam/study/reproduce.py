@@ -4,7 +4,7 @@ import io
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from siam.settings import Settings, differences, from_dict, to_dict
 from siam.study.tables import Row, Table, table
 from siam.train.curves import History, figure2
 from siam.train.logbook import percent
+from siam.train.pretrain import Outcome
 from siam.train.start import start
 
 Scale = Literal["demo", "cifar", "imagenette", "imagenet"]
@@ -100,7 +101,7 @@ def _base(data: str | None, change: Callable[[Settings], Settings], scale: Scale
 
 
 def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
-    """The outcome of a run that has ended. Raises RunError when its settings were others."""
+    """What a run that has ended came to. Raises RunError when its settings were others."""
     if not (run / METRICS).exists():
         return None
     opened = open_run(run)
@@ -108,7 +109,10 @@ def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
     if changed:
         raise RunError(f"{run} was made with other settings: {', '.join(changed)}; choose another --out")
     ends = [record for record in opened.metrics() if record["kind"] in ("end", "diverged")]
-    return ends[-1] if ends else None
+    if not ends:
+        return None
+    names = {field.name for field in fields(Outcome)}
+    return {"run": str(run), **{name: value for name, value in ends[-1].items() if name in names}}
 
 
 def _train(run: Path, settings: Settings, console: Console) -> dict[str, Any]:
@@ -119,7 +123,7 @@ def _train(run: Path, settings: Settings, console: Console) -> dict[str, Any]:
         if "not finite" not in str(error):
             raise
         console.print(str(error), highlight=False)
-        return {"verdict": "diverged"}
+        return {"run": str(run), "verdict": "diverged"}
 
 
 def _file_name(row: str) -> str:

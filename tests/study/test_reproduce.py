@@ -100,6 +100,7 @@ def test_a_table_row_by_row_and_again(classes, tmp_path):
     metrics.write_text("\n".join(whole[:-1]) + "\n")  # as if killed before its end was written
     again = json.loads(siam(*command, "--seeds", 2, "--json", check=0).stdout)
     assert (tmp_path / "t" / "with-stop-gradient-seed0" / "metrics.jsonl").read_bytes() == first
+    assert again["rows"][0]["seeds"] == found["rows"][0]["seeds"]
     rows = [[o["knn"] for o in row["seeds"]] for row in again["rows"]]
     assert rows == [[o["knn"] for o in row["seeds"]] for row in found["rows"]]
 
