@@ -61,7 +61,7 @@ DEMO = Settings(
     epochs=10,
     batch_size=32,
     views=ViewSettings(
-        size=16, scale=(0.4, 1.0), brightness=0.15, contrast=0.15, hue=0.5, grey_p=0.8, blur_p=0.0
+        size=16, scale=(0.4, 1.0), brightness=0.15, contrast=0.15, hue=0.0, grey_p=0.9, blur_p=0.0
     ),
     network=replace(
         SIMSIAM, projector_layers=2, projector_hidden=512, dim=512, predictor_hidden=128,
@@ -70,7 +70,7 @@ DEMO = Settings(
     optimizer=OptimizerSettings(lr=0.8, weight_decay=5e-4, warmup_epochs=1),  # lr 0.1 for a batch of 32
     monitor=MonitorSettings(knn_k=20, bank=5000, queries=1000),
 )  # fmt: skip
-"""The demo set in minutes on two CPU cores: small batches, so many steps, and a modest d. kNN: 79 to 86 %.
+"""The demo set in minutes on two CPU cores: small batches, so many steps, and a modest d.
 
 The projector's output has no BN (Table 3: 67.4 against 68.1): with one, a batch of 32 could not show what a
 collapse is (see `floor_of_std`).

@@ -2,10 +2,10 @@
 
 Two crops of an image must share its kind and nothing easier: what they share besides, a short run learns
 instead. So each image is light on dark of one hue. The hue is random and fills its pixels (which is why raw
-pixels tell little), and the demo's views turn it fully and mostly take it away; lightness, contrast and
-saturation are the same in all images, so that there is nothing to learn about them. What is left in common is
-the kind, which lies anywhere, at any angle, in many sizes, under noise. Half of the kinds fill the image:
-every crop of them shows what they are.
+pixels tell little), and the demo's views mostly take it away: it is in both views of one image in 100.
+Lightness, contrast and saturation are the same in all images, so that there is nothing to learn about them.
+What is left in common is the kind, which lies anywhere, at any angle, in many sizes, under noise. Half of the
+kinds fill the image: every crop of them shows what they are.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _COUNTS = {"train": 5000, "test": 1000}
 _LUMA = (0.42, 0.58)
 """Of ground and shape, in [0, 1]."""
 _CHROMA = 0.2
-"""Distance from grey in the chroma plane of YIQ, in which the views turn hues; more would leave the cube."""
+"""Distance from grey in the chroma plane of YIQ; more would leave the cube of RGB."""
 
 
 def _disc(u: Array, v: Array) -> Array:
