@@ -46,9 +46,11 @@ def _network(**changes: Any) -> Change:
 
 
 def _stop_gradient(base: Settings, steps: int) -> list[Row]:
+    """Before Sec. 4.2 found that the predictor's learning rate had better not decay."""
+    decayed = {"optimizer": {"predictor_lr": "cosine"}}
     return [
-        Row("with stop-gradient", {}, 67.7),
-        Row("without stop-gradient", _network(target="live"), 0.1),
+        Row("with stop-gradient", decayed, 67.7, "± 0.1 over 5 trials"),
+        Row("without stop-gradient", {**decayed, **_network(target="live")}, 0.1),
     ]
 
 
