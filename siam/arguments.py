@@ -16,6 +16,7 @@ def parse(kind: type[T], args: list[str], prog: str, defaults: T | None = None) 
     import tyro
 
     args = [re.sub(r"(?<![^=])(true|false)$", lambda word: word[0].capitalize(), arg) for arg in args]
+    args = ["--views.pipeline" if arg == "--views" else arg for arg in args]
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):

@@ -99,7 +99,6 @@ def _pretrain(args: list[str]) -> None:
         """Print the outcome as one JSON object on stdout."""
         settings: Annotated[Settings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = defaults
 
-    args = ["--views.pipeline" if arg == "--views" else arg for arg in args]
     for at in (at for at, arg in enumerate(args) if arg == "--resume"):
         if args[at + 1 : at + 2] not in (["auto"], ["yes"], ["no"]):
             args[at] = "--resume=yes"  # as a flag
@@ -218,7 +217,8 @@ def _reproduce(args: list[str]) -> None:
 
     Reproduce.__doc__ = (
         f"{Reproduce.__doc__}\n\nTABLE is one of {', '.join(TABLES)}; "
-        "and there is `siam reproduce transfer`, with settings of its own."
+        "and there is `siam reproduce transfer`, with settings of its own. Rows start from the recipe of the "
+        "scale; the defaults below are those of imagenet."
     )
     asked = parse(Reproduce, args, "siam reproduce")
 
@@ -455,7 +455,6 @@ def _bench(args: list[str]) -> None:
         """Print the result as one JSON object on stdout."""
         settings: Annotated[Settings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = defaults
 
-    args = ["--views.pipeline" if arg == "--views" else arg for arg in args]
     asked = parse(Bench, args, "siam bench")
 
     def with_the_users(base: Settings) -> Settings:

@@ -8,6 +8,7 @@ A method names only what it changes in SimSiam; its widths and rates as publishe
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from siam.annotations import require_annotated
 from siam.errors import SettingsError
 
 
@@ -57,6 +58,8 @@ class Method:
     """Clusters (objective `clusters`)."""
 
     def __post_init__(self) -> None:
+        require_annotated(self, "network.")
+
         def require(holds: bool, what: str) -> None:
             if not holds:
                 raise SettingsError(f"network.{what}")
@@ -68,8 +71,11 @@ class Method:
         require(self.temperature > 0, f"temperature must be above 0, got {self.temperature}")
         require(self.queue >= 1, f"queue must hold at least 1 key, got {self.queue}")
         require(self.prototypes >= 2, f"prototypes: at least 2 clusters are needed, got {self.prototypes}")
-        if self.objective == "queue" and self.target == "live":
-            raise SettingsError("network.objective 'queue' stores keys: network.target cannot be 'live'")
+        if self.objective in ("queue", "moving_average"):
+            what = f"objective '{self.objective}' keeps targets"
+            require(self.target != "live", f"{what}: network.target cannot be 'live'")
+        if self.objective == "moving_average":
+            require(self.symmetry == "symmetric", "symmetry: 'moving_average' knows only 'symmetric'")
 
 
 SIMSIAM = Method()

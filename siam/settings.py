@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
+from siam.annotations import require_annotated
 from siam.errors import SettingsError
 from siam.methods import SIMSIAM, Method
 
@@ -45,6 +46,7 @@ class ViewSettings:
     """`fast`: crops on the workers, colours on the device. `reference`: the published Pillow pipeline."""
 
     def __post_init__(self) -> None:
+        require_annotated(self, "views.")
         for name in ("flip_p", "jitter_p", "grey_p", "blur_p", "solarize_p"):
             _require(
                 0 <= getattr(self, name) <= 1, f"views.{name} must lie in [0, 1], got {getattr(self, name)}"
@@ -79,6 +81,7 @@ class OptimizerSettings:
     """Whether the predictor's learning rate decays as the others' does (Table 1: better if not)."""
 
     def __post_init__(self) -> None:
+        require_annotated(self, "optimizer.")
         _require(self.lr > 0, f"optimizer.lr must be above 0, got {self.lr}")
         _require(0 <= self.momentum < 1, f"optimizer.momentum must lie in [0, 1), got {self.momentum}")
         _require(
@@ -99,6 +102,7 @@ class LoaderSettings:
     """Hold the whole set on the device as uint8; `auto` does so for small images that fit."""
 
     def __post_init__(self) -> None:
+        require_annotated(self, "loader.")
         _require(self.workers >= -1, f"loader.workers must be -1 (automatic), 0 or more, got {self.workers}")
 
 
@@ -120,6 +124,7 @@ class MonitorSettings:
     """Validation images, at most, that the kNN classifies."""
 
     def __post_init__(self) -> None:
+        require_annotated(self, "monitor.")
         for name in ("log_every", "knn_k", "bank", "queries"):
             _require(
                 getattr(self, name) >= 1, f"monitor.{name} must be at least 1, got {getattr(self, name)}"
@@ -140,6 +145,7 @@ class CheckpointSettings:
     """Checkpoints that are kept: the last, and those before it in case it cannot be read."""
 
     def __post_init__(self) -> None:
+        require_annotated(self, "checkpoint.")
         _require(self.keep >= 1, f"checkpoint.keep must be at least 1, got {self.keep}")
         for part in self.every.split(","):
             if not part.strip().isdecimal():
@@ -206,16 +212,16 @@ class Settings:
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
 
     def __post_init__(self) -> None:
+        require_annotated(self)
         _require(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
         _require(self.devices >= 0, f"devices must be 0 (automatic) or more, got {self.devices}")
         seconds_of(self.timeout, "timeout")
         _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         _require(self.width > 0, f"width must be above 0, got {self.width}")
-        _require(
-            self.batch_size >= 2,
-            "batch norm and contrast need other images in the batch: "
-            f"batch_size must be at least 2, got {self.batch_size}",
-        )
+        others = f"method '{self.method}' contrasts within the batch"
+        if self.network.objective != "contrast":
+            others = "batch norm needs other images in the batch"
+        _require(self.batch_size >= 2, f"{others}: batch_size must be at least 2, got {self.batch_size}")
         _require(self.accumulate >= 1, f"accumulate must be at least 1, got {self.accumulate}")
         _require(
             self.batch_size % self.accumulate == 0 and self.batch_size // self.accumulate >= 2,

@@ -21,7 +21,8 @@ from siam.study.tables import Row, Table, table
 from siam.train.curves import History, figure2
 from siam.train.logbook import percent
 from siam.train.pretrain import Outcome
-from siam.train.start import start
+from siam.train.saving import Stopped
+from siam.train.start import MAY_CHANGE, start
 
 Scale = Literal["demo", "cifar", "imagenette", "imagenet"]
 
@@ -43,12 +44,12 @@ class Study:
     """Of each seed, as `siam pretrain --json` prints it; fewer while the study goes on."""
     settings: dict[str, Any]
 
-    def mean(self, name: str) -> tuple[float, float] | None:
-        """Mean and standard deviation (0 for one seed) over the seeds; None where nothing is known."""
+    def mean(self, name: str) -> tuple[float, float | None] | None:
+        """Mean and standard deviation (None for one seed) over the seeds; None where nothing is known."""
         values = [o[name] for o in self.outcomes if o.get(name) is not None]
         if not values:
             return None
-        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def reproduce(
@@ -64,30 +65,54 @@ def reproduce(
     """Run every row of table `name` with seeds 0 ... seeds - 1; write table.md, table.json and the figure.
 
     change: applies the user's own settings to the scale's. command: what was typed, for the table. Rows
-    that are finished are not run again, and one that was interrupted goes on. Returns the folder. Raises
-    SiamError.
+    that are finished are not run again, and one that was interrupted goes on; a table that is complete keeps
+    its date, machine and command. Returns the folder. Raises SiamError, and before anything is trained if a
+    row cannot be built.
     """
     console = console or Console(stderr=True)
     chosen = table(name)
     if seeds < 1:
         raise SettingsError(f"seeds must be at least 1, got {seeds}")
     base = _base(data, change, scale, "simsiam")
+    if base.method != "simsiam":
+        raise SettingsError("each row of a table names its own method: leave out --method")
+    if base.seed:
+        raise SettingsError("a table runs seeds 0, 1, ...: leave out --seed, and say how many with --seeds")
     size = len(open_images(base.data).train)
     rows = chosen.rows(base, size // base.batch_size)
+    if not rows:
+        raise SettingsError(
+            f"no row of '{name}' fits the {size} images of {base.data} in batches of {base.batch_size}: "
+            "lower --batch-size"
+        )
     folder = Path(out) if out is not None else Path("runs") / "reproduce" / f"{name}-{scale}"
-
-    found = {row.name: Study(row, [], {}) for row in rows}
-    todo = [(seed, row) for seed in range(seeds) for row in rows]
-    for at, (seed, row) in enumerate(todo, start=1):
+    wanted = {}
+    for row in rows:
         of_method = _base(data, change, scale, row.change.get("method", "simsiam"))
-        settings = replace(from_dict(row.change, of_method), seed=seed)
-        console.print(f"[bold]{at} of {len(todo)}[/]  {name}: {row.name}, seed {seed}", highlight=False)
-        run = folder / f"{_file_name(row.name)}-seed{seed}"
-        outcome = _finished(run, settings) or _train(run, settings, console)
-        found[row.name].outcomes.append(outcome)
-        found[row.name] = replace(found[row.name], settings=to_dict(settings))
-        _write(folder, name, chosen, list(found.values()), scale, command)
+        wanted[row.name] = from_dict(row.change, of_method)
+
+    found = {row.name: Study(row, [], to_dict(wanted[row.name])) for row in rows}
+    todo = [(seed, row.name) for seed in range(seeds) for row in rows]
+    facts = _facts(folder)
+    for at, (seed, row_name) in enumerate(todo, start=1):
+        settings = replace(wanted[row_name], seed=seed)
+        console.print(f"[bold]{at} of {len(todo)}[/]  {name}: {row_name}, seed {seed}", highlight=False)
+        run = folder / f"{_file_name(row_name)}-seed{seed}"
+        outcome = _finished(run, settings)
+        if outcome is None:
+            outcome, facts = _train(run, settings, console), None
+        found[row_name].outcomes.append(outcome)
+        _write(folder, name, chosen, list(found.values()), scale, facts or {**machine(), "command": command})
     return folder
+
+
+def _facts(folder: Path) -> dict[str, Any] | None:
+    """Where and when the table in this folder was measured, and by which command."""
+    try:
+        before = json.loads((folder / "table.json").read_text())
+        return {name: before[name] for name in (*machine(), "command")}
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _base(data: str | None, change: Callable[[Settings], Settings], scale: Scale, method: str) -> Settings:
@@ -105,7 +130,7 @@ def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
     if not (run / METRICS).exists():
         return None
     opened = open_run(run)
-    changed = differences(opened.settings, settings)
+    changed = [d for d in differences(opened.settings, settings) if not d.startswith(MAY_CHANGE)]
     if changed:
         raise RunError(f"{run} was made with other settings: {', '.join(changed)}; choose another --out")
     ends = [record for record in opened.metrics() if record["kind"] in ("end", "diverged")]
@@ -119,6 +144,8 @@ def _train(run: Path, settings: Settings, console: Console) -> dict[str, Any]:
     """Train, or go on. A loss that is not finite is a result here: some rows are known to end so."""
     try:
         return asdict(start(settings, lambda _: settings, None, run, resume="auto", console=console))
+    except Stopped:
+        raise Stopped(f"stopped as asked, and saved in {run}: the same command goes on") from None
     except RunError as error:
         if "not finite" not in str(error):
             raise
@@ -130,26 +157,27 @@ def _file_name(row: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in row.lower()).strip("-")
 
 
-def _write(folder: Path, name: str, chosen: Table, found: list[Study], scale: Scale, command: str) -> None:
+def _write(
+    folder: Path, name: str, chosen: Table, found: list[Study], scale: Scale, facts: dict[str, Any]
+) -> None:
     """The table as far as it goes, as Markdown and JSON, and the curves of the first seed."""
-    where = machine()
     plain = {
         "table": name,
         "title": chosen.title,
         "source": f"SimSiam (Chen & He 2021, arXiv 2011.10566), {chosen.source}",
         "published": "linear top-1 on ImageNet, ResNet-50, 100 epochs",
         "scale": scale,
-        "command": command,
-        **where,
+        **facts,
         "rows": [
             {"name": s.row.name, "published": s.row.published, "note": s.row.note,
+             "mean and deviation": {name: s.mean(name) for name in ("knn", "std", "rank")},
              "change": s.row.change, "seeds": s.outcomes, "settings": s.settings}
             for s in found
         ],
     }  # fmt: skip
     text = json.dumps(plain, indent=1) + "\n"
     _put(folder / "table.json", text.encode())
-    _put(folder / "table.md", markdown(chosen, found, where, command).encode())
+    _put(folder / "table.md", markdown(chosen, found, facts).encode())
 
     done = {s.row.name: folder / f"{_file_name(s.row.name)}-seed0" for s in found if s.outcomes}
     histories = {}
@@ -167,11 +195,12 @@ def _put(path: Path, contents: bytes) -> None:
     write_atomically(path, lambda file: file.write(contents))
 
 
-def markdown(chosen: Table, found: list[Study], where: dict[str, Any], command: str) -> str:
-    """Measured beside published."""
+def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
+    """Measured beside published. facts: of the machine, and the command."""
     seeds = max(len(s.outcomes) for s in found)
-    first = next(s for s in found if s.outcomes)
-    outcome, settings = first.outcomes[0], first.settings
+    settings = found[0].settings
+    known = [o for s in reversed(found) for o in s.outcomes[:1]]  # the first row's stand last
+    beside = {name: value for o in known for name, value in o.items() if value is not None}
     lines = [
         f"# {chosen.title} ({chosen.source})",
         "",
@@ -194,12 +223,12 @@ def markdown(chosen: Table, found: list[Study], where: dict[str, Any], command: 
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        f"kNN on raw pixels: {percent(outcome.get('knn_raw_pixels'))}; of the untrained network: "
-        f"{percent(outcome.get('knn_random_init'))}.",
+        f"kNN on raw pixels: {percent(beside.get('knn_raw_pixels'))}; of the untrained network: "
+        f"{percent(beside.get('knn_random_init'))}.",
         f"Measured: {settings['data']}, {settings['backbone']} x {settings['width']:g}, "
         f"{settings['epochs']} epochs, k = {settings['monitor']['knn_k']}, seeds: {seeds}; "
-        f"{where['machine']}, {where['date']}, torch {where['torch']}"
-        + (f"; `{command}`." if command else "."),
+        f"{facts['machine']}, {facts['date']}, torch {facts['torch']}"
+        + (f"; `{facts['command']}`." if facts["command"] else "."),
         "Published: SimSiam (Chen & He 2021, arXiv 2011.10566); another set, network and protocol: compare "
         "the order of the rows, not the figures.",
         "",
@@ -209,9 +238,9 @@ def markdown(chosen: Table, found: list[Study], where: dict[str, Any], command: 
     return "\n".join(lines)
 
 
-def _plus_minus(value: tuple[float, float] | None, factor: float, digits: int) -> str:
+def _plus_minus(value: tuple[float, float | None] | None, factor: float, digits: int) -> str:
     if value is None:
         return "-"
     mean, deviation = value
-    spread = f" ± {factor * deviation:.{digits}f}" if deviation > 0 else ""
+    spread = f" ± {factor * deviation:.{digits}f}" if deviation is not None else ""
     return f"{factor * mean:.{digits}f}{spread}"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from siam.settings import Settings
 
 INK, MUTED, GRID = "#1f2328", "#68707a", "#e3e6ea"
-LINES = ("#2563c9", "#c2541b", "#1a7f4b", "#8a3fa8", "#a8801a")
+LINES = ("#2563c9", "#c2541b", "#1a7f4b", "#8a3fa8", "#a8801a", "#c2357f", "#1f8a99")
 PALETTE = {"ink": INK, "muted": MUTED, "grid": GRID, **{f"line{i}": line for i, line in enumerate(LINES)}}
 
 MOST_POINTS = 400
@@ -73,9 +73,10 @@ def loss(ax: Axes, history: History, colour: str) -> None:
     ax.set_title("loss")
     _steps_and_means(ax, history, "loss", colour)
     if history.settings.network.objective == "cosine":
+        _reference(ax, -1.0, "floor of the cosine −1", above=False)
+    if any(line.get_gid() for line in ax.lines):  # also where a run before this one had the floor
         low, high = -1.0, max(-0.9, *_drawn(ax))
         ax.set_ylim(low - 0.14 * (high - low), high + 0.05 * (high - low))
-        _reference(ax, low, "floor of the cosine −1", above=False)
 
 
 def std(ax: Axes, history: History, colour: str) -> None:

@@ -151,7 +151,8 @@ def _in_words(name: str, network: Method) -> str:
     published = METHODS.get(name, network)
     parts = []
     for field, words in FIGURE3.items():
-        value, word = getattr(network, field), escape(words[getattr(network, field)])
+        value = getattr(network, field)
+        word = escape(words.get(value, value))
         same = value == getattr(published, field)
         parts.append(word if same else f'<span class="changed">{word} (changed)</span>')
     return f"{escape(TITLES.get(name, name))}: {', '.join(parts)}"

@@ -29,7 +29,7 @@ from siam.train.distributed import (
 from siam.train.launch import how_many, launch, require_equal_shares
 from siam.train.pretrain import Outcome, train
 
-_MAY_CHANGE = ("device", "devices", "timeout", "loader.", "checkpoint.")
+MAY_CHANGE = ("device", "devices", "timeout", "loader.", "checkpoint.")
 """Settings that a resumed run may be given anew: they do not change what is learnt."""
 
 Resume = bool | Literal["auto"]
@@ -107,7 +107,7 @@ def _settle(
 
     before = open_run(folder).settings
     settings = change(before)
-    changed = [name for name in differences(before, settings) if not name.startswith(_MAY_CHANGE)]
+    changed = [name for name in differences(before, settings) if not name.startswith(MAY_CHANGE)]
     if changed:
         raise RunError(
             f"{folder} was started with other settings: {', '.join(changed)}; leave them out, or choose "

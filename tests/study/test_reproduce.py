@@ -47,7 +47,8 @@ def test_rows_are_the_papers_and_their_settings_hold(name):
 
 def test_the_papers_own_settings_at_the_papers_own_size():
     rows = {row.name: row.change for row in table("batch-size").rows(Settings(), 5004)}
-    assert rows["batch 4096"] == {"batch_size": 4096}
+    assert rows["batch 512"] == {"batch_size": 512}
+    assert rows["batch 4096"] == {"batch_size": 4096, "optimizer": {"warmup_epochs": 10}}
     rows = table("alternation").rows(Settings(), 5004)
     assert [row.change.get("network", {}).get("momentum_every") for row in rows] == [
         None,
@@ -56,9 +57,13 @@ def test_the_papers_own_settings_at_the_papers_own_size():
         5004,
         None,
     ]
-    assert [row.change["network"]["dim"] for row in table("dimension").rows(Settings(), 1)] == [
-        256, 512, 1024, 2048,
+    heads = [row.change["network"] for row in table("dimension").rows(Settings(), 1)]
+    assert [(head["dim"], head["predictor_hidden"]) for head in heads] == [
+        (256, 64), (512, 128), (1024, 256), (2048, 512),
     ]  # fmt: skip
+    for row in table("stop-gradient").rows(Settings(), 1):  # 67.7 is the third row of Table 1
+        assert row.change["optimizer"] == {"predictor_lr": "cosine"}
+    assert table("batch-norm").rows(Settings(), 1)[0].change["optimizer"] == {"warmup_epochs": 10}
 
 
 def test_mean_and_deviation_over_seeds_by_hand():
@@ -72,8 +77,8 @@ def test_mean_and_deviation_over_seeds_by_hand():
     assert mean == pytest.approx(0.6)
     assert deviation == pytest.approx(0.1 * 2**0.5)
     assert study.mean("std") is None
-    where = {"machine": "m", "date": "d", "torch": "t"}
-    page = markdown(table("predictor"), [study], where, "siam reproduce predictor --epochs 5")
+    facts = {"machine": "m", "date": "d", "torch": "t", "command": "siam reproduce predictor --epochs 5"}
+    page = markdown(table("predictor"), [study], facts)
     assert "| a | 60.0 ± 14.1 | - | - | at risk, diverged, healthy | 12.3 |" in page
     assert "torch t; `siam reproduce predictor --epochs 5`." in page
 
