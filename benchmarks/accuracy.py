@@ -36,7 +36,7 @@ def main() -> None:
     for seed in range(args.seeds):
         for pipeline in PIPELINES:
             outcome = train(args.data, pipeline, seed, settings)
-            if outcome["knn"] is None:
+            if "knn" not in outcome:
                 raise SystemExit(f"{args.data} has no labels: there is no kNN to compare")
             knn[pipeline].append(100 * outcome["knn"])
             seconds[pipeline].append(outcome["seconds"])

@@ -27,12 +27,19 @@ def parse(kind: type[T], args: list[str], prog: str, defaults: T | None = None) 
             raise
         raise SettingsError(_inside_the_box(complaint.getvalue())) from None
     if unknown:
-        from siam.settings import near
-
         if unknown[0].startswith("-"):
-            raise SettingsError(f"unknown setting '{unknown[0]}'{near(unknown[0], _flags(parsed))}")
+            raise SettingsError(f"unknown setting '{unknown[0]}'{_nearest(unknown[0], _flags(parsed))}")
         raise SettingsError(f"one argument too many: '{unknown[0]}'")
     return parsed
+
+
+def _nearest(flag: str, known: list[str]) -> str:
+    """Flags of that name in some group, --optimizer.lr for --lr; else the most similar ones."""
+    from siam.settings import near
+
+    name = flag.lstrip("-").split("=")[0]
+    same = [other for other in known if other.split(".")[-1] == name]
+    return f"; did you mean {' or '.join(same)}?" if same else near(flag, known)
 
 
 def _flags(group: Any, prefix: str = "--") -> list[str]:
@@ -51,4 +58,8 @@ def _inside_the_box(box: str) -> str:
     """The first message that tyro frames."""
     lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     end = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
-    return " ".join(lines[:end]) or "the command line cannot be read; see --help"
+    message = " ".join(lines[:end]) or "the command line cannot be read; see --help"
+    message = re.sub(
+        r"invalid literal for int\(\) with base 10: ('.*?')", r"\1 is not a whole number", message
+    )
+    return re.sub(r"could not convert string to float: ('.*?')", r"\1 is not a number", message)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from siam.methods import SIMSIAM, Method
-from siam.parts.backbone import build_backbone, features_of
+from siam.parts.backbone import build_backbone, features_of, require_fit
 from siam.parts.heads import build_predictor, build_projector
 from siam.parts.momentum import MomentumEncoder
 
@@ -33,6 +33,7 @@ class Network(nn.Module):
         super().__init__()
         self.target, self.image_size = method.target, image_size
         self.backbone = build_backbone(backbone, image_size, width, stem)
+        require_fit(self.backbone, backbone, image_size)
         self.projector = build_projector(features_of(self.backbone), method)
         self.predictor = build_predictor(method)
         self.slow = MomentumEncoder(self.encoder) if method.target == "momentum" else None

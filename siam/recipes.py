@@ -107,7 +107,7 @@ def starting_point(recipe: str | None, method: str, data: str, side: int, size: 
     if base is CIFAR10:
         base = replace(base, views=replace(base.views, size=min(max(side, 16), 64)))
     batch = base.batch_size
-    while batch > max(2, size // 4):  # at least a few steps in an epoch
+    while batch > max(min(size, 8), size // 4):  # a few steps in an epoch, and something for BN to see
         batch //= 2
     network, optimizer = PUBLISHED[method]
     if base is not IMAGENET:  # one set of widths and rates for all methods, as the paper compares them

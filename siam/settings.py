@@ -218,9 +218,9 @@ class Settings:
         seconds_of(self.timeout, "timeout")
         _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         _require(self.width > 0, f"width must be above 0, got {self.width}")
-        others = f"method '{self.method}' contrasts within the batch"
-        if self.network.objective != "contrast":
-            others = "batch norm needs other images in the batch"
+        others = "batch norm needs other images in the batch"
+        if self.method == "simclr" or self.network.objective == "contrast":
+            others = f"method '{self.method}' contrasts within the batch"
         _require(self.batch_size >= 2, f"{others}: batch_size must be at least 2, got {self.batch_size}")
         _require(self.accumulate >= 1, f"accumulate must be at least 1, got {self.accumulate}")
         _require(

@@ -70,6 +70,27 @@ def test_what_cannot_work_is_one_plain_line(capsys, tmp_path, monkeypatch, args,
     assert says in refused(capsys, *args)
 
 
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["pretrain", "--lr", "0.1"], "unknown setting '--lr'; did you mean --optimizer.lr?"),
+        (["pretrain", "--epochs", "three"], "'three' is not a whole number"),
+        (["pretrain", "--method", "simclr", "--batch-size", "1"],
+         "method 'simclr' contrasts within the batch: batch_size must be at least 2, got 1"),
+        (["reproduce", "methods", "--method", "byol"], "names its own method: leave out --method"),
+        (["reproduce", "methods", "--seed", "3"], "say how many with --seeds"),
+        (["reproduce", "methods", "--network.queue", "10"], "network.queue must be larger than batch_size"),
+        (["reproduce", "batch-size", "--batch-size", "100000"], "fits the 5000 images of demo"),
+        (["pretrain", "--recipe", "imagenet", "--backbone", "inception_v3", "--views.size", "32"],
+         "backbone 'inception_v3' cannot take views of 32 x 32 pixels"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_said_before_anything_is_trained(capsys, tmp_path, monkeypatch, args, says):
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(capsys, *args)
+    assert not list(tmp_path.rglob("settings.yaml"))
+
+
 def test_an_empty_folder_and_a_single_image(capsys, tmp_path, photos):
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -90,6 +111,9 @@ def test_a_run_is_never_overwritten_nor_resumed_as_another(capsys, tmp_path, pho
     assert cli.main(["pretrain", str(photos), *TINY, "--out", str(run)]) == 0
     capsys.readouterr()
     assert "already holds a run" in refused(capsys, "pretrain", photos, *TINY, "--out", run)
+    again = ["pretrain", f"{photos}/", *TINY, "--out", run, "--resume"]  # the same folder, typed otherwise
+    assert cli.main([str(arg) for arg in again]) == 0
+    capsys.readouterr()
     other = ["pretrain", photos, *TINY, "--out", run, "--resume", "--optimizer.lr", "0.3"]
     assert "other settings: optimizer.lr (0.03 and 0.3)" in refused(capsys, *other)
     with (run / ".lock").open("w") as lock:
@@ -97,6 +121,17 @@ def test_a_run_is_never_overwritten_nor_resumed_as_another(capsys, tmp_path, pho
         assert "in use by another process" in refused(
             capsys, "pretrain", photos, *TINY, "--out", run, "--resume"
         )
+
+
+def test_a_run_that_saved_nothing_is_begun_anew(capsys, tmp_path, photos):
+    """After a rate that was too high nothing is worth keeping, and the folder need not be cleared by hand."""
+    run = tmp_path / "run"
+    assert cli.main(["pretrain", str(photos), *TINY, "--optimizer.lr", "1e30", "--out", str(run)]) == 2
+    assert "Lower optimizer.lr" in capsys.readouterr().err
+    assert cli.main(["pretrain", str(photos), *TINY, "--out", str(run)]) == 0
+    kinds = [json.loads(line)["kind"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert "diverged" not in kinds
+    assert kinds[-1] == "end"
 
 
 def test_a_reader_that_leaves_early_is_no_error():
@@ -112,7 +147,7 @@ def test_a_run_leaves_what_the_design_promises(photos, tmp_path):
     outcome = json.loads(done.stdout)
     assert outcome["verdict"] in ("healthy", "at risk", "collapsed")
     assert outcome["steps"] == 2 * (24 // 8)
-    assert outcome["knn"] is None
+    assert "knn" not in outcome
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"settings.yaml", "metrics.jsonl", "checkpoint.pt", "encoder.safetensors", "report.html"} <= names
     assert any((tmp_path / "run" / "tensorboard").iterdir())

@@ -130,6 +130,7 @@ def test_all_methods_and_ablations_train(name):
         loss.backward()
         learning = [p for group in optimizer.param_groups for p in group["params"]]
         assert all(p.grad is not None for p in learning)
+        assert next(network.backbone.parameters()).grad.abs().sum() > 0  # it arrives at the first layer
         optimizer.step()
         objective.end()
         if step % method.momentum_every == 0:

@@ -101,3 +101,38 @@ def test_simsiam_is_as_published():
         3,
         512,
     )
+
+
+@pytest.mark.parametrize(
+    ("plain", "says"),
+    [
+        (
+            {"network": {"target": "liv"}},
+            "network.target must be stop_gradient or momentum or live, got 'liv'",
+        ),
+        ({"network": {"batch_norm": "defualt"}}, "network.batch_norm must be none or hidden"),
+        ({"network": {"momentum": "0.9"}}, "network.momentum must be a finite number, got '0.9'"),
+        ({"network": {"temperature": float("inf")}}, "network.temperature must be a finite number"),
+        ({"network": {"prototypes": 2.5}}, "network.prototypes must be a whole number, got 2.5"),
+        ({"network": {"objective": "moving_average", "symmetry": "asymmetric"}}, "network.symmetry"),
+        ({"network": {"objective": "moving_average", "target": "live"}}, "target cannot be 'live'"),
+        ({"optimizer": {"name": "adam"}}, "optimizer.name must be sgd or lars, got 'adam'"),
+        ({"views": {"scale": 0.5}}, "views.scale must be 2 numbers, got 0.5"),
+        ({"views": {"scale": [0.5]}}, "views.scale must be 2 numbers"),
+        ({"precision": "fp16"}, "precision must be auto or float32 or bf16"),
+        ({"epochs": "1"}, "epochs must be a whole number, got '1'"),
+        ({"epochs": True}, "epochs must be a whole number, got True"),
+        ({"sync_bn": 1}, "sync_bn must be true or false, got 1"),
+        ({"method": 3}, "method must be a text, got 3"),
+    ],
+)
+def test_values_are_what_their_annotations_say(plain, says):
+    """From Python and from settings.yaml as from the command line."""
+    with pytest.raises(SettingsError) as refused:
+        from_dict(plain)
+    assert says in str(refused.value)
+
+
+def test_small_sets_get_batches_of_at_least_eight_where_they_have_them():
+    for size, batch in ((2, 2), (5, 4), (12, 8), (40, 8), (100, 16), (10**6, 256)):
+        assert recipes.starting_point(None, "simsiam", "photos", 224, size).batch_size == batch

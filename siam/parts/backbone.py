@@ -4,9 +4,10 @@ import difflib
 from typing import Any, Literal
 
 import timm
+import torch
 from torch import Tensor, nn
 
-from siam.errors import SettingsError
+from siam.errors import SettingsError, first_words
 
 SMALL_IMAGE = 64
 """Below this side (pixels) a ResNet's 7x7 stride-2 stem and max-pool would leave too little to see."""
@@ -48,6 +49,20 @@ def build_backbone(
 def features_of(backbone: nn.Module) -> int:
     """D, the length of the vector that the backbone gives for an image."""
     return int(getattr(backbone, "head_hidden_size", backbone.num_features))  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def require_fit(backbone: nn.Module, name: str, image_size: int) -> None:
+    """Pass one empty image, in eval mode. Raises SettingsError where the model cannot take this size."""
+    backbone.eval()
+    try:
+        backbone(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise SettingsError(
+            f"backbone '{name}' cannot take views of {image_size} x {image_size} pixels "
+            f"({first_words(error)}): set views.size to a size that it is made for, or take another backbone"
+        ) from None
+    backbone.train()
 
 
 def _give_small_stem(resnet: nn.Module) -> None:

@@ -7,6 +7,7 @@ distribution, the std of z/|z| is 1/sqrt(d)"). Effective rank: how many dimensio
 (Li, Efros & Pathak 2022).
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -39,10 +40,12 @@ def effective_rank(features: Tensor) -> float:
 def verdict(std: float, floor: float = 0.0, rank: float | None = None, most: int = 2048) -> Verdict:
     """What the numbers say: 'healthy', 'at risk' (some dimensions died), or 'collapsed'.
 
-    std: of `output_std`, which sees channels die. floor: what it reads at full collapse, see `floor_of_std`.
+    std: of `output_std`, which sees channels die. floor: what it reads at full collapse, see `floor_of_std`;
+    where that is near 1, in batches of 2 or 3, std says nothing, and only the rank does.
     rank: effective rank of z, which sees directions die that no channel shows. most: what that rank could be.
     """
-    if not std >= floor + COLLAPSED_STD * (1 - floor):  # NaN too is no representation
+    tells = floor < 0.9
+    if math.isnan(std) or (tells and std < floor + COLLAPSED_STD * (1 - floor)):
         return "collapsed"
     low_rank = rank is not None and rank < min(AT_RISK_RANK, most / 4)
     return "at risk" if std < AT_RISK_STD or low_rank else "healthy"

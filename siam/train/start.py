@@ -1,6 +1,7 @@
 """From what a user asks for to a run: which images, which settings, which folder."""
 
 import itertools
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from siam.data.images import ImageSets, open_images
 from siam.data.views import Broken, read_or_replace
 from siam.errors import DataError, RunError
 from siam.parts.gather import rank, world_size
-from siam.runs import SETTINGS, open_run
+from siam.runs import CHECKPOINT, SETTINGS, open_run
 from siam.settings import Settings, differences, seconds_of
 from siam.train.distributed import (
     alike,
@@ -85,8 +86,8 @@ def _settle(
 ) -> tuple[Settings, Path]:
     """Which settings, and in which folder, which exists from here on."""
     folder = Path(out) if out is not None else _default_folder(asked, bool(resume))
-    exists = (folder / SETTINGS).exists()
-    if exists and not resume:
+    exists = (folder / CHECKPOINT).exists() or (bool(resume) and (folder / SETTINGS).exists())
+    if exists and not resume:  # a run that never saved anything is begun anew
         raise RunError(f"{folder} already holds a run: continue it with --resume, or choose another --out")
     if resume is True and not exists:
         raise RunError(
@@ -107,6 +108,8 @@ def _settle(
 
     before = open_run(folder).settings
     settings = change(before)
+    if os.path.realpath(settings.data) == os.path.realpath(before.data):  # photos, photos/, ./photos
+        settings = replace(settings, data=before.data)
     changed = [name for name in differences(before, settings) if not name.startswith(MAY_CHANGE)]
     if changed:
         raise RunError(

@@ -9,6 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from siam.methods import Method
+from siam.objective import build_objective
 from siam.parts.clustering import SwappedClusters, sinkhorn
 from siam.parts.contrast import BatchContrast, QueueContrast
 from siam.parts.cosine import negative_cosine, softmax_cross_entropy
@@ -69,6 +71,53 @@ def test_nt_xent(size, temperature):
     a, b = tensors([z1, z2])
     ours = float(BatchContrast(temperature)(a, b, a, b))
     assert ours == pytest.approx(nt_xent(z1, z2, temperature), rel=1e-4, abs=1e-4)
+
+
+def test_the_gradient_of_nt_xent_goes_through_anchors_and_keys():
+    """With live targets z is p: half of SimCLR's gradient comes through the keys. By finite differences."""
+    z1, z2 = vectors(3, 4, seed=5, count=2)
+    a, b = (torch.from_numpy(z).requires_grad_() for z in (z1, z2))
+    BatchContrast(0.5)(a, b, a, b).backward()
+    step = 1e-5
+    for i, j in ((0, 1), (2, 3)):
+        up, down = z1.copy(), z1.copy()
+        up[i, j] += step
+        down[i, j] -= step
+        slope = (nt_xent(up, z2, 0.5) - nt_xent(down, z2, 0.5)) / (2 * step)
+        assert float(a.grad[i, j]) == pytest.approx(slope, abs=1e-4)
+
+
+def test_asymmetric_objectives_let_the_first_view_predict_the_second():
+    """Sec. 4.6: L = D(p1, z2), from each objective's own formula; p2 and z1 change nothing else."""
+    p1, p2, z1, z2 = vectors(3, 4, seed=0)
+    given = tensors([p1, p2, z1, z2])
+
+    def value(objective):
+        return float(objective(*given).detach())
+
+    cosine = -np.mean((unit(p1) * unit(z2)).sum(axis=1))
+    assert value(build_objective(Method(symmetry="asymmetric"))) == pytest.approx(cosine, abs=1e-5)
+    soft = Method(objective="cross_entropy", symmetry="asymmetric")
+    entropy = -np.mean((softmax(z2) * np.log(softmax(p1))).sum(axis=1))
+    assert value(build_objective(soft)) == pytest.approx(entropy, abs=1e-5)
+
+    keys, total = unit(np.concatenate([z1, z2])), 0.0
+    for i in range(3):
+        logits = np.array([unit(p1)[i] @ keys[k] / 0.2 if k != i else -np.inf for k in range(6)])
+        total -= np.log(softmax(logits)[i + 3])
+    assert value(BatchContrast(0.2, symmetric=False)) == pytest.approx(total / 3, abs=1e-5)
+
+    queue = QueueContrast(4, 10, 0.2, symmetric=False)
+    logits = np.concatenate(
+        [(unit(p1) * unit(z2)).sum(axis=1, keepdims=True), unit(p1) @ queue.queue.numpy().T], axis=1
+    )
+    assert value(queue) == pytest.approx(-np.log(softmax(logits / 0.2)[:, 0]).mean(), abs=1e-5)
+
+    clusters = SwappedClusters(4, 5, 0.1, symmetric=False)
+    c = unit(clusters.prototypes.detach().numpy().astype(np.float64))
+    assigned = plain_sinkhorn(unit(z2) @ c.T, 0.05, 3)
+    expected = -(assigned * np.log(softmax(unit(p1) @ c.T / 0.1))).sum(axis=1).mean()
+    assert value(clusters) == pytest.approx(expected, rel=1e-3)
 
 
 def test_contrast_with_a_predictor_scores_predictions_against_targets():
@@ -179,7 +228,24 @@ def test_swapped_prediction(size):
     assert ours == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
-def test_assignments_pass_gradient_only_when_targets_do():
+def test_prototypes_learn_from_assignments_only_when_targets_do():
+    """Targets without gradient: prototypes learn as if the assignment were given."""
+    objective = SwappedClusters(4, prototypes=5, temperature=0.1)
+    p1, p2, z1, z2 = tensors(vectors(3, 4, seed=0))
+    objective(p1, p2, z1, z2).backward()
+    ours, objective.prototypes.grad = objective.prototypes.grad, None
+
+    def normalised(x):
+        return torch.nn.functional.normalize(x, dim=1)
+
+    c = normalised(objective.prototypes)
+    given = [sinkhorn(normalised(z) @ c.T).detach() for z in (z2, z1)]
+    scores = [(normalised(p) @ c.T / 0.1).log_softmax(dim=1) for p in (p1, p2)]
+    sum(-(q * s).sum(dim=1).mean() / 2 for q, s in zip(given, scores, strict=True)).backward()
+    assert torch.allclose(ours, objective.prototypes.grad, atol=1e-5)
+
+
+def test_assignments_pass_gradient_when_targets_do():
     objective = SwappedClusters(4, prototypes=5, temperature=0.1)
     p1, p2, z1, z2 = tensors(vectors(3, 4, seed=0))
     z1.requires_grad_()

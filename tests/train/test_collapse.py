@@ -82,6 +82,15 @@ def test_the_floor_is_what_a_centred_batch_reads_at_full_collapse(batch):
     assert verdict(0.97, floor) == "healthy"
 
 
+def test_in_a_pair_of_images_the_std_says_nothing():
+    """The mean of two is 0: they are opposites, whatever was learnt."""
+    floor = floor_of_std(SIMSIAM, 2)
+    assert floor == 1
+    assert verdict(0.999, floor, rank=6.4, most=12) == "healthy"
+    assert verdict(0.999, floor, rank=1.5, most=12) == "at risk"
+    assert verdict(float("nan"), floor) == "collapsed"
+
+
 @pytest.mark.parametrize(
     "change", [{"batch_norm": "hidden"}, {"batch_norm": "none"}, {"output_affine": True}]
 )

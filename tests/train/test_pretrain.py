@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import siam as package
@@ -191,3 +192,46 @@ print(len(vectors), len(paths))
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n") == ["begins", "24 24", ""]
+
+
+def trained(photos, out, method, lr, **changes):
+    """The weights after a short run from Python: 3 steps an epoch."""
+    plain = {"backbone": "resnet10t", "width": 0.125, "batch_size": 8, "precision": "float32"}
+    heads = {"dim": 16, "projector_hidden": 16, "predictor_hidden": 4, "projector_layers": 2}
+    kinds = {"prototypes": 6, "queue": 32, **heads, **changes.pop("network", {})}
+    package.pretrain(
+        photos, method=method, out=out, views={"size": 16}, network=kinds, loader={"workers": 0},
+        optimizer={"lr": lr}, **plain, **changes,
+    )  # fmt: skip
+    checkpoint = load_checkpoint(out / "checkpoint.pt")
+    return checkpoint["network"], checkpoint["objective"]
+
+
+def test_prototypes_wait_for_an_epoch(photos, tmp_path):
+    """Whatever the rate, they are where they began after the first, as in SwAV; then they learn."""
+    after = {
+        (lr, epochs): trained(photos, tmp_path / f"{lr}-{epochs}", "swav", lr, epochs=epochs)
+        for lr in (0.1, 0.7)
+        for epochs in (1, 2)
+    }
+    prototypes = {key: objective["prototypes"] for key, (_, objective) in after.items()}
+    assert torch.equal(prototypes[0.1, 1], prototypes[0.7, 1])
+    assert not torch.equal(prototypes[0.1, 2], prototypes[0.7, 2])
+    assert not torch.equal(prototypes[0.1, 1], prototypes[0.1, 2])
+
+
+@pytest.mark.parametrize(
+    ("momentum", "every", "follows"), [(0.0, 1, "whole"), (0.0, 3, "whole"), (0.0, 2, "a step behind"),
+                                       (0.0, 4, "never"), (1.0, 1, "never"), (0.5, 1, "half")],
+)  # fmt: skip
+def test_the_slow_copy_follows_as_it_is_told(photos, tmp_path, momentum, every, follows):
+    """Three steps: with momentum 0 it is the encoder after every k-th one (the alternation of Sec. 5.2)."""
+    told = {"momentum": momentum, "momentum_every": every, "momentum_schedule": "constant"}
+    weights, _ = trained(photos, tmp_path / "run", "byol", 0.5, epochs=1, network=told)
+    fresh, _ = trained(photos, tmp_path / "still", "byol", 1e-12, epochs=1, network=told)
+    name = "0.conv1.0.weight" if "slow.encoder.0.conv1.0.weight" in weights else "0.conv1.weight"
+    slow, fast = weights[f"slow.encoder.{name}"], weights[f"backbone.{name[2:]}"]
+    began = fresh[f"slow.encoder.{name}"]
+    assert not torch.allclose(fast, began, atol=1e-4)
+    assert torch.allclose(slow, fast, atol=1e-6) == (follows == "whole")
+    assert torch.allclose(slow, began, atol=1e-6) == (follows == "never")
