@@ -187,7 +187,7 @@ def _line(
     marker = "o" if len(x) <= 20 and not faint else ""
     width, alpha = (1.0, 0.35) if faint else (1.8, 1.0)
     (line,) = ax.plot(x, y, color=colour, linewidth=width, alpha=alpha, label=label, clip_on=False)
-    line.set(marker=marker, markersize=3.5)
+    line.set(marker=marker, markersize=3.5, in_layout=False)  # nowhere, where all of it is NaN
 
 
 def thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> Series:

@@ -481,6 +481,23 @@ def test_the_floor_is_drawn_for_the_cosine_alone():
     assert "floor of the cosine −1" not in lines(panel(curves.loss, History(WHOLE, contrast)))
 
 
+def test_losses_of_two_kinds_are_all_in_view():
+    """As in the table of similarities: the cosine's floor at -1, and a cross-entropy near 6 drawn after it."""
+    entropy = replace(SMALL, network=replace(SMALL.network, objective="cross_entropy"))
+    high = [step(5, loss=6.2), step(10, loss=6.0), epoch(0, loss=6.1)]
+    figure = figure2({"cosine": History(WHOLE, SMALL), "cross-entropy": History(high, entropy)})
+    bottom, top = figure.axes[0].get_ylim()
+    assert bottom < -1
+    assert top > 6.2
+
+
+def test_a_run_without_one_finite_loss_leaves_the_figure_its_shape():
+    lost = [step(5, loss=math.nan, std=math.nan), step(10, loss=math.nan, std=math.nan)]
+    figure = figure2({"lost": History(lost, SMALL), "lost too": History(lost, SMALL)})
+    figure.draw_without_rendering()
+    assert all(ax.get_position().width > 0.2 for ax in figure.axes)
+
+
 def test_knn_starts_at_random_initialisation_with_both_references():
     drawn = lines(panel(curves.knn, History(WHOLE, SMALL)))
     np.testing.assert_allclose(drawn["knn"], [[0, 1, 2], [0.207, 0.41, 0.67]])
