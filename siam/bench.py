@@ -114,7 +114,7 @@ def bench(
     tell("step")
     settings, step, step_rate = _step_that_fits(replace(settings, epochs=10**6), device, len(images))
     loader = ViewLoader(images, settings, device, views=2)
-    resident = loader.resident is not None
+    resident = loader.settle()
     tell("workers")
     decode, worker, crops = (None, None, None) if resident else _worker_rates(images, settings)
     tell("transfer and colours")

@@ -87,7 +87,10 @@ def _pretrain(args: list[str]) -> None:
 
     @dataclass(frozen=True)
     class Pretrain:
-        """Learn an encoder from images without labels."""
+        """Learn an encoder from images without labels.
+
+        Settings are fitted to the images unless you give them: the defaults below are those for ImageNet.
+        """
 
         out: str | None = None
         """The run's folder; runs/METHOD-DATA if left out."""

@@ -24,8 +24,7 @@ class Method:
     objective: Literal["cosine", "cross_entropy", "contrast", "queue", "clusters", "moving_average"] = (
         "cosine"
     )
-    """Agreement: cosine or softmax cross-entropy (Sec. 4.5), against the batch, a queue, or prototypes, or
-    with the average of the image's own earlier targets (Sec. 5.2)."""
+    """Cosine or softmax (Sec. 4.5); against batch, queue or prototypes; an average of targets (Sec. 5.2)."""
     symmetry: Literal["symmetric", "asymmetric", "asymmetric_2x"] = "symmetric"
     """Each view predicts the other; only the first does; only the first, in two pairs an image (Sec. 4.6)."""
 

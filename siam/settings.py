@@ -183,8 +183,7 @@ class Settings:
     batch_size: int = 256
     """Images in a step, over all devices together."""
     accumulate: int = 1
-    """Parts of a batch that pass the network one after another, where memory does not hold it at once. Batch
-    norm, and the negatives and clusters of other methods, see a part."""
+    """Parts of a batch that pass one after another, to save memory; batch norm and negatives see a part."""
     recompute: bool = False
     """Keep few activations and compute the others again for the gradient: less memory, more time."""
     seed: int = 0
@@ -194,8 +193,7 @@ class Settings:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     devices: int = 0
-    """Processes that train together, a GPU each (or, with device cpu, some cores); 0: as many as there are
-    GPUs."""
+    """Processes that train together, a GPU (with device cpu, some cores) each; 0: as many as GPUs."""
     sync_bn: bool = True
     """Batch norm over the global batch, whatever the number of devices."""
     timeout: str = "10m"

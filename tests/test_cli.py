@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from siam import cli
-from tests.conftest import TINY
+from tests.conftest import TINY, save_images
 
 
 def refused(capsys, *args):
@@ -98,6 +98,21 @@ def test_an_empty_folder_and_a_single_image(capsys, tmp_path, photos):
     for file in sorted(photos.iterdir())[1:]:
         file.unlink()
     assert "at least 2" in refused(capsys, "pretrain", photos, "--out", tmp_path / "run")
+
+
+def test_how_the_images_were_understood_is_told_before_they_are_read(capsys, tmp_path, classes):
+    """Here reading them all fails, because they differ in size."""
+    save_images(classes, 1, seed=0)
+    args = [classes, *TINY, "--loader.resident", "yes", "--out", tmp_path / "run"]
+    assert cli.main(["pretrain", *map(str, args)]) == 2
+    headline, left_out, error = capsys.readouterr().err.splitlines()
+    assert headline == (
+        f"simsiam on {classes}: 24 images (12 more to validate, 2 classes), resnet10t, batches of 8, "
+        f"2 epochs -> {tmp_path / 'run'}"
+    )
+    assert left_out == "1 image is left out, outside train/ and val/"
+    assert error.startswith("siam: loader.resident needs images of one size")
+    assert not (tmp_path / "run" / "settings.yaml").exists(), "no run to be resumed: it has yet to begin"
 
 
 def test_out_that_cannot_be_written(capsys, tmp_path, photos):

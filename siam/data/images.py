@@ -53,6 +53,8 @@ class ImageSets:
     val: Images | None
     lost: dict[str, str] = field(default_factory=dict)
     """Files of the set that cannot be read, with all their images, and why."""
+    left_out: str = ""
+    """A sentence about images that are in neither; "" where there are none."""
 
 
 def open_images(data: str | Path | None) -> ImageSets:
@@ -264,10 +266,20 @@ def _split(name: str, names: Names, build: Callable[[range], "FolderImages | Tar
     if not train or not val:
         everything = build(range(len(names)))
         # train/ alone holds the images, unless it is one among class folders: cars, planes, trains
-        return ImageSets(everything if not train or everything.labels is not None else build(train), None)
+        if not train or everything.labels is not None:
+            return ImageSets(everything, None)
+        return ImageSets(build(train), None, left_out=_left_out(names, above, train))
     both = build(train), build(val)
     align_classes(name, *both)
-    return ImageSets(*both)
+    return ImageSets(*both, left_out=_left_out(names, above, train, val))
+
+
+def _left_out(names: Names, above: str, *parts: range) -> str:
+    """How many images lie beside the folders of these parts, as a sentence; "" where none do."""
+    count = len(names) - sum(map(len, parts))
+    folders = (names[part.start].removeprefix(above).partition("/")[0] + "/" for part in parts)
+    images = "1 image is" if count == 1 else f"{count:,} images are"
+    return f"{images} left out, outside {' and '.join(folders)}" if count else ""
 
 
 def _first_below(names: Names, above: str, folders: Iterable[str]) -> range:

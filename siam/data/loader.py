@@ -61,7 +61,6 @@ class ViewLoader:
         images: Images,
         settings: Settings,
         device: torch.device,
-        progress: Callable[[int, int], None] | None = None,
         views: int | None = None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
@@ -78,12 +77,24 @@ class ViewLoader:
         self.broken = Broken()
         self.photometry = Photometry(settings.views, device)
         self.workers = settings.loader.workers if settings.loader.workers >= 0 else default_workers(device)
-        self.resident = self._load_resident(progress) if self._wants_resident() else None
+        self.resident: Tensor | None = None
+        self._settled = False  # whether that was decided
+
+    def settle(self, progress: Callable[[int, int], None] | None = None) -> bool:
+        """Whether the whole set lives on the device, where it is read to when this is first asked.
+
+        progress: told how many images are read, and of how many. `batches` asks if nobody has. Raises
+        DataError where images cannot be read, or differ in size though loader.resident is "yes".
+        """
+        if not self._settled:
+            self.resident = self._load_resident(progress) if self._wants_resident() else None
+            self._settled = True
+        return self.resident is not None
 
     def batches(self, first_epoch: int = 0, first_step: int = 0) -> Iterator[Batch]:
         """Batches from a position to the end of the last epoch, each made from (seed, epoch, index) alone."""
         order = self.order.at((first_epoch, first_step))
-        if self.resident is not None:
+        if self.settle():
             for (epoch, step), indices in order.positions():
                 crops = self._crop_resident(epoch, indices)
                 yield self._finish(epoch, step, crops, indices)

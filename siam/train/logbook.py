@@ -5,22 +5,16 @@ import errno
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch.utils.tensorboard import SummaryWriter
 
 from siam.runs import METRICS
+from siam.train.bars import Bars
 
 
 class Logbook:
@@ -30,42 +24,24 @@ class Logbook:
     writes it again. A disk that is full makes records wait; they are not lost while the process lives.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        total_steps: int,
-        step: int,
-        position: int,
-        console: Console,
-        name: str = "pretrain",
-    ) -> None:
+    def __init__(self, folder: Path, total_steps: int, step: int, position: int, console: Console) -> None:
         file = folder / METRICS
         file.touch()
         os.truncate(file, position)
         self.file = file.open("ab", buffering=0)
         self.waiting = b""  # records that are not in the file yet
         self.board: SummaryWriter | None = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
-        self.console = console
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self.task = self.progress.add_task(name, total=total_steps, completed=step, state="")
+        self.bars, self.total_steps = Bars(console), total_steps
+        self.advance(step)
 
     def __enter__(self) -> Self:
-        self.progress.start()
+        self.bars.progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.progress.stop()
+        self.bars.progress.stop()
         self.file.close()
         if self.board is not None:
             with contextlib.suppress(OSError):
@@ -99,20 +75,20 @@ class Logbook:
                     f"TensorBoard's events cannot be written ({error.strerror}): from here on there are none"
                 )
 
-    def advance(self, step: int, state: str) -> None:
-        """Move the bar to `step`, with a few words beside it."""
-        self.progress.update(self.task, completed=step, state=state)
+    def advance(self, step: int, facts: Sequence[str] | None = None) -> None:
+        """Move the bar to `step`. facts: some words each, the most telling first; None: as they were."""
+        self.bars.update("", step, self.total_steps, facts)
 
     def say(self, line: str) -> None:
         """A line for people, above the bar."""
-        self.console.print(line, highlight=False)
+        self.bars.say(line, markup=True)
 
 
 class NoLogbook(Logbook):
     """For the processes of a run that tell nothing, because the first one does."""
 
     def __init__(self) -> None:
-        self.console = Console(quiet=True)
+        """Nothing is opened."""
 
     def __enter__(self) -> Self:
         return self
@@ -126,7 +102,10 @@ class NoLogbook(Logbook):
     def record(self, kind: str, **values: Any) -> None:
         """Not here."""
 
-    def advance(self, step: int, state: str) -> None:
+    def advance(self, step: int, facts: Sequence[str] | None = None) -> None:
+        """Not here."""
+
+    def say(self, line: str) -> None:
         """Not here."""
 
 

@@ -1,5 +1,6 @@
 """What is measured between epochs: kNN where labels exist, effective ranks where they do not."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +25,16 @@ from siam.train.distributed import from_all, join
 
 _RANK_IMAGES = 2048
 _WORTH_WORKERS = 1000  # images: reading fewer takes no longer than starting processes
+_AT_ONCE = 500  # images that pass the network in one batch
 _FILES = 8  # shards or row groups, of those that are read whole
 _RAW_SIDE = 32  # pixels: larger views are averaged down to it, or 10,000 of them would take gigabytes
+
+Tell = Callable[[int, int], None]
+"""Takes how many images are done, and of how many."""
+
+
+def _nobody(done: int, of: int) -> None:
+    """Is told."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +59,28 @@ class Monitor:
     through the network, an equal part of both; labels and indices are those of all.
     """
 
-    def __init__(self, sets: ImageSets, settings: Settings, device: torch.device, bf16: bool) -> None:
+    def __init__(
+        self,
+        sets: ImageSets,
+        settings: Settings,
+        device: torch.device,
+        bf16: bool,
+        bar: Callable[[str], Tell] = lambda what: _nobody,
+    ) -> None:
+        """bar: called with what is read, gives what is told how many images of it are."""
         self.settings, self.device, self.bf16 = settings, device, bf16
         m, size = settings.monitor, settings.views.size
         workers = settings.loader.workers if settings.loader.workers >= 0 else default_workers(device)
         most = m.bank if sets.train.labels is not None else min(m.bank, _RANK_IMAGES)
-        self.bank, own = _sample(sets.train, most, size, workers)
+        self.bank, own = _sample(sets.train, most, size, workers, bar("reading images to measure on"))
         of_each = from_all(own)
         self.bank_indices = np.concatenate(of_each)
         self.labels, self.classes = _labels(sets.train, self.bank_indices), len(sets.train.classes)
         self.queries: Tensor | None = None
         self.query_labels: Tensor | None = None
         if self.labels is not None and sets.val is not None:
-            self.queries, chosen = _sample(sets.val, m.queries, size, workers)
+            tell = bar("reading images to validate")
+            self.queries, chosen = _sample(sets.val, m.queries, size, workers, tell)
             self.query_labels = _labels(sets.val, chosen)
         elif self.labels is not None and len(self.bank_indices) >= 10:
             query = torch.arange(len(self.bank_indices)) % 5 == 0
@@ -72,23 +90,24 @@ class Monitor:
             self.bank, self.labels = self.bank[~mine], self.labels[~query]
             self.bank_indices = self.bank_indices[~query.numpy()]
 
-    def measure(self, network: Network, knn: bool = True) -> Measured:
+    def measure(self, network: Network, knn: bool = True, tell: Tell = _nobody) -> Measured:
         """Ranks, and kNN if asked for, of the network as it is. Its mode is left as it was."""
-        bank = join(self._features(network, self.bank))
+        mine, queries = self._features(network, self.bank, self.queries if knn else None, tell)
+        bank = join(mine)
         some = bank[_evenly(len(bank), _RANK_IMAGES)]  # of every part of the set: its first may be one class
         training = network.training
         network.projector.eval()
         with torch.no_grad():
             z = network.projector(some.to(self.device)).float().cpu()
         network.projector.train(training)
-        queries = self._features(network, self.queries) if knn and self.queries is not None else None
         return Measured(effective_rank(some), effective_rank(z), min(z.shape), self._knn(bank, queries))
 
-    def knn(self, network: Network) -> float | None:
+    def knn(self, network: Network, tell: Tell = _nobody) -> float | None:
         """kNN alone; without labels nothing is done."""
         if self.queries is None:
             return None
-        return self._knn(join(self._features(network, self.bank)), self._features(network, self.queries))
+        mine, queries = self._features(network, self.bank, self.queries, tell)
+        return self._knn(join(mine), queries)
 
     def raw_pixels(self) -> float | None:
         """kNN on the normalised pixels themselves: what the network has to beat."""
@@ -100,7 +119,7 @@ class Monitor:
         self, network: Network, queries: int, count: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions in the bank, evenly spread (queries,), and of their nearest others (queries, count)."""
-        features = F.normalize(join(self._features(network, self.bank)), dim=1)
+        features = F.normalize(join(self._features(network, self.bank)[0]), dim=1)
         chosen = torch.from_numpy(_evenly(len(features), queries))
         similarity = features[chosen] @ features.T
         similarity[torch.arange(len(chosen)), chosen] = -torch.inf
@@ -114,15 +133,20 @@ class Monitor:
         found = join(self.bank[positions[here] - first])
         return found[np.argsort(np.concatenate(from_all(here)))]
 
-    def _features(self, network: Network, views: Tensor) -> Tensor:
-        """Of this process's own part."""
-        if not len(views):
-            return torch.empty(0, features_of(network.backbone))
-        step = 500
-        batches = (
-            (views[i : i + step], np.arange(i, min(i + step, len(views)))) for i in range(0, len(views), step)
-        )
-        return extract(network.backbone, batches, self.device, self.bf16)[0]
+    def _features(
+        self, network: Network, bank: Tensor, queries: Tensor | None = None, tell: Tell = _nobody
+    ) -> tuple[Tensor, Tensor | None]:
+        """Of this process's own part of the bank, and of the queries."""
+        told = _adding_up(tell, len(bank) + (0 if queries is None else len(queries)))
+
+        def features(views: Tensor) -> Tensor:
+            if not len(views):
+                return torch.empty(0, features_of(network.backbone))
+            starts = range(0, len(views), _AT_ONCE)
+            batches = ((views[i : i + _AT_ONCE], np.arange(len(views))[i : i + _AT_ONCE]) for i in starts)
+            return extract(network.backbone, batches, self.device, self.bf16, told)[0]
+
+        return features(bank), None if queries is None else features(queries)
 
     def _knn(self, bank: Tensor, queries: Tensor | None) -> float | None:
         """Of the whole bank, and this process's queries: the share over those of all processes."""
@@ -138,7 +162,21 @@ class Monitor:
         return sum(right for right, _ in counts) / sum(asked for _, asked in counts)
 
 
-def _sample(images: Images, most: int, size: int, workers: int) -> tuple[Tensor, NDArray[np.int64]]:
+def _adding_up(tell: Tell, of: int) -> Callable[[int], None]:
+    """What is told how many more images are done, and tells how many that makes."""
+    done = 0
+
+    def more(count: int) -> None:
+        nonlocal done
+        done += count
+        tell(done, of)
+
+    return more
+
+
+def _sample(
+    images: Images, most: int, size: int, workers: int, tell: Tell
+) -> tuple[Tensor, NDArray[np.int64]]:
     """Centre views uint8 (N, 3, S, S) of at most `most` images, evenly spread over the set, and which.
 
     Of several processes each reads its part of them. Raises DataError when none can be read.
@@ -146,7 +184,10 @@ def _sample(images: Images, most: int, size: int, workers: int) -> tuple[Tensor,
     if isinstance(images, ArrayImages) or min(most, len(images)) < _WORTH_WORKERS:
         workers = 0
     own = np.array_split(_spread(images, most), world_size())[rank()]
-    read = list(centre_views(images, size, own, workers=workers))
+    told, read = _adding_up(tell, len(own)), []
+    for views_read in centre_views(images, size, own, workers=workers):
+        read.append(views_read)
+        told(len(views_read[1]))
     if not read and len(own):
         raise DataError(f"none of {len(own)} images of {images.name} can be read")
     views = [torch.empty(0, 3, size, size, dtype=torch.uint8), *(views for views, _ in read)]

@@ -27,6 +27,7 @@ from siam.parts.gather import gather, rank, world_size
 from siam.parts.momentum import momentum_at
 from siam.runs import BROKEN, CHECKPOINT, load_network, locked, save_encoder, save_settings, write_atomically
 from siam.settings import Settings
+from siam.train.bars import reading
 from siam.train.checkpoint import Progress, begin_with, checkpoints, fit, load_last, save_checkpoint
 from siam.train.collapse import ADVICE, floor_of_std, output_std, verdict
 from siam.train.device import pick_device, uses_bf16
@@ -78,7 +79,6 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
         device = pick_device(local_device(settings.device))
         bf16 = uses_bf16(settings.precision, device)
         loader = ViewLoader(sets.train, settings, device, tell=lambda line: _say(console, line))
-        monitor = Monitor(sets, settings, device, bf16)
 
         torch.manual_seed(settings.seed)
         method = settings.network
@@ -100,17 +100,26 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
             if complaint:
                 _say(console, complaint)
         loader.broken.update(progress.broken)
-        from_first(lambda: save_settings(folder, settings))
         _say(console, _headline(sets, settings, folder, resumed))
+        with reading(console) as bar:
+            loader.settle(bar("reading all images"))
+            monitor = Monitor(sets, settings, device, bf16, bar)
+        from_first(lambda: save_settings(folder, settings))  # from here on there is a run to go on with
 
         total = settings.epochs * loader.steps
         step = first = progress.epoch * loader.steps + progress.step
         log = Logbook(folder, total, first, progress.metrics, console) if rank() == 0 else NoLogbook()
         saver, vote = Saver(settings.checkpoint, first, log.say), Vote()
         with log, StopRequest() as stop:
+
+            def measuring(done: int, of: int) -> None:
+                log.advance(step, [f"measured {done:,} of {of:,} images"])
+
             if not resumed:
+                log.advance(step, ["kNN of raw pixels"])
                 progress.knn_raw_pixels = monitor.raw_pixels()
-                progress.knn_random_init = monitor.knn(network)
+                progress.knn_random_init = monitor.knn(network, measuring)
+                log.advance(step, [])
                 log.record("start", **_facts(sets, network, device, bf16, progress))
             clock = Clock(progress.seconds, first)
             loss_sum = torch.tensor(progress.loss_sum, device=device)
@@ -142,6 +151,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                 loss_sum += loss
                 not_finite_at = torch.where(loss.isfinite(), not_finite_at, not_finite_at.clamp(max=step))
                 step, progress.step = step + 1, batch.step + 1
+                log.advance(step)
                 epoch_ends = progress.step == loader.steps
                 stopping, late = vote(stop.asked, saver.by_time())
                 save_now = epoch_ends or stopping or late or saver.by_step(step)
@@ -160,8 +170,8 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                     progress.logged += 1
                     values = {"loss": loss_now, "std": std, "lr": lr, "pairs_per_second": rate}
                     log.record("step", epoch=batch.epoch, step=step, **values)
-                    knn = percent(progress.knn)
-                    log.advance(step, f"loss {loss_now:.3f}  std {std:.2f}  kNN {knn}  {rate:.0f} pairs/s")
+                    state = _in_words(loss_now, std, progress.knn, rate)
+                    log.advance(step, state)
 
                 if save_now:
                     for broken in from_all(dict(loader.broken)):
@@ -172,7 +182,8 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                 if epoch_ends:
                     progress.loss = progress.loss_sum / loader.steps
                     progress.std = progress.std_sum / progress.logged
-                    measured = monitor.measure(network, _knn_is_due(settings, batch.epoch))
+                    measured = monitor.measure(network, _knn_is_due(settings, batch.epoch), measuring)
+                    log.advance(step, state)
                     _end_epoch(batch.epoch, step, progress, measured, settings, clock, log)
                     loss_sum.zero_()
                     last = progress.epoch == settings.epochs
@@ -260,7 +271,7 @@ def _knn_is_due(settings: Settings, epoch: int) -> bool:
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True)
+    console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
 def _or_save(batches: Iterator[Batch], save: Callable[[], None]) -> Iterator[Batch]:
@@ -274,11 +285,24 @@ def _or_save(batches: Iterator[Batch], save: Callable[[], None]) -> Iterator[Bat
 
 
 def _headline(sets: ImageSets, settings: Settings, folder: Path, resumed: bool) -> str:
+    """What was asked for, as it was understood."""
+    train, val = sets.train, sets.val
+    more = [f"{len(val):,} more to validate"] if val is not None else []
+    more += [f"{len(train.classes)} classes"] if train.labels is not None else []
+    images = f"{len(train):,} images" + (f" ({', '.join(more)})" if more else "")
+    epochs = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}"
     return (
-        f"{settings.method} on {sets.train.name}: {len(sets.train):,} images, {settings.backbone}, "
-        f"batches of {settings.batch_size}, epochs: {settings.epochs} -> {folder}"
+        f"{settings.method} on {train.name}: {images}, {settings.backbone}, "
+        f"batches of {settings.batch_size}, {epochs} -> {folder}"
         + (" (resumed)" if resumed else "")
+        + (f"\n{sets.left_out}" if sets.left_out else "")
     )
+
+
+def _in_words(loss: float, std: float, knn: float | None, rate: float) -> list[str]:
+    """The state of a run beside its bar, the most telling first."""
+    known = [] if knn is None else [f"kNN {percent(knn)}"]
+    return [f"loss {loss:.3f}", f"std {std:.2f}", *known, f"{rate:.0f} pairs/s"]
 
 
 def _not_finite(first: Tensor, by: int, loader: ViewLoader, folder: Path) -> str:

@@ -98,11 +98,7 @@ def train(
         forward = parallel(detector, device, sync_bn=True)
 
         total, step = settings.iterations, progress.step
-        log = (
-            Logbook(folder, total, step, progress.metrics, console, settings.task)
-            if rank() == 0
-            else NoLogbook()
-        )
+        log = Logbook(folder, total, step, progress.metrics, console) if rank() == 0 else NoLogbook()
         saver, vote, clock = Saver(settings.checkpoint, step, log.say), Vote(), Clock(progress.seconds, step)
         with log, StopRequest() as stop:
             if not resumed:
@@ -146,7 +142,7 @@ def train(
                     means = {name: value / progress.summed for name, value in progress.losses.items()}
                     rate = clock.rate(step, settings.batch_size)
                     log.record("step", step=step, **means, lr=lr, images_per_second=rate)
-                    log.advance(step, f"loss {means['loss']:.3f}  {rate:.1f} images/s")
+                    log.advance(step, [f"loss {means['loss']:.3f}", f"{rate:.1f} images/s"])
                     progress.losses, progress.summed = {}, 0
                 if save:
                     for broken in from_all(dict(batches.broken)):
@@ -181,7 +177,7 @@ def _detect_all(
 
     def tell(done: int) -> None:
         count = min(done * world_size(), len(data.test))  # the others are about as far
-        log.advance(settings.iterations, f"tested {count:,} of {len(data.test):,}")
+        log.advance(settings.iterations, [f"tested {count:,} of {len(data.test):,}"])
 
     shares = from_all(detect(detector, data, mine, settings, device, bf16, workers, tell))
     found = [prediction for predictions, _ in shares for prediction in predictions]

@@ -49,6 +49,7 @@ def test_class_folders_give_labels(classes):
 def test_train_and_val_are_understood_as_both(classes):
     sets = open_images(classes)
     assert (len(sets.train), len(sets.val)) == (24, 12)
+    assert sets.left_out == ""
     assert sets.val.labels.tolist() == [0] * 6 + [1] * 6
     assert sets.train.classes == sets.val.classes == ("dark", "light")
 
@@ -213,6 +214,15 @@ def test_endings_in_any_case(tmp_path):
     assert len(open_images(tmp_path).train) == 10
 
 
+@pytest.mark.parametrize("above", [".", ".."])
+def test_images_beside_train_and_val_are_counted(classes, above):
+    (classes / "more").mkdir()
+    save_images(classes / "more", 3, seed=1)
+    assert open_images(classes / above).left_out == "3 images are left out, outside train/ and val/"
+    (classes / "val").rename(classes / "sketches")
+    assert open_images(classes / above).left_out == "15 images are left out, outside train/"
+
+
 def test_a_class_may_be_called_train(tmp_path):
     """CIFAR-100 has one: without val/ beside it, train/ among class folders is a class."""
     for name in ("bus", "plane", "train"):
@@ -222,6 +232,7 @@ def test_a_class_may_be_called_train(tmp_path):
     assert sets.train.classes == ("bus", "plane", "train")
     assert len(sets.train) == 6
     assert sets.val is None
+    assert sets.left_out == ""
 
 
 def test_train_alone_is_the_set(classes):

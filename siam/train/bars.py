@@ -1,0 +1,105 @@
+"""Progress in one line that stays whole at any width: what matters least gives way, the bar first."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.progress import Progress, ProgressColumn, Task
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+_BETWEEN_LINES = 60.0  # seconds, where lines cannot be redrawn
+_RATE_OVER = 600.0  # seconds: rich's own 30 are less than ten steps of a large network on a CPU take
+_SHORTEST, _LONGEST = 8, 40  # columns of a bar
+
+
+class Bars:
+    """Bars that are redrawn in a terminal; in a file or a pipe plain lines, at most one a minute."""
+
+    def __init__(self, console: Console, transient: bool = False) -> None:
+        """transient: the bars are wiped in the end."""
+        self.console = console
+        self.live = not console.quiet and (console.is_interactive or console.is_jupyter)
+        self.progress = Progress(
+            _Line(),
+            console=console,
+            expand=True,
+            transient=transient,
+            disable=not self.live,
+            speed_estimate_period=_RATE_OVER,
+        )
+        self.silent_since = time.monotonic()
+
+    def update(self, name: str, done: int, total: int, facts: Sequence[str] | None = None) -> None:
+        """Move the bar of that name, which begins with its first call.
+
+        facts: some words each, the most telling first; None leaves them as they are.
+        """
+        task = next((task for task in self.progress.tasks if task.description == name), None)
+        if task is None:
+            self.progress.add_task(name, total=total, completed=done, facts=facts or ())
+            return
+        if facts is not None:
+            task.fields["facts"] = facts
+        self.progress.update(task.id, total=total, completed=done)
+        if not self.live and time.monotonic() - self.silent_since >= _BETWEEN_LINES:
+            self.say("  ".join(_words(task)))
+
+    def say(self, line: str, markup: bool = False) -> None:
+        """A line of its own, above the bars; broken between words in a terminal, and nowhere else."""
+        self.console.print(line, highlight=False, markup=markup, soft_wrap=not self.console.is_terminal)
+        self.silent_since = time.monotonic()
+
+
+@contextmanager
+def reading(console: Console) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Bars while something is read: called with what that is, gives what takes how many of how many."""
+    bars = Bars(console, transient=True)
+    with bars.progress:
+        yield lambda what: partial(bars.update, what)
+
+
+class _Line(ProgressColumn):
+    def render(self, task: Task) -> "_Fitted":
+        return _Fitted(_words(task), task.percentage)
+
+
+@dataclass
+class _Fitted:
+    """As many of the words, from the first, as fit; and a bar before them if there is room left."""
+
+    words: list[str]
+    percentage: float
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        words = list(self.words)
+        while len(words) > 1 and len("  ".join(words)) > options.max_width:
+            words.pop()
+        line = "  ".join(words)
+        room = options.max_width - len(line) - 2
+        if room < _SHORTEST:
+            yield Text(line, no_wrap=True, overflow="ellipsis")
+            return
+        row = Table.grid(padding=(0, 2))
+        row.add_row(ProgressBar(100, self.percentage, width=min(room, _LONGEST)), Text(line, no_wrap=True))
+        yield row
+
+
+def _words(task: Task) -> list[str]:
+    """What can be told of a task, the most telling first."""
+    total = int(task.total or 0)
+    left = "-:--:--" if task.time_remaining is None else timedelta(seconds=int(task.time_remaining))
+    words = [
+        task.description,
+        f"{task.percentage:3.0f} %",
+        f"{int(task.completed):{len(str(total))}}/{total}",
+        f"{left} left",
+        *task.fields["facts"],
+        f"{timedelta(seconds=int(task.elapsed or 0))} elapsed",
+    ]
+    return [word for word in words if word]
