@@ -482,7 +482,7 @@ def test_the_floor_is_drawn_for_the_cosine_alone():
 
 
 def test_losses_of_two_kinds_are_all_in_view():
-    """As in the table of similarities: the cosine's floor at -1, and a cross-entropy near 6 drawn after it."""
+    """As in the table of similarities: the floor at -1, and a cross-entropy near 6 that is drawn after it."""
     entropy = replace(SMALL, network=replace(SMALL.network, objective="cross_entropy"))
     high = [step(5, loss=6.2), step(10, loss=6.0), epoch(0, loss=6.1)]
     figure = figure2({"cosine": History(WHOLE, SMALL), "cross-entropy": History(high, entropy)})
