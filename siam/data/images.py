@@ -58,7 +58,7 @@ class ImageSets:
 
 
 def open_images(data: str | Path | None) -> ImageSets:
-    """Find out what `data` is, and index it. Raises DataError: not there, no images, only one, unreadable."""
+    """Find out what `data` is, and index it. Raises DataError: not there, no images, unreadable."""
     from siam.data.arrays import open_arrays, open_known  # these build on what is defined here
     from siam.data.parquet import open_parquet
     from siam.data.shards import open_shards
@@ -89,8 +89,6 @@ def open_images(data: str | Path | None) -> ImageSets:
         sets = _listed(name, path)
     else:
         raise DataError(_not_there(name, path))
-    if len(sets.train) < 2:
-        raise DataError(f"{name} has only one image: learning needs at least 2")
     return sets
 
 

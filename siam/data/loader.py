@@ -52,8 +52,9 @@ class Batch:
 class ViewLoader:
     """Iterate over `batches(first_epoch, first_step)`: all batches up to the last epoch, from any position.
 
-    views: of each image; as many as the method takes if left out. Which images could not be read is
-    collected in `broken`; over 10 % of the set raises DataError. tell: takes a line for the user.
+    views: of each image; as many as the method takes if left out. tell: takes a line for the user. Which
+    images could not be read is collected in `broken`. Raises DataError: over 10 % of them, a set of one image
+    or of fewer than a batch.
     """
 
     def __init__(
@@ -64,6 +65,10 @@ class ViewLoader:
         views: int | None = None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
+        if len(images) < 2:
+            raise DataError(
+                f"{images.name} has only one image: learning needs at least 2; give a set that holds more"
+            )
         if settings.batch_size > len(images):
             raise DataError(
                 f"batch_size {settings.batch_size} is larger than the set: "

@@ -98,7 +98,8 @@ def read_or_replace(
         except BrokenImage as error:
             broken[images.path(at)] = error.reason
             at = (at + 1 if error.until is None else error.until) % len(images)
-    raise BrokenImage(f"{most} images in a row, from {images.path(index)} on, cannot be read")
+    first = images.path(index)
+    raise BrokenImage(f"{most} images in a row, from {first} on, cannot be read ({broken[first]})")
 
 
 def cut_crops(image: Tensor, boxes: NDArray[np.int64], out: Tensor) -> None:
