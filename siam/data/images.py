@@ -52,7 +52,7 @@ class ImageSets:
     train: Images
     val: Images | None
     lost: dict[str, str] = field(default_factory=dict)
-    """Files of the set that cannot be read, with all their images, and why."""
+    """Files of the set of which all or some images are lost, and why."""
     left_out: str = ""
     """A sentence about images that are in neither; "" where there are none."""
 
@@ -235,7 +235,7 @@ def tar_members(file: Path) -> tuple[Names, NDArray[np.int64], str]:
         with file.open("rb") as opened:
             opened.seek(end)
             if opened.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # a whole tar ends in such blocks
-                complaint = f"is damaged or cut off after {len(rows)} images"
+                complaint = f"damaged or cut off: only what lies before that is used (images: {len(rows)})"
     except (tarfile.TarError, OSError) as error:
         raise DataError(
             f"{file} cannot be read as a tar ({error}); if it is compressed, unpack it to a plain .tar first"

@@ -167,10 +167,9 @@ class ViewLoader:
         """Remember images that could not be read, here or in another process. Raises DataError."""
         self.broken.update(broken)
         if len(self.broken) > _BROKEN_SHARE * len(self.images):
-            path, reason = next(iter(self.broken.items()))
             raise DataError(
                 f"{len(self.broken)} of {len(self.images)} images in {self.images.name} cannot be read, "
-                f"more than 10 %; the first is {path} ({reason})"
+                f"more than 10 %: {self.broken.first_few()}; delete them, or put whole ones in their place"
             )
 
     def _wants_resident(self) -> bool:

@@ -1,5 +1,6 @@
 """Views of one image: decode once, cut every crop from it; and the published pipeline, to compare."""
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -26,6 +27,11 @@ _REPLACEMENTS = 100  # neighbours that are tried in place of a broken image
 
 class Broken(dict[str, str]):
     """Images that could not be read: path to reason."""
+
+    def first_few(self) -> str:
+        """Up to 5 of them with their reasons, and how many more there are."""
+        named = [f"{path} ({reason})" for path, reason in itertools.islice(self.items(), 5)]
+        return ", ".join(named) + (f" and {len(self) - 5} more" if len(self) > 5 else "")
 
 
 class ViewBatches(Dataset[Any]):

@@ -128,7 +128,7 @@ def _the_same_everywhere(data: str, console: Console, open_once: Opener) -> Imag
     sets = open_once(data)
     if rank() == 0:
         for file, reason in sets.lost.items():
-            console.print(f"{file} is left out: {reason}", highlight=False, soft_wrap=True)
+            console.print(f"{file}: {reason}", highlight=False, soft_wrap=True)
     seen = from_all((len(sets.train), sets.train.path(0), sets.train.path(len(sets.train) - 1)))
     for number, other in enumerate(seen):
         if other != seen[0]:

@@ -96,7 +96,11 @@ def test_a_tar_that_ends_early_keeps_what_came_before(photos, tmp_path):
         tar.add(photos, arcname="photos")
     data = file.read_bytes()
     file.write_bytes(data[: len(data) * 2 // 3])
-    assert 10 <= len(open_images(file).train) < 24
+    sets = open_images(file)
+    assert 10 <= len(sets.train) < 24
+    assert sets.lost[str(file)] == (
+        f"damaged or cut off: only what lies before that is used (images: {len(sets.train)})"
+    )
 
 
 def test_arrays(tmp_path):
