@@ -49,6 +49,14 @@ class Batch:
     """The views before photometry, for the report: (B, V, 3, S, S) in [0, 255]."""
 
 
+def require_several(images: Images) -> None:
+    """Raises DataError for a set of one image, from which nothing can be learnt."""
+    if len(images) < 2:
+        raise DataError(
+            f"{images.name} has only one image: learning needs at least 2; give a set that holds more"
+        )
+
+
 class ViewLoader:
     """Iterate over `batches(first_epoch, first_step)`: all batches up to the last epoch, from any position.
 
@@ -65,10 +73,7 @@ class ViewLoader:
         views: int | None = None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
-        if len(images) < 2:
-            raise DataError(
-                f"{images.name} has only one image: learning needs at least 2; give a set that holds more"
-            )
+        require_several(images)
         if settings.batch_size > len(images):
             raise DataError(
                 f"batch_size {settings.batch_size} is larger than the set: "

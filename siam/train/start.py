@@ -14,6 +14,7 @@ from rich.console import Console
 from siam import recipes
 from siam.data.decode import BrokenImage
 from siam.data.images import ImageSets, open_images
+from siam.data.loader import require_several
 from siam.data.views import Broken, read_or_replace
 from siam.errors import DataError, RunError
 from siam.parts.gather import rank, world_size
@@ -96,6 +97,7 @@ def _settle(
         )
     if not exists:
         train = open_once(asked.data).train
+        require_several(train)
         try:
             image, _ = read_or_replace(train, 0, Broken())
         except BrokenImage as error:
