@@ -22,7 +22,7 @@ from torch import Tensor
 from siam import recipes
 from siam.data.chance import uniforms
 from siam.data.images import Images, open_images
-from siam.data.loader import ViewLoader
+from siam.data.loader import ViewLoader, require_several
 from siam.data.photometry import DRAWS
 from siam.data.subset import Subset
 from siam.data.views import PHOTOMETRY, Broken, ViewBatches, read_or_replace
@@ -105,6 +105,7 @@ def bench(
     method = change(Settings(data=name)).method
     tell("images")
     everything = open_images(data).train
+    require_several(everything)
     images = _sample(everything)
     image, _ = read_or_replace(images, 0, Broken())
     height, width = image.shape[1:]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from siam.data.images import Images, ImageSets, open_images
 from siam.data.loader import default_workers
@@ -44,6 +44,7 @@ def embed(
     layer: the backbone's features, or the projector's output z. Images that cannot be read are left out.
     Raises SiamError.
     """
+    _require_batches(batch_size)
     vectors: list[NDArray[np.float32]] = []
     paths: list[str] = []
     for images in _sets(open_images(data)):
@@ -73,9 +74,10 @@ def embed_to_parquet(
     until then its parts lie in OUT.parts, and the same call goes on after them. Processes that torchrun
     started share the parts. Returns what was written. Raises SiamError.
     """
-    if batch_size < 1:
-        raise SettingsError(f"batch_size must be at least 1, got {batch_size}")
+    _require_batches(batch_size)
     out = Path(out)
+    if out.is_dir():
+        raise RunError(f"{out} is a folder: give the file to write, such as {out / 'vectors.parquet'}")
     parts = out.with_name(out.name + ".parts")
     sets = _sets(open_images(data))
     job = {
@@ -90,16 +92,18 @@ def embed_to_parquet(
                 files = [parts / f"{number}-{part:08d}.parquet" for part in range(-(-len(images) // size))]
                 done = from_first(lambda files=files: [file.exists() for file in files])  # type: ignore[misc]
                 own = np.flatnonzero(~np.array(done))[rank() :: world_size()]
-                task = bar.add_task(f"embed {images.name}", total=len(files), completed=sum(done))
-                which = np.arange(len(images))[np.isin(np.arange(len(images)) // size, own)]
+                part_of = np.arange(len(images)) // size
+                before = int(np.isin(part_of, np.flatnonzero(done)).sum())
+                task = bar.add_task(f"embed {images.name}", total=len(images), completed=before)
+                which = np.flatnonzero(np.isin(part_of, own))
                 batches = _vectors(run, images, which, device, batch_size, workers, layer)
-                for part, rows in _in_parts(batches, own.tolist(), size):
+                for part, rows in _in_parts(_moving(bar, task, batches), own.tolist(), size):
                     tables = [_table(images, features, indices, precision) for features, indices in rows]
                     write_atomically(
                         files[part],
                         lambda file, tables=tables: _write_tables(file, iter(tables)),  # type: ignore[misc]
                     )
-                    bar.advance(task, world_size())
+                bar.update(task, completed=len(images))  # with those that cannot be read
             from_all(None)  # now all parts are there
             written, dimension = from_first(lambda: _join(parts, out))
         except OSError as error:
@@ -108,6 +112,11 @@ def embed_to_parquet(
     if not written:
         raise DataError(f"none of the {total} images in {data} can be read")
     return {"out": str(out), "images": written, "unreadable": total - written, "dimension": dimension}
+
+
+def _require_batches(batch_size: int) -> None:
+    if batch_size < 1:
+        raise SettingsError(f"batch_size must be at least 1, got {batch_size}")
 
 
 def _sets(sets: ImageSets) -> list[Images]:
@@ -134,6 +143,13 @@ def _vectors(
     views = centre_views(images, encoder.image_size, which, batch_size, workers)
     for features, indices in stream(encoder, views, where, uses_bf16("auto", where)):
         yield features.numpy(), indices
+
+
+def _moving(bar: Progress, task: TaskID, batches: Iterator[Vectors]) -> Iterator[Vectors]:
+    """The batches; each moves the bar. All processes are taken to be as far as this one."""
+    for features, indices in batches:
+        bar.advance(task, len(indices) * world_size())
+        yield features, indices
 
 
 def _in_parts(batches: Iterator[Vectors], parts: list[int], size: int) -> Iterator[tuple[int, list[Vectors]]]:

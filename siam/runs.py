@@ -23,6 +23,7 @@ from siam.errors import RunError, SettingsError, first_words
 from siam.parts.backbone import build_backbone, features_of
 from siam.parts.heads import build_projector
 from siam.settings import Settings, from_dict, to_dict
+from siam.train.device import find_device
 
 SETTINGS, METRICS, CHECKPOINT = "settings.yaml", "metrics.jsonl", "checkpoint.pt"
 ENCODER, REPORT, BROKEN = "encoder.safetensors", "report.html", "broken.txt"
@@ -106,8 +107,10 @@ class Encoder(nn.Module):
 def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Encoder:
     """The encoder of a run, ready to use: `siam.load("runs/photos")`.
 
-    layer: where its output is taken, `projector` for z. Raises RunError.
+    layer: where its output is taken, `projector` for z. Raises RunError, and SettingsError for a device that
+    is not there.
     """
+    where = find_device(device)
     opened = open_run(run)
     settings = opened.settings
     backbone = build_backbone(settings.backbone, settings.views.size, settings.width, settings.stem)
@@ -125,7 +128,7 @@ def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Enc
             )
         _fill(backbone, _read_safetensors(file), file)
     encoder = Encoder(backbone, settings.views.size, projector).requires_grad_(False)
-    return encoder.to(device).eval()
+    return encoder.to(where).eval()
 
 
 def _below(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

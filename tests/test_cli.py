@@ -97,7 +97,10 @@ def test_an_empty_folder_and_a_single_image(capsys, tmp_path, photos):
     assert "no images" in refused(capsys, "pretrain", empty, "--out", tmp_path / "run")
     for file in sorted(photos.iterdir())[1:]:
         file.unlink()
-    assert "at least 2" in refused(capsys, "pretrain", photos, "--out", tmp_path / "run")
+    says = "photos has only one image: learning needs at least 2; give a set that holds more"
+    assert says in refused(capsys, "pretrain", photos, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert says in refused(capsys, "bench", photos)
 
 
 def test_how_the_images_were_understood_is_told_before_they_are_read(capsys, tmp_path, classes):

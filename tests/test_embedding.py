@@ -1,6 +1,7 @@
 """Vectors in Parquet: what stands in which row, and what a reader finds."""
 
 import json
+from functools import partial
 
 import duckdb
 import numpy as np
@@ -9,10 +10,11 @@ import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.progress import Progress
 
 import siam as package
 from siam.embedding import embed_to_parquet
-from siam.errors import DataError, RunError
+from siam.errors import DataError, RunError, SettingsError
 from tests.command import Command
 from tests.conftest import TINY, siam
 
@@ -49,6 +51,42 @@ def test_nothing_is_left_where_it_cannot_write(run, photos, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot write"):
         embed_to_parquet(run, photos, tmp_path / "file" / "v.parquet")
+
+
+def test_a_folder_is_no_file_to_write(run, photos, tmp_path):
+    """Said before any work is done, which would then be left behind."""
+    with pytest.raises(RunError, match=r"photos is a folder: give the file to write, such as .*\.parquet"):
+        embed_to_parquet(run, photos, photos)
+    assert not (tmp_path / "photos.parts").exists()
+
+
+@pytest.mark.parametrize("embed", [package.embed, partial(embed_to_parquet, out="v.parquet")])
+def test_batches_have_images(run, photos, embed):
+    with pytest.raises(SettingsError, match="batch_size must be at least 1, got 0"):
+        embed(run, photos, batch_size=0)
+
+
+def test_a_device_that_is_not_there_is_one_plain_line(run):
+    with pytest.raises(SettingsError, match="device 'cuda:99' is not available here; there are cpu"):
+        package.load(run, device="cuda:99")
+
+
+def test_one_image_is_enough(run, photos, tmp_path):
+    """The query of a search."""
+    query = tmp_path / "query"
+    query.mkdir()
+    (photos / "007.jpg").rename(query / "007.jpg")
+    vectors, paths = package.embed(run, query)
+    assert (vectors.shape[0], paths) == (1, ["007.jpg"])
+    siam("embed", run, query, "--workers", 0, "--out", tmp_path / "v.parquet", check=0)
+    assert pq.read_table(tmp_path / "v.parquet")["path"].to_pylist() == ["007.jpg"]
+
+
+def test_the_bar_moves_with_every_batch(run, photos, tmp_path, monkeypatch):
+    moves = []
+    monkeypatch.setattr(Progress, "advance", lambda self, task, advance: moves.append(advance))
+    embed_to_parquet(run, photos, tmp_path / "v.parquet", batch_size=10)
+    assert moves == [10, 10, 4]
 
 
 def test_vectors_do_not_depend_on_the_batch(run, photos):

@@ -11,6 +11,7 @@ from torch import nn
 from siam.convert.importer import import_checkpoint
 from siam.data.images import open_images
 from siam.data.loader import default_workers
+from siam.errors import DataError
 from siam.evaluate.features import centre_views, extract
 from siam.network import Network
 from siam.runs import SETTINGS, load_network, open_run
@@ -65,6 +66,8 @@ def _health(network: Network, heads: bool, data: str | Path, device: str) -> dic
     """
     where = pick_device(device)
     images = open_images(data).train
+    if len(images) < 2:  # which would always look collapsed
+        raise DataError(f"{images.name} has only one image: to judge an encoder takes at least 2")
     chosen = np.unique(np.linspace(0, len(images) - 1, min(_IMAGES, len(images))).astype(np.int64))
     size = network.image_size
     views = centre_views(images, size, chosen, workers=default_workers(where) if len(chosen) > 500 else 0)

@@ -52,13 +52,13 @@ class ImageSets:
     train: Images
     val: Images | None
     lost: dict[str, str] = field(default_factory=dict)
-    """Files of the set that cannot be read, with all their images, and why."""
+    """Files of the set of which all or some images are lost, and why."""
     left_out: str = ""
     """A sentence about images that are in neither; "" where there are none."""
 
 
 def open_images(data: str | Path | None) -> ImageSets:
-    """Find out what `data` is, and index it. Raises DataError: not there, no images, only one, unreadable."""
+    """Find out what `data` is, and index it. Raises DataError: not there, no images, unreadable."""
     from siam.data.arrays import open_arrays, open_known  # these build on what is defined here
     from siam.data.parquet import open_parquet
     from siam.data.shards import open_shards
@@ -89,8 +89,6 @@ def open_images(data: str | Path | None) -> ImageSets:
         sets = _listed(name, path)
     else:
         raise DataError(_not_there(name, path))
-    if len(sets.train) < 2:
-        raise DataError(f"{name} has only one image: learning needs at least 2")
     return sets
 
 
@@ -237,7 +235,7 @@ def tar_members(file: Path) -> tuple[Names, NDArray[np.int64], str]:
         with file.open("rb") as opened:
             opened.seek(end)
             if opened.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # a whole tar ends in such blocks
-                complaint = f"is damaged or cut off after {len(rows)} images"
+                complaint = f"damaged or cut off: only what lies before that is used (images: {len(rows)})"
     except (tarfile.TarError, OSError) as error:
         raise DataError(
             f"{file} cannot be read as a tar ({error}); if it is compressed, unpack it to a plain .tar first"

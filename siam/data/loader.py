@@ -49,11 +49,20 @@ class Batch:
     """The views before photometry, for the report: (B, V, 3, S, S) in [0, 255]."""
 
 
+def require_several(images: Images) -> None:
+    """Raises DataError for a set of one image, from which nothing can be learnt."""
+    if len(images) < 2:
+        raise DataError(
+            f"{images.name} has only one image: learning needs at least 2; give a set that holds more"
+        )
+
+
 class ViewLoader:
     """Iterate over `batches(first_epoch, first_step)`: all batches up to the last epoch, from any position.
 
-    views: of each image; as many as the method takes if left out. Which images could not be read is
-    collected in `broken`; over 10 % of the set raises DataError. tell: takes a line for the user.
+    views: of each image; as many as the method takes if left out. tell: takes a line for the user. Which
+    images could not be read is collected in `broken`. Raises DataError: over 10 % of them, a set of one image
+    or of fewer than a batch.
     """
 
     def __init__(
@@ -64,6 +73,7 @@ class ViewLoader:
         views: int | None = None,
         tell: Callable[[str], None] = lambda line: None,
     ) -> None:
+        require_several(images)
         if settings.batch_size > len(images):
             raise DataError(
                 f"batch_size {settings.batch_size} is larger than the set: "
@@ -162,10 +172,9 @@ class ViewLoader:
         """Remember images that could not be read, here or in another process. Raises DataError."""
         self.broken.update(broken)
         if len(self.broken) > _BROKEN_SHARE * len(self.images):
-            path, reason = next(iter(self.broken.items()))
             raise DataError(
                 f"{len(self.broken)} of {len(self.images)} images in {self.images.name} cannot be read, "
-                f"more than 10 %; the first is {path} ({reason})"
+                f"more than 10 %: {self.broken.first_few()}; delete them, or put whole ones in their place"
             )
 
     def _wants_resident(self) -> bool:

@@ -44,7 +44,7 @@ class ParquetImages:
                 groups = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
                 found, values = _names(parquet, file, column), _values(parquet, label)
             except (OSError, pa.ArrowException) as error:
-                lost[file] = first_words(error)
+                lost[file] = f"left out, {first_words(error)}"
                 continue
             self.column, self.classes = column, self.classes or _class_names(schema, label)
             self.places += [(file, g) for g in range(len(groups))]

@@ -43,7 +43,7 @@ class ShardImages:
                 names, places, complaint = tar_members(file)
             except DataError:
                 names, places = Names(()), np.empty((0, 2), dtype=np.int64)
-                complaint = "is damaged, or no tar" if file.exists() else "is missing"
+                complaint = f"left out, it is {'damaged, or no tar' if file.exists() else 'missing'}"
             if complaint:
                 lost[str(file)] = complaint
             stored = np.argsort(places[:, 0], kind="stable")
@@ -163,7 +163,7 @@ def _counted(urls: list[str], lost: dict[str, str]) -> tuple[list[str], list[int
         try:
             counts[url] = known[base] if base in known else len(_spans(remote.fetch(url)))
         except (DataError, OSError) as error:
-            lost[url] = str(error)
+            lost[url] = f"left out, {error}"
     return list(counts), list(counts.values())
 
 

@@ -1,5 +1,6 @@
 """Views of one image: decode once, cut every crop from it; and the published pipeline, to compare."""
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -26,6 +27,11 @@ _REPLACEMENTS = 100  # neighbours that are tried in place of a broken image
 
 class Broken(dict[str, str]):
     """Images that could not be read: path to reason."""
+
+    def first_few(self) -> str:
+        """Up to 5 of them with their reasons, and how many more there are."""
+        named = [f"{path} ({reason})" for path, reason in itertools.islice(self.items(), 5)]
+        return ", ".join(named) + (f" and {len(self) - 5} more" if len(self) > 5 else "")
 
 
 class ViewBatches(Dataset[Any]):
@@ -98,7 +104,8 @@ def read_or_replace(
         except BrokenImage as error:
             broken[images.path(at)] = error.reason
             at = (at + 1 if error.until is None else error.until) % len(images)
-    raise BrokenImage(f"{most} images in a row, from {images.path(index)} on, cannot be read")
+    first = images.path(index)
+    raise BrokenImage(f"{most} images in a row, from {first} on, cannot be read ({broken[first]})")
 
 
 def cut_crops(image: Tensor, boxes: NDArray[np.int64], out: Tensor) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import forkserver
+from threading import Thread
 from types import ModuleType
 from typing import Any
 
@@ -81,9 +82,22 @@ def batches_of(
 
 
 def _begin(begin: Callable[[int], None] | None, number: int) -> None:
+    Thread(target=_end_with_the_user, daemon=True).start()
     keep_freed_memory()
     if begin is not None:
         begin(number)
+
+
+def _end_with_the_user() -> None:
+    """Wait for the process that takes the batches to be gone, however it ended, and end this worker then.
+
+    torch's own watchdog looks at the parent. That is the server here, which in turn waits for all its workers
+    to be gone: without this, both would outlive a user that was killed.
+    """
+    user = multiprocessing.parent_process()  # as Python has it: the one that asked the server for this worker
+    assert user is not None
+    user.join()
+    os._exit(1)
 
 
 def _as_it_is(batch: Any) -> Any:

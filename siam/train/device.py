@@ -6,11 +6,8 @@ from siam.errors import SettingsError
 from siam.memory import keep_freed_memory
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is the first GPU if there is one; from here on this process is set up to be fast on it.
-
-    Raises SettingsError for a device that is not there.
-    """
+def find_device(name: str) -> torch.device:
+    """`auto` is the first GPU if there is one. Raises SettingsError for a device that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -20,6 +17,12 @@ def pick_device(name: str) -> torch.device:
         raise SettingsError(
             f"device '{name}' is not available here; there are {', '.join(_available())}"
         ) from None
+    return device
+
+
+def pick_device(name: str) -> torch.device:
+    """As `find_device`; and from here on this process is set up to be fast on it."""
+    device = find_device(name)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

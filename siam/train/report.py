@@ -9,7 +9,7 @@ from typing import Any
 
 from siam import __version__
 from siam.methods import METHODS, Method
-from siam.runs import EVALUATIONS, REPORT, TRANSFERS, Run, open_run, write_atomically
+from siam.runs import BROKEN, EVALUATIONS, REPORT, TRANSFERS, Run, open_run, write_atomically
 from siam.settings import Settings
 from siam.train import curves
 from siam.train.collapse import ADVICE
@@ -53,7 +53,7 @@ def write_report(folder: Path) -> Path:
     run = open_run(folder)
     history = curves.History(run.metrics(), run.settings)
     name = escape(run.folder.resolve().name)
-    header = _header(name, run.settings, history)
+    header = _header(name, run, history)
     save_page(folder, name, header, _sections(run, history, Pictures.load(folder)))
     return folder / REPORT
 
@@ -94,13 +94,13 @@ def save_page(folder: Path, name: str, header: str, sections: list[str]) -> None
     write_atomically(folder / REPORT, lambda file: file.write(page.encode()))
 
 
-def _header(name: str, settings: Settings, history: curves.History) -> str:
-    latest = history.latest()
+def _header(name: str, run: Run, history: curves.History) -> str:
+    settings, latest = run.settings, history.latest()
     pill, style, meaning, advice = _verdict(history, latest)
     advised = f'<p class="advice {style}">{escape(advice)}</p>' if advice else ""
     facts = {
         "Method": _in_words(settings.method, settings.network),
-        "Data": _data(settings.data, latest),
+        "Data": _data(settings.data, latest) + _unreadable(run.folder),
         "Backbone": _backbone(settings, latest),
         "Training": escape(
             f"{settings.epochs} epochs in batches of {settings.batch_size}, {settings.optimizer.name} at "
@@ -163,6 +163,13 @@ def _data(data: str, latest: dict[str, Any]) -> str:
     if "images" in latest:
         words += f", {latest['images']:,} images"
     return words + (f" and {latest['val_images']:,} to validate" if latest.get("val_images") else "")
+
+
+def _unreadable(folder: Path) -> str:
+    """How many lines broken.txt has, where there is one."""
+    file = folder / BROKEN
+    count = file.read_bytes().count(b"\n") if file.exists() else 0
+    return f"; not all could be read: {BROKEN} lists {count:,}" if count else ""
 
 
 def _backbone(settings: Settings, latest: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from rich.console import Console
 from siam import recipes
 from siam.data.decode import BrokenImage
 from siam.data.images import ImageSets, open_images
+from siam.data.loader import require_several
 from siam.data.views import Broken, read_or_replace
 from siam.errors import DataError, RunError
 from siam.parts.gather import rank, world_size
@@ -96,6 +97,7 @@ def _settle(
         )
     if not exists:
         train = open_once(asked.data).train
+        require_several(train)
         try:
             image, _ = read_or_replace(train, 0, Broken())
         except BrokenImage as error:
@@ -128,7 +130,7 @@ def _the_same_everywhere(data: str, console: Console, open_once: Opener) -> Imag
     sets = open_once(data)
     if rank() == 0:
         for file, reason in sets.lost.items():
-            console.print(f"{file} is left out: {reason}", highlight=False, soft_wrap=True)
+            console.print(f"{file}: {reason}", highlight=False, soft_wrap=True)
     seen = from_all((len(sets.train), sets.train.path(0), sets.train.path(len(sets.train) - 1)))
     for number, other in enumerate(seen):
         if other != seen[0]:

@@ -90,10 +90,9 @@ class Batches:
         for examples, broken, reason in batches_of(self.dataset, order, self.workers):
             self.broken.update(broken)
             if len(self.broken) > _BROKEN_SHARE * len(self.photos):
-                path, reason = next(iter(self.broken.items()))
                 raise DataError(
                     f"{len(self.broken)} of {len(self.photos)} photographs in {self.photos.name} cannot be "
-                    f"read, more than 10 %; the first is {path} ({reason})"
+                    f"read, more than 10 %: {self.broken.first_few()}; put whole ones in their place"
                 )
             if reason:
                 raise DataError(f"the photographs of {self.photos.name} cannot be read: {reason}")

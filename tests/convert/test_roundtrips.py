@@ -266,13 +266,16 @@ def test_torchvision_and_timm_state_dicts(tmp_path):
     assert imported.left_out == ("head.weight", "head.bias")
 
 
-def test_an_imported_run_trains_on_embeds_and_evaluates(classes, tmp_path):
+def test_an_imported_run_trains_on_embeds_and_evaluates(classes, photos, tmp_path):
     """Every verb works on it, and pretraining begins with its weights."""
     torch.save({"state_dict": released_simsiam().state_dict()}, tmp_path / "c.pth")
     siam("import", tmp_path / "c.pth", "--out", tmp_path / "run", "--image-size", 32, check=0)
     shown = json.loads(siam("inspect", tmp_path / "run", classes, "--json", check=0).stdout)
     assert (shown["method"], shown["heads"]) == ("simsiam", "projector, predictor")
     assert 1 <= shown["rank"] <= 24
+    for image in [*photos.iterdir()][1:]:
+        image.unlink()
+    assert "takes at least 2" in siam("inspect", tmp_path / "run", photos, check=2).said()
     siam("evaluate", tmp_path / "run", classes, "--k", 3, "--workers", 0, check=0)
     siam("embed", tmp_path / "run", classes, "--workers", 0, "--out", tmp_path / "v.parquet", check=0)
     flags = [*TINY[TINY.index("--epochs") :]]

@@ -120,8 +120,8 @@ def harm(file, how):
 @pytest.mark.parametrize(
     ("how", "says", "kept"),
     [
-        ("missing", "is missing", 0), ("corrupt", "is damaged, or no tar", 0),
-        ("truncated", "cut off after 2 images", 1), ("flipped", "cut off after 1 images", 1),
+        ("missing", "left out, it is missing", 0), ("corrupt", "left out, it is damaged, or no tar", 0),
+        ("truncated", "before that is used (images: 2)", 1), ("flipped", "is used (images: 1)", 1),
     ],
 )  # fmt: skip
 def test_a_damaged_shard_costs_only_its_own_samples_and_is_reported(
@@ -151,7 +151,7 @@ def test_a_damaged_shard_costs_only_its_own_samples_and_is_reported(
     if how == "missing":
         run = tmp_path / "run"
         assert cli.main(["pretrain", name, *TINY, "--batch-size", "4", "--out", str(run)]) == 0
-        assert f"{files[1]} is left out: " in capsys.readouterr().err
+        assert f"{files[1]}: {says}" in capsys.readouterr().err
         assert says in (run / "broken.txt").read_text()
 
 
@@ -236,7 +236,7 @@ def test_a_folder_of_parquet_files_trains_and_a_damaged_one_is_left_out(photos, 
     run = tmp_path / "run"
     flags = [*TINY, "--loader.resident", "no", "--loader.workers", "1"]
     assert cli.main(["pretrain", str(folder), *flags, "--out", str(run)]) == 0
-    assert "train-1.parquet is left out" in capsys.readouterr().err
+    assert "train-1.parquet: left out, " in capsys.readouterr().err
 
 
 def test_parquet_without_images_is_refused_by_name(tmp_path):

@@ -51,12 +51,15 @@ def test_too_many_broken_files_stop_the_run(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     save_images(folder, 20, seed=0)
-    for i in range(5):
+    for i in range(6):
         (folder / f"b{i}.jpg").write_text("no")
     done = siam("pretrain", folder, *TINY, "--out", tmp_path / "run", check=2)
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("siam: ")
-    assert "more than 10 %" in line
+    assert "of 26 images" in line
+    assert "more than 10 %: b" in line
+    assert "(is not an image), b" in line
+    assert line.endswith("; delete them, or put whole ones in their place")
 
 
 @pytest.mark.parametrize("every", [1, 3])

@@ -224,6 +224,13 @@ def test_without_labels_the_rank_takes_the_place_of_knn(run):
     assert "effective rank" in third.words()
 
 
+def test_broken_files_are_told(run):
+    assert "broken.txt" not in words(read(run(WHOLE)))
+    folder = run(WHOLE)
+    (folder / "broken.txt").write_text("a.jpg\tthe file is empty\nb.jpg\tis not an image\n")
+    assert "; not all could be read: broken.txt lists 2" in words(read(folder))
+
+
 def test_knn_turned_off_is_not_a_lack_of_labels(run):
     records = [{name: NO_LABELS.get(name, value) for name, value in record.items()} for record in WHOLE]
     root = read(run(records, replace(SMALL, monitor=MonitorSettings(knn_every=0))))
