@@ -198,10 +198,10 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                     raise alike(Stopped(_stopped(step, total, folder)))
 
             vote.close()
+            from_first(lambda: _list_broken(folder, sets, loader, console))
             outcome = _outcome(folder, progress, settings, total, clock)
             log.record("end", **{key: value for key, value in asdict(outcome).items() if key != "run"})
             from_first(lambda: _write_report(folder, log))
-        from_first(lambda: _list_broken(folder, sets, loader, console))
     return outcome
 
 
@@ -401,7 +401,8 @@ def _list_broken(folder: Path, sets: ImageSets, loader: ViewLoader, console: Con
         lines = "".join(f"{path}\t{reason}\n" for path, reason in broken)
         write_atomically(folder / BROKEN, lambda file: file.write(lines.encode("utf-8", "surrogateescape")))
     if loader.broken:
-        console.print(
+        _say(
+            console,
             f"{len(loader.broken)} of {len(loader.images)} images could not be read and were replaced: "
-            f"{folder / BROKEN} lists them"
+            f"{folder / BROKEN} lists them",
         )

@@ -41,6 +41,7 @@ def test_five_percent_of_broken_files_cost_only_themselves(tmp_path):
         "pretrain", folder, *TINY, "--loader.resident", "no", "--loader.workers", 1, "--out", run, check=0
     )
     assert "4 of 80 images could not be read" in " ".join(done.stderr.split())
+    assert "broken.txt lists 4" in (run / "report.html").read_text()
     listed = dict(line.split("\t") for line in (run / "broken.txt").read_text().splitlines())
     assert set(listed) == {"b1.jpg", "b2.jpg", "b3.jpg", "b4.jpg"}
     assert "empty" in listed["b1.jpg"]
