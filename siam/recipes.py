@@ -80,7 +80,7 @@ DEMO = Settings(
     optimizer=OptimizerSettings(lr=0.8, weight_decay=5e-4, warmup_epochs=1),  # lr 0.1 for a batch of 32
     monitor=MonitorSettings(knn_k=20, bank=5000, queries=1000),
 )  # fmt: skip
-"""The demo set in minutes on two CPU cores: small batches, so many steps, and a modest d.
+"""The demo set in minutes on two CPU cores: small batches, so many steps, and a modest d. kNN: 83 to 88 %.
 
 The projector's output has no BN (Table 3: 67.4 against 68.1): with one, a batch of 32 could not show what a
 collapse is (see `floor_of_std`).

@@ -296,8 +296,8 @@ def align_classes(name: str, train: Images, val: Images) -> None:
     unknown = [c for c in val.classes if c not in place]
     if unknown:
         raise DataError(
-            f"{name}: classes of the validation images are missing in train: {', '.join(unknown[:5])}; give both "
-            "the same class folders, or only the images to train on"
+            f"{name}: classes of the validation images are missing in train: {', '.join(unknown[:5])}; give "
+            "both the same class folders, or only the images to train on"
         )
     val.labels = np.array([place[c] for c in val.classes], dtype=np.int64)[val.labels]
     val.classes = train.classes
