@@ -115,10 +115,8 @@ def _pretrain(args: list[str]) -> None:
     resume: bool | Literal["auto"] = "auto" if asked.resume == "auto" else asked.resume == "yes"
     outcome = start(asked.settings, with_the_users, asked.recipe, asked.out, resume)
     if tells():
-        came_to = asdict(outcome)
-        if asked.json:  # what is not known is absent
-            came_to = {name: value for name, value in came_to.items() if value is not None}
-        tell(came_to, asked.json)
+        known = {name: value for name, value in asdict(outcome).items() if value is not None}
+        tell(known, asked.json)
         print(f"look at {outcome.run}/report.html", file=sys.stderr)
 
 

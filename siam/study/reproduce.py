@@ -19,7 +19,6 @@ from siam.runs import METRICS, open_run, write_atomically
 from siam.settings import Settings, differences, from_dict, to_dict
 from siam.study.tables import Row, Table, table
 from siam.train.curves import History, figure2
-from siam.train.logbook import percent
 from siam.train.pretrain import Outcome
 from siam.train.saving import Stopped
 from siam.train.start import MAY_CHANGE, start
@@ -199,8 +198,7 @@ def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
     """Measured beside published. facts: of the machine, and the command."""
     seeds = max(len(s.outcomes) for s in found)
     settings = found[0].settings
-    known = [o for s in reversed(found) for o in s.outcomes[:1]]  # the first row's stand last
-    beside = {name: value for o in known for name, value in o.items() if value is not None}
+    beside = next((s for s in found if s.mean("knn_random_init")), found[0])
     lines = [
         f"# {chosen.title} ({chosen.source})",
         "",
@@ -223,8 +221,8 @@ def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        f"kNN on raw pixels: {percent(beside.get('knn_raw_pixels'))}; of the untrained network: "
-        f"{percent(beside.get('knn_random_init'))}.",
+        f"kNN on raw pixels: {_plus_minus(beside.mean('knn_raw_pixels'), 100, 1)} %; of the untrained network: "
+        f"{_plus_minus(beside.mean('knn_random_init'), 100, 1)} %.",
         f"Measured: {settings['data']}, {settings['backbone']} x {settings['width']:g}, "
         f"{settings['epochs']} epochs, k = {settings['monitor']['knn_k']}, seeds: {seeds}; "
         f"{facts['machine']}, {facts['date']}, torch {facts['torch']}"
@@ -232,7 +230,7 @@ def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
         "Published: SimSiam (Chen & He 2021, arXiv 2011.10566); another set, network and protocol: compare "
         "the order of the rows, not the figures.",
         "",
-        "![curves](figure.svg)",
+        "![curves](figure.svg)" + (" (seed 0)" if seeds > 1 else ""),
         "",
     ]
     return "\n".join(lines)
