@@ -221,8 +221,8 @@ def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        f"kNN on raw pixels: {_plus_minus(beside.mean('knn_raw_pixels'), 100, 1)} %; of the untrained network: "
-        f"{_plus_minus(beside.mean('knn_random_init'), 100, 1)} %.",
+        f"kNN on raw pixels: {_plus_minus(beside.mean('knn_raw_pixels'), 100, 1)} %; of the untrained "
+        f"network: {_plus_minus(beside.mean('knn_random_init'), 100, 1)} %.",
         f"Measured: {settings['data']}, {settings['backbone']} x {settings['width']:g}, "
         f"{settings['epochs']} epochs, k = {settings['monitor']['knn_k']}, seeds: {seeds}; "
         f"{facts['machine']}, {facts['date']}, torch {facts['torch']}"
