@@ -141,6 +141,16 @@ def test_a_run_is_never_overwritten_nor_resumed_as_another(capsys, tmp_path, pho
         )
 
 
+@pytest.mark.parametrize("weights", ["checkpoint.pt", "encoder.safetensors", "network.safetensors"])
+def test_a_folder_that_holds_weights_is_never_begun_anew(capsys, tmp_path, photos, weights):
+    """Nor one that was imported, which has no checkpoint; nor one whose checkpoint was deleted."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / weights).write_bytes(b"precious")
+    assert "already holds a run" in refused(capsys, "pretrain", photos, *TINY, "--out", run)
+    assert (run / weights).read_bytes() == b"precious"
+
+
 def test_a_run_that_saved_nothing_is_begun_anew(capsys, tmp_path, photos):
     """After a rate that was too high nothing is worth keeping, and the folder need not be cleared by hand."""
     run = tmp_path / "run"

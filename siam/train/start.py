@@ -18,7 +18,7 @@ from siam.data.loader import require_several
 from siam.data.views import Broken, read_or_replace
 from siam.errors import DataError, RunError
 from siam.parts.gather import rank, world_size
-from siam.runs import CHECKPOINT, SETTINGS, open_run
+from siam.runs import CHECKPOINT, ENCODER, NETWORK, SETTINGS, open_run
 from siam.settings import Settings, differences, seconds_of
 from siam.train.distributed import (
     alike,
@@ -87,7 +87,8 @@ def _settle(
 ) -> tuple[Settings, Path]:
     """Which settings, and in which folder, which exists from here on."""
     folder = Path(out) if out is not None else _default_folder(asked, bool(resume))
-    exists = (folder / CHECKPOINT).exists() or (bool(resume) and (folder / SETTINGS).exists())
+    holds_weights = any((folder / name).exists() for name in (CHECKPOINT, ENCODER, NETWORK))  # or imported
+    exists = (folder / SETTINGS).exists() if resume else holds_weights
     if exists and not resume:  # a run that never saved anything is begun anew
         raise RunError(f"{folder} already holds a run: continue it with --resume, or choose another --out")
     if resume is True and not exists:
