@@ -82,9 +82,9 @@ DEMO = Settings(
 )  # fmt: skip
 """The demo set in minutes on two CPU cores: small batches, so many steps, and a modest d. kNN: 83 to 88 %.
 
-Its views turn no hue: the fast views turn it in YIQ and the published pipeline in HSV (docs/views.md). The
-projector's output has no BN (Table 3: 67.4 against 68.1): with one, a batch of 32 could not show what a collapse
-is (see `floor_of_std`).
+Its views turn no hue: the fast views turn it in YIQ and the published pipeline in HSV (docs/views.md).
+The projector's output has no BN (Table 3: 67.4 against 68.1): with one, a batch of 32 could not show what a
+collapse is (see `floor_of_std`).
 """
 
 RECIPES = {"imagenet": IMAGENET, "cifar10": CIFAR10, "imagenette": IMAGENETTE, "demo": DEMO}
