@@ -17,13 +17,14 @@ from measure import alternating, arguments, photographs, report, save
 from torchvision import transforms as T
 from training import TwoCrops, random_views, settings_for, wait
 
+from siam.convert.vectors import embed_to_parquet
 from siam.data.loader import default_workers
 from siam.data.photometry import IMAGENET_MEAN, IMAGENET_STD
-from siam.embedding import embed_to_parquet
 from siam.parts.backbone import build_backbone
-from siam.runs import load, save_encoder, save_settings
-from siam.settings import Settings
-from siam.train.device import pick_device, uses_bf16
+from siam.runs.encoder import load, save_encoder
+from siam.runs.folder import save_settings
+from siam.settings.pretraining import Settings
+from siam.system.device import pick_device, uses_bf16
 
 USUAL, OURS, LIMIT = "the usual script", "siam embed", "the limit: the forward pass alone"
 

@@ -46,11 +46,11 @@ from training import (
     wait,
 )
 
-from siam.data.images import open_images
 from siam.data.loader import ViewLoader, default_workers
+from siam.data.sources import open_images
 from siam.data.views import reference_transform
-from siam.settings import LoaderSettings, Settings
-from siam.train.device import pick_device
+from siam.settings.pretraining import LoaderSettings, Settings
+from siam.system.device import pick_device
 
 LIMIT = "the limit: views on the device"
 OURS = "ours"

@@ -30,12 +30,13 @@ import torch
 from measure import alternating, arguments, in_own_process, memory_mb, photographs, report, save, show
 from training import our_step, random_views, settings_for, wait
 
-from siam.data.chance import permutation
-from siam.data.images import Images, Names, open_images
+from siam.data.images import Images, Names
 from siam.data.loader import ViewLoader, default_workers
+from siam.data.random import permutation
+from siam.data.sources import open_images
 from siam.data.views import ViewBatches
-from siam.settings import LoaderSettings, Settings
-from siam.train.device import pick_device
+from siam.settings.pretraining import LoaderSettings, Settings
+from siam.system.device import pick_device
 
 PARTS = ("images", "batch", "resolution", "workers", "memory", "index", "start")
 

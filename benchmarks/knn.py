@@ -13,7 +13,7 @@ from measure import alternating, arguments, in_own_process, memory_mb, report, r
 from torch import Tensor
 from torch.nn import functional as F
 
-from siam.evaluate.knn import knn_predict
+from siam.measure.knn import knn_predict
 
 CLASSES, K, TEMPERATURE = 10, 200, 0.1
 OURS = "ours"

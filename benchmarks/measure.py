@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from siam.data.images import ENDINGS
-from siam.machine import machine
+from siam.system.environment import machine
 
 DATA = Path(os.environ.get("SIAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 _DEFAULT = multiprocessing.get_all_start_methods()[0]

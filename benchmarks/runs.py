@@ -13,8 +13,8 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from siam.machine import machine
-from siam.runs import METRICS, SETTINGS, open_run
+from siam.runs.folder import METRICS, SETTINGS, open_run
+from siam.system.environment import machine
 
 
 def main() -> None:

@@ -15,13 +15,13 @@ from dataclasses import replace
 import torch
 import torch.distributed as dist
 
-from siam.machine import machine
 from siam.methods import METHODS
 from siam.network import Network
-from siam.objective import build_objective
-from siam.recipes import PUBLISHED
-from siam.train import distributed
-from siam.train.launch import launch
+from siam.objectives import build_objective
+from siam.processes import agree as distributed
+from siam.processes.launch import launch
+from siam.settings.recipes import PUBLISHED
+from siam.system.environment import machine
 
 
 def steps(args, sync_bn, count):

@@ -27,8 +27,8 @@ from measure import (
 from torch.utils.flop_counter import FlopCounterMode
 from training import TrainOn, our_step, plain_device, published_step, random_views, settings_for, wait
 
-from siam.settings import Settings
-from siam.train.device import pick_device, uses_bf16
+from siam.settings.pretraining import Settings
+from siam.system.device import pick_device, uses_bf16
 
 PLAIN, OURS, COMPILED = "float32 NCHW", "ours", "ours, compiled"
 

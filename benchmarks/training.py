@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from siam.data.images import ENDINGS
 from siam.network import Network
-from siam.objective import build_objective
-from siam.recipes import starting_point
-from siam.settings import Settings
+from siam.objectives import build_objective
+from siam.settings.pretraining import Settings
+from siam.settings.recipes import starting_point
 from siam.train.step import Step
 
 TrainOn = Callable[[Tensor, Tensor], Tensor]

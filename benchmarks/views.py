@@ -21,12 +21,12 @@ import torch
 from measure import Candidate, alternating, arguments, in_own_processes, one_core, photographs, report, save
 from PIL import Image
 
-from siam.data.chance import uniforms
-from siam.data.images import open_images
 from siam.data.photometry import DRAWS, IMAGENET_MEAN, IMAGENET_STD, Photometry
+from siam.data.random import uniforms
+from siam.data.sources import open_images
 from siam.data.views import ViewBatches, reference_transform
-from siam.memory import keep_freed_memory
-from siam.settings import ViewSettings
+from siam.settings.pretraining import ViewSettings
+from siam.system.malloc import keep_freed_memory
 
 warnings.simplefilter("ignore")
 BATCH = 20

@@ -1,5 +1,5 @@
 import sys
 
-from siam.cli import main
+from siam.cli.command import main
 
 sys.exit(main())

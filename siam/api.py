@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from siam.embedding import embed
-from siam.runs import load
-from siam.settings import Settings, from_dict
+from siam.convert.vectors import embed
+from siam.runs.encoder import load
+from siam.settings.plain import from_dict
+from siam.settings.pretraining import Settings
 from siam.train.pretrain import Outcome
 from siam.train.start import Resume, start
 

@@ -1,5 +1,8 @@
 """What a user can mend: each is one plain sentence, and the command ends with exit status 2."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class SiamError(Exception):
     """Something outside the program is wrong; the message says what, where, and the mend."""
@@ -25,3 +28,9 @@ def first_words(error: Exception) -> str:
     """The first line of an error, short enough for a list."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:100]
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """'; did you mean ...?' with the most similar known names, or nothing."""
+    matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(matches)}?" if matches else ""

@@ -8,8 +8,8 @@ A method names only what it changes in SimSiam; its widths and rates as publishe
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from siam.annotations import require_annotated
 from siam.errors import SettingsError
+from siam.settings.checks import require_annotated
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from siam import cli
+from siam.cli import command as cli
 
 
 def run(args, out, err):
@@ -28,7 +28,7 @@ class Command:
 
     start = multiprocessing.get_context("forkserver")
     start.set_forkserver_preload(
-        ["siam.train.pretrain", "siam.train.report", "siam.evaluate.evaluate", "siam.arguments", __name__]
+        ["siam.train.pretrain", "siam.report.page", "siam.protocols.evaluate", "siam.cli.arguments", __name__]
     )
 
     def __init__(self, *args):

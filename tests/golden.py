@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from siam import cli
-from siam.machine import machine
+from siam.cli import command as cli
+from siam.system.environment import machine
 
 FILE = Path(__file__).with_name("golden.json")
 

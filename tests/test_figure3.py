@@ -8,9 +8,9 @@ import torch
 import siam
 from siam.methods import METHODS, SIMSIAM
 from siam.network import Network
-from siam.objective import build_objective
+from siam.objectives import build_objective
 from siam.parts.momentum import MomentumEncoder, momentum_at
-from siam.settings import OptimizerSettings
+from siam.settings.pretraining import OptimizerSettings
 from siam.train.optimizer import build_optimizer
 
 SMALL = {

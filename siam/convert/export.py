@@ -15,9 +15,11 @@ from torch import Tensor
 from siam import __version__
 from siam.convert.layouts import State, to_detectron2
 from siam.data.photometry import IMAGENET_MEAN, IMAGENET_STD
-from siam.errors import RunError, SettingsError
-from siam.runs import Encoder, load, open_run, write_atomically
-from siam.settings import Settings, near
+from siam.errors import RunError, SettingsError, near
+from siam.runs.encoder import Encoder, load
+from siam.runs.folder import open_run
+from siam.settings.pretraining import Settings
+from siam.system.files import write_atomically
 
 Format = Literal["torchvision", "timm", "detectron2", "onnx", "safetensors"]
 

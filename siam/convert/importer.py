@@ -13,8 +13,11 @@ from siam.convert.layouts import State, recognise, translate
 from siam.errors import RunError, SettingsError, first_words
 from siam.methods import METHODS, Method
 from siam.network import Network
-from siam.runs import METRICS, NETWORK, SETTINGS, load_tensors, save_encoder, save_network, save_settings
-from siam.settings import Settings, ViewSettings, from_dict
+from siam.runs.encoder import save_encoder, save_network
+from siam.runs.folder import METRICS, NETWORK, SETTINGS, save_settings
+from siam.runs.tensors import load_tensors
+from siam.settings.plain import from_dict
+from siam.settings.pretraining import Settings, ViewSettings
 
 _BLOCKS = {
     (False, (2, 2, 2, 2)): "resnet18",

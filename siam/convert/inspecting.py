@@ -9,14 +9,15 @@ import torch
 from torch import nn
 
 from siam.convert.importer import import_checkpoint
-from siam.data.images import open_images
 from siam.data.loader import default_workers
+from siam.data.sources import open_images
 from siam.errors import DataError
-from siam.evaluate.features import centre_views, extract
+from siam.measure.collapse import effective_rank, output_std, verdict
+from siam.measure.features import centre_views, extract
 from siam.network import Network
-from siam.runs import SETTINGS, load_network, open_run
-from siam.train.collapse import effective_rank, output_std, verdict
-from siam.train.device import pick_device, uses_bf16
+from siam.runs.encoder import load_network
+from siam.runs.folder import SETTINGS, open_run
+from siam.system.device import pick_device, uses_bf16
 
 _IMAGES = 2048
 

@@ -20,11 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siam.data.decode import BrokenImage, Shrink, decode
-from siam.data.patterns import ENDINGS, TRAIN, VAL, files_meant
+from siam.data.patterns import ENDINGS, TRAIN, VAL
 from siam.errors import DataError
-from siam.settings import near
-
-KNOWN_SETS = ("demo", "cifar10", "cifar100", "stl10")
 
 
 class Images(Protocol):
@@ -55,41 +52,6 @@ class ImageSets:
     """Files of the set of which all or some images are lost, and why."""
     left_out: str = ""
     """A sentence about images that are in neither; "" where there are none."""
-
-
-def open_images(data: str | Path | None) -> ImageSets:
-    """Find out what `data` is, and index it. Raises DataError: not there, no images, unreadable."""
-    from siam.data.arrays import open_arrays, open_known  # these build on what is defined here
-    from siam.data.parquet import open_parquet
-    from siam.data.shards import open_shards
-
-    name = "demo" if data is None else str(data)
-    path = Path(name)
-    is_file = os.path.isfile(name)  # unlike Path's own, no error for names that cannot exist
-    files = files_meant(name)
-    if name in KNOWN_SETS and not os.path.exists(name):
-        sets = open_known(name)
-    elif files:
-        sets = (open_shards if files[0].endswith(".tar") else open_parquet)(name, files)
-    elif os.path.isdir(name):
-        names = Names(_walk(path))
-        sets = _split(name, names, lambda part: FolderImages(name, path, names.part(part)))
-    elif path.suffix == ".tar" and is_file:
-        members, spans, complaint = tar_members(path)
-        sets = _split(
-            name,
-            members,
-            lambda part: TarImages(name, path, members.part(part), spans[part.start : part.stop]),
-        )
-        if complaint:
-            sets.lost[name] = complaint
-    elif path.suffix in (".npy", ".npz") and is_file:
-        sets = open_arrays(name, path)
-    elif path.suffix == ".txt" and is_file:
-        sets = _listed(name, path)
-    else:
-        raise DataError(_not_there(name, path))
-    return sets
 
 
 class Names:
@@ -357,19 +319,3 @@ def _listed(name: str, path: Path) -> ImageSets:
     if labels:
         images.classes, images.labels = _sorted_classes(found, np.array(labels, dtype=np.int64))
     return ImageSets(images, None)
-
-
-def _not_there(name: str, path: Path) -> str:
-    if path.suffix in (".xz", ".gz", ".bz2", ".zst", ".tgz", ".zip"):
-        return f"{name} is compressed and cannot be read in any order: unpack it, and give the folder"
-    known = ", ".join(KNOWN_SETS)
-    if os.path.exists(name):
-        return f"cannot tell what {name} is: give a folder, a .tar, .npy, .npz or .txt list, or {known}"
-    siblings: list[str] = []
-    with contextlib.suppress(OSError, ValueError), os.scandir(path.parent) as entries:
-        siblings = [entry.name for entry in itertools.islice(entries, 1000)]
-    if path.name != name or path.suffix:
-        return f"there is no folder or file {name}{near(path.name, siblings)}"
-    return f"there is no folder or file {name}, nor a set of that name ({known})" + near(
-        name, [*siblings, *KNOWN_SETS]
-    )

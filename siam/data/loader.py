@@ -16,18 +16,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siam.data.arrays import ArrayImages
-from siam.data.chance import uniforms
 from siam.data.decode import BrokenImage
 from siam.data.geometry import Crops, crop_resize, draws_needed
 from siam.data.images import Images
 from siam.data.order import Order, Position
 from siam.data.photometry import DRAWS, Photometry
+from siam.data.random import uniforms
+from siam.data.sources.arrays import ArrayImages
 from siam.data.views import GEOMETRY, PHOTOMETRY, Broken, ViewBatches, read_or_replace
 from siam.data.workers import batches_of
 from siam.errors import DataError, RunError
-from siam.parts.gather import rank, world_size
-from siam.settings import Settings
+from siam.processes.gather import rank, world_size
+from siam.settings.pretraining import Settings
 
 _SMALL = {"cpu": 64, "cuda": 256, "mps": 128}
 """Sides (pixels) up to which cropping on the device beats cropping on the workers, by device."""

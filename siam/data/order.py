@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from siam.data.chance import permutation
-from siam.settings import Settings
+from siam.data.random import permutation
+from siam.settings.pretraining import Settings
 
 Key = tuple[int, NDArray[np.int64]]
 """An epoch and the indices of one batch's images."""

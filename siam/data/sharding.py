@@ -12,11 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from siam.data.decode import BrokenImage
-from siam.data.images import Images, open_images
+from siam.data.images import Images
 from siam.data.patterns import ENDINGS
-from siam.data.shards import INDEX
+from siam.data.sources import open_images
+from siam.data.sources.shards import INDEX
 from siam.errors import DataError, SettingsError
-from siam.runs import write_atomically
+from siam.system.files import write_atomically
 
 _STARTS = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}
 """How files of some formats begin."""

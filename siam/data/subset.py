@@ -4,9 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siam.data.chance import permutation
 from siam.data.decode import BrokenImage, Shrink
 from siam.data.images import Images
+from siam.data.random import permutation
 from siam.errors import DataError
 
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from siam.data.chance import uniforms
 from siam.data.decode import BrokenImage
 from siam.data.geometry import Crops, draws_needed, resize
 from siam.data.images import Images
 from siam.data.order import Key
 from siam.data.photometry import IMAGENET_MEAN, IMAGENET_STD
-from siam.settings import ViewSettings
+from siam.data.random import uniforms
+from siam.settings.pretraining import ViewSettings
 
 GEOMETRY, PHOTOMETRY, STEP = 0, 1, 2
 """Purposes of random draws: they never share numbers."""

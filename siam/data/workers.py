@@ -2,20 +2,18 @@
 
 import multiprocessing
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from multiprocessing import forkserver
 from threading import Thread
-from types import ModuleType
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from siam.memory import keep_freed_memory
+from siam.system.main_module import apart_from_the_main_module
+from siam.system.malloc import keep_freed_memory
 
-_LOADED = ["siam.data.loader", "siam.evaluate.features"]
+_LOADED = ["siam.data.loader", "siam.measure.features"]
 
 
 def _start_server() -> None:
@@ -34,21 +32,6 @@ def _start_server() -> None:
             del os.environ["PYTHONSAFEPATH"]
         else:
             os.environ["PYTHONSAFEPATH"] = before
-
-
-@contextmanager
-def apart_from_the_main_module() -> Iterator[None]:
-    """Processes started within do not run the user's script again.
-
-    Python has a new process import the main module, in case what it is sent was defined there. Ours never is;
-    and a script without `if __name__ == "__main__"` would train once more in every worker.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
 
 
 def batches_of(

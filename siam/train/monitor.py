@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from siam.data.arrays import ArrayImages
 from siam.data.images import Images, ImageSets
 from siam.data.loader import default_workers
 from siam.data.photometry import normalise
+from siam.data.sources.arrays import ArrayImages
 from siam.errors import DataError
-from siam.evaluate.features import centre_views, extract
-from siam.evaluate.knn import knn_accuracy
+from siam.measure.collapse import effective_rank
+from siam.measure.features import centre_views, extract
+from siam.measure.knn import knn_accuracy
 from siam.network import Network
 from siam.parts.backbone import features_of
-from siam.parts.gather import rank, world_size
-from siam.settings import Settings
-from siam.train.collapse import effective_rank
-from siam.train.distributed import from_all, join
+from siam.processes.agree import from_all, join
+from siam.processes.gather import rank, world_size
+from siam.settings.pretraining import Settings
 
 _RANK_IMAGES = 2048
 _WORTH_WORKERS = 1000  # images: reading fewer takes no longer than starting processes

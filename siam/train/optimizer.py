@@ -7,7 +7,7 @@ import torch
 from timm.optim import Lars
 from torch import nn
 
-from siam.settings import OptimizerSettings
+from siam.settings.pretraining import OptimizerSettings
 
 
 def build_optimizer(

@@ -14,37 +14,33 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from siam.data.chance import uniforms
 from siam.data.images import ImageSets
 from siam.data.loader import Batch, ViewLoader
 from siam.data.photometry import denormalise
+from siam.data.random import uniforms
 from siam.data.views import STEP
 from siam.errors import RunError, SiamError
+from siam.measure.collapse import ADVICE, floor_of_std, output_std, verdict
 from siam.network import Network
-from siam.objective import build_objective
+from siam.objectives import build_objective
 from siam.parts.backbone import features_of
-from siam.parts.gather import gather, rank, world_size
 from siam.parts.momentum import momentum_at
-from siam.runs import BROKEN, CHECKPOINT, load_network, locked, save_encoder, save_settings, write_atomically
-from siam.settings import Settings
-from siam.train.bars import reading
-from siam.train.checkpoint import Progress, begin_with, checkpoints, fit, load_last, save_checkpoint
-from siam.train.collapse import ADVICE, floor_of_std, output_std, verdict
-from siam.train.device import pick_device, uses_bf16
-from siam.train.distributed import (
-    Vote,
-    alike,
-    average_statistics,
-    from_all,
-    from_first,
-    local_device,
-    mean,
-)
-from siam.train.logbook import Logbook, NoLogbook, percent
+from siam.processes.agree import Vote, alike, from_all, from_first, mean
+from siam.processes.data_parallel import average_statistics
+from siam.processes.gather import gather, rank, world_size
+from siam.processes.rendezvous import local_device
+from siam.report.pictures import Pictures
+from siam.runs.bars import reading
+from siam.runs.checkpoint import Progress, begin_with, checkpoints, fit, load_last, save_checkpoint
+from siam.runs.encoder import load_network, save_encoder
+from siam.runs.folder import BROKEN, CHECKPOINT, save_settings
+from siam.runs.logbook import Logbook, NoLogbook, percent
+from siam.runs.saving import Saver, Stopped, StopRequest
+from siam.settings.pretraining import Settings
+from siam.system.device import pick_device, uses_bf16
+from siam.system.files import locked, write_atomically
 from siam.train.monitor import Measured, Monitor
 from siam.train.optimizer import set_learning_rate
-from siam.train.pictures import Pictures
-from siam.train.saving import Saver, Stopped, StopRequest
 from siam.train.step import Step
 
 
@@ -356,7 +352,7 @@ def _pictures(batch: Batch, monitor: Monitor, network: Network, sets: ImageSets)
 
 
 def _write_report(folder: Path, log: Logbook) -> None:
-    from siam.train.report import write_report  # which draws: what it needs for that takes a second to load
+    from siam.report.page import write_report  # which draws: what it needs for that takes a second to load
 
     try:
         write_report(folder)

@@ -11,24 +11,21 @@ from typing import Literal
 
 from rich.console import Console
 
-from siam import recipes
 from siam.data.decode import BrokenImage
-from siam.data.images import ImageSets, open_images
+from siam.data.images import ImageSets
 from siam.data.loader import require_several
+from siam.data.sources import open_images
 from siam.data.views import Broken, read_or_replace
 from siam.errors import DataError, RunError
-from siam.parts.gather import rank, world_size
-from siam.runs import CHECKPOINT, ENCODER, NETWORK, SETTINGS, open_run
-from siam.settings import Settings, differences, seconds_of
-from siam.train.distributed import (
-    alike,
-    from_all,
-    from_first,
-    joined,
-    restarted,
-    started_together,
-)
-from siam.train.launch import how_many, launch, require_equal_shares
+from siam.processes.agree import alike, from_all, from_first
+from siam.processes.gather import rank, world_size
+from siam.processes.launch import how_many, launch, require_equal_shares
+from siam.processes.rendezvous import joined, restarted, started_together
+from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK, SETTINGS, open_run
+from siam.settings import recipes
+from siam.settings.checks import seconds_of
+from siam.settings.plain import differences
+from siam.settings.pretraining import Settings
 from siam.train.pretrain import Outcome, train
 
 MAY_CHANGE = ("device", "devices", "timeout", "loader.", "checkpoint.")

@@ -11,9 +11,9 @@ from torch.nn.parallel import DistributedDataParallel
 from siam.errors import SettingsError
 from siam.network import Network
 from siam.parts.objective import Objective
-from siam.settings import Settings
-from siam.train.device import uses_bf16
-from siam.train.distributed import average_gradients, parallel
+from siam.processes.data_parallel import average_gradients, parallel
+from siam.settings.pretraining import Settings
+from siam.system.device import uses_bf16
 from siam.train.optimizer import build_optimizer
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from siam.data.chance import permutation, uniforms
 from siam.data.decode import BrokenImage
+from siam.data.random import permutation, uniforms
 from siam.data.views import GEOMETRY, Broken, read_or_replace
 from siam.data.workers import batches_of
 from siam.errors import DataError

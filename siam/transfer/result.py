@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from siam.runs import write_atomically
+from siam.system.files import write_atomically
 from siam.transfer.measure import Precision
 from siam.transfer.published import COLUMNS, TABLE5, column
 

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from siam.errors import SettingsError
-from siam.settings import CheckpointSettings, near, seconds_of
+from siam.errors import SettingsError, near
+from siam.settings.checks import seconds_of
+from siam.settings.pretraining import CheckpointSettings
 
 Task = Literal["detection", "segmentation"]
 Detector = Literal["c4", "fpn"]

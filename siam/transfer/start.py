@@ -15,14 +15,18 @@ from siam.convert.importer import read_tensors
 from siam.convert.layouts import recognise, translate
 from siam.errors import RunError, SettingsError
 from siam.parts.backbone import build_backbone
-from siam.parts.gather import world_size
-from siam.runs import METRICS, TRANSFERS, load, open_run, write_atomically
-from siam.settings import differences, from_dict, seconds_of, to_dict
-from siam.train.distributed import from_first, joined, restarted, started_together
-from siam.train.launch import how_many, launch, require_equal_shares
-from siam.train.report import write_report
+from siam.processes.agree import from_first
+from siam.processes.gather import world_size
+from siam.processes.launch import how_many, launch, require_equal_shares
+from siam.processes.rendezvous import joined, restarted, started_together
+from siam.report.page import write_report
+from siam.report.transfer import write_page
+from siam.runs.encoder import load
+from siam.runs.folder import METRICS, TRANSFERS, open_run
+from siam.settings.checks import seconds_of
+from siam.settings.plain import differences, from_dict, to_dict
+from siam.system.files import write_atomically
 from siam.transfer.data import open_annotated
-from siam.transfer.page import write_page
 from siam.transfer.result import Outcome, load_outcome, save_outcome
 from siam.transfer.settings import TransferSettings, starting_point
 from siam.transfer.train import train

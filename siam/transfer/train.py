@@ -12,18 +12,21 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from siam.data.chance import uniforms
 from siam.data.loader import default_workers
+from siam.data.random import uniforms
 from siam.data.views import STEP
 from siam.errors import DataError, RunError
-from siam.parts.gather import rank, world_size
-from siam.runs import CHECKPOINT, locked, write_atomically
-from siam.train.checkpoint import checkpoints, fit, load_last, save_checkpoint
-from siam.train.device import pick_device, uses_bf16
-from siam.train.distributed import Vote, alike, from_all, from_first, local_device, mean, parallel
-from siam.train.logbook import Logbook, NoLogbook
+from siam.processes.agree import Vote, alike, from_all, from_first, mean
+from siam.processes.data_parallel import parallel
+from siam.processes.gather import rank, world_size
+from siam.processes.rendezvous import local_device
+from siam.runs.checkpoint import checkpoints, fit, load_last, save_checkpoint
+from siam.runs.folder import CHECKPOINT
+from siam.runs.logbook import Logbook, NoLogbook
+from siam.runs.saving import Saver, Stopped, StopRequest
+from siam.system.device import pick_device, uses_bf16
+from siam.system.files import locked, write_atomically
 from siam.train.pretrain import Clock
-from siam.train.saving import Saver, Stopped, StopRequest
 from siam.transfer.annotations import Annotated
 from siam.transfer.data import Batches, Examples
 from siam.transfer.detect import detect, draw

@@ -17,22 +17,16 @@ from torch import nn
 from siam.convert.export import export
 from siam.convert.importer import import_checkpoint, read_tensors
 from siam.convert.layouts import _from_detectron2, to_detectron2
-from siam.data.images import open_images
 from siam.data.photometry import normalise
+from siam.data.sources import open_images
 from siam.errors import RunError, SettingsError
-from siam.evaluate.features import centre_view
+from siam.measure.features import centre_view
 from siam.methods import MOCO_V2, SIMSIAM
 from siam.network import Network
-from siam.runs import (
-    load,
-    load_checkpoint,
-    load_network,
-    open_run,
-    save_encoder,
-    save_network,
-    save_settings,
-)
-from siam.settings import Settings, ViewSettings
+from siam.runs.encoder import load, load_network, save_encoder, save_network
+from siam.runs.folder import open_run, save_settings
+from siam.runs.tensors import load_checkpoint
+from siam.settings.pretraining import Settings, ViewSettings
 from tests.conftest import DATA, TINY, siam
 
 SIZE = 64

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from siam.data.demo import SHAPES, demo_images
 from siam.data.photometry import RGB_TO_YIQ
-from siam.evaluate.knn import knn_accuracy
+from siam.data.sources.demo import SHAPES, demo_images
+from siam.measure.knn import knn_accuracy
 from tests.conftest import siam
 
 

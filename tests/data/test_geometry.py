@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as TF
 
-from siam.data.chance import uniforms
 from siam.data.geometry import Crops, crop_resize, draws_needed, resize_matrix
+from siam.data.random import uniforms
 
 
 def boxes_of(n, height, width, **options):

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from siam.data.decode import BrokenImage
-from siam.data.images import Names, open_images
+from siam.data.images import Names
+from siam.data.sources import open_images
 from siam.errors import DataError
 from tests.conftest import DATA, save_images
 

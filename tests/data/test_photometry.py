@@ -8,9 +8,9 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as TF
 
-from siam.data.chance import uniforms
 from siam.data.photometry import DRAWS, Photometry, blur, denormalise, normalise
-from siam.settings import ViewSettings
+from siam.data.random import uniforms
+from siam.settings.pretraining import ViewSettings
 
 NOTHING = ViewSettings(
     size=16, jitter_p=1.0, brightness=0, contrast=0, saturation=0, hue=0, grey_p=0, blur_p=0, solarize_p=0

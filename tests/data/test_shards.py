@@ -14,15 +14,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from siam import cli
+from siam.cli import command as cli
 from siam.data.decode import BrokenImage
-from siam.data.images import open_images
 from siam.data.loader import ViewLoader
 from siam.data.order import Order, grouped_order
 from siam.data.sharding import bytes_of, shard
+from siam.data.sources import open_images
 from siam.data.views import Broken, read_or_replace
 from siam.errors import DataError, SettingsError
-from siam.settings import LoaderSettings, Settings, ViewSettings
+from siam.settings.pretraining import LoaderSettings, Settings, ViewSettings
 from tests.conftest import TINY
 
 

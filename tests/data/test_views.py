@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from siam.data.images import open_images
+from siam.data.sources import open_images
 from siam.data.views import Broken, ViewBatches
-from siam.settings import ViewSettings
+from siam.settings.pretraining import ViewSettings
 
 
 @pytest.fixture

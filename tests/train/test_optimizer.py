@@ -7,7 +7,7 @@ import torch
 
 from siam.methods import SIMSIAM
 from siam.network import Network
-from siam.settings import OptimizerSettings
+from siam.settings.pretraining import OptimizerSettings
 from siam.train.optimizer import build_optimizer, set_learning_rate
 
 METHOD = replace(SIMSIAM, projector_layers=2, projector_hidden=16, dim=16, predictor_hidden=4)

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 import siam as package
-from siam.runs import load_checkpoint
-from siam.settings import from_dict
+from siam.runs.tensors import load_checkpoint
+from siam.settings.plain import from_dict
 from tests.conftest import DATA, TINY, save_images, siam
 
 
@@ -156,9 +156,9 @@ def test_images_seen_do_not_depend_on_how_they_are_loaded(classes, tmp_path):
     import numpy as np
     import torch
 
-    from siam.data.images import open_images
     from siam.data.loader import ViewLoader
-    from siam.settings import LoaderSettings, Settings, ViewSettings
+    from siam.data.sources import open_images
+    from siam.settings.pretraining import LoaderSettings, Settings, ViewSettings
 
     for file in classes.rglob("*.jpg"):  # one size, so that the set can be resident
         Image.open(file).resize((40, 32)).save(file, quality=95)

@@ -9,8 +9,8 @@ import torch
 from siam.errors import SettingsError
 from siam.methods import METHODS
 from siam.network import Network
-from siam.objective import build_objective
-from siam.settings import Settings
+from siam.objectives import build_objective
+from siam.settings.pretraining import Settings
 from siam.train.step import Step
 from tests.conftest import TINY, siam
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from siam.parts.backbone import build_backbone
-from siam.runs import save_encoder, save_settings
-from siam.settings import Settings, ViewSettings
+from siam.runs.encoder import save_encoder
+from siam.runs.folder import save_settings
+from siam.settings.pretraining import Settings, ViewSettings
 from tests.conftest import DATA
 
 LITTLE = """

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from siam.errors import SettingsError
 from siam.parts.backbone import build_backbone
-from siam.runs import load
+from siam.runs.encoder import load
 from siam.transfer.detectors import C4Heads, backbone_weights, build_detector
 from siam.transfer.settings import SMALL, TransferSettings
 from tests.transfer.conftest import make_run

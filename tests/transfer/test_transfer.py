@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from siam import cli
+from siam.cli import command as cli
 from siam.errors import RunError, SettingsError
-from siam.study.transfer import reproduce_transfer
+from siam.paper.transfer import reproduce_transfer
 from siam.transfer.data import open_annotated
 from siam.transfer.precise_bn import measure_statistics
 from siam.transfer.settings import SMALL

@@ -1,0 +1,1 @@
+"""What limits the speed of training on this machine."""

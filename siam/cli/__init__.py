@@ -1,0 +1,5 @@
+"""The `siam` command."""
+
+from siam.cli.command import main
+
+__all__ = ["main"]

@@ -1,0 +1,37 @@
+"""Agreement against negatives: the objectives of SimCLR (Chen et al. 2020) and MoCo (He et al. 2020)."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from siam.parts.objective import Objective
+from siam.processes.gather import gather, rank
+
+
+class BatchContrast(Objective):
+    """NT-Xent (SimCLR Eq. 1): among all views in the batch, find the other view of the same image.
+
+    Anchors are the predictions p, keys the targets z; with a live target and no predictor these are the same
+    vectors, and this is SimCLR's loss. The target of the anchor's own view is neither positive nor negative.
+    The batch is the global one: each process scores its own anchors against the keys of all.
+    """
+
+    def __init__(self, temperature: float, symmetric: bool = True) -> None:
+        super().__init__()
+        self.temperature, self.symmetric = temperature, symmetric
+
+    def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
+        """All (b, d), a process's share b of the batch B. Returns a scalar."""
+        z1, z2 = gather(torch.cat([z1, z2], dim=1)).chunk(2, dim=1)  # (B, d)
+        n = len(z1)
+        anchors = torch.cat([p1, p2] if self.symmetric else [p1])  # (A, d), A = 2b or b
+        logits = cosines(anchors, torch.cat([z1, z2])) / self.temperature  # (A, 2B)
+        view = torch.arange(len(p1), device=p1.device) + rank() * len(p1)  # (b,) where its keys lie
+        view = torch.cat([view, view + n])[: len(anchors)]
+        own = F.one_hot(view, 2 * n).bool()
+        return F.cross_entropy(logits.masked_fill(own, -torch.inf), (view + n) % (2 * n))
+
+
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    """(A, d), (B, d) -> (A, B)."""
+    return F.normalize(a.float(), dim=1) @ F.normalize(b.float(), dim=1).T

@@ -1,0 +1,174 @@
+"""SimSiam's tables (Chen & He 2021) as data: each row is a change of settings and what was published for it.
+
+Published figures are linear top-1 on ImageNet, ResNet-50, 100 epochs (in %), unless the table says otherwise.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from siam.errors import SettingsError, near
+from siam.settings.pretraining import Settings
+
+Change = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    name: str
+    change: Change
+    """Settings that differ from the table's base, nested as in settings.yaml."""
+    published: float | None
+    """Linear top-1 in %; None where the paper prints none."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper. rows: of the base settings and the number of steps in an epoch."""
+
+    title: str
+    source: str
+    rows: Callable[[Settings, int], list[Row]]
+
+
+def table(name: str) -> Table:
+    """Raises SettingsError, with the nearest names, for one that there is not."""
+    if name not in TABLES:
+        raise SettingsError(f"unknown table '{name}'{near(name, TABLES)}; there are {', '.join(TABLES)}")
+    return TABLES[name]
+
+
+def _network(**changes: Any) -> Change:
+    return {"network": changes}
+
+
+def _warmed_up(base: Settings) -> Change:
+    """A tenth of the epochs, 10 of 100 in the paper, which warms up where a row would not train without."""
+    return {"optimizer": {"warmup_epochs": max(base.optimizer.warmup_epochs, base.epochs / 10)}}
+
+
+def _stop_gradient(base: Settings, steps: int) -> list[Row]:
+    """Before Sec. 4.2 found that the predictor's learning rate had better not decay."""
+    decayed = {"optimizer": {"predictor_lr": "cosine"}}
+    return [
+        Row("with stop-gradient", decayed, 67.7, "± 0.1 over 5 trials"),
+        Row("without stop-gradient", {**decayed, **_network(target="live")}, 0.1),
+    ]
+
+
+def _predictor(base: Settings, steps: int) -> list[Row]:
+    return [
+        Row("no predictor", _network(predictor="none"), 0.1),
+        Row("fixed random initialisation", _network(predictor="fixed"), 1.5),
+        Row("learning rate decayed", {"optimizer": {"predictor_lr": "cosine"}}, 67.7),
+        Row("learning rate constant", {"optimizer": {"predictor_lr": "constant"}}, 68.1),
+    ]
+
+
+def _batch_size(base: Settings, steps: int) -> list[Row]:
+    published = {64: 66.1, 128: 67.3, 256: 68.1, 512: 68.1, 1024: 68.0, 2048: 67.9, 4096: 64.0}
+    sizes = {paper: base.batch_size * paper // 256 for paper in published}
+    return [
+        Row(
+            f"batch {size}",
+            {"batch_size": size, **(_warmed_up(base) if paper >= 1024 else {})},
+            published[paper],
+            f"{paper} in the paper",
+        )
+        for paper, size in sizes.items()
+        if size >= 2 and steps * base.batch_size // size >= 4  # some steps in an epoch
+    ]
+
+
+def _batch_norm(base: Settings, steps: int) -> list[Row]:
+    return [
+        Row("none", {**_network(batch_norm="none"), **_warmed_up(base)}, 34.6),
+        Row("hidden layers only", _network(batch_norm="hidden"), 67.4),
+        Row("default: hidden, projector output", _network(batch_norm="default", output_affine=True), 68.1),
+        Row("default, output without affine", _network(batch_norm="default", output_affine=False), 68.2),
+        Row("all: predictor output too", _network(batch_norm="all"), None, "unstable"),
+    ]
+
+
+def _similarity(base: Settings, steps: int) -> list[Row]:
+    return [
+        Row("cosine", _network(objective="cosine"), 68.1),
+        Row("softmax cross-entropy", _network(objective="cross_entropy"), 63.2),
+    ]
+
+
+def _symmetry(base: Settings, steps: int) -> list[Row]:
+    return [
+        Row("symmetric", _network(symmetry="symmetric"), 68.1),
+        Row("asymmetric", _network(symmetry="asymmetric"), 64.8),
+        Row("asymmetric, 2x sampling", _network(symmetry="asymmetric_2x"), 67.3),
+    ]
+
+
+def _dimension(base: Settings, steps: int) -> list[Row]:
+    published = {256: 65.3, 512: 67.2, 1024: 67.5, 2048: 68.1}
+    dims = {paper: base.network.dim * paper // 2048 for paper in published}
+    return [
+        Row(
+            f"d = {dims[paper]}",
+            _network(dim=dims[paper], predictor_hidden=max(1, dims[paper] // 4)),  # always a quarter
+            value,
+            f"{paper} in the paper",
+        )
+        for paper, value in published.items()
+    ]
+
+
+def _alternation(base: Settings, steps: int) -> list[Row]:
+    """The encoder of k steps ago as the target is a slow copy that jumps (momentum 0) every k steps."""
+
+    def every(k: int) -> Change:
+        return _network(target="momentum", momentum=0.0, momentum_schedule="constant", momentum_every=k)
+
+    return [
+        Row("1 step: SimSiam", {}, 68.1),
+        Row("10 steps", every(10), 68.7),
+        Row("100 steps", every(100), 68.9),
+        Row("1 epoch", every(steps), 67.0),
+        Row("moving average, no predictor", _network(predictor="none", objective="moving_average"), 55.0),
+    ]
+
+
+def _hub(base: Settings, steps: int) -> list[Row]:
+    simclr, swav = {"method": "simclr"}, {"method": "swav"}
+    stop = {"predictor": "learned", "target": "stop_gradient"}
+    return [
+        Row("SimCLR", simclr, 66.5),
+        Row("SimCLR + predictor", {**simclr, **_network(predictor="learned")}, 66.4),
+        Row("SimCLR + predictor + stop-gradient", {**simclr, **_network(**stop)}, 66.0),
+        Row("SwAV", swav, 66.5),
+        Row("SwAV + predictor", {**swav, **_network(predictor="learned")}, 65.2),
+        Row("SwAV, no stop-gradient", {**swav, **_network(target="live")}, None, "NaN"),
+    ]
+
+
+def _methods(base: Settings, steps: int) -> list[Row]:
+    return [
+        Row("SimCLR", {"method": "simclr"}, 66.5, "batch 4096"),
+        Row("MoCo v2", {"method": "moco_v2"}, 67.4, "batch 256"),
+        Row("BYOL", {"method": "byol"}, 66.5, "batch 4096"),
+        Row("SwAV", {"method": "swav"}, 66.5, "batch 4096"),
+        Row("SimSiam", {"method": "simsiam"}, 68.1, "batch 256"),
+    ]
+
+
+TABLES = {
+    "stop-gradient": Table("Stop-gradient", "Figure 2", _stop_gradient),
+    "predictor": Table("Predictor", "Table 1", _predictor),
+    "batch-size": Table("Batch size", "Table 2", _batch_size),
+    "batch-norm": Table("Batch normalisation in the heads", "Table 3 and Sec. 4.4", _batch_norm),
+    "similarity": Table("Similarity", "Sec. 4.5", _similarity),
+    "symmetry": Table("Symmetrisation", "Sec. 4.6", _symmetry),
+    "dimension": Table("Output dimension d", "App. B", _dimension),
+    "alternation": Table("Alternating optimisation", "Sec. 5.2", _alternation),
+    "hub": Table("SimSiam as the hub", "Sec. 6.2", _hub),
+    "methods": Table("Five methods, two views", "Table 4", _methods),
+}

@@ -1,0 +1,1 @@
+"""A run on one page: a function of its folder."""

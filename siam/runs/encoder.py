@@ -1,0 +1,122 @@
+"""The encoder of a run: built, loaded and saved."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file as load_safetensors
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from siam.errors import RunError
+from siam.parts.backbone import build_backbone, features_of
+from siam.parts.heads import build_projector
+from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK, open_run
+from siam.runs.tensors import load_checkpoint
+from siam.settings.pretraining import Settings
+from siam.system.device import find_device
+from siam.system.files import write_atomically
+
+Layer = Literal["backbone", "projector"]
+
+
+class Encoder(nn.Module):
+    """The backbone of a run: normalised images (B, 3, H, W) -> features (B, D), in eval mode, float32.
+
+    image_size: the side in pixels it was trained at. features: D, or d where a projector follows.
+    """
+
+    def __init__(self, backbone: nn.Module, image_size: int, projector: nn.Module | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.image_size = image_size
+        self.features = features_of(backbone)
+        if projector is not None:
+            self.projector: nn.Module | None = projector
+            last = [layer for layer in projector.modules() if isinstance(layer, nn.Linear)][-1]
+            self.features = last.out_features
+        else:
+            self.projector = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.backbone(x)
+        return (out if self.projector is None else self.projector(out)).float()
+
+
+def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Encoder:
+    """The encoder of a run, ready to use: `siam.load("runs/photos")`.
+
+    layer: where its output is taken, `projector` for z. Raises RunError, and SettingsError for a device that
+    is not there.
+    """
+    where = find_device(device)
+    opened = open_run(run)
+    settings = opened.settings
+    backbone = build_backbone(settings.backbone, settings.views.size, settings.width, settings.stem)
+    projector = None
+    if layer == "projector":
+        weights = load_network(run)
+        projector = build_projector(features_of(backbone), settings.network)
+        _fill(projector, _below(weights, "projector."), opened.folder)
+        _fill(backbone, _below(weights, "backbone."), opened.folder)
+    else:
+        file = opened.folder / ENCODER
+        if not file.exists():
+            raise RunError(
+                f"{opened.folder} holds no {ENCODER} yet: the run has not finished its first epoch"
+            )
+        _fill(backbone, _read_safetensors(file), file)
+    encoder = Encoder(backbone, settings.views.size, projector).requires_grad_(False)
+    return encoder.to(where).eval()
+
+
+def _below(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+
+
+def _fill(module: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RunError(f"{source} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_safetensors(file)
+    except Exception as error:
+        raise RunError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def untrained(run: str | Path, device: str = "cpu") -> Encoder:
+    """The encoder as it was before the run: its random initialisation, to compare with. Raises RunError."""
+    settings = open_run(run).settings
+    torch.manual_seed(settings.seed)
+    backbone = build_backbone(settings.backbone, settings.views.size, settings.width, settings.stem)
+    return Encoder(backbone.requires_grad_(False), settings.views.size).to(device).eval()
+
+
+def save_encoder(folder: Path, backbone: nn.Module, settings: Settings) -> None:
+    """encoder.safetensors: the backbone alone, in timm's (for ResNets: torchvision's) parameter names."""
+    from siam import __version__
+
+    tensors = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
+    metadata = {"method": settings.method, "backbone": settings.backbone, "siam": __version__}
+    write_atomically(folder / ENCODER, lambda file: file.write(save(tensors, metadata)))
+
+
+def save_network(folder: Path, network: nn.Module) -> None:
+    """network.safetensors: both branches, of a run that was imported rather than trained."""
+    tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    write_atomically(folder / NETWORK, lambda file: file.write(save(tensors)))
+
+
+def load_network(run: str | Path) -> dict[str, Tensor]:
+    """All weights of a run by their names in `siam.Network`, heads too. Raises RunError when it has none."""
+    folder = open_run(run).folder
+    if (folder / CHECKPOINT).exists():
+        weights: dict[str, Tensor] = load_checkpoint(folder / CHECKPOINT)["network"]
+        return weights
+    if not (folder / NETWORK).exists():
+        raise RunError(f"{folder} holds no weights yet: neither {CHECKPOINT} nor {NETWORK}")
+    return _read_safetensors(folder / NETWORK)

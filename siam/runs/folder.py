@@ -1,0 +1,66 @@
+"""A run folder: what lies in it, how it is locked while in use, and how its encoder is taken out again."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from siam.errors import RunError, SettingsError
+from siam.settings.plain import from_dict, to_dict
+from siam.settings.pretraining import Settings
+from siam.system.files import write_atomically
+
+SETTINGS, METRICS, CHECKPOINT = "settings.yaml", "metrics.jsonl", "checkpoint.pt"
+ENCODER, REPORT, BROKEN = "encoder.safetensors", "report.html", "broken.txt"
+EVALUATIONS, NETWORK = "evaluations.json", "network.safetensors"
+TRANSFERS = "transfer"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder that `siam pretrain` or `siam import` made."""
+
+    folder: Path
+    settings: Settings
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All records of metrics.jsonl, in order; the last line counts once it is whole."""
+        file = self.folder / METRICS
+        lines = file.read_text().split("\n")[:-1] if file.exists() else []
+        return [json.loads(line) for line in lines]
+
+
+def open_run(folder: str | Path) -> Run:
+    """Raises RunError where there is no run, or its settings cannot be read."""
+    folder = Path(folder)
+    file = folder / SETTINGS
+    if not folder.is_dir():
+        if folder.is_file():
+            raise RunError(f"{folder} is a file, not a run: make one of it by siam import {folder} --out RUN")
+        raise RunError(f"no run at {folder}: there is no such folder")
+    if not file.is_file():
+        raise RunError(f"{folder} is not a run: it holds no {SETTINGS}")
+    try:
+        plain = yaml.safe_load(file.read_text())
+        if not isinstance(plain, dict):
+            raise RunError(f"{file} does not hold settings")
+        return Run(folder, from_dict(_as_written_today(plain)))
+    except (yaml.YAMLError, UnicodeDecodeError, SettingsError) as error:
+        raise RunError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def _as_written_today(plain: dict[str, Any]) -> dict[str, Any]:
+    """Settings of version 0.1, where checkpoints had their times in two fields."""
+    saves = plain.get("checkpoint")
+    if not isinstance(saves, dict) or "every_minutes" not in saves:
+        return plain
+    every = [f"{saves['every_minutes']}m"] + ([str(saves["every_steps"])] if saves.get("every_steps") else [])
+    return {**plain, "checkpoint": {"every": ",".join(every)}}
+
+
+def save_settings(folder: Path, settings: Settings) -> None:
+    """Write settings.yaml, complete."""
+    text = yaml.safe_dump(to_dict(settings), sort_keys=False)
+    write_atomically(folder / SETTINGS, lambda file: file.write(text.encode()))

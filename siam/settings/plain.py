@@ -1,0 +1,48 @@
+"""Settings as nested plain values, as settings.yaml holds them, and back."""
+
+from dataclasses import asdict, fields, is_dataclass, replace
+from typing import Any
+
+from siam.errors import SettingsError, near
+from siam.settings.pretraining import Settings
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Nested plain values, as settings.yaml holds them."""
+    plain = asdict(settings)
+    return {key: _listed(value) for key, value in plain.items()}
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _listed(inner) for key, inner in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def from_dict(plain: dict[str, Any], base: Any = None, path: str = "") -> Any:
+    """Settings from nested plain values; what is absent is as in `base`. Raises SettingsError by name."""
+    base = Settings() if base is None else base
+    known = {f.name for f in fields(base)}
+    changes: dict[str, Any] = {}
+    for key, value in plain.items():
+        if key not in known:
+            raise SettingsError(f"unknown setting '{path}{key}'{near(key, known)}")
+        current = getattr(base, key)
+        if is_dataclass(current):
+            if not isinstance(value, dict):
+                raise SettingsError(f"setting '{path}{key}' must be a group of settings, got {value!r}")
+            value = from_dict(value, current, f"{path}{key}.")
+        changes[key] = tuple(value) if isinstance(value, list) else value
+    return replace(base, **changes)
+
+
+def differences(one: Any, other: Any, path: str = "") -> list[str]:
+    """Names of the settings in which two differ, with both values."""
+    found: list[str] = []
+    for f in fields(one):
+        a, b = getattr(one, f.name), getattr(other, f.name)
+        if is_dataclass(a):
+            found += differences(a, b, f"{path}{f.name}.")
+        elif a != b:
+            found.append(f"{path}{f.name} ({a} and {b})")
+    return found

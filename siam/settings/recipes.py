@@ -1,0 +1,130 @@
+"""Named starting points, each with what it is expected to reach; any setting can be changed from there."""
+
+from dataclasses import replace
+from typing import Any
+
+from siam.errors import SettingsError, near
+from siam.methods import BYOL, METHODS, MOCO_V2, SIMCLR, SIMSIAM, SWAV, Method
+from siam.settings.pretraining import MonitorSettings, OptimizerSettings, Settings, ViewSettings
+
+_LARGE_BATCH = OptimizerSettings(
+    name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10, predictor_lr="cosine"
+)
+
+_HIDDEN_BN: dict[str, Any] = {"batch_norm": "hidden"}
+_MOCO: dict[str, Any] = {"temperature": 0.2, "momentum": 0.999, "momentum_schedule": "constant"}
+
+PUBLISHED: dict[str, tuple[Method, OptimizerSettings]] = {
+    "simsiam": (SIMSIAM, OptimizerSettings()),
+    "byol": (
+        replace(
+            BYOL, **_HIDDEN_BN, projector_layers=2, projector_hidden=4096, dim=256, predictor_hidden=4096,
+            momentum=0.99,
+        ),
+        replace(_LARGE_BATCH, lr=0.45),
+    ),
+    "simclr": (replace(SIMCLR, **_HIDDEN_BN, projector_layers=3, dim=128), _LARGE_BATCH),
+    "swav": (replace(SWAV, **_HIDDEN_BN, projector_layers=3, dim=128), _LARGE_BATCH),
+    "moco_v2": (
+        replace(MOCO_V2, projector_layers=2, dim=128, batch_norm="none", **_MOCO),
+        OptimizerSettings(lr=0.03),
+    ),
+}  # fmt: skip
+"""Heads and optimizer of each method for 100 epochs of ImageNet, as its own paper and SimSiam's App. C say.
+
+- SimSiam (Chen & He 2021), Sec. 3: batch 256.
+- BYOL (Grill et al. 2020), Sec. 3: heads 4096-256, predictor 4096; App.: for 100 epochs lr 0.45, weight decay
+  1e-6, momentum from 0.99 (for 1,000 they are 0.2, 1.5e-6 and 0.996); batch 4096.
+- SimCLR (Chen et al. 2020), Sec. 2.2 and App. B: temperature 0.1, lr 0.3; batch 4096. Three layers in the
+  projector where that paper has two, as in App. C.
+- SwAV (Caron et al. 2020), Sec. 4 and App. A: 3000 prototypes, temperature 0.1; batch 4096. Three layers.
+- MoCo v2 (Chen et al. 2020b), Sec. 3: head 2048-128 without BN, temperature 0.2, momentum 0.999; batch 256.
+  Its loss is symmetric here, as in App. C.
+"""
+
+IMAGENET = Settings()
+"""SimSiam Sec. 3: ResNet-50, 224 pixels, batch 256. Published: 68.3 % linear on ImageNet, 100 epochs."""
+
+CIFAR10 = Settings(
+    backbone="resnet18",
+    epochs=800,
+    batch_size=512,
+    views=ViewSettings(size=32, blur_p=0.0),
+    network=replace(SIMSIAM, projector_layers=2, momentum=0.99, queue=4096, prototypes=512),
+    optimizer=OptimizerSettings(lr=0.03, weight_decay=5e-4),
+)
+"""SimSiam App. D: CIFAR ResNet-18, 2-layer projector, no blur. Published: 91.8 % linear on CIFAR-10."""
+
+IMAGENETTE = Settings(
+    backbone="resnet18",
+    epochs=800,
+    batch_size=256,
+    views=ViewSettings(size=128),
+    network=replace(SIMSIAM, momentum=0.99, queue=4096, prototypes=512),
+    optimizer=OptimizerSettings(lr=0.06, weight_decay=5e-4),
+)
+"""128 pixels, ResNet-18. Published (lightly's documentation): 87.2 % kNN on Imagenette, 800 epochs."""
+
+DEMO = Settings(
+    backbone="resnet10t",
+    width=0.375,
+    epochs=10,
+    batch_size=32,
+    views=ViewSettings(
+        size=16, scale=(0.4, 1.0), brightness=0.15, contrast=0.15, hue=0.0, grey_p=0.9, blur_p=0.0
+    ),
+    network=replace(
+        SIMSIAM, projector_layers=2, projector_hidden=512, dim=512, predictor_hidden=128,
+        batch_norm="hidden", momentum=0.99, queue=1024, prototypes=64,
+    ),
+    optimizer=OptimizerSettings(lr=0.8, weight_decay=5e-4, warmup_epochs=1),  # lr 0.1 for a batch of 32
+    monitor=MonitorSettings(knn_k=20, bank=5000, queries=1000),
+)  # fmt: skip
+"""The demo set in minutes on two CPU cores: small batches, so many steps, and a modest d. kNN: 83 to 88 %.
+
+Its views turn no hue: the fast views turn it in YIQ and the published pipeline in HSV (docs/views.md).
+The projector's output has no BN (Table 3: 67.4 against 68.1): with one, a batch of 32 could not show what a
+collapse is (see `floor_of_std`).
+"""
+
+RECIPES = {"imagenet": IMAGENET, "cifar10": CIFAR10, "imagenette": IMAGENETTE, "demo": DEMO}
+
+
+def starting_point(recipe: str | None, method: str, data: str, side: int, size: int) -> Settings:
+    """The settings before the user's own: of the recipe, or fitted to the images, for the method.
+
+    side: the shorter side (pixels) of a typical image. size: how many images there are.
+    Raises SettingsError for names that do not exist.
+    """
+    if method not in METHODS:
+        raise SettingsError(
+            f"unknown method '{method}'{near(method, METHODS)}; there are {', '.join(METHODS)}"
+        )
+    if recipe is not None and recipe not in RECIPES:
+        raise SettingsError(
+            f"unknown recipe '{recipe}'{near(recipe, RECIPES)}; there are {', '.join(RECIPES)}"
+        )
+    base = RECIPES[recipe or _fitting(data, side)]
+    if base is CIFAR10:
+        base = replace(base, views=replace(base.views, size=min(max(side, 16), 64)))
+    batch = base.batch_size
+    while batch > max(min(size, 8), size // 4):  # a few steps in an epoch, and something for BN to see
+        batch //= 2
+    network, optimizer = PUBLISHED[method]
+    if base is not IMAGENET:  # one set of widths and rates for all methods, as the paper compares them
+        network, optimizer = _with_sizes_of(base.network, network), base.optimizer
+    return replace(base, data=data, method=method, network=network, optimizer=optimizer, batch_size=batch)
+
+
+def _fitting(data: str, side: int) -> str:
+    """The recipe for this set, or for images whose shorter side has this many pixels."""
+    if data == "demo":
+        return "demo"
+    return "cifar10" if side <= 64 else "imagenette" if side <= 160 else "imagenet"
+
+
+def _with_sizes_of(sizes: Method, method: Method) -> Method:
+    """`method` with the widths, and the momentum, queue and prototypes, that suit a set."""
+    heads = ["projector_layers", "projector_hidden", "dim", "predictor_hidden", "batch_norm"]
+    names = [*heads, "momentum", "queue", "prototypes"]
+    return replace(method, **{name: getattr(sizes, name) for name in names})

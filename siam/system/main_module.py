@@ -1,0 +1,21 @@
+"""Processes that do not import the user's script again."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+
+@contextmanager
+def apart_from_the_main_module() -> Iterator[None]:
+    """Processes started within do not run the user's script again.
+
+    Python has a new process import the main module, in case what it is sent was defined there. Ours never is;
+    and a script without `if __name__ == "__main__"` would train once more in every worker.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

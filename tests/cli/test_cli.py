@@ -1,0 +1,181 @@
+"""The command as a user meets it: what it prints, and how it refuses what cannot work."""
+
+import fcntl
+import json
+import subprocess
+import sys
+
+import pytest
+
+from siam.cli import command as cli
+from tests.conftest import TINY, save_images
+
+
+def refused(capsys, *args):
+    """Run in this process; the one line on stderr, having checked that it is one, with exit status 2."""
+    assert cli.main([str(arg) for arg in args]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("siam: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_help_needs_neither_torch_nor_tyro():
+    code = (
+        "import sys; from siam.cli import main; main(['--help']); "
+        "print('torch' in sys.modules, 'tyro' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "siam pretrain photos/" in done.stdout
+    assert done.stdout.endswith("False False\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["pretrian"], "did you mean pretrain?"),
+        (["pretrain", "--epoch", "3"], "unknown setting '--epoch'; did you mean --epochs"),
+        (["pretrain", "--network.targt", "live"], "did you mean --network.target"),
+        (["pretrain", "--network.target", "lve"], "invalid choice 'lve'"),
+        (["pretrain", "--epochs", "many"], "Error parsing --epochs"),
+        (["pretrain", "--epochs", "0"], "epochs must be at least 1"),
+        (["pretrain", "--method", "simsiamm"], "unknown method 'simsiamm'; did you mean simsiam"),
+        (["pretrain", "--recipe", "cifar"], "unknown recipe 'cifar'; did you mean cifar10"),
+        (["pretrain", "--backbone", "resnet51"], "unknown backbone 'resnet51'; did you mean resnet"),
+        (
+            ["pretrain", "--batch-size", "6000"],
+            "batch_size 6000 is larger than the set: demo has 5000 images",
+        ),
+        (["pretrain", "--device", "cuda:7"], "device 'cuda:7' is not available here; there are cpu"),
+        (
+            ["pretrain", "--method", "simclr", "--batch-size", "1"],
+            "batch_size must be at least 2, got 1",
+        ),
+        (["pretrain", "nowhere/photos"], "nowhere/photos"),
+        (["pretrain", "nowhere/photos", "--sync-bn", "false"], "nowhere/photos"),
+        (["pretrain", "nowhere/photos", "--sync-bn=true"], "nowhere/photos"),
+        (["pretrain", "--sync-bn", "falsely"], "invalid choice 'falsely'"),
+        (["pretrain", "--timeout", "10"], "timeout must be a time such as 90s, 10m or 2h, got '10'"),
+        (["pretrain", "--checkpoint.every", "10x"], "checkpoint.every must be a time"),
+        (["pretrain", "--device", "cpu", "--devices", "3"], "batch_size 32 cannot be shared by 3 processes"),
+        (
+            ["pretrain", "--device", "cpu", "--devices", "2", "--batch-size", "36", "--accumulate", "4"],
+            "it must be a multiple of 8, with at least 2 images for each of the 4 parts",
+        ),
+    ],
+)
+def test_what_cannot_work_is_one_plain_line(capsys, tmp_path, monkeypatch, args, says):
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(capsys, *args)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["pretrain", "--lr", "0.1"], "unknown setting '--lr'; did you mean --optimizer.lr?"),
+        (["pretrain", "--epochs", "three"], "'three' is not a whole number"),
+        (["pretrain", "--method", "simclr", "--batch-size", "1"],
+         "method 'simclr' contrasts within the batch: batch_size must be at least 2, got 1"),
+        (["reproduce", "methods", "--method", "byol"], "names its own method: leave out --method"),
+        (["reproduce", "methods", "--seed", "3"], "say how many with --seeds"),
+        (["reproduce", "methods", "--network.queue", "10"], "network.queue must be larger than batch_size"),
+        (["reproduce", "batch-size", "--batch-size", "100000"], "fits the 5000 images of demo"),
+        (["pretrain", "--recipe", "imagenet", "--backbone", "inception_v3", "--views.size", "32"],
+         "backbone 'inception_v3' cannot take views of 32 x 32 pixels"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_said_before_anything_is_trained(capsys, tmp_path, monkeypatch, args, says):
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(capsys, *args)
+    assert not list(tmp_path.rglob("settings.yaml"))
+
+
+def test_an_empty_folder_and_a_single_image(capsys, tmp_path, photos):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "no images" in refused(capsys, "pretrain", empty, "--out", tmp_path / "run")
+    for file in sorted(photos.iterdir())[1:]:
+        file.unlink()
+    says = "photos has only one image: learning needs at least 2; give a set that holds more"
+    assert says in refused(capsys, "pretrain", photos, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert says in refused(capsys, "bench", photos)
+
+
+def test_how_the_images_were_understood_is_told_before_they_are_read(capsys, tmp_path, classes):
+    """Here reading them all fails, because they differ in size."""
+    save_images(classes, 1, seed=0)
+    args = [classes, *TINY, "--loader.resident", "yes", "--out", tmp_path / "run"]
+    assert cli.main(["pretrain", *map(str, args)]) == 2
+    headline, left_out, error = capsys.readouterr().err.splitlines()
+    assert headline == (
+        f"simsiam on {classes}: 24 images (12 more to validate, 2 classes), resnet10t, batches of 8, "
+        f"2 epochs -> {tmp_path / 'run'}"
+    )
+    assert left_out == "1 image is left out, outside train/ and val/"
+    assert error.startswith("siam: loader.resident needs images of one size")
+    assert not (tmp_path / "run" / "settings.yaml").exists(), "no run to be resumed: it has yet to begin"
+
+
+def test_out_that_cannot_be_written(capsys, tmp_path, photos):
+    file = tmp_path / "file"
+    file.touch()
+    assert "cannot write to" in refused(capsys, "pretrain", photos, "--out", file / "run")
+
+
+def test_a_run_is_never_overwritten_nor_resumed_as_another(capsys, tmp_path, photos):
+    run = tmp_path / "run"
+    assert cli.main(["pretrain", str(photos), *TINY, "--out", str(run)]) == 0
+    capsys.readouterr()
+    assert "already holds a run" in refused(capsys, "pretrain", photos, *TINY, "--out", run)
+    again = ["pretrain", f"{photos}/", *TINY, "--out", run, "--resume"]  # the same folder, typed otherwise
+    assert cli.main([str(arg) for arg in again]) == 0
+    capsys.readouterr()
+    other = ["pretrain", photos, *TINY, "--out", run, "--resume", "--optimizer.lr", "0.3"]
+    assert "other settings: optimizer.lr (0.03 and 0.3)" in refused(capsys, *other)
+    with (run / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "in use by another process" in refused(
+            capsys, "pretrain", photos, *TINY, "--out", run, "--resume"
+        )
+
+
+@pytest.mark.parametrize("weights", ["checkpoint.pt", "encoder.safetensors", "network.safetensors"])
+def test_a_folder_that_holds_weights_is_never_begun_anew(capsys, tmp_path, photos, weights):
+    """Nor one that was imported, which has no checkpoint; nor one whose checkpoint was deleted."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / weights).write_bytes(b"precious")
+    assert "already holds a run" in refused(capsys, "pretrain", photos, *TINY, "--out", run)
+    assert (run / weights).read_bytes() == b"precious"
+
+
+def test_a_run_that_saved_nothing_is_begun_anew(capsys, tmp_path, photos):
+    """After a rate that was too high nothing is worth keeping, and the folder need not be cleared by hand."""
+    run = tmp_path / "run"
+    assert cli.main(["pretrain", str(photos), *TINY, "--optimizer.lr", "1e30", "--out", str(run)]) == 2
+    assert "Lower optimizer.lr" in capsys.readouterr().err
+    assert cli.main(["pretrain", str(photos), *TINY, "--out", str(run)]) == 0
+    kinds = [json.loads(line)["kind"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert "diverged" not in kinds
+    assert kinds[-1] == "end"
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    command = f"{sys.executable} -m siam reproduce --help | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] in ("0", "141")
+    assert done.stderr == ""
+
+
+def test_a_run_leaves_what_the_design_promises(photos, tmp_path):
+    command = [sys.executable, "-m", "siam", "pretrain", photos, *TINY, "--out", tmp_path / "run", "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    outcome = json.loads(done.stdout)
+    assert outcome["verdict"] in ("healthy", "at risk", "collapsed")
+    assert outcome["steps"] == 2 * (24 // 8)
+    assert "knn" not in outcome
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"settings.yaml", "metrics.jsonl", "checkpoint.pt", "encoder.safetensors", "report.html"} <= names
+    assert any((tmp_path / "run" / "tensorboard").iterdir())

@@ -1,0 +1,147 @@
+"""Vectors in Parquet: what stands in which row, and what a reader finds."""
+
+import json
+from functools import partial
+
+import duckdb
+import numpy as np
+import pandas
+import polars
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.progress import Progress
+
+import siam as package
+from siam.convert.vectors import embed_to_parquet
+from siam.errors import DataError, RunError, SettingsError
+from tests.command import Command
+from tests.conftest import TINY, siam
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "run"
+    siam("pretrain", "demo", *TINY, "--epochs", 1, "--batch-size", 500, "--out", folder, check=0)
+    return folder
+
+
+def test_rows_are_paths_labels_and_vectors(run, classes, tmp_path):
+    (classes / "train" / "dark" / "000.jpg").write_bytes(b"")
+    written = embed_to_parquet(run, classes, tmp_path / "v.parquet", batch_size=10)
+    assert written["images"] == 35
+    assert written["unreadable"] == 1
+    table = pq.read_table(tmp_path / "v.parquet")
+    assert table.column_names == ["path", "label", "embedding"]
+    assert table["path"][0].as_py() == "train/dark/001.jpg"
+    assert set(table["label"].to_pylist()) == {"dark", "light"}
+    vectors, paths = package.embed(run, classes)
+    stored = np.array(table["embedding"].to_pylist(), dtype=np.float32)
+    assert table["path"].to_pylist() == paths
+    assert np.allclose(stored, vectors, atol=1e-2)
+    assert pq.ParquetFile(tmp_path / "v.parquet").num_row_groups == 5  # 23 and 12 images in tens
+
+
+def test_without_labels_the_column_is_null(run, photos, tmp_path):
+    embed_to_parquet(run, photos, tmp_path / "v.parquet")
+    assert pq.read_table(tmp_path / "v.parquet")["label"].null_count == 24
+
+
+def test_nothing_is_left_where_it_cannot_write(run, photos, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot write"):
+        embed_to_parquet(run, photos, tmp_path / "file" / "v.parquet")
+
+
+def test_a_folder_is_no_file_to_write(run, photos, tmp_path):
+    """Said before any work is done, which would then be left behind."""
+    with pytest.raises(RunError, match=r"photos is a folder: give the file to write, such as .*\.parquet"):
+        embed_to_parquet(run, photos, photos)
+    assert not (tmp_path / "photos.parts").exists()
+
+
+@pytest.mark.parametrize("embed", [package.embed, partial(embed_to_parquet, out="v.parquet")])
+def test_batches_have_images(run, photos, embed):
+    with pytest.raises(SettingsError, match="batch_size must be at least 1, got 0"):
+        embed(run, photos, batch_size=0)
+
+
+def test_a_device_that_is_not_there_is_one_plain_line(run):
+    with pytest.raises(SettingsError, match="device 'cuda:99' is not available here; there are cpu"):
+        package.load(run, device="cuda:99")
+
+
+def test_one_image_is_enough(run, photos, tmp_path):
+    """The query of a search."""
+    query = tmp_path / "query"
+    query.mkdir()
+    (photos / "007.jpg").rename(query / "007.jpg")
+    vectors, paths = package.embed(run, query)
+    assert (vectors.shape[0], paths) == (1, ["007.jpg"])
+    siam("embed", run, query, "--workers", 0, "--out", tmp_path / "v.parquet", check=0)
+    assert pq.read_table(tmp_path / "v.parquet")["path"].to_pylist() == ["007.jpg"]
+
+
+def test_the_bar_moves_with_every_batch(run, photos, tmp_path, monkeypatch):
+    moves = []
+    monkeypatch.setattr(Progress, "advance", lambda self, task, advance: moves.append(advance))
+    embed_to_parquet(run, photos, tmp_path / "v.parquet", batch_size=10)
+    assert moves == [10, 10, 4]
+
+
+def test_vectors_do_not_depend_on_the_batch(run, photos):
+    one, _ = package.embed(run, photos, batch_size=24)
+    other, _ = package.embed(run, photos, batch_size=5)
+    assert np.allclose(one, other, atol=2e-2)  # bf16 where the machine has it
+
+
+def test_killed_and_called_again_it_goes_on_to_the_same_file(run, tmp_path):
+    out, parts = tmp_path / "v.parquet", tmp_path / "v.parquet.parts"
+    command = ["embed", run, "demo", "--batch-size", "4", "--workers", "0", "--out"]
+    Command(*command, out).kill_when(lambda: len(list(parts.glob("0-*.parquet"))) >= 5)
+    assert not out.exists()
+    assert len(list(parts.glob("*.parquet"))) >= 5
+    done = siam(*command, out, "--json", check=0)
+    assert json.loads(done.stdout)["images"] == 6000
+    assert not parts.exists()
+    siam(*command, tmp_path / "whole.parquet", check=0)
+    assert pq.read_table(out).equals(pq.read_table(tmp_path / "whole.parquet"))
+
+
+def test_parts_of_another_job_are_not_taken(run, photos, tmp_path):
+    parts = tmp_path / "v.parquet.parts"
+    parts.mkdir()
+    (parts / "job.json").write_text("{}")
+    (parts / "0-00000000.parquet").write_bytes(b"of another run")
+    assert embed_to_parquet(run, photos, tmp_path / "v.parquet")["images"] == 24
+
+
+def test_projector_output_in_half_precision(run, photos, tmp_path):
+    written = embed_to_parquet(run, photos, tmp_path / "v.parquet", layer="projector", precision="float16")
+    assert written["dimension"] == 16  # d of this run
+    table = pq.read_table(tmp_path / "v.parquet")
+    assert table.schema.field("embedding").type == pa.list_(pa.float16(), 16)
+    z, _ = package.embed(run, photos, layer="projector")
+    stored = np.array(table["embedding"].to_pylist(), dtype=np.float32)
+    assert np.allclose(stored, z, atol=2e-2)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_other_libraries_read_it(run, photos, tmp_path):
+    file = tmp_path / "v.parquet"
+    embed_to_parquet(run, photos, file)
+    vectors, paths = package.embed(run, photos)
+    frame = pandas.read_parquet(file)
+    assert np.allclose(np.stack(frame["embedding"]), vectors, atol=1e-2)
+    assert polars.read_parquet(file)["embedding"].to_numpy().shape == vectors.shape
+    assert [row[0] for row in duckdb.sql(f"select path from '{file}'").fetchall()] == paths
+
+
+def test_nothing_readable_is_an_error(run, tmp_path):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for name in "abc":
+        (folder / f"{name}.jpg").write_text("no")
+    with pytest.raises(DataError, match="none of the 3 images"):
+        embed_to_parquet(run, folder, tmp_path / "v.parquet")
+    assert not (tmp_path / "v.parquet").exists()

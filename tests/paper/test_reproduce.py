@@ -1,0 +1,124 @@
+"""`siam reproduce`: rows as published, each a run of its own, continued where it stopped, and the table."""
+
+import json
+import shlex
+from dataclasses import replace
+
+import pytest
+
+from siam.errors import SettingsError
+from siam.methods import METHODS
+from siam.paper.reproduce import Study, markdown, reproduce
+from siam.paper.tables import TABLES, Row, table
+from siam.settings.plain import from_dict, to_dict
+from siam.settings.pretraining import Settings
+from siam.settings.recipes import DEMO
+from tests.conftest import TINY, siam
+
+PUBLISHED = {
+    "stop-gradient": [67.7, 0.1],
+    "predictor": [0.1, 1.5, 67.7, 68.1],
+    "batch-size": [66.1, 67.3, 68.1, 68.1, 68.0, 67.9, 64.0],
+    "batch-norm": [34.6, 67.4, 68.1, 68.2, None],
+    "similarity": [68.1, 63.2],
+    "symmetry": [68.1, 64.8, 67.3],
+    "dimension": [65.3, 67.2, 67.5, 68.1],
+    "alternation": [68.1, 68.7, 68.9, 67.0, 55.0],
+    "hub": [66.5, 66.4, 66.0, 66.5, 65.2, None],
+    "methods": [66.5, 67.4, 66.5, 66.5, 68.1],
+}
+"""As printed in the paper, row by row."""
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_rows_are_the_papers_and_their_settings_hold(name):
+    """At the published size, and at the demo's: every row builds, and rows of one table differ."""
+    for base, steps in ((Settings(), 5004), (DEMO, 156)):
+        rows = table(name).rows(base, steps)
+        if base.batch_size == 256:
+            assert [row.published for row in rows] == PUBLISHED[name]
+        built = []
+        for row in rows:
+            method = METHODS[row.change.get("method", "simsiam")]
+            names = ("predictor", "target", "objective")
+            own = {name: getattr(method, name) for name in names}
+            built.append(from_dict(row.change, replace(base, network=replace(base.network, **own))))
+        assert len({str(settings) for settings in built}) == len(rows)
+
+
+def test_the_papers_own_settings_at_the_papers_own_size():
+    rows = {row.name: row.change for row in table("batch-size").rows(Settings(), 5004)}
+    assert rows["batch 512"] == {"batch_size": 512}
+    assert rows["batch 4096"] == {"batch_size": 4096, "optimizer": {"warmup_epochs": 10}}
+    rows = table("alternation").rows(Settings(), 5004)
+    assert [row.change.get("network", {}).get("momentum_every") for row in rows] == [
+        None,
+        10,
+        100,
+        5004,
+        None,
+    ]
+    heads = [row.change["network"] for row in table("dimension").rows(Settings(), 1)]
+    assert [(head["dim"], head["predictor_hidden"]) for head in heads] == [
+        (256, 64), (512, 128), (1024, 256), (2048, 512),
+    ]  # fmt: skip
+    for row in table("stop-gradient").rows(Settings(), 1):  # 67.7 is the third row of Table 1
+        assert row.change["optimizer"] == {"predictor_lr": "cosine"}
+    assert table("batch-norm").rows(Settings(), 1)[0].change["optimizer"] == {"warmup_epochs": 10}
+
+
+def test_mean_and_deviation_over_seeds_by_hand():
+    outcomes = [
+        {"knn": 0.5, "verdict": "healthy"},
+        {"knn": 0.7, "verdict": "at risk"},
+        {"verdict": "diverged"},
+    ]
+    study = Study(Row("a", {}, 12.3), outcomes, to_dict(Settings()))
+    mean, deviation = study.mean("knn")
+    assert mean == pytest.approx(0.6)
+    assert deviation == pytest.approx(0.1 * 2**0.5)
+    assert study.mean("std") is None
+    facts = {"machine": "m", "date": "d", "torch": "t", "command": "siam reproduce predictor --epochs 5"}
+    page = markdown(table("predictor"), [study], facts)
+    assert "| a | 60.0 ± 14.1 | - | - | at risk, diverged, healthy | 12.3 |" in page
+    assert "torch t; `siam reproduce predictor --epochs 5`." in page
+
+
+def test_a_table_row_by_row_and_again(classes, tmp_path):
+    """Killed after its first row it goes on with the second; finished, it runs nothing again."""
+    command = ["reproduce", "stop-gradient", classes, *TINY, "--out", tmp_path / "t"]
+    done = siam(*command, "--seeds", 2, "--json", check=0)
+    found = json.loads(done.stdout)
+    assert [row["name"] for row in found["rows"]] == ["with stop-gradient", "without stop-gradient"]
+    assert [len(row["seeds"]) for row in found["rows"]] == [2, 2]
+    assert found["rows"][1]["settings"]["network"]["target"] == "live"
+    assert {"date", "machine", "torch"} <= set(found)
+    typed = shlex.join(["siam", *map(str, command), "--seeds", "2", "--json"])
+    assert found["command"] == typed
+    assert f"`{typed}`" in (tmp_path / "t" / "table.md").read_text()
+    for file in ("table.md", "figure.svg", "figure.png"):
+        assert (tmp_path / "t" / file).stat().st_size > 500
+    assert "4 of 4" in done.stderr
+
+    metrics = tmp_path / "t" / "without-stop-gradient-seed1" / "metrics.jsonl"
+    first = (tmp_path / "t" / "with-stop-gradient-seed0" / "metrics.jsonl").read_bytes()
+    whole = metrics.read_text().splitlines()
+    metrics.write_text("\n".join(whole[:-1]) + "\n")  # as if killed before its end was written
+    again = json.loads(siam(*command, "--seeds", 2, "--json", check=0).stdout)
+    assert (tmp_path / "t" / "with-stop-gradient-seed0" / "metrics.jsonl").read_bytes() == first
+    assert again["rows"][0]["seeds"] == found["rows"][0]["seeds"]
+    rows = [[o["knn"] for o in row["seeds"]] for row in again["rows"]]
+    assert rows == [[o["knn"] for o in row["seeds"]] for row in found["rows"]]
+
+    done = siam(*command, "--seeds", 2, "--optimizer.lr", 0.7, check=2)
+    assert "was made with other settings: optimizer.lr (0.8 and 0.7)" in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("siam: ")
+
+
+def test_what_cannot_be_reproduced_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="unknown table 'predictr'; did you mean predictor"):
+        reproduce("predictr", None, lambda base: base, out=tmp_path)
+    with pytest.raises(SettingsError, match="--scale imagenet needs DATA"):
+        reproduce("predictor", None, lambda base: base, scale="imagenet", out=tmp_path)
+    with pytest.raises(SettingsError, match="seeds must be at least 1"):
+        reproduce("predictor", None, lambda base: base, seeds=0, out=tmp_path)

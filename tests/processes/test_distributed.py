@@ -1,0 +1,339 @@
+"""Several processes are one: the same loss, gradients, state and order as a process on its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from siam.cli import command as cli
+from siam.data.order import Order
+from siam.errors import DataError, RunError, SettingsError
+from siam.methods import METHODS
+from siam.network import Network
+from siam.objectives import build_objective
+from siam.processes import agree as distributed
+from siam.processes.batch_norm import SyncedBatchNorm, synchronise
+from siam.processes.gather import gather, own_rows, rank
+from siam.processes.launch import how_many, launch
+from siam.settings.pretraining import Settings
+from tests.conftest import TINY, siam
+
+SMALL = {
+    "projector_layers": 2, "projector_hidden": 24, "dim": 16, "predictor_hidden": 8, "queue": 32,
+    "prototypes": 6,
+}  # fmt: skip
+
+CASES = {
+    **{name: {} for name in METHODS},
+    "moving average": {"objective": "moving_average", "predictor": "none"},
+    "two pairs of each image": {"symmetry": "asymmetric_2x"},
+    "swav without stop-gradient": {"objective": "clusters", "predictor": "none", "target": "live"},
+    "simclr in one direction": {"objective": "contrast", "predictor": "none", "symmetry": "asymmetric"},
+}
+BATCH, IMAGES = 12, 40
+
+
+def two_steps(name):
+    """Losses, gradients and state of two steps, of this process's share of each batch.
+
+    Between the steps weights stay, so that only the first step's state is carried over.
+    """
+    method = replace(METHODS.get(name, METHODS["simsiam"]), **CASES[name], **SMALL)
+    torch.manual_seed(0)
+    network = Network(method, "resnet10t", image_size=16, width=0.125)
+    objective = build_objective(method, IMAGES)
+    forward = distributed.parallel(network, torch.device("cpu"), sync_bn=True)
+    result = {}
+    for step in range(2):
+        g = torch.Generator().manual_seed(step)
+        views = [own_rows(torch.randn(BATCH, 3, 16, 16, generator=g)) for _ in range(4)]
+        objective.begin(own_rows(torch.randperm(IMAGES, generator=g)[:BATCH]))
+        pairs = [views[:2], views[2:]] if method.symmetry == "asymmetric_2x" else [views[:2]]
+        loss = torch.stack([objective(*forward(*pair)) for pair in pairs]).mean()
+        network.zero_grad()
+        objective.zero_grad()
+        loss.backward()
+        distributed.average_gradients(objective)
+        objective.end()
+        result[f"{step} loss"] = distributed.mean(loss.detach())
+        for part, module in (("network", network), ("objective", objective)):
+            for key, p in module.named_parameters():
+                if p.grad is not None:
+                    result[f"{step} gradient of {part} {key}"] = p.grad.clone()
+            for key, buffer in module.named_buffers():
+                result[f"{step} buffer {part} {key}"] = buffer.clone()
+    return result
+
+
+def all_cases():
+    torch.set_num_threads(1)
+    with distributed.joined("cpu", 60):
+        return {name: {k: v.numpy() for k, v in two_steps(name).items()} for name in CASES}
+
+
+@pytest.fixture(scope="module")
+def halves():
+    return launch(2, all_cases)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_with_half_the_batch_are_one_with_the_whole(halves, name):
+    """Loss, every gradient, BN statistics, queue and averages, to 1e-5 in float32."""
+    whole, half = two_steps(name), {key: torch.from_numpy(v) for key, v in halves[name].items()}
+    assert whole.keys() == half.keys()
+    assert any("gradient" in key for key in whole)
+    for key, value in whole.items():
+        scale = max(1.0, float(value.abs().max())) if value.is_floating_point() else 1.0
+        assert torch.allclose(half[key], value, rtol=0, atol=1e-5 * scale), (
+            f"{key}: {(half[key] - value).abs().max()}"
+        )
+
+
+def gathered():
+    """d/dx of the sum over processes of w_r . gather(x): every process weighs every row."""
+    with distributed.joined("cpu", 60):
+        x = torch.full((2, 3), float(rank()), requires_grad=True)
+        everything = gather(x)
+        weights = torch.arange(12.0).view(4, 3) * (1 + rank())
+        (everything * weights).sum().backward()
+        voted = distributed.Vote()
+        first, second = voted(rank() == 1, False), voted(False, False)
+        voted.close()
+        refused = ""
+        try:
+            distributed.from_first(lambda: (_ for _ in ()).throw(DataError("the first says no")))
+        except DataError as error:
+            refused = str(error)
+        norm = torch.nn.BatchNorm1d(2)
+        norm.running_mean.fill_(float(rank()))
+        distributed.average_statistics(norm)
+        return {
+            "statistics": norm.running_mean.tolist(),
+            "refused": distributed.from_all(refused),
+            "rows": everything.tolist(), "gradient": x.grad.tolist(), "votes": [first, second],
+            "from_all": distributed.from_all(rank()),
+            "join": distributed.join(torch.full((rank() + 1, 2), 7)).tolist(),
+            "mean": distributed.mean(torch.tensor([float(rank()), 4.0])).tolist(),
+        }  # fmt: skip
+
+
+def fails(how):
+    with distributed.joined("cpu", 5):
+        if how == "one dies" and rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "one refuses" and rank() == 1:
+            raise DataError("the second says no")
+        dist.barrier()
+
+
+@pytest.mark.slow
+def test_what_processes_tell_each_other():
+    told = launch(2, gathered)
+    assert told["rows"] == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
+    assert told["gradient"] == (3 * torch.arange(6.0).view(2, 3)).tolist()  # weights 1 and 2
+    assert told["votes"] == [(False, False), (True, False)]
+    assert told["from_all"] == [0, 1]
+    assert told["statistics"] == [0.5, 0.5]
+    assert told["refused"] == ["the first says no"] * 2
+    assert told["join"] == [[7, 7]] * 3
+    assert told["mean"] == [0.5, 4.0]
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_ends_all_and_is_named():
+    with pytest.raises(DataError, match="the second says no"):
+        launch(2, fails, "one refuses")
+    with pytest.raises(RunError, match="process 1 of 2 was ended by SIGKILL"):
+        launch(2, fails, "one dies")
+
+
+MEETS = """
+import signal
+import torch.distributed as dist
+from siam.train.distributed import joined
+print("here", flush=True)
+with joined("cpu", 30):
+    dist.barrier()
+    print("met", flush=True)
+    signal.pause()
+"""
+
+
+def started_by_torchrun(number, store):
+    place = {"RANK": number, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}
+    place |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+    environment = {**os.environ, **{name: str(value) for name, value in place.items()}}
+    return subprocess.Popen([sys.executable, "-c", MEETS], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("early", [0, 1])
+def test_a_restarted_process_does_not_wait_for_the_addresses_of_the_dead(early):
+    """torchrun's store outlives the processes: whoever comes early finds there what the killed ones wrote."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for _ in range(3):
+        processes = []
+        for number in (early, 1 - early):
+            processes.append(started_by_torchrun(number, store))
+            assert processes[-1].stdout.readline() == "here\n"
+            time.sleep(0.5)  # what it looks up at once, it has seen
+        said = [process.stdout.readline() for process in processes]
+        for process in processes:
+            process.kill()
+            process.communicate()
+        assert said == ["met\n"] * 2
+
+
+def test_alone_nothing_is_exchanged():
+    x = torch.randn(3, 2)
+    assert gather(x) is x
+    assert torch.equal(own_rows(x), x)
+    assert distributed.from_all(5) == [5]
+    assert distributed.join(x) is x
+    assert distributed.Vote()(True, False) == (True, False)
+    with pytest.raises(DataError, match="no"):
+        distributed.from_first(lambda: (_ for _ in ()).throw(DataError("no")))
+
+
+def test_synchronised_bn_keeps_names_parameters_and_activations():
+    """timm's BN layers that end in an activation too."""
+    torch.manual_seed(0)
+    network = Network(replace(METHODS["byol"], **SMALL), "mobilenetv3_small_050", image_size=32).eval()
+    before, x = network.state_dict(keep_vars=True), torch.randn(3, 3, 32, 32)
+    expected = network(x, x)
+    synchronise(network, torch.device("cpu"))
+    after = network.state_dict(keep_vars=True)
+    assert list(after) == list(before)
+    assert all(after[key] is before[key] for key in after)
+    assert all(torch.allclose(a, b) for a, b in zip(expected, network(x, x), strict=True))
+    norms = [layer for layer in network.modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert all(isinstance(norm, SyncedBatchNorm) for norm in norms)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 6])
+def test_the_global_batch_does_not_depend_on_how_many_share_it(processes):
+    settings = Settings(epochs=2, batch_size=12, seed=3)
+    alone = [indices for _, indices in Order(40, settings).positions()]
+    shares = [
+        [indices for _, indices in Order(40, settings, rank=r, processes=processes).positions()]
+        for r in range(processes)
+    ]
+    assert len(alone) == 6
+    for batch, *parts in zip(alone, *shares, strict=True):
+        assert np.array_equal(batch, np.concatenate(parts))
+    later = list(Order(40, settings).at((1, 2)).positions())
+    assert [at for at, _ in later] == [(1, 2)]
+    assert np.array_equal(later[0][1], alone[5])
+
+
+@pytest.mark.parametrize(
+    ("devices", "device", "batch", "says"),
+    [
+        (3, "cpu", 32, "batch_size 32 cannot be shared by 3 processes"),
+        (16, "cpu", 16, "at least 2 images for each"),
+        (2, "cuda:1", 32, "cannot all be 'cuda:1'"),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_is_refused_by_name(devices, device, batch, says):
+    with pytest.raises(SettingsError, match=says):
+        how_many(devices, device, batch)
+
+
+@pytest.mark.parametrize(("gpus", "batch", "expected"), [(0, 32, 1), (8, 256, 8), (6, 32, 4), (8, 6, 3)])
+def test_gpus_that_share_the_batch_equally_are_used_unasked(monkeypatch, gpus, batch, expected):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert how_many(0, "auto", batch) == expected
+    assert how_many(0, "cpu", batch) == 1
+
+
+def records(run, kind):
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def torchrun(processes, *args):
+    """The command as a user of torchrun writes it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+    command += ["-m", "siam", *args]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, env=environment, timeout=300
+    )
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_is_the_run_of_one(classes, tmp_path):
+    """Started by itself, and by torchrun: the losses of one process as far as rounding lets them agree, one
+    line of output for each epoch, and a run that one process continues with the same images."""
+    flags = ["pretrain", classes, *TINY, "--device", "cpu", "--loader.resident", "no", "--loader.workers", 1]
+    runs = {name: tmp_path / name for name in ("one", "two", "torchrun")}
+    assert cli.main([*map(str, flags), "--out", str(runs["one"])]) == 0
+    two = siam(*flags, "--devices", 2, "--out", runs["two"], "--json", check=0)
+    assert json.loads(two.stdout)["steps"] == 6
+    assert two.stderr.count("epoch   1") == 1
+    done = torchrun(2, *flags, "--out", runs["torchrun"], "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == 6
+    losses = {name: [record["loss"] for record in records(run, "step")] for name, run in runs.items()}
+    assert losses["two"] == losses["torchrun"]
+    assert losses["two"][:3] == pytest.approx(losses["one"][:3], abs=1e-4)
+    for kind, name in (("start", "knn_random_init"), ("start", "knn_raw_pixels"), ("start", "val_images")):
+        assert records(runs["two"], kind)[0][name] == pytest.approx(records(runs["one"], kind)[0][name])
+
+
+@pytest.mark.slow
+def test_embedding_is_shared_by_the_processes_of_torchrun(classes, tmp_path, monkeypatch):
+    """The file of two is the file of one, part by part and row by row."""
+    import pyarrow.parquet as pq
+
+    from siam.convert import vectors as embedding
+
+    run = tmp_path / "run"
+    assert cli.main(["pretrain", str(classes), *TINY, "--epochs", "1", "--out", str(run)]) == 0
+    embedding.embed_to_parquet(run, classes, tmp_path / "one.parquet", "cpu", batch_size=1)
+    done = torchrun(
+        2, "embed", run, classes, "--out", tmp_path / "two.parquet", "--device", "cpu", "--batch-size", 1,
+        "--workers", 0, "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images"] == 36
+    one, two = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("one", "two"))
+    assert one.column("path").equals(two.column("path"))
+    ours, theirs = (np.stack(table.column("embedding").to_numpy()) for table in (one, two))
+    assert np.allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_asked_to_stop_all_processes_stop_at_one_step_and_fewer_go_on(classes, tmp_path):
+    """SIGTERM: status 75 and a whole checkpoint; one process then continues what two began, and the losses
+    are those of a run that was never stopped, as far as rounding lets them agree."""
+    flags = ["pretrain", classes, *TINY, "--device", "cpu", "--loader.resident", "no", "--epochs", 40]
+    flags += ["--optimizer.lr", 0.001, "--monitor.knn-every", 0]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert cli.main([*map(str, flags), "--out", str(whole)]) == 0
+    command = [sys.executable, "-m", "siam", *map(str, flags), "--devices", "2", "--out", str(run)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and not (run / "checkpoint.pt").exists():
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert "go on with --resume" in err.strip().splitlines()[-1]
+    stopped = len(records(run, "step"))
+    assert 3 <= stopped < 120
+    assert cli.main([*map(str, flags), "--devices", "1", "--out", str(run), "--resume"]) == 0
+    ours, theirs = ([record["loss"] for record in records(r, "step")] for r in (run, whole))
+    assert len(ours) == len(theirs) == 120
+    assert ours == pytest.approx(theirs, abs=2e-3)

@@ -1,0 +1,211 @@
+"""Probe, linear and finetune: what they learn from, what they leave alone, and what they refuse."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+
+from siam.data.sources.arrays import ArrayImages
+from siam.data.subset import Subset, hold_out, labelled_share
+from siam.errors import DataError, RunError
+from siam.parts.backbone import build_backbone
+from siam.protocols import linear as linear_module
+from siam.protocols.classifier import labelled_loader
+from siam.protocols.evaluate import evaluate
+from siam.protocols.linear import LinearSettings, linear
+from siam.protocols.probe import STRENGTHS, probe
+from siam.protocols.result import score
+from siam.runs.encoder import Encoder, load, untrained
+from tests.conftest import TINY, siam
+
+
+def coloured(n, classes=3, side=16):
+    """Images of one of three colours, with noise: any network tells them apart."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % classes
+    images = rng.integers(0, 60, (n, side, side, 3)).astype(np.uint8)
+    images[np.arange(n), :, :, labels] += 180
+    return ArrayImages("colours", images, labels, ("red", "green", "blue")[:classes])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of seconds on class folders."""
+    from tests.conftest import save_images
+
+    root = tmp_path_factory.mktemp("protocols")
+    for split, count in (("train", 12), ("val", 6)):
+        for name, level in (("dark", 60), ("light", 200)):
+            folder = root / "classes" / split / name
+            folder.mkdir(parents=True)
+            save_images(folder, count, seed=level, level=level)
+    siam("pretrain", root / "classes", *TINY, "--out", root / "run", check=0)
+    return root
+
+
+@given(st.integers(1, 300), st.integers(1, 5), st.floats(0.001, 1), st.floats(0.001, 1), st.integers(0, 9))
+def test_a_share_of_the_labels_is_balanced_and_nested(n, classes, one, other, seed):
+    labels = np.random.default_rng(seed).integers(0, classes, n)
+    images = ArrayImages("x", np.zeros((n, 8, 8, 3), np.uint8), labels, tuple("abcde"[:classes]))
+    small, large = (labelled_share(images, share, seed) for share in sorted([one, other]))
+    assert set(small.indices) <= set(large.indices)
+    for kind in range(classes):
+        members = int((labels == kind).sum())
+        expected = min(members, max(1, round(min(one, other) * members)))
+        assert int((small.labels == kind).sum()) == expected
+
+
+@given(st.integers(2, 200), st.floats(0.01, 0.99))
+def test_what_is_held_out_is_apart(n, share):
+    images = ArrayImages("x", np.zeros((n, 8, 8, 3), np.uint8), None, ())
+    left, held = hold_out(images, share)
+    assert sorted([*left.indices, *held.indices]) == list(range(n))
+    assert len(held) == min(max(1, round(n * share)), n - 1)
+
+
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=100), st.floats(0.01, 0.99))
+def test_of_every_class_the_same_share_is_held_out(kinds, share):
+    labels = np.array(kinds)
+    images = ArrayImages("x", np.zeros((len(labels), 8, 8, 3), np.uint8), labels, tuple("abcde"))
+    left, held = hold_out(images, share)
+    assert len(held) >= 1
+    for kind in np.unique(labels):
+        members = int((labels == kind).sum())
+        expected = min(round(share * members), members - 1)
+        assert int((held.labels == kind).sum()) == expected or len(held) == 1
+        assert int((left.labels == kind).sum()) >= 1 or len(held) == 1
+
+
+def test_scores_by_hand():
+    scores = torch.tensor([[3.0, 1, 2], [0, 5, 1], [2, 1, 0]])
+    found = score(scores, torch.tensor([0, 1, 2]), ("a", "b", "c"))
+    assert found["top1"] == pytest.approx(2 / 3)
+    assert found["top5"] is None
+    assert found["confusion"] == [[1, 0, 0], [0, 1, 0], [1, 0, 0]]
+    assert found["per_class"] == {"a": 1.0, "b": 1.0, "c": 0.0}
+
+
+def test_probe_is_logistic_regression_on_normalised_features():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(400) % 4
+    x = torch.randn(400, 12, generator=generator) + 2 * torch.nn.functional.one_hot(labels, 12)
+    scores, c = probe(x[:300], labels[:300], x[300:], 5)
+    scaled = (x / x.norm(dim=1, keepdim=True) * 12**0.5).numpy()
+    oracle = LogisticRegression(C=c, max_iter=500, tol=1e-3).fit(scaled[:300], labels[:300].numpy())
+    assert c in STRENGTHS
+    assert np.allclose(scores[:, :4].exp().numpy(), oracle.predict_proba(scaled[300:]), atol=1e-5)
+    assert torch.isinf(scores[:, 4]).all()  # a class that nobody showed
+
+
+def test_linear_learns_and_leaves_the_encoder_as_it_was():
+    torch.manual_seed(0)
+    encoder = Encoder(build_backbone("resnet10t", 16, width=0.125), 16)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    images = coloured(60)
+    train, val = hold_out(images, 0.3)
+    settings = LinearSettings(epochs=60, batch_size=16, lr=500.0)  # LARS: many steps, or a high rate
+    scores, truth = linear(encoder, train, val, settings, torch.device("cpu"), bf16=False, workers=0)
+    assert float((scores.argmax(dim=1) == truth).float().mean()) > 0.9
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
+def test_linear_notices_when_something_frozen_moves(monkeypatch):
+    encoder = Encoder(build_backbone("resnet10t", 16, width=0.125), 16)
+
+    def careless(encode, *args, **more):
+        encoder.train()
+        encoder(torch.randn(4, 3, 16, 16))  # moves the BN statistics, as released code has done
+
+    monkeypatch.setattr(linear_module, "fit", careless)
+    train, val = hold_out(coloured(12), 0.3)
+    with pytest.raises(RunError, match=r"moved frozen weights: .*running_mean"):
+        linear(encoder, train, val, LinearSettings(epochs=1), torch.device("cpu"), bf16=False, workers=0)
+
+
+def test_labelled_views_change_no_colour():
+    grey = np.broadcast_to(np.arange(20, dtype=np.uint8)[:, None, None, None] * 10, (20, 24, 24, 3))
+    images = ArrayImages("greys", np.ascontiguousarray(grey), np.zeros(20, np.int64), ("grey",))
+    loader = labelled_loader(Subset(images, np.arange(20)), 16, 20, 1, 0, 0, torch.device("cpu"))
+    (batch,) = loader.batches()
+    assert len(batch.views) == 1
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = (torch.from_numpy(batch.indices)[:, None] * 10 / 255 - mean) / std
+    assert torch.allclose(batch.views[0], expected[:, :, None, None].float(), atol=1e-3)
+
+
+@pytest.mark.parametrize("protocol", ["knn", "probe", "linear", "finetune"])
+def test_every_protocol_tells_light_from_dark(run, protocol):
+    rates = []
+    if protocol in ("linear", "finetune"):
+        rates = ["--epochs", 30, "--batch-size", 8]
+        rates += ["--lr", 500] if protocol == "linear" else ["--lr", 0.5, "--backbone-lr", 0.01]
+    command = ["evaluate", run / "run", run / "classes", "--protocol", protocol, *rates, "--workers", 0]
+    result = json.loads(siam(*command, "--json", check=0).stdout)
+    assert result["top1"] >= 0.8
+    assert (result["train_images"], result["val_images"]) == (24, 12)
+    assert [sum(row) for row in result["confusion"]] == [6, 6]
+    report = (run / "run" / "report.html").read_text()
+    assert f"<td>{protocol}</td>" in report
+    assert f"{protocol}: images of the class" in report
+    assert re.search(r"<td>20\d\d-\d\d-\d\d \d\d:\d\d</td></tr>", report)
+
+
+def test_the_table_for_people_names_classes(run):
+    shown = siam("evaluate", run / "run", run / "classes", "--k", 3, "--workers", 0, check=0).stdout
+    assert "dark" in shown
+    assert "named rightly" in shown
+
+
+def test_finetune_leaves_the_run_as_it_was(run):
+    before = load(run / "run").state_dict()
+    evaluate(run / "run", run / "classes", protocol="finetune", epochs=1, workers=0)
+    assert all(torch.equal(value, before[name]) for name, value in load(run / "run").state_dict().items())
+
+
+def test_untrained_is_the_network_before_its_first_step(run):
+    """By the run's own kNN of the random initialisation."""
+    records = [json.loads(line) for line in (run / "run" / "metrics.jsonl").read_text().splitlines()]
+    start = next(record for record in records if record["kind"] == "start")
+    result = evaluate(run / "run", run / "classes", k=5, random_init=True, workers=0)
+    assert result.encoder == "random"
+    assert result.top1 == pytest.approx(start["knn_random_init"], abs=1 / 12 + 1e-9)
+    assert not torch.equal(
+        untrained(run / "run").backbone.conv1.weight, load(run / "run").backbone.conv1.weight
+    )
+
+
+def test_a_share_of_labels_and_a_set_without_a_split(run):
+    train = run / "classes" / "train"
+    result = evaluate(run / "run", train, protocol="probe", labels=0.5, workers=0)
+    assert result.held_out
+    assert result.val_images == 4
+    assert result.train_images in (9, 10, 11)
+
+
+def test_what_cannot_be_measured_is_refused(run, photos):
+    with pytest.raises(DataError, match="has no labels: put its images into one folder per class"):
+        evaluate(run / "run", photos, workers=0)
+    (run / "classes" / "val" / "dark").rename(run / "classes" / "val" / "murky")
+    try:
+        with pytest.raises(DataError, match="missing in train: murky"):
+            evaluate(run / "run", run / "classes", workers=0)
+    finally:
+        (run / "classes" / "val" / "murky").rename(run / "classes" / "val" / "dark")
+    grey = run / "classes" / "train" / "grey"
+    shutil.copytree(run / "classes" / "train" / "dark", grey)
+    try:
+        done = siam("evaluate", run / "run", run / "classes", "--workers", "0", check=0)
+        assert "no validation images of grey: accuracy is of the other classes" in done.stderr
+    finally:
+        shutil.rmtree(grey)
+    done = siam("evaluate", run / "run", run / "classes", "--protocol", "knnn", check=2)
+    assert done.stderr.count("\n") == 1
+    assert "knn" in done.stderr
+    done = siam("evaluate", run / "run", run / "classes", "--labels", "1.5", check=2)
+    assert done.stderr == "siam: labels must be a share in (0, 1], got 1.5\n"

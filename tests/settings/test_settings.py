@@ -1,0 +1,136 @@
+"""Settings: there and back again, by name, and refusing what cannot be."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from siam.errors import SettingsError
+from siam.methods import METHODS
+from siam.settings import recipes
+from siam.settings.plain import differences, from_dict, to_dict
+from siam.settings.pretraining import (
+    CheckpointSettings,
+    LoaderSettings,
+    MonitorSettings,
+    OptimizerSettings,
+    Settings,
+    ViewSettings,
+)
+
+
+@given(
+    st.builds(
+        Settings,
+        epochs=st.integers(1, 1000),
+        batch_size=st.integers(2, 4096),
+        seed=st.integers(0, 2**31),
+        views=st.builds(ViewSettings, hue=st.floats(0, 0.5), size=st.integers(8, 512)),
+        optimizer=st.builds(OptimizerSettings, lr=st.floats(1e-6, 10)),
+    )
+)
+def test_settings_survive_the_way_through_plain_values(settings):
+    assert from_dict(to_dict(settings)) == settings
+
+
+def test_an_unknown_setting_is_named_with_the_nearest():
+    with pytest.raises(SettingsError, match=r"unknown setting 'optimizer\.learning'"):
+        from_dict({"optimizer": {"learning": 1}})
+    with pytest.raises(SettingsError, match="did you mean epochs"):
+        from_dict({"epoch": 1})
+    with pytest.raises(SettingsError, match="must be a group"):
+        from_dict({"optimizer": 3})
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: Settings(epochs=0), "epochs must be at least 1"),
+        (lambda: Settings(batch_size=1), "batch_size must be at least 2"),
+        (lambda: Settings(seed=-1), "seed must not be negative"),
+        (lambda: Settings(width=0), "width must be above 0"),
+        (
+            lambda: Settings(network=replace(METHODS["moco_v2"], queue=256)),
+            "queue must be larger than batch_size",
+        ),
+        (lambda: ViewSettings(scale=(0.5, 0.2)), r"views\.scale"),
+        (lambda: ViewSettings(hue=0.7), r"views\.hue"),
+        (lambda: ViewSettings(blur_p=1.1), r"views\.blur_p"),
+        (lambda: ViewSettings(blur_sigma=(0.0, 1.0)), r"views\.blur_sigma"),
+        (lambda: ViewSettings(size=4), r"views\.size"),
+        (lambda: OptimizerSettings(lr=0), r"optimizer\.lr"),
+        (lambda: OptimizerSettings(momentum=1.0), r"optimizer\.momentum"),
+        (lambda: OptimizerSettings(weight_decay=-1), r"optimizer\.weight_decay"),
+        (lambda: LoaderSettings(workers=-2), r"loader\.workers"),
+        (lambda: MonitorSettings(knn_k=0), r"monitor\.knn_k"),
+        (lambda: CheckpointSettings(every="0m"), r"checkpoint\.every"),
+    ],
+)
+def test_what_cannot_work_fails_by_name_when_built(build, says):
+    with pytest.raises(SettingsError, match=says):
+        build()
+
+
+def test_differences_are_named_with_both_values():
+    other = Settings(epochs=5, optimizer=OptimizerSettings(lr=0.1))
+    assert differences(Settings(), other) == ["epochs (100 and 5)", "optimizer.lr (0.05 and 0.1)"]
+
+
+@pytest.mark.parametrize(("side", "recipe"), [(28, "cifar10"), (96, "imagenette"), (400, "imagenet")])
+def test_without_a_recipe_the_images_choose(side, recipe):
+    start = recipes.starting_point(None, "simsiam", "photos", side, 10**6)
+    assert start.backbone == recipes.RECIPES[recipe].backbone
+    assert start.optimizer == recipes.RECIPES[recipe].optimizer
+
+
+def test_a_small_set_gets_a_batch_that_leaves_some_steps():
+    assert recipes.starting_point(None, "simsiam", "photos", 400, 240).batch_size == 32
+    assert recipes.starting_point(None, "simsiam", "photos", 400, 2).batch_size == 2
+
+
+def test_simsiam_is_as_published():
+    """Sec. 3 and the released code."""
+    start = recipes.starting_point("imagenet", "simsiam", "imagenet", 400, 1_281_167)
+    assert (start.backbone, start.epochs, start.batch_size, start.views.size) == ("resnet50", 100, 256, 224)
+    assert (start.optimizer.lr, start.optimizer.momentum, start.optimizer.weight_decay) == (0.05, 0.9, 1e-4)
+    assert (start.network.dim, start.network.projector_layers, start.network.predictor_hidden) == (
+        2048,
+        3,
+        512,
+    )
+
+
+@pytest.mark.parametrize(
+    ("plain", "says"),
+    [
+        (
+            {"network": {"target": "liv"}},
+            "network.target must be stop_gradient or momentum or live, got 'liv'",
+        ),
+        ({"network": {"batch_norm": "defualt"}}, "network.batch_norm must be none or hidden"),
+        ({"network": {"momentum": "0.9"}}, "network.momentum must be a finite number, got '0.9'"),
+        ({"network": {"temperature": float("inf")}}, "network.temperature must be a finite number"),
+        ({"network": {"prototypes": 2.5}}, "network.prototypes must be a whole number, got 2.5"),
+        ({"network": {"objective": "moving_average", "symmetry": "asymmetric"}}, "network.symmetry"),
+        ({"network": {"objective": "moving_average", "target": "live"}}, "target cannot be 'live'"),
+        ({"optimizer": {"name": "adam"}}, "optimizer.name must be sgd or lars, got 'adam'"),
+        ({"views": {"scale": 0.5}}, "views.scale must be 2 numbers, got 0.5"),
+        ({"views": {"scale": [0.5]}}, "views.scale must be 2 numbers"),
+        ({"precision": "fp16"}, "precision must be auto or float32 or bf16"),
+        ({"epochs": "1"}, "epochs must be a whole number, got '1'"),
+        ({"epochs": True}, "epochs must be a whole number, got True"),
+        ({"sync_bn": 1}, "sync_bn must be true or false, got 1"),
+        ({"method": 3}, "method must be a text, got 3"),
+    ],
+)
+def test_values_are_what_their_annotations_say(plain, says):
+    """From Python and from settings.yaml as from the command line."""
+    with pytest.raises(SettingsError) as refused:
+        from_dict(plain)
+    assert says in str(refused.value)
+
+
+def test_small_sets_get_batches_of_at_least_eight_where_they_have_them():
+    for size, batch in ((2, 2), (5, 4), (12, 8), (40, 8), (100, 16), (10**6, 256)):
+        assert recipes.starting_point(None, "simsiam", "photos", 224, size).batch_size == batch

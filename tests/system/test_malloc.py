@@ -1,0 +1,95 @@
+"""What a method's training step takes beside SimSiam's, and what becomes of memory that is freed."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+STEP = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from siam.network import Network
+from siam.objective import build_objective
+from siam.recipes import PUBLISHED
+from siam.settings import OptimizerSettings
+from siam.train.optimizer import build_optimizer
+
+def mb(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(field))) / 1024
+
+def step(batch):
+    loss = objective(*network(*(torch.randn(batch, 3, 64, 64) for _ in range(2))))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    objective.end()
+    network.update_target(0.99)
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+published, _ = PUBLISHED[sys.argv[1]]
+method = replace(published, projector_layers=2, dim=128, batch_norm="default")  # the same heads for all
+before = mb("VmRSS")
+network, objective = Network(method, "resnet18", 64), build_objective(method)
+optimizer = build_optimizer(OptimizerSettings(), network, objective, 128)
+step(2)
+Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+step(64)  # a small one, in which the copy of the encoder and the scores of the keys weigh most
+own = sum(t.numel() * t.element_size() for t in objective.state_dict().values()) / 2**20
+print(mb("VmHWM") - before, own)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is read from /proc")
+def test_a_step_of_moco_or_swav_takes_little_more_than_one_of_simsiam():
+    def peak_and_own(method):
+        done = subprocess.run(
+            [sys.executable, "-c", STEP, method],
+            env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},  # freed is free: the heap has no holes
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return map(float, done.stdout.split())
+
+    simsiam, _ = peak_and_own("simsiam")
+    for method in ("moco_v2", "swav"):
+        peak, own = peak_and_own(method)
+        assert own > 1
+        assert peak < 1.15 * simsiam + own, (method, peak, own, simsiam)
+
+
+FREED = """
+import resource
+
+import torch
+
+from siam.system.device import pick_device
+
+def pages_fetched():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for size in (64, 16, 40, 64):  # MB, none of them small enough for glibc to keep by itself
+        torch.ones(size * 2**18)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+by_default = pages_fetched()
+pick_device("cpu")
+for _ in range(10):  # until there is a place for each
+    pages_fetched()
+print(by_default, pages_fetched())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the setting is glibc's")
+def test_freed_memory_is_kept_for_the_next_step():
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    by_default, kept = map(int, done.stdout.split())
+    assert by_default > 10_000
+    assert kept < 100
