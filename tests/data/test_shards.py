@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from siam.cli import command as cli
+from siam.cli.command import command as cli
 from siam.data.decode import BrokenImage
 from siam.data.loader import ViewLoader
 from siam.data.order import Order, grouped_order

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from siam.cli import command as cli
+from siam.cli.command import command as cli
 from siam.data.order import Order
 from siam.errors import DataError, RunError, SettingsError
 from siam.methods import METHODS
@@ -159,7 +159,7 @@ def test_a_process_that_ends_ends_all_and_is_named():
 MEETS = """
 import signal
 import torch.distributed as dist
-from siam.train.distributed import joined
+from siam.processes.rendezvous import joined
 print("here", flush=True)
 with joined("cpu", 30):
     dist.barrier()

@@ -13,7 +13,7 @@ import time
 import pytest
 import torch
 
-from siam.cli import command as cli
+from siam.cli.command import command as cli
 from siam.data.loader import ViewLoader
 from siam.data.sources import open_images
 from siam.errors import RunError

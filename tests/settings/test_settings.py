@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from siam.errors import SettingsError
 from siam.methods import METHODS
-from siam.settings import recipes
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.settings.pretraining import (
     CheckpointSettings,
@@ -17,6 +16,7 @@ from siam.settings.pretraining import (
     OptimizerSettings,
     Settings,
     ViewSettings,
+    recipes,
 )
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from siam.network import Network
-from siam.objective import build_objective
-from siam.recipes import PUBLISHED
-from siam.settings import OptimizerSettings
+from siam.objectives import build_objective
+from siam.settings.recipes import PUBLISHED
+from siam.settings.pretraining import OptimizerSettings
 from siam.train.optimizer import build_optimizer
 
 def mb(field):
