@@ -80,7 +80,7 @@ def main() -> None:
     theirs = workers if args.their_workers is None else args.their_workers
     settings = replace(
         settings_for(args.backbone, args.size, args.batch_size, args.method),
-        loader=LoaderSettings(workers=workers, resident="no"),
+        loader=LoaderSettings(workers=workers, cache="none"),
         compile=args.compile,
     )
     with photographs(args.folder, args.images) as folder:
@@ -204,7 +204,7 @@ def lightly_train(python: str, folder: Path, settings: Settings, workers: int) -
     with tempfile.TemporaryDirectory() as temporary:
         script = Path(temporary) / "steps.py"
         script.write_text(LIGHTLY_TRAIN)
-        named = [f"torchvision/{settings.backbone}", settings.method]
+        named = [f"torchvision/{settings.backbone}", settings.method.name]
         sizes = [settings.views.size, settings.batch_size, workers, 6]
         done = subprocess.run(
             [python, str(script), str(folder), f"{temporary}/out", *named, *map(str, sizes)],

@@ -30,7 +30,7 @@ import torch
 from measure import alternating, arguments, in_own_process, memory_mb, photographs, report, save, show
 from training import our_step, random_views, settings_for, wait
 
-from siam.data.images import Images, Names
+from siam.data.images import Images, PackedStrings
 from siam.data.loader import ViewLoader, default_workers
 from siam.data.random import permutation
 from siam.data.sources import open_images
@@ -93,7 +93,7 @@ def by_batch(folder: Path, device: torch.device, rounds: int) -> dict[str, Any]:
 
 def loop(images: Images, settings: Settings, device: torch.device, steps: int) -> Callable[[], Any]:
     """From files to step; the first does not count."""
-    settings = replace(settings, loader=LoaderSettings(resident="no"))
+    settings = replace(settings, loader=LoaderSettings(cache="none"))
     step = our_step(settings, device)
 
     def turn() -> tuple[int, float]:
@@ -138,7 +138,7 @@ def by_workers(folder: Path, device: torch.device, rounds: int) -> dict[str, Any
     settings = settings_for("resnet18", 224, 32)
     turns = {}
     for workers in sorted({0, 1, 2, default_workers(device), (os.cpu_count() or 1)}):
-        chosen = replace(settings, loader=LoaderSettings(workers=workers, resident="no"))
+        chosen = replace(settings, loader=LoaderSettings(workers=workers, cache="none"))
         turns[f"{workers} workers"] = crops_only(images, chosen)
     return report("two 224 px crops, without a network", "images/s", alternating(turns, rounds), "0 workers")
 
@@ -162,7 +162,7 @@ def crops_only(images: Images, settings: Settings) -> Callable[[], Any]:
 def over_batches(folder: Path, count: int) -> dict[str, Any]:
     """Small views, so that many batches pass in little time."""
     settings = settings_for("resnet18", 32, 8)
-    settings = replace(settings, loader=LoaderSettings(workers=1, resident="no"))
+    settings = replace(settings, loader=LoaderSettings(workers=1, cache="none"))
     batches = ViewLoader(open_images(folder).train, settings, torch.device("cpu")).batches()
     here, workers = {}, {}
     marks = {count // 10, count // 4, count // 2, count}
@@ -191,7 +191,7 @@ def children_mb() -> float:
 
 def of_an_index(count: int) -> dict[str, Any]:
     before = memory_mb("VmRSS")
-    names = Names(f"class-{i % 1000:04d}/photograph-{i:08d}.jpg" for i in range(count))
+    names = PackedStrings(f"class-{i % 1000:04d}/photograph-{i:08d}.jpg" for i in range(count))
     held = memory_mb("VmRSS") - before
     assert len(names) == count
     columns = {"MB": {f"{count:,} paths": held}, "bytes per path": {f"{count:,} paths": held * 2**20 / count}}

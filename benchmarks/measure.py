@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from siam.data.images import ENDINGS
+from siam.data.images import IMAGE_SUFFIXES
 from siam.system.environment import machine
 
 DATA = Path(os.environ.get("SIAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -181,7 +181,7 @@ def photographs(folder: Path | None, count: int | None = None) -> Iterator[Path]
         if count is None:
             yield folder
             return
-        files = sorted(f.resolve() for f in folder.rglob("*") if f.name.lower().endswith(ENDINGS))
+        files = sorted(f.resolve() for f in folder.rglob("*") if f.name.lower().endswith(IMAGE_SUFFIXES))
         chosen = Path(temporary) / "chosen"
         chosen.mkdir()
         for i in range(count):

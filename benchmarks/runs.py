@@ -39,7 +39,7 @@ def what_came_of(folder: Path) -> dict[str, Any]:
     rates = [record["pairs_per_second"] for record in run.metrics() if record["kind"] == "step"]
     result: dict[str, Any] = {
         "name": folder.name,
-        "method": run.settings.method,
+        "method": run.settings.method.name,
         "epochs": len(epochs),
         "of": run.settings.epochs,
         "seconds": epochs[-1]["seconds"] if epochs else None,

@@ -27,7 +27,7 @@ from siam.system.environment import machine
 def steps(args, sync_bn, count):
     """Seconds of each step after the first three, in the first process; or what one step communicates."""
     torch.set_num_threads(1)
-    with distributed.joined("cpu", 600):
+    with distributed.process_group("cpu", 600):
         torch.manual_seed(0)
         method = replace(PUBLISHED[args.method][0], queue=4096)
         network = Network(method, args.backbone, args.size)

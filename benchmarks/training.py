@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from siam.data.images import ENDINGS
+from siam.data.images import IMAGE_SUFFIXES
 from siam.network import Network
 from siam.objectives import build_objective
 from siam.settings.pretraining import Settings
@@ -32,9 +32,9 @@ def settings_for(backbone: str, size: int, batch: int, method: str = "simsiam") 
 def our_step(settings: Settings, device: torch.device) -> TrainOn:
     """The step of `siam pretrain`: bf16 where the machine has it, channels last, fused optimizer."""
     torch.manual_seed(0)
-    network = Network(settings.network, settings.backbone, settings.views.size)
+    network = Network(settings.method, settings.backbone, settings.views.size)
     network.to(device, memory_format=torch.channels_last)
-    train_on = Step(network, build_objective(settings.network).to(device), settings, device)
+    train_on = Step(network, build_objective(settings.method).to(device), settings, device)
     images = torch.arange(settings.batch_size)
     return lambda x1, x2: train_on((x1, x2), images)[0]
 
@@ -48,8 +48,8 @@ def plain_device(name: str) -> torch.device:
 def published_step(settings: Settings, device: torch.device) -> TrainOn:
     """As in the released code: float32 (TF32 convolutions on a GPU, PyTorch's default), NCHW, plain SGD."""
     torch.manual_seed(0)
-    network = Network(settings.network, settings.backbone, settings.views.size).to(device)
-    objective = build_objective(settings.network).to(device)
+    network = Network(settings.method, settings.backbone, settings.views.size).to(device)
+    objective = build_objective(settings.method).to(device)
     parameters = [p for p in (*network.parameters(), *objective.parameters()) if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, 0.05, momentum=0.9, weight_decay=1e-4)
 
@@ -84,7 +84,7 @@ class TwoCrops(Dataset[Any]):
 
     def __init__(self, folder: Path, transform: Callable[[Image.Image], Any], both: bool) -> None:
         """both: the transform makes both views itself."""
-        self.files = sorted(f for f in folder.iterdir() if f.name.lower().endswith(ENDINGS))
+        self.files = sorted(f for f in folder.iterdir() if f.name.lower().endswith(IMAGE_SUFFIXES))
         self.transform, self.both = transform, both
 
     def __len__(self) -> int:

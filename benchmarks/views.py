@@ -21,8 +21,8 @@ import torch
 from measure import Candidate, alternating, arguments, in_own_processes, one_core, photographs, report, save
 from PIL import Image
 
-from siam.data.photometry import DRAWS, IMAGENET_MEAN, IMAGENET_STD, Photometry
-from siam.data.random import uniforms
+from siam.data.photometry import DRAWS, IMAGENET_MEAN, IMAGENET_STD, Augment
+from siam.data.random import counter_uniform
 from siam.data.sources import open_images
 from siam.data.views import ViewBatches, reference_transform
 from siam.settings.pretraining import ViewSettings
@@ -51,7 +51,7 @@ def ours(folder: Path, settings: ViewSettings, temporary: Path) -> dict[str, Can
     keep_freed_memory()  # as in a worker
     images = open_images(folder).train
     worker = ViewBatches(images, settings, count=2, seed=0)
-    photometry = Photometry(settings, torch.device("cpu"))
+    photometry = Augment(settings, torch.device("cpu"))
     batches = np.array_split(np.arange(len(images)), max(1, len(images) // BATCH))
 
     def worker_path() -> int:
@@ -62,7 +62,7 @@ def ours(folder: Path, settings: ViewSettings, temporary: Path) -> dict[str, Can
     def whole() -> int:
         for batch in batches:
             crops, used, _ = worker[0, batch]
-            photometry(crops.flatten(0, 1), uniforms(0, 0, np.repeat(used, 2), 1, DRAWS))
+            photometry(crops.flatten(0, 1), counter_uniform(0, 0, np.repeat(used, 2), 1, DRAWS))
         return len(images)
 
     def decode() -> int:
@@ -114,7 +114,7 @@ def torchvision_v2(folder: Path, settings: ViewSettings, temporary: Path) -> dic
         [
             v2.RandomResizedCrop(settings.size, scale=settings.scale, antialias=True),
             v2.RandomApply([jitter], p=settings.jitter_p),
-            v2.RandomGrayscale(p=settings.grey_p),
+            v2.RandomGrayscale(p=settings.grayscale_p),
             v2.RandomApply([v2.GaussianBlur(23, sigma=settings.blur_sigma)], p=settings.blur_p),
             v2.RandomHorizontalFlip(),
             v2.ToDtype(torch.float32, scale=True),
@@ -150,8 +150,8 @@ def dali(folder: Path, settings: ViewSettings, temporary: Path) -> dict[str, Can
         """1 + (a number up to `strength` either way) where p is 1, else 1."""
         return 1 + p * fn.random.uniform(range=(-strength, strength))
 
-    def colours(view: Any) -> Any:
-        jitter, colourful = some(settings.jitter_p), 1 - some(settings.grey_p)
+    def colors(view: Any) -> Any:
+        jitter, colourful = some(settings.jitter_p), 1 - some(settings.grayscale_p)
         turn = 360 * settings.hue
         view = fn.color_twist(
             view,
@@ -180,7 +180,7 @@ def dali(folder: Path, settings: ViewSettings, temporary: Path) -> dict[str, Can
         views = [
             fn.random_resized_crop(image, size=settings.size, random_area=settings.scale) for _ in range(2)
         ]
-        return tuple(colours(view) for view in views) if whole else tuple(views)
+        return tuple(colors(view) for view in views) if whole else tuple(views)
 
     def candidate(whole: bool) -> Candidate:
         built = pipeline(whole)

@@ -8,7 +8,7 @@ class SiamError(Exception):
     """Something outside the program is wrong; the message says what, where, and the mend."""
 
     exit_status = 2
-    alike = False
+    on_all_ranks = False
     """Whether every process of a run raises it: then the first one tells it."""
 
 
@@ -24,7 +24,7 @@ class RunError(SiamError):
     """A run folder that is missing, in use, or does not fit what is asked of it."""
 
 
-def first_words(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of an error, short enough for a list."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:100]

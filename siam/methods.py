@@ -9,21 +9,24 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from siam.errors import SettingsError
-from siam.settings.checks import require_annotated
+from siam.settings.checks import check_types
 
 
 @dataclass(frozen=True)
 class Method:
     """Who predicts, who is predicted, and how agreement is scored. Defaults are SimSiam's, as published."""
 
+    name: str = "simsiam"
+    """The method that the other fields start from."""
+
     # Figure 3.
     predictor: Literal["learned", "fixed", "none"] = "learned"
     """h on the online branch; `fixed` stays as initialised, `none` is the identity (Table 1)."""
-    target: Literal["stop_gradient", "momentum", "live"] = "stop_gradient"
+    target: Literal["stop_gradient", "momentum", "gradient"] = "stop_gradient"
     """z: this encoder without gradient, a slow copy of it, or this encoder with gradient."""
-    objective: Literal["cosine", "cross_entropy", "contrast", "queue", "clusters", "moving_average"] = (
-        "cosine"
-    )
+    objective: Literal[
+        "cosine", "cross_entropy", "nt_xent", "info_nce", "swapped_prediction", "moving_average"
+    ] = "cosine"
     """Cosine or softmax (Sec. 4.5); against batch, queue or prototypes; an average of targets (Sec. 5.2)."""
     symmetry: Literal["symmetric", "asymmetric", "asymmetric_2x"] = "symmetric"
     """Each view predicts the other; only the first does; only the first, in two pairs an image (Sec. 4.6)."""
@@ -50,18 +53,18 @@ class Method:
     momentum_every: int = 1
     """Steps between updates of the slow copy; with momentum 0 this is the k-step alternation of Sec. 5.2."""
     temperature: float = 0.1
-    """Of the softmax in `contrast`, `queue` and `clusters`."""
+    """Of the softmax in `nt_xent`, `info_nce` and `swapped_prediction`."""
     queue: int = 65536
-    """Keys kept as negatives (objective `queue`)."""
+    """Keys kept as negatives (objective `info_nce`)."""
     prototypes: int = 3000
-    """Clusters (objective `clusters`)."""
+    """Clusters (objective `swapped_prediction`)."""
 
     def __post_init__(self) -> None:
-        require_annotated(self, "network.")
+        check_types(self, "method.")
 
         def require(holds: bool, what: str) -> None:
             if not holds:
-                raise SettingsError(f"network.{what}")
+                raise SettingsError(f"method.{what}")
 
         for field in ("projector_hidden", "dim", "predictor_hidden", "momentum_every"):
             require(getattr(self, field) >= 1, f"{field} must be at least 1, got {getattr(self, field)}")
@@ -70,17 +73,17 @@ class Method:
         require(self.temperature > 0, f"temperature must be above 0, got {self.temperature}")
         require(self.queue >= 1, f"queue must hold at least 1 key, got {self.queue}")
         require(self.prototypes >= 2, f"prototypes: at least 2 clusters are needed, got {self.prototypes}")
-        if self.objective in ("queue", "moving_average"):
+        if self.objective in ("info_nce", "moving_average"):
             what = f"objective '{self.objective}' keeps targets"
-            require(self.target != "live", f"{what}: network.target cannot be 'live'")
+            require(self.target != "gradient", f"{what}: method.target cannot be 'gradient'")
         if self.objective == "moving_average":
             require(self.symmetry == "symmetric", "symmetry: 'moving_average' knows only 'symmetric'")
 
 
 SIMSIAM = Method()
-BYOL = replace(SIMSIAM, target="momentum")
-SIMCLR = replace(SIMSIAM, predictor="none", target="live", objective="contrast")
-SWAV = replace(SIMSIAM, predictor="none", objective="clusters")
-MOCO_V2 = replace(SIMSIAM, predictor="none", target="momentum", objective="queue")
+BYOL = replace(SIMSIAM, name="byol", target="momentum")
+SIMCLR = replace(SIMSIAM, name="simclr", predictor="none", target="gradient", objective="nt_xent")
+SWAV = replace(SIMSIAM, name="swav", predictor="none", objective="swapped_prediction")
+MOCO_V2 = replace(SIMSIAM, name="moco_v2", predictor="none", target="momentum", objective="info_nce")
 
-METHODS = {"simsiam": SIMSIAM, "byol": BYOL, "simclr": SIMCLR, "swav": SWAV, "moco_v2": MOCO_V2}
+METHODS = {method.name: method for method in (SIMSIAM, BYOL, SIMCLR, SWAV, MOCO_V2)}

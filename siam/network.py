@@ -36,7 +36,7 @@ class Network(nn.Module):
         require_fit(self.backbone, backbone, image_size)
         self.projector = build_projector(features_of(self.backbone), method)
         self.predictor = build_predictor(method)
-        self.slow = MomentumEncoder(self.encoder) if method.target == "momentum" else None
+        self.target_encoder = MomentumEncoder(self.encoder) if method.target == "momentum" else None
 
     @property
     def encoder(self) -> nn.Sequential:
@@ -47,12 +47,15 @@ class Network(nn.Module):
         """x1, x2: two views (B, 3, H, W), normalised. Returns p1, p2, z1, z2, each (B, d)."""
         f = self.encoder
         if self.target == "momentum":
-            assert self.slow is not None
-            z1, z2 = self.slow(x1), self.slow(x2)  # before f keeps its activations, which saves memory
+            assert self.target_encoder is not None
+            z1, z2 = (
+                self.target_encoder(x1),
+                self.target_encoder(x2),
+            )  # before f keeps its activations, which saves memory
         f1, f2 = f(x1), f(x2)  # (B, d)
         if self.target == "stop_gradient":
             z1, z2 = f1.detach(), f2.detach()
-        if self.target == "live":
+        if self.target == "gradient":
             z1, z2 = f1, f2
         p1, p2 = self.predictor(f1), self.predictor(f2)  # (B, d)
         return p1, p2, z1, z2
@@ -60,5 +63,5 @@ class Network(nn.Module):
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:
         """Let the slow copy follow; without one there is nothing to do."""
-        if self.slow is not None:
-            self.slow.update(self.encoder, momentum)
+        if self.target_encoder is not None:
+            self.target_encoder.update(self.encoder, momentum)

@@ -14,7 +14,7 @@ DATA = Path(os.environ.get("SIAM_DATA", Path(__file__).parents[2] / "shared" / "
 
 TINY = """
 --backbone resnet10t --width 0.125 --epochs 2 --batch-size 8 --precision float32 --views.size 16
---network.dim 16 --network.projector-hidden 16 --network.predictor-hidden 4 --network.projector-layers 2
+--method.dim 16 --method.projector-hidden 16 --method.predictor-hidden 4 --method.projector-layers 2
 --monitor.log-every 1 --monitor.knn-k 5 --loader.workers 0
 """.split()  # noqa: SIM905
 """Flags for a run of seconds."""

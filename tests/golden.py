@@ -24,23 +24,30 @@ FILE = Path(__file__).with_name("golden.json")
 
 TINY = """
 --backbone resnet10t --width 0.125 --epochs 2 --batch-size 8 --precision float32 --device cpu --views.size 16
---network.dim 16 --network.projector-hidden 16 --network.predictor-hidden 4 --network.projector-layers 2
+--method.dim 16 --method.projector-hidden 16 --method.predictor-hidden 4 --method.projector-layers 2
 --monitor.log-every 1 --monitor.knn-k 5
 """.split()  # noqa: SIM905
 
 PRETRAININGS = {
-    "simsiam": ["--loader.workers", "1", "--loader.resident", "no"],
-    "simsiam on the device": ["--loader.resident", "yes", "--views.solarize-p", "0.2"],
+    "simsiam": ["--loader.workers", "1", "--loader.cache", "none"],
+    "simsiam on the device": ["--loader.cache", "device", "--views.solarize-p", "0.2"],
     "simsiam, published views": ["--views.pipeline", "reference", "--loader.workers", "0"],
-    "simsiam in parts": ["--accumulate", "2", "--recompute", "true", "--network.symmetry", "asymmetric_2x"],
+    "simsiam in parts": [
+        "--grad-accum",
+        "2",
+        "--activation-checkpointing",
+        "true",
+        "--method.symmetry",
+        "asymmetric_2x",
+    ],
     "simsiam by lars": ["--optimizer.name", "lars", "--optimizer.warmup-epochs", "1"],
-    "softmax cross-entropy": ["--network.objective", "cross_entropy", "--network.predictor", "fixed"],
-    "moving average": ["--network.objective", "moving_average", "--network.predictor", "none"],
-    "no stop-gradient": ["--network.target", "live"],
+    "softmax cross-entropy": ["--method.objective", "cross_entropy", "--method.predictor", "fixed"],
+    "moving average": ["--method.objective", "moving_average", "--method.predictor", "none"],
+    "no stop-gradient": ["--method.target", "gradient"],
     "byol": ["--method", "byol"],
     "simclr": ["--method", "simclr"],
-    "swav": ["--method", "swav", "--network.prototypes", "12"],
-    "moco_v2": ["--method", "moco_v2", "--network.queue", "20"],
+    "swav": ["--method", "swav", "--method.prototypes", "12"],
+    "moco_v2": ["--method", "moco_v2", "--method.queue", "20"],
 }
 """Flags beside TINY."""
 

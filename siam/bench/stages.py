@@ -22,10 +22,10 @@ from torch import Tensor
 from siam.data.images import Images
 from siam.data.loader import ViewLoader, require_several
 from siam.data.photometry import DRAWS
-from siam.data.random import uniforms
+from siam.data.random import counter_uniform
 from siam.data.sources import open_images
 from siam.data.subset import Subset
-from siam.data.views import PHOTOMETRY, Broken, ViewBatches, read_or_replace
+from siam.data.views import COLOR, Unreadable, ViewBatches, read_or_replace
 from siam.network import Network
 from siam.objectives import build_objective
 from siam.settings import recipes
@@ -96,19 +96,21 @@ class Bench:
 
 
 def bench(
-    data: str | None, change: Callable[[Settings], Settings], tell: Callable[[str], None] = lambda _: None
+    data: str | None,
+    method: str,
+    change: Callable[[Settings], Settings],
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Bench:
     """Measure, for what `siam pretrain DATA` would train with. Raises SiamError.
 
     change: applies the user's own settings. tell: told each stage before it is measured.
     """
     name = "demo" if data is None else data
-    method = change(Settings(data=name)).method
     tell("images")
     everything = open_images(data).train
     require_several(everything)
     images = _sample(everything)
-    image, _ = read_or_replace(images, 0, Broken())
+    image, _ = read_or_replace(images, 0, Unreadable())
     height, width = image.shape[1:]
     settings = change(recipes.starting_point(None, method, name, min(height, width), len(everything)))
     device = pick_device(settings.device)
@@ -119,7 +121,7 @@ def bench(
     resident = loader.settle()
     tell("workers")
     decode, worker, crops = (None, None, None) if resident else _worker_rates(images, settings)
-    tell("transfer and colours")
+    tell("transfer and colors")
     rates = Rates(
         device=device.type,
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -127,7 +129,7 @@ def bench(
         decode=decode,
         worker=worker,
         transfer=None if crops is None or device.type != "cuda" else _transfer_rate(crops, device),
-        photometry=_crops_and_colours(loader, device) if crops is None else _colours(loader, crops, device),
+        photometry=_crops_and_colours(loader, device) if crops is None else _colors(loader, crops, device),
         step=step_rate,
     )
     tell("all together")
@@ -139,12 +141,12 @@ def bench(
         precision="bf16" if uses_bf16(settings.precision, device) else "float32",
         rates=rates,
         end_to_end=_end_to_end(loader, step, device),
-        verdict=judge(rates, height * width, settings.views.size),
+        verdict=find_bottleneck(rates, height * width, settings.views.size),
         machine=machine(),
     )
 
 
-def judge(rates: Rates, pixels: int, size: int) -> Verdict:
+def find_bottleneck(rates: Rates, pixels: int, size: int) -> Verdict:
     """What limits, from the rates of the stages alone.
 
     Beside a GPU the stages run at the same time and the slowest sets the pace. On a CPU they share the
@@ -174,7 +176,7 @@ def judge(rates: Rates, pixels: int, size: int) -> Verdict:
             advice = _faster_decoding(rates, pixels, size)
         case "transfer":
             advice = (
-                "the link to the device is slow: a smaller --views.size; or --loader.resident yes, "
+                "the link to the device is slow: a smaller --views.size; or --loader.cache device, "
                 "where the images are of one size and fit in its memory"
             )
         case "device":
@@ -190,7 +192,7 @@ def in_words(result: Bench) -> Group:
         "the same and two crops, one worker": rates.worker,
         f"the same, workers: {rates.workers}": rates.worker and rates.worker * rates.workers,
         "transfer to the device": rates.transfer,
-        "colours on the device" if rates.worker else "crops and colours on the device": rates.photometry,
+        "colors on the device" if rates.worker else "crops and colors on the device": rates.photometry,
         f"training step, batch {result.batch_size}, {result.precision}": rates.step,
         "all together, expected": result.verdict.pairs_per_second,
         "all together, measured": result.end_to_end,
@@ -225,7 +227,7 @@ def _faster_decoding(rates: Rates, pixels: int, size: int) -> str:
 
 def _faster_device(rates: Rates) -> str:
     if rates.photometry is not None and rates.photometry < rates.step:
-        return "colours take longer than the network: --views.blur-p 0 saves most of them"
+        return "colors take longer than the network: --views.blur-p 0 saves most of them"
     if rates.device == "cpu":
         return "a GPU; else a smaller backbone, --width 0.5 or a smaller --views.size"
     return "nothing: the device is busy, as it should be (--compile true may gain some on long runs)"
@@ -266,7 +268,7 @@ def _step_that_fits(settings: Settings, device: torch.device, images: int) -> tu
         step(views, torch.arange(count))
         return count
 
-    few = min(max(8, 2 * settings.accumulate), batch)
+    few = min(max(8, 2 * settings.grad_accum), batch)
     seconds_per_pair = 1 / _rate(lambda: train(few), device, seconds=0)
     while batch > few and batch * seconds_per_pair > _LONG_STEP:
         batch //= 2
@@ -275,9 +277,9 @@ def _step_that_fits(settings: Settings, device: torch.device, images: int) -> tu
 
 def _step(settings: Settings, device: torch.device) -> Step:
     """As in `train`."""
-    network = Network(settings.network, settings.backbone, settings.views.size, settings.width, settings.stem)
+    network = Network(settings.method, settings.backbone, settings.views.size, settings.width, settings.stem)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    objective = build_objective(settings.network, settings.batch_size).to(device)
+    objective = build_objective(settings.method, settings.batch_size).to(device)
     return Step(network, objective, settings, device)
 
 
@@ -302,7 +304,7 @@ def _few(order: Iterator[int]) -> NDArray[np.int64]:
 
 
 def _read(images: Images, order: Iterator[int]) -> list[int]:
-    return [read_or_replace(images, i, Broken())[1] for i in itertools.islice(order, 16)]
+    return [read_or_replace(images, i, Unreadable())[1] for i in itertools.islice(order, 16)]
 
 
 def _transfer_rate(crops: Tensor, device: torch.device) -> float:
@@ -310,12 +312,12 @@ def _transfer_rate(crops: Tensor, device: torch.device) -> float:
     return _rate(lambda: len(pinned.to(device, non_blocking=True)), device, seconds=0.5)
 
 
-def _colours(loader: ViewLoader, crops: Tensor, device: torch.device) -> float | None:
+def _colors(loader: ViewLoader, crops: Tensor, device: torch.device) -> float | None:
     """Of crops that are on the device already."""
     if crops.is_floating_point():  # the reference pipeline does all of it in the worker
         return None
     crops = crops.to(device)
-    u = uniforms(0, 0, np.arange(2 * len(crops)), PHOTOMETRY, DRAWS)
+    u = counter_uniform(0, 0, np.arange(2 * len(crops)), COLOR, DRAWS)
 
     def run() -> int:
         loader.photometry(crops.flatten(0, 1), u)

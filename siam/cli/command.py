@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         VERBS[args[0]](args[1:])
     except SiamError as error:
-        if not error.alike or tells():
+        if not error.on_all_ranks or tells():
             print(f"siam: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
@@ -92,6 +92,8 @@ def _pretrain(args: list[str]) -> None:
         Settings are fitted to the images unless you give them: the defaults below are those for ImageNet.
         """
 
+        method: str = "simsiam"
+        """simsiam, byol, simclr, swav or moco_v2: where the settings of the group `method` start."""
         out: str | None = None
         """The run's folder; runs/METHOD-DATA if left out."""
         recipe: str | None = None
@@ -113,7 +115,7 @@ def _pretrain(args: list[str]) -> None:
     from siam.train.start import start
 
     resume: bool | Literal["auto"] = "auto" if asked.resume == "auto" else asked.resume == "yes"
-    outcome = start(asked.settings, with_the_users, asked.recipe, asked.out, resume)
+    outcome = start(asked.settings, asked.method, with_the_users, asked.recipe, asked.out, resume)
     if tells():
         known = {name: value for name, value in asdict(outcome).items() if value is not None}
         tell(known, asked.json)
@@ -124,10 +126,10 @@ def _evaluate(args: list[str]) -> None:
     """measure an encoder on labelled images"""
     import tyro
 
-    from siam.protocols.evaluate import Asked, evaluate
+    from siam.protocols.evaluate import EvaluateSettings, evaluate
     from siam.protocols.result import save_result
 
-    defaults = Asked()
+    defaults = EvaluateSettings()
 
     @dataclass(frozen=True)
     class Evaluate:
@@ -137,7 +139,7 @@ def _evaluate(args: list[str]) -> None:
         """The run's folder."""
         data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")]
         """Labelled images; if it holds train/ and val/ (or test/), both are used."""
-        asked: Annotated[Asked, tyro.conf.arg(name=""), tyro.conf.FlagCreatePairsOff] = defaults
+        asked: Annotated[EvaluateSettings, tyro.conf.arg(name=""), tyro.conf.FlagCreatePairsOff] = defaults
         json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
         """Print the result as one JSON object on stdout."""
 
@@ -455,6 +457,8 @@ def _bench(args: list[str]) -> None:
     class Bench:
         """Rate of every stage from files to the training step on this machine, what limits, and the mend."""
 
+        method: str = "simsiam"
+        """simsiam, byol, simclr, swav or moco_v2: where the settings of the group `method` start."""
         json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
         """Print the result as one JSON object on stdout."""
         settings: Annotated[Settings, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff] = defaults
@@ -469,7 +473,12 @@ def _bench(args: list[str]) -> None:
     from siam.bench.stages import bench, in_words
 
     with Console(stderr=True).status("measuring") as status:
-        result = bench(asked.settings.data, with_the_users, lambda what: status.update(f"measuring: {what}"))
+        result = bench(
+            asked.settings.data,
+            asked.method,
+            with_the_users,
+            lambda what: status.update(f"measuring: {what}"),
+        )
     if asked.json:
         tell(asdict(result), as_json=True)
     else:

@@ -67,7 +67,7 @@ def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
 def describe(settings: Settings, encoder: Encoder) -> dict[str, str]:
     """What goes with the weights, as text."""
     return {
-        "method": settings.method,
+        "method": settings.method.name,
         "backbone": settings.backbone,
         "width": f"{settings.width:g}",
         "features": str(encoder.features),

@@ -9,8 +9,8 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from siam.convert.layouts import State, recognise, translate
-from siam.errors import RunError, SettingsError, first_words
+from siam.convert.layouts import State, recognize, translate
+from siam.errors import RunError, SettingsError, first_line
 from siam.methods import METHODS, Method
 from siam.network import Network
 from siam.runs.encoder import save_encoder, save_network
@@ -55,14 +55,16 @@ def import_checkpoint(
     if (out / SETTINGS).exists():
         raise RunError(f"{out} already holds a run: choose another --out")
     tensors, metadata = read_tensors(checkpoint)
-    layout = recognise(list(tensors))
+    layout = recognize(list(tensors))
     state, left = translate(tensors, layout)
     _fold_output_bias(state)
 
     settings = _settings(state, metadata, backbone, image_size, layout.method)
-    network = Network(settings.network, settings.backbone, settings.views.size, settings.width, settings.stem)
+    network = Network(settings.method, settings.backbone, settings.views.size, settings.width, settings.stem)
     _load(network, state, checkpoint)
-    parts = tuple(name for name in ("backbone", "projector", "predictor", "slow") if _has(state, name))
+    parts = tuple(
+        name for name in ("backbone", "projector", "predictor", "target_encoder") if _has(state, name)
+    )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -72,7 +74,7 @@ def import_checkpoint(
     record = {"kind": "imported", "from": str(checkpoint), "layout": layout.name, "parts": parts}
     (out / METRICS).write_text(json.dumps(record) + "\n")
     save_settings(out, settings)  # last: from now on it is a run
-    return Imported(str(out), layout.name, settings.backbone, settings.method, parts, tuple(left))
+    return Imported(str(out), layout.name, settings.backbone, settings.method.name, parts, tuple(left))
 
 
 def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
@@ -96,7 +98,7 @@ def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
                 return {key: opened.get_tensor(key) for key in opened.keys()}, metadata  # noqa: SIM118
         contents = load_tensors(file)
     except Exception as error:
-        reason = first_words(error)
+        reason = first_line(error)
         if file.suffix == ".onnx":
             reason = (
                 "an ONNX graph does not say which layer a weight belongs to; import what it was made from"
@@ -171,12 +173,11 @@ def _settings(
         raise SettingsError(f"the checkpoint names a method '{method}' that there is not here")
     return Settings(
         data=metadata.get("data", "unknown"),
-        method=method,
         backbone=name,
         width=float(metadata.get("width", 1.0)),
         stem="small" if small else "standard",
         views=ViewSettings(size=image_size or int(metadata.get("image_size", 32 if small else 224))),
-        network=_heads(state, METHODS[method]),
+        method=_heads(state, METHODS[method]),
     )
 
 
@@ -240,5 +241,5 @@ def _load(network: Network, state: State, checkpoint: Path) -> None:
             some = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
             raise RunError(f"{checkpoint} {what} {some}")
     network.load_state_dict({**own, **state})
-    if network.slow is not None and not _has(state, "slow"):
+    if network.target_encoder is not None and not _has(state, "target_encoder"):
         network.update_target(0.0)

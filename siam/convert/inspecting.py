@@ -12,8 +12,8 @@ from siam.convert.importer import import_checkpoint
 from siam.data.loader import default_workers
 from siam.data.sources import open_images
 from siam.errors import DataError
-from siam.measure.collapse import effective_rank, output_std, verdict
-from siam.measure.features import centre_views, extract
+from siam.measure.collapse import effective_rank, embedding_std, verdict
+from siam.measure.features import center_views, extract
 from siam.network import Network
 from siam.runs.encoder import load_network
 from siam.runs.folder import SETTINGS, open_run
@@ -41,18 +41,18 @@ def inspect(
 def _inspect_run(folder: Path, data: str | Path | None, device: str) -> dict[str, Any]:
     run = open_run(folder)
     s, weights = run.settings, load_network(folder)
-    network = Network(s.network, s.backbone, s.views.size, s.width, s.stem)
+    network = Network(s.method, s.backbone, s.views.size, s.width, s.stem)
     network.load_state_dict({**network.state_dict(), **weights})
     latest = {k: v for record in run.metrics() for k, v in record.items() if v is not None}
     heads = [name for name in ("projector", "predictor") if any(k.startswith(f"{name}.") for k in weights)]
     facts: dict[str, Any] = {
         "run": str(folder),
-        "method": s.method,
+        "method": s.method.name,
         "backbone": s.backbone + (f" x {s.width:g}" if s.width != 1 else ""),
         "parameters": sum(p.numel() for p in network.backbone.parameters()),
         "image_size": s.views.size,
         "heads": ", ".join(heads) or None,
-        "dim": s.network.dim,
+        "dim": s.method.dim,
         "trained_on": s.data,
         "epochs": f"{latest['epoch'] + 1} of {s.epochs}" if "epoch" in latest else None,
         "verdict_in_training": latest.get("verdict"),
@@ -68,10 +68,10 @@ def _health(network: Network, heads: bool, data: str | Path, device: str) -> dic
     where = pick_device(device)
     images = open_images(data).train
     if len(images) < 2:  # which would always look collapsed
-        raise DataError(f"{images.name} has only one image: to judge an encoder takes at least 2")
+        raise DataError(f"{images.name} has only one image: to find_bottleneck an encoder takes at least 2")
     chosen = np.unique(np.linspace(0, len(images) - 1, min(_IMAGES, len(images))).astype(np.int64))
     size = network.image_size
-    views = centre_views(images, size, chosen, workers=default_workers(where) if len(chosen) > 500 else 0)
+    views = center_views(images, size, chosen, workers=default_workers(where) if len(chosen) > 500 else 0)
     backbone = network.backbone.to(where)
     features, _ = extract(backbone, views, where, uses_bf16("auto", where))
     found: dict[str, Any] = {
@@ -83,7 +83,7 @@ def _health(network: Network, heads: bool, data: str | Path, device: str) -> dic
         projector: nn.Module = network.projector.eval()
         with torch.no_grad():
             z = projector(features)
-        std = float(output_std(z))
+        std = float(embedding_std(z))
         rank_z = effective_rank(z)
         found |= {"rank_z": rank_z, "std": std, "verdict": verdict(std, rank=rank_z, most=min(z.shape))}
     return found

@@ -55,15 +55,15 @@ def _from_detectron2(key: str) -> str:
 _HEADS = {"projector.": "projector.", "predictor.": "predictor."}
 
 LAYOUTS = (
-    Layout("siam", r"backbone\.conv1\.|backbone\..*blocks|slow\.", {
-        "backbone.": "backbone.", **_HEADS, "slow.": "slow.",
+    Layout("siam", r"backbone\.conv1\.|backbone\..*blocks|target_encoder\.", {
+        "backbone.": "backbone.", **_HEADS, "target_encoder.": "target_encoder.",
     }),
     Layout("SimSiam (released)", r"(module\.)?encoder\.fc\.[67]\.|(module\.)?predictor\.0\.", {
         "encoder.fc.": "projector.", "encoder.": "backbone.", "predictor.": "predictor.",
     }, method="simsiam"),
     Layout("MoCo v2 (released)", r"(module\.)?encoder_q\.", {
         "encoder_q.fc.": "projector.", "encoder_q.": "backbone.",
-        "encoder_k.fc.": "slow.encoder.1.", "encoder_k.": "slow.encoder.0.",
+        "encoder_k.fc.": "target_encoder.encoder.1.", "encoder_k.": "target_encoder.encoder.0.",
     }, method="moco_v2"),
     Layout("lightly", r"backbone\.0\.", {
         "backbone.": "backbone.", "projection_head.layers.": "projector.",
@@ -78,7 +78,7 @@ LAYOUTS = (
 """In the order in which they are tried. solo-learn's newer checkpoints are named as here."""
 
 
-def recognise(keys: list[str]) -> Layout:
+def recognize(keys: list[str]) -> Layout:
     """The first layout that some key matches. Raises RunError, with some keys, when none does."""
     bare = [key.removeprefix("module.") for key in keys]
     for layout in LAYOUTS:

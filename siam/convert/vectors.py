@@ -18,10 +18,10 @@ from siam.data.images import Images, ImageSets
 from siam.data.loader import default_workers
 from siam.data.sources import open_images
 from siam.errors import DataError, RunError, SettingsError
-from siam.measure.features import centre_views, stream
-from siam.processes.agree import from_all, from_first
+from siam.measure.features import center_views, stream
+from siam.processes.agree import all_gather_object, on_rank_zero
 from siam.processes.gather import rank, world_size
-from siam.processes.rendezvous import joined, local_device
+from siam.processes.rendezvous import local_device, process_group
 from siam.runs.encoder import Layer, load
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK
 from siam.system.device import pick_device, uses_bf16
@@ -89,12 +89,12 @@ def embed_to_parquet(
         "batch_size": batch_size, "layer": layer, "precision": precision,
     }  # fmt: skip
     size = _PART * batch_size
-    with joined(device, seconds=3600), Progress(console=_console(console)) as bar:
+    with process_group(device, seconds=3600), Progress(console=_console(console)) as bar:
         try:
-            from_first(lambda: _continue_or_start(parts, job))
+            on_rank_zero(lambda: _continue_or_start(parts, job))
             for number, images in enumerate(sets):
                 files = [parts / f"{number}-{part:08d}.parquet" for part in range(-(-len(images) // size))]
-                done = from_first(lambda files=files: [file.exists() for file in files])  # type: ignore[misc]
+                done = on_rank_zero(lambda files=files: [file.exists() for file in files])  # type: ignore[misc]
                 own = np.flatnonzero(~np.array(done))[rank() :: world_size()]
                 part_of = np.arange(len(images)) // size
                 before = int(np.isin(part_of, np.flatnonzero(done)).sum())
@@ -108,8 +108,8 @@ def embed_to_parquet(
                         lambda file, tables=tables: _write_tables(file, iter(tables)),  # type: ignore[misc]
                     )
                 bar.update(task, completed=len(images))  # with those that cannot be read
-            from_all(None)  # now all parts are there
-            written, dimension = from_first(lambda: _join(parts, out))
+            all_gather_object(None)  # now all parts are there
+            written, dimension = on_rank_zero(lambda: _join(parts, out))
         except OSError as error:
             raise RunError(f"cannot write {out}: {error.strerror or error}") from None
     total = sum(len(images) for images in sets)
@@ -144,7 +144,7 @@ def _vectors(
     where = pick_device(local_device(device))
     encoder = load(run, str(where), layer)
     workers = workers if workers >= 0 else default_workers(where)
-    views = centre_views(images, encoder.image_size, which, batch_size, workers)
+    views = center_views(images, encoder.image_size, which, batch_size, workers)
     for features, indices in stream(encoder, views, where, uses_bf16("auto", where)):
         yield features.numpy(), indices
 

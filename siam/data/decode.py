@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from siam.errors import first_words
+from siam.errors import first_line
 
 MAX_PIXELS = 178_956_970
 """Files that declare more are refused before memory is taken: Pillow's own limit for decompression bombs."""
@@ -45,7 +45,7 @@ def decode(data: bytes, shrink: Shrink | None = None) -> Tensor:
 
     shrink: for views. Where it allows that, a JPEG comes out at a half, a quarter or an eighth of its size,
     in a fraction of the time: its cosine transform is inverted at fewer points (scaled decoding). Nor
-    is colour smoothed between the pixels that share it, which takes a fifth of the time and does not show.
+    is color smoothed between the pixels that share it, which takes a fifth of the time and does not show.
     The memory is channels-last (a view of H x W x C), which is how resizing is fastest.
     """
     if not data:
@@ -97,7 +97,7 @@ def _decode_any(data: bytes) -> Tensor:
     except UnidentifiedImageError:
         raise BrokenImage("is not an image") from None
     except Exception as error:  # damaged bytes lead Pillow's readers to errors of any kind
-        raise BrokenImage(first_words(error)) from None
+        raise BrokenImage(first_line(error)) from None
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

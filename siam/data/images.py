@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siam.data.decode import BrokenImage, Shrink, decode
-from siam.data.patterns import ENDINGS, TRAIN, VAL
+from siam.data.patterns import IMAGE_SUFFIXES, TRAIN, VAL
 from siam.errors import DataError
 
 
@@ -54,7 +54,7 @@ class ImageSets:
     """A sentence about images that are in neither; "" where there are none."""
 
 
-class Names:
+class PackedStrings:
     """Many strings in little memory: one block of bytes and where each begins."""
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -77,11 +77,11 @@ class Names:
         for first, last in itertools.pairwise(ends):
             yield self.block[first:last].decode("utf-8", "surrogateescape")
 
-    def part(self, part: range) -> "Names":
-        """Those in a range of neighbours, as Names of their own."""
+    def part(self, part: range) -> "PackedStrings":
+        """Those in a range of neighbours, as packed strings of their own."""
         if len(part) == len(self):
             return self
-        some = Names(())
+        some = PackedStrings(())
         first, last = self.offsets[part.start], self.offsets[part.stop]
         some.block, some.offsets = self.block[first:last], self.offsets[part.start : part.stop + 1] - first
         return some
@@ -94,7 +94,7 @@ class Names:
 class FolderImages:
     """Image files below a folder; labels where every one lies in a class folder."""
 
-    def __init__(self, name: str, root: Path, names: Names) -> None:
+    def __init__(self, name: str, root: Path, names: PackedStrings) -> None:
         self.name, self.root, self.names = name, root, names
         self.classes, self.labels = class_folders(names)
 
@@ -118,7 +118,7 @@ class FolderImages:
 class TarImages:
     """Image files within a tar, read in place."""
 
-    def __init__(self, name: str, file: Path, names: Names, spans: NDArray[np.int64]) -> None:
+    def __init__(self, name: str, file: Path, names: PackedStrings, spans: NDArray[np.int64]) -> None:
         """spans: where each image begins and its size, in bytes (N, 2)."""
         self.name, self.file, self.names, self.spans = name, file, names, spans
         self.classes, self.labels = class_folders(names)
@@ -170,11 +170,11 @@ def _entry(entry: os.DirEntry[str]) -> str:
     if entry.is_dir(follow_symlinks=False):
         return entry.name + "/"
     # a link that leads nowhere is a broken image, to be listed; a pipe would be waited for without end
-    wanted = entry.name.lower().endswith(ENDINGS) and (entry.is_symlink() or entry.is_file())
+    wanted = entry.name.lower().endswith(IMAGE_SUFFIXES) and (entry.is_symlink() or entry.is_file())
     return entry.name if wanted else ""
 
 
-def tar_members(file: Path) -> tuple[Names, NDArray[np.int64], str]:
+def tar_members(file: Path) -> tuple[PackedStrings, NDArray[np.int64], str]:
     """Sorted names of the images in a tar, and where each lies: offset and size in bytes (N, 2).
 
     A damaged tail costs only what lies behind the damage; the last value says so, "" where all is well.
@@ -190,7 +190,7 @@ def tar_members(file: Path) -> tuple[Names, NDArray[np.int64], str]:
                 name = member.name.removeprefix("./")
                 hidden = any(part.startswith(".") for part in name.split("/"))  # which leaves out ".." too
                 plain = member.isfile() and not member.issparse() and not name.startswith("/")
-                if plain and not hidden and name.lower().endswith(ENDINGS):
+                if plain and not hidden and name.lower().endswith(IMAGE_SUFFIXES):
                     rows[name] = len(spans) // 2
                     spans.extend((member.offset_data, member.size))
             end = tar.offset
@@ -204,7 +204,7 @@ def tar_members(file: Path) -> tuple[Names, NDArray[np.int64], str]:
         ) from None
     names = sorted(rows)
     order = np.fromiter((rows[name] for name in names), dtype=np.int64, count=len(names))
-    return Names(names), np.array(spans, dtype=np.int64).reshape(-1, 2)[order], complaint
+    return PackedStrings(names), np.array(spans, dtype=np.int64).reshape(-1, 2)[order], complaint
 
 
 def _until_damage(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -212,13 +212,15 @@ def _until_damage(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         yield from tar
 
 
-def _split(name: str, names: Names, build: Callable[[range], "FolderImages | TarImages"]) -> ImageSets:
+def _split(
+    name: str, names: PackedStrings, build: Callable[[range], "FolderImages | TarImages"]
+) -> ImageSets:
     """train/ and val/ apart where the sorted names have them, below one common folder or none.
 
     build: makes the set of a range of the names.
     """
     if not len(names):
-        raise DataError(f"no images in {name}: looked for {' '.join(ENDINGS)}")
+        raise DataError(f"no images in {name}: looked for {' '.join(IMAGE_SUFFIXES)}")
     first, slash, _ = names[0].partition("/")
     shared = slash and names[len(names) - 1].startswith(first + slash) and first not in TRAIN
     above = first + slash if shared else ""
@@ -234,7 +236,7 @@ def _split(name: str, names: Names, build: Callable[[range], "FolderImages | Tar
     return ImageSets(*both, left_out=_left_out(names, above, train, val))
 
 
-def _left_out(names: Names, above: str, *parts: range) -> str:
+def _left_out(names: PackedStrings, above: str, *parts: range) -> str:
     """How many images lie beside the folders of these parts, as a sentence; "" where none do."""
     count = len(names) - sum(map(len, parts))
     folders = (names[part.start].removeprefix(above).partition("/")[0] + "/" for part in parts)
@@ -242,7 +244,7 @@ def _left_out(names: Names, above: str, *parts: range) -> str:
     return f"{images} left out, outside {' and '.join(folders)}" if count else ""
 
 
-def _first_below(names: Names, above: str, folders: Iterable[str]) -> range:
+def _first_below(names: PackedStrings, above: str, folders: Iterable[str]) -> range:
     """Where the images of the first of `folders` that has any lie."""
     ranges = (names.below(f"{above}{folder}/") for folder in folders)
     return next((part for part in ranges if part), range(0))
@@ -265,7 +267,7 @@ def align_classes(name: str, train: Images, val: Images) -> None:
     val.classes = train.classes
 
 
-def class_folders(names: Names) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
+def class_folders(names: PackedStrings) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
     """Classes and labels, if every image lies in one of several folders that hold nothing but images.
 
     The class is the last folder; all folders must be equally deep and share everything above it.
@@ -308,7 +310,7 @@ def _listed(name: str, path: Path) -> ImageSets:
                 yield entry
 
     try:
-        images = FolderImages(name, path.parent, Names(names()))
+        images = FolderImages(name, path.parent, PackedStrings(names()))
     except OSError as error:
         raise DataError(f"cannot read {name}: {error.strerror}") from None
     if not len(images):

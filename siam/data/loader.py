@@ -1,6 +1,6 @@
 """Batches of views in an order that depends on (seed, epoch) alone.
 
-Two ways lead to the device. Large images are decoded and cropped by worker processes, and only colours are
+Two ways lead to the device. Large images are decoded and cropped by worker processes, and only colors are
 left to the device. Small ones stay on the device as uint8, all of them, and the crop happens there too.
 """
 
@@ -20,10 +20,10 @@ from siam.data.decode import BrokenImage
 from siam.data.geometry import Crops, crop_resize, draws_needed
 from siam.data.images import Images
 from siam.data.order import Order, Position
-from siam.data.photometry import DRAWS, Photometry
-from siam.data.random import uniforms
+from siam.data.photometry import DRAWS, Augment
+from siam.data.random import counter_uniform
 from siam.data.sources.arrays import ArrayImages
-from siam.data.views import GEOMETRY, PHOTOMETRY, Broken, ViewBatches, read_or_replace
+from siam.data.views import COLOR, GEOMETRY, Unreadable, ViewBatches, read_or_replace
 from siam.data.workers import batches_of
 from siam.errors import DataError, RunError
 from siam.processes.gather import rank, world_size
@@ -32,7 +32,7 @@ from siam.settings.pretraining import Settings
 _SMALL = {"cpu": 64, "cuda": 256, "mps": 128}
 """Sides (pixels) up to which cropping on the device beats cropping on the workers, by device."""
 
-_BROKEN_SHARE = 0.1
+MAX_UNREADABLE = 0.1
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ class ViewLoader:
                 f"{images.name} has {len(images)} images"
             )
         self.images, self.settings, self.device, self.tell = images, settings, device, tell
-        self.count = views or (4 if settings.network.symmetry == "asymmetric_2x" else 2)
+        self.count = views or (4 if settings.method.symmetry == "asymmetric_2x" else 2)
         groups = getattr(images, "groups", None)
         self.order = Order(len(images), settings, (0, 0), rank(), world_size(), groups)
         self.steps = self.order.steps
-        self.broken = Broken()
-        self.photometry = Photometry(settings.views, device)
+        self.broken = Unreadable()
+        self.photometry = Augment(settings.views, device)
         self.workers = settings.loader.workers if settings.loader.workers >= 0 else default_workers(device)
         self.resident: Tensor | None = None
         self._settled = False  # whether that was decided
@@ -94,7 +94,7 @@ class ViewLoader:
         """Whether the whole set lives on the device, where it is read to when this is first asked.
 
         progress: told how many images are read, and of how many. `batches` asks if nobody has. Raises
-        DataError where images cannot be read, or differ in size though loader.resident is "yes".
+        DataError where images cannot be read, or differ in size though loader.cache is "device".
         """
         if not self._settled:
             self.resident = self._load_resident(progress) if self._wants_resident() else None
@@ -119,7 +119,7 @@ class ViewLoader:
                 "and go on with --resume"
             ) from None
 
-    def _from_workers(self, order: Order) -> Iterator[tuple[Position, Tensor, NDArray[np.int64], Broken]]:
+    def _from_workers(self, order: Order) -> Iterator[tuple[Position, Tensor, NDArray[np.int64], Unreadable]]:
         """What the workers make, in order. Workers that die are started anew, once for the same batch."""
         dataset = ViewBatches(self.images, self.settings.views, self.count, self.settings.seed)
         pinned, begin = self.device.type == "cuda", _leave_signals_to_the_parent
@@ -153,7 +153,7 @@ class ViewLoader:
             views = crops.to(self.device, non_blocking=True)
         else:
             position = (indices[:, None] * self.count + np.arange(self.count)).ravel()
-            u = uniforms(self.settings.seed, epoch, position, PHOTOMETRY, DRAWS)
+            u = counter_uniform(self.settings.seed, epoch, position, COLOR, DRAWS)
             views = self.photometry(crops.flatten(0, 1), u).view(*crops.shape[:2], *crops.shape[2:])
         each = (v.contiguous(memory_format=torch.channels_last) for v in views.unbind(dim=1))
         return Batch(epoch, step, tuple(each), indices, crops)
@@ -162,7 +162,7 @@ class ViewLoader:
         assert self.resident is not None
         views = self.settings.views
         height, width = self.resident.shape[2:]
-        u = uniforms(self.settings.seed, epoch, indices, GEOMETRY, draws_needed(self.count))
+        u = counter_uniform(self.settings.seed, epoch, indices, GEOMETRY, draws_needed(self.count))
         boxes = Crops(u, self.count, views.scale, flip_p=views.flip_p).boxes(height, width)
         chosen = self.resident[torch.from_numpy(indices).to(self.device, non_blocking=True)]
         crops = crop_resize(chosen, torch.from_numpy(boxes).to(self.device, non_blocking=True), views.size)
@@ -171,7 +171,7 @@ class ViewLoader:
     def note(self, broken: dict[str, str]) -> None:
         """Remember images that could not be read, here or in another process. Raises DataError."""
         self.broken.update(broken)
-        if len(self.broken) > _BROKEN_SHARE * len(self.images):
+        if len(self.broken) > MAX_UNREADABLE * len(self.images):
             raise DataError(
                 f"{len(self.broken)} of {len(self.images)} images in {self.images.name} cannot be read, "
                 f"more than 10 %: {self.broken.first_few()}; delete them, or put whole ones in their place"
@@ -179,30 +179,30 @@ class ViewLoader:
 
     def _wants_resident(self) -> bool:
         """Whether the whole set should live on the device; reads one image to know their size."""
-        choice = self.settings.loader.resident
-        if choice == "no" or self.settings.views.pipeline == "reference":
+        choice = self.settings.loader.cache
+        if choice == "none" or self.settings.views.pipeline == "reference":
             return False
-        first, _ = read_or_replace(self.images, 0, Broken())
+        first, _ = read_or_replace(self.images, 0, Unreadable())
         small = max(first.shape[1:]) <= _SMALL.get(self.device.type, 0)
         fits = first.numel() * len(self.images) < _free_memory(self.device) / 4
-        return choice == "yes" or (small and fits)
+        return choice == "device" or (small and fits)
 
     def _load_resident(self, progress: Callable[[int, int], None] | None) -> Tensor | None:
         """uint8 (N, 3, H, W) on the device; None where images differ in size and nobody asked for this."""
         if isinstance(self.images, ArrayImages):
             array = torch.from_numpy(np.ascontiguousarray(self.images.images))
             return array.permute(0, 3, 1, 2).contiguous().to(self.device)
-        first, _ = read_or_replace(self.images, 0, Broken())
+        first, _ = read_or_replace(self.images, 0, Unreadable())
         all_images = torch.empty(len(self.images), *first.shape, dtype=torch.uint8)
         for i in range(len(self.images)):
-            broken = Broken()
+            broken = Unreadable()
             image, _ = read_or_replace(self.images, i, broken, shrink=lambda index, height, width: 1)
             self.note(broken)
             if image.shape != first.shape:
-                if self.settings.loader.resident == "auto":
+                if self.settings.loader.cache == "auto":
                     return None
                 raise DataError(
-                    f"loader.resident needs images of one size: {self.images.path(i)} is "
+                    f"loader.cache device needs images of one size: {self.images.path(i)} is "
                     f"{image.shape[2]} x {image.shape[1]}, others {first.shape[2]} x {first.shape[1]}"
                 )
             all_images[i] = image

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from siam.data.remote import is_remote, listed
 from siam.errors import DataError
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 SHARDS = (".tar", ".parquet")
 TRAIN, VAL = ("train",), ("val", "test", "valid", "validation")
 """Names of folders and files that hold the images to learn from, and those to measure with."""
@@ -25,7 +25,7 @@ def split_by_name(places: list[str]) -> tuple[list[str], list[str]]:
     return named(TRAIN), named(VAL)
 
 
-def files_meant(name: str) -> list[str]:
+def expand_shards(name: str) -> list[str]:
     """The shards or Parquet files that `name` stands for: one, a pattern, or a folder of nothing else.
 
     Patterns have {000..099}, {a,b}, * and ?; a URL may be any of these. Empty where it is something else.
@@ -55,7 +55,7 @@ def _shards_alone(folder: str) -> list[str]:
                 continue
             if entry.name.endswith(SHARDS):
                 found.append(entry.path)
-            elif entry.is_dir() or entry.name.lower().endswith(ENDINGS):
+            elif entry.is_dir() or entry.name.lower().endswith(IMAGE_SUFFIXES):
                 return []
     return sorted(found)
 

@@ -1,10 +1,10 @@
-"""What happens to a view's colours and sharpness, for a whole batch at once on the device.
+"""What happens to a view's colors and sharpness, for a whole batch at once on the device.
 
 Brightness, contrast, saturation, hue (a rotation in YIQ) and greyscale are affine maps of RGB: in YIQ the
 first two scale all of it, the others turn and scale the two chroma axes. So they commute, the random order of
 the published pipeline makes no difference, and together they are one 3x3 matrix and one offset per view: a
 single product over the pixels. Gaussian blur is two more, with a band of a matrix. What differs from the
-published pipeline: values are clamped to [0, 1] once after all colour maps, not after each; and hue turns in
+published pipeline: values are clamped to [0, 1] once after all color maps, not after each; and hue turns in
 YIQ, where Pillow turns in HSV.
 """
 
@@ -35,7 +35,7 @@ _IN_CACHE = 200_000
 """Pixels that a CPU takes at a time, so that what one pass leaves the next still finds in the cache."""
 
 
-class Photometry:
+class Augment:
     """uint8 crops in, normalised float views out.
 
     Calling it: crops uint8 or float in [0, 255], (N, 3, H, W); u, uniform draws (N, DRAWS), which decide
@@ -57,13 +57,13 @@ class Photometry:
         at_once = max(1, _IN_CACHE // (h * w)) if self.device.type == "cpu" else n
         for start in range(0, n, at_once):
             some = slice(start, start + at_once)
-            out[some] = normalise(self.pixels(crops[some], u[some]))
+            out[some] = normalize(self.pixels(crops[some], u[some]))
         return out
 
     def pixels(self, crops: Tensor, u: NDArray[np.float64]) -> Tensor:
         """As `__call__`, but in [0, 1]."""
         draws = torch.from_numpy(u.astype(np.float32)).to(self.device, non_blocking=True)
-        x = self.colour(crops, draws)
+        x = self.color(crops, draws)
         blurred = np.flatnonzero(u[:, 0] < self.views.blur_p)
         if len(blurred):
             chosen = torch.from_numpy(blurred).to(self.device, non_blocking=True)
@@ -74,15 +74,15 @@ class Photometry:
             x = torch.where(bright, 1 - x, x)
         return x
 
-    def colour(self, crops: Tensor, draws: Tensor) -> Tensor:
+    def color(self, crops: Tensor, draws: Tensor) -> Tensor:
         """One affine map of RGB per view. crops: (N, 3, H, W) in [0, 255]. Returns the same in [0, 1]."""
         x = crops.to(torch.float32, memory_format=torch.contiguous_format)
         grey = x.mean(dim=(2, 3)) @ self.luma / 255  # (N,), the level that contrast stretches about
-        matrix, offset = self.colour_maps(grey, draws)
+        matrix, offset = self.color_maps(grey, draws)
         pixels = torch.baddbmm(offset, matrix / 255, x.flatten(2))  # (N, 3, H * W)
         return pixels.clamp_(0, 1).view(x.shape)
 
-    def colour_maps(self, grey: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    def color_maps(self, grey: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Matrices (N, 3, 3) and offsets (N, 3, 1). grey: mean luma of each view (N,)."""
         v = self.views
         jitter = (draws[:, 3] < v.jitter_p).float()
@@ -91,7 +91,7 @@ class Photometry:
             (1 + signed[:, i] * strength).clamp(min=0)
             for i, strength in enumerate((v.brightness, v.contrast, v.saturation))
         )
-        chroma = saturation * (draws[:, 8] >= v.grey_p)  # greyscale is no chroma at all
+        chroma = saturation * (draws[:, 8] >= v.grayscale_p)  # greyscale is no chroma at all
         angle = -2 * torch.pi * signed[:, 3] * v.hue  # from red to yellow is clockwise in YIQ
         cos, sin, zero = chroma * angle.cos(), chroma * angle.sin(), torch.zeros_like(angle)
         turn = torch.stack([zero + 1, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 3, 3)
@@ -100,14 +100,14 @@ class Photometry:
         return matrix, offset[:, None, None].expand(-1, 3, 1)
 
 
-def normalise(x: Tensor) -> Tensor:
+def normalize(x: Tensor) -> Tensor:
     """[0, 1] -> zero mean and unit deviation over ImageNet, in channels-last memory. x: (N, 3, H, W)."""
     mean, std = (x.new_tensor(c).view(3, 1, 1) for c in (IMAGENET_MEAN, IMAGENET_STD))
     return torch.addcmul(-mean / std, x, 1 / std).contiguous(memory_format=torch.channels_last)
 
 
-def denormalise(x: Tensor) -> Tensor:
-    """The inverse of `normalise`."""
+def denormalize(x: Tensor) -> Tensor:
+    """The inverse of `normalize`."""
     mean, std = (x.new_tensor(c).view(3, 1, 1) for c in (IMAGENET_MEAN, IMAGENET_STD))
     return x * std + mean
 

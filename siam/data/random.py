@@ -17,7 +17,7 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-def uniforms(
+def counter_uniform(
     seed: int, epoch: int, index: NDArray[np.int64], purpose: int, count: int
 ) -> NDArray[np.float64]:
     """Independent draws from [0, 1): `count` for each position, (B,) -> (B, count).

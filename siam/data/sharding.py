@@ -13,7 +13,7 @@ from torch import Tensor
 
 from siam.data.decode import BrokenImage
 from siam.data.images import Images
-from siam.data.patterns import ENDINGS
+from siam.data.patterns import IMAGE_SUFFIXES
 from siam.data.sources import open_images
 from siam.data.sources.shards import INDEX
 from siam.errors import DataError, SettingsError
@@ -105,7 +105,7 @@ def _member(path: str, number: int, data: bytes) -> str:
     """The image's name in a shard: a WebDataset key ends at the first dot of the file's name."""
     folder, slash, base = path.rpartition("/")
     stem, _, ending = base.rpartition(".")
-    if f".{ending.lower()}" not in ENDINGS:
+    if f".{ending.lower()}" not in IMAGE_SUFFIXES:
         kinds = (
             (b"\xff\xd8", "jpg"),
             (b"\x89PNG", "png"),

@@ -47,7 +47,7 @@ def hold_out(images: Images, share: float, seed: int = 0) -> tuple[Subset, Subse
     return Subset(images, everything[~held]), Subset(images, everything[held])
 
 
-def labelled_share(images: Images, share: float, seed: int = 0) -> Subset:
+def labeled_subset(images: Images, share: float, seed: int = 0) -> Subset:
     """The same share of every class, at least one image of each, as in semi-supervised evaluation.
 
     A smaller share of the same seed is contained in a larger one. Raises DataError for images without labels.

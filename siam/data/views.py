@@ -16,16 +16,16 @@ from siam.data.geometry import Crops, draws_needed, resize
 from siam.data.images import Images
 from siam.data.order import Key
 from siam.data.photometry import IMAGENET_MEAN, IMAGENET_STD
-from siam.data.random import uniforms
+from siam.data.random import counter_uniform
 from siam.settings.pretraining import ViewSettings
 
-GEOMETRY, PHOTOMETRY, STEP = 0, 1, 2
+GEOMETRY, COLOR, STEP = 0, 1, 2
 """Purposes of random draws: they never share numbers."""
 
 _REPLACEMENTS = 100  # neighbours that are tried in place of a broken image
 
 
-class Broken(dict[str, str]):
+class Unreadable(dict[str, str]):
     """Images that could not be read: path to reason."""
 
     def first_few(self) -> str:
@@ -45,9 +45,9 @@ class ViewBatches(Dataset[Any]):
         self.images, self.views, self.count, self.seed = images, views, count, seed
         self.reference = reference_transform(views) if views.pipeline == "reference" else None
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, NDArray[np.int64], Broken]:
+    def __getitem__(self, key: Key) -> tuple[Tensor, NDArray[np.int64], Unreadable]:
         epoch, indices = key
-        size, used, broken = self.views.size, indices.copy(), Broken()
+        size, used, broken = self.views.size, indices.copy(), Unreadable()
         if self.reference is not None:
             out = torch.empty(len(indices), self.count, 3, size, size)
         else:  # stored with channels last: the resize is fastest so, and so is the network
@@ -68,7 +68,7 @@ class ViewBatches(Dataset[Any]):
 
     def _crops(self, epoch: int, indices: NDArray[np.int64]) -> Crops:
         """Of images (B,), whatever their sizes: decoded at half the size, half the box at half the place."""
-        u = uniforms(self.seed, epoch, indices, GEOMETRY, draws_needed(self.count))
+        u = counter_uniform(self.seed, epoch, indices, GEOMETRY, draws_needed(self.count))
         return Crops(u, self.count, self.views.scale, flip_p=self.views.flip_p)
 
     def _shrink(self, epoch: int, index: int, height: int, width: int) -> int:
@@ -82,7 +82,7 @@ class ViewBatches(Dataset[Any]):
         from torchvision.transforms.v2.functional import to_pil_image
 
         pil = to_pil_image(image)
-        u = uniforms(self.seed, epoch, np.array([index]), GEOMETRY, 1)
+        u = counter_uniform(self.seed, epoch, np.array([index]), GEOMETRY, 1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(u[0, 0] * 2**53))
             for view in range(self.count):
@@ -91,7 +91,7 @@ class ViewBatches(Dataset[Any]):
 
 
 def read_or_replace(
-    images: Images, index: int, broken: Broken, shrink: Callable[[int, int, int], int] | None = None
+    images: Images, index: int, broken: Unreadable, shrink: Callable[[int, int, int], int] | None = None
 ) -> tuple[Tensor, int]:
     """Image `index`, or the first readable one after it, and which it was; adds to `broken` what broke.
 
@@ -126,7 +126,7 @@ def reference_transform(views: ViewSettings) -> Any:
         [
             T.RandomResizedCrop(views.size, scale=views.scale),
             T.RandomApply([jitter], p=views.jitter_p),
-            T.RandomGrayscale(p=views.grey_p),
+            T.RandomGrayscale(p=views.grayscale_p),
             T.RandomApply([T.GaussianBlur(kernel, sigma=views.blur_sigma)], p=views.blur_p),
             T.RandomSolarize(128, p=views.solarize_p),
             T.RandomHorizontalFlip(p=views.flip_p),

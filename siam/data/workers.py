@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from siam.system.main_module import apart_from_the_main_module
+from siam.system.main_module import without_main_reimport
 from siam.system.malloc import keep_freed_memory
 
 _LOADED = ["siam.data.loader", "siam.measure.features"]
@@ -60,18 +60,18 @@ def batches_of(
         multiprocessing_context="forkserver" if workers else None,
         worker_init_fn=partial(_begin, begin) if workers else None,
     )
-    with apart_from_the_main_module():
+    with without_main_reimport():
         return iter(loader)
 
 
 def _begin(begin: Callable[[int], None] | None, number: int) -> None:
-    Thread(target=_end_with_the_user, daemon=True).start()
+    Thread(target=_exit_with_parent, daemon=True).start()
     keep_freed_memory()
     if begin is not None:
         begin(number)
 
 
-def _end_with_the_user() -> None:
+def _exit_with_parent() -> None:
     """Wait for the process that takes the batches to be gone, however it ended, and end this worker then.
 
     torch's own watchdog looks at the parent. That is the server here, which in turn waits for all its workers

@@ -24,7 +24,7 @@ AT_RISK_RANK = 8.0
 """Effective rank of z below which it is too little for anything but a handful of kinds."""
 
 
-def output_std(z: Tensor) -> Tensor:
+def embedding_std(z: Tensor) -> Tensor:
     """Mean over channels of the std over images of z/|z|, times sqrt(d). z: (B, d). Returns a scalar."""
     z = F.normalize(z.detach().float(), dim=1)
     return z.std(dim=0, correction=0).mean() * z.shape[1] ** 0.5
@@ -40,8 +40,8 @@ def effective_rank(features: Tensor) -> float:
 def verdict(std: float, floor: float = 0.0, rank: float | None = None, most: int = 2048) -> Verdict:
     """What the numbers say: 'healthy', 'at risk' (some dimensions died), or 'collapsed'.
 
-    std: of `output_std`, which sees channels die. floor: what it reads at full collapse, see `floor_of_std`;
-    where that is near 1, in batches of 2 or 3, std says nothing, and only the rank does.
+    std: of `embedding_std`, which sees channels die. floor: what it reads at full collapse, see
+    `std_at_collapse`; where that is near 1, in batches of 2 or 3, std says nothing, and only the rank does.
     rank: effective rank of z, which sees directions die that no channel shows. most: what that rank could be.
     """
     tells = floor < 0.9
@@ -51,7 +51,7 @@ def verdict(std: float, floor: float = 0.0, rank: float | None = None, most: int
     return "at risk" if std < AT_RISK_STD or low_rank else "healthy"
 
 
-def floor_of_std(method: Method, batch_size: int) -> float:
+def std_at_collapse(method: Method, batch_size: int) -> float:
     """The least std x sqrt(d) that a batch can have.
 
     Where BN ends the projector and does not shift, z has mean 0 over the batch: at full collapse all images
@@ -63,7 +63,7 @@ def floor_of_std(method: Method, batch_size: int) -> float:
 
 ADVICE = {
     "collapsed": (
-        "every image gets nearly the same vector. Keep network.target 'stop_gradient' or 'momentum' with a "
+        "every image gets nearly the same vector. Keep method.target 'stop_gradient' or 'momentum' with a "
         "predictor, keep batch norm in the heads, and lower optimizer.lr."
     ),
     "at risk": (

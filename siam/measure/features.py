@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from siam.data.decode import BrokenImage
 from siam.data.geometry import resize
 from siam.data.images import Images
-from siam.data.photometry import normalise
+from siam.data.photometry import normalize
 from siam.data.workers import batches_of
 from siam.errors import DataError
 
@@ -22,7 +22,7 @@ Views = tuple[Tensor, NDArray[np.int64]]
 _LONGEST = 8  # times the shorter side: what lies beyond is never seen, and a panorama would fill memory
 
 
-def centre_view(image: Tensor, size: int) -> Tensor:
+def center_view(image: Tensor, size: int) -> Tensor:
     """The centre of an image, uint8 (3, H, W) -> (3, size, size), as in the 256 / 224 protocol.
 
     The shorter side is resized to 8/7 of `size` (to `size` itself below 64 pixels, where borders matter), and
@@ -32,19 +32,19 @@ def centre_view(image: Tensor, size: int) -> Tensor:
     if (height, width) == (size, size):
         return image
     longest = _LONGEST * min(height, width)
-    image = _centre(image, min(height, longest), min(width, longest))
+    image = _center(image, min(height, longest), min(width, longest))
     shorter = size if size < 64 else round(size * 8 / 7)
     height, width = image.shape[1:]
     sides = (int(shorter * side / min(height, width)) for side in (height, width))
-    return _centre(resize(image, *sides), size, size)
+    return _center(resize(image, *sides), size, size)
 
 
-def _centre(image: Tensor, height: int, width: int) -> Tensor:
+def _center(image: Tensor, height: int, width: int) -> Tensor:
     top, left = (round((a - b) / 2) for a, b in zip(image.shape[1:], (height, width), strict=True))
     return image[:, top : top + height, left : left + width]
 
 
-def centre_views(
+def center_views(
     images: Images,
     size: int,
     indices: NDArray[np.int64] | None = None,
@@ -58,7 +58,7 @@ def centre_views(
     indices = np.arange(len(images)) if indices is None else indices
     batches = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
     pinned = torch.cuda.is_available()
-    for views, read in batches_of(_CentreViews(images, size), batches, workers, pinned=pinned):
+    for views, read in batches_of(_CenterViews(images, size), batches, workers, pinned=pinned):
         if len(read):
             yield views, read
 
@@ -78,7 +78,7 @@ def stream(
     @torch.no_grad()
     def features(views: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            x = normalise(views.to(device, non_blocking=True).float() / 255)
+            x = normalize(views.to(device, non_blocking=True).float() / 255)
             return encoder(x).float()
 
     try:
@@ -117,7 +117,7 @@ def extract(
     return torch.cat(features), np.concatenate(indices)
 
 
-class _CentreViews(Dataset[Any]):
+class _CenterViews(Dataset[Any]):
     def __init__(self, images: Images, size: int) -> None:
         self.images, self.size = images, size
 
@@ -125,7 +125,7 @@ class _CentreViews(Dataset[Any]):
         views, read = [], []
         for i in indices:
             try:
-                views.append(centre_view(self.images.read(int(i)), self.size))
+                views.append(center_view(self.images.read(int(i)), self.size))
             except BrokenImage:
                 continue
             read.append(i)

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from torch import Tensor
 
 from siam.methods import Method
-from siam.objectives.clusters import SwappedClusters
-from siam.objectives.contrast import BatchContrast
 from siam.objectives.cosine import negative_cosine
 from siam.objectives.cross_entropy import softmax_cross_entropy
+from siam.objectives.info_nce import InfoNCE
 from siam.objectives.moving_average import MovingAverage
-from siam.objectives.queue import QueueContrast
+from siam.objectives.nt_xent import NTXent
+from siam.objectives.swapped_prediction import SwappedPrediction
 from siam.parts.objective import Objective
 
 
@@ -25,14 +25,14 @@ def build_objective(method: Method, images: int = 0) -> Objective:
             return Agreement(negative_cosine, symmetric)
         case "cross_entropy":
             return Agreement(softmax_cross_entropy, symmetric)
-        case "contrast":
-            return BatchContrast(method.temperature, symmetric)
-        case "queue":
-            return QueueContrast(method.dim, method.queue, method.temperature, symmetric)
+        case "nt_xent":
+            return NTXent(method.temperature, symmetric)
+        case "info_nce":
+            return InfoNCE(method.dim, method.queue, method.temperature, symmetric)
         case "moving_average":
             return MovingAverage(images, method.dim)
-        case "clusters":
-            return SwappedClusters(method.dim, method.prototypes, method.temperature, symmetric)
+        case "swapped_prediction":
+            return SwappedPrediction(method.dim, method.prototypes, method.temperature, symmetric)
 
 
 class Agreement(Objective):

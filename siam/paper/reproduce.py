@@ -11,13 +11,13 @@ from typing import Any, Literal
 from rich.console import Console
 
 from siam.data.sources import open_images
-from siam.data.views import Broken, read_or_replace
+from siam.data.views import Unreadable, read_or_replace
 from siam.errors import RunError, SettingsError
 from siam.paper.tables import Row, Table, table
 from siam.report.curves import figure2
 from siam.runs.folder import METRICS, open_run
 from siam.runs.history import History
-from siam.runs.saving import Stopped
+from siam.runs.saving import RunStopped
 from siam.settings import recipes
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.settings.pretraining import Settings
@@ -76,8 +76,8 @@ def reproduce(
     if seeds < 1:
         raise SettingsError(f"seeds must be at least 1, got {seeds}")
     base = _base(data, change, scale, "simsiam")
-    if base.method != "simsiam":
-        raise SettingsError("each row of a table names its own method: leave out --method")
+    if base.method.name != "simsiam":
+        raise SettingsError("each row of a table names its own method: leave out --method.name")
     if base.seed:
         raise SettingsError("a table runs seeds 0, 1, ...: leave out --seed, and say how many with --seeds")
     size = len(open_images(base.data).train)
@@ -90,7 +90,7 @@ def reproduce(
     folder = Path(out) if out is not None else Path("runs") / "reproduce" / f"{name}-{scale}"
     wanted = {}
     for row in rows:
-        of_method = _base(data, change, scale, row.change.get("method", "simsiam"))
+        of_method = _base(data, change, scale, row.change.get("method", {}).get("name", "simsiam"))
         wanted[row.name] = from_dict(row.change, of_method)
 
     found = {row.name: Study(row, [], to_dict(wanted[row.name])) for row in rows}
@@ -123,7 +123,7 @@ def _base(data: str | None, change: Callable[[Settings], Settings], scale: Scale
     if source is None:
         raise SettingsError(f"--scale {scale} needs DATA: the folder of its images")
     train = open_images(source).train
-    image, _ = read_or_replace(train, 0, Broken())
+    image, _ = read_or_replace(train, 0, Unreadable())
     return change(recipes.starting_point(recipe, method, source, min(image.shape[1:]), len(train)))
 
 
@@ -145,9 +145,13 @@ def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
 def _train(run: Path, settings: Settings, console: Console) -> dict[str, Any]:
     """Train, or go on. A loss that is not finite is a result here: some rows are known to end so."""
     try:
-        return asdict(start(settings, lambda _: settings, None, run, resume="auto", console=console))
-    except Stopped:
-        raise Stopped(f"stopped as asked, and saved in {run}: the same command goes on") from None
+        return asdict(
+            start(
+                settings, settings.method.name, lambda _: settings, None, run, resume="auto", console=console
+            )
+        )
+    except RunStopped:
+        raise RunStopped(f"stopped as asked, and saved in {run}: the same command goes on") from None
     except RunError as error:
         if "not finite" not in str(error):
             raise
@@ -201,7 +205,7 @@ def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
     """Measured beside published. facts: of the machine, and the command."""
     seeds = max(len(s.outcomes) for s in found)
     settings = found[0].settings
-    beside = next((s for s in found if s.mean("knn_random_init")), found[0])
+    beside = next((s for s in found if s.mean("untrained_knn")), found[0])
     lines = [
         f"# {chosen.title} ({chosen.source})",
         "",
@@ -224,8 +228,8 @@ def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        f"kNN on raw pixels: {_plus_minus(beside.mean('knn_raw_pixels'), 100, 1)} %; of the untrained "
-        f"network: {_plus_minus(beside.mean('knn_random_init'), 100, 1)} %.",
+        f"kNN on raw pixels: {_plus_minus(beside.mean('pixel_knn'), 100, 1)} %; of the untrained "
+        f"network: {_plus_minus(beside.mean('untrained_knn'), 100, 1)} %.",
         f"Measured: {settings['data']}, {settings['backbone']} x {settings['width']:g}, "
         f"{settings['epochs']} epochs, k = {settings['monitor']['knn_k']}, seeds: {seeds}; "
         f"{facts['machine']}, {facts['date']}, torch {facts['torch']}"

@@ -41,8 +41,8 @@ def table(name: str) -> Table:
     return TABLES[name]
 
 
-def _network(**changes: Any) -> Change:
-    return {"network": changes}
+def _method(**changes: Any) -> Change:
+    return {"method": changes}
 
 
 def _warmed_up(base: Settings) -> Change:
@@ -55,14 +55,14 @@ def _stop_gradient(base: Settings, steps: int) -> list[Row]:
     decayed = {"optimizer": {"predictor_lr": "cosine"}}
     return [
         Row("with stop-gradient", decayed, 67.7, "± 0.1 over 5 trials"),
-        Row("without stop-gradient", {**decayed, **_network(target="live")}, 0.1),
+        Row("without stop-gradient", {**decayed, **_method(target="gradient")}, 0.1),
     ]
 
 
 def _predictor(base: Settings, steps: int) -> list[Row]:
     return [
-        Row("no predictor", _network(predictor="none"), 0.1),
-        Row("fixed random initialisation", _network(predictor="fixed"), 1.5),
+        Row("no predictor", _method(predictor="none"), 0.1),
+        Row("fixed random initialisation", _method(predictor="fixed"), 1.5),
         Row("learning rate decayed", {"optimizer": {"predictor_lr": "cosine"}}, 67.7),
         Row("learning rate constant", {"optimizer": {"predictor_lr": "constant"}}, 68.1),
     ]
@@ -85,36 +85,36 @@ def _batch_size(base: Settings, steps: int) -> list[Row]:
 
 def _batch_norm(base: Settings, steps: int) -> list[Row]:
     return [
-        Row("none", {**_network(batch_norm="none"), **_warmed_up(base)}, 34.6),
-        Row("hidden layers only", _network(batch_norm="hidden"), 67.4),
-        Row("default: hidden, projector output", _network(batch_norm="default", output_affine=True), 68.1),
-        Row("default, output without affine", _network(batch_norm="default", output_affine=False), 68.2),
-        Row("all: predictor output too", _network(batch_norm="all"), None, "unstable"),
+        Row("none", {**_method(batch_norm="none"), **_warmed_up(base)}, 34.6),
+        Row("hidden layers only", _method(batch_norm="hidden"), 67.4),
+        Row("default: hidden, projector output", _method(batch_norm="default", output_affine=True), 68.1),
+        Row("default, output without affine", _method(batch_norm="default", output_affine=False), 68.2),
+        Row("all: predictor output too", _method(batch_norm="all"), None, "unstable"),
     ]
 
 
 def _similarity(base: Settings, steps: int) -> list[Row]:
     return [
-        Row("cosine", _network(objective="cosine"), 68.1),
-        Row("softmax cross-entropy", _network(objective="cross_entropy"), 63.2),
+        Row("cosine", _method(objective="cosine"), 68.1),
+        Row("softmax cross-entropy", _method(objective="cross_entropy"), 63.2),
     ]
 
 
 def _symmetry(base: Settings, steps: int) -> list[Row]:
     return [
-        Row("symmetric", _network(symmetry="symmetric"), 68.1),
-        Row("asymmetric", _network(symmetry="asymmetric"), 64.8),
-        Row("asymmetric, 2x sampling", _network(symmetry="asymmetric_2x"), 67.3),
+        Row("symmetric", _method(symmetry="symmetric"), 68.1),
+        Row("asymmetric", _method(symmetry="asymmetric"), 64.8),
+        Row("asymmetric, 2x sampling", _method(symmetry="asymmetric_2x"), 67.3),
     ]
 
 
 def _dimension(base: Settings, steps: int) -> list[Row]:
     published = {256: 65.3, 512: 67.2, 1024: 67.5, 2048: 68.1}
-    dims = {paper: base.network.dim * paper // 2048 for paper in published}
+    dims = {paper: base.method.dim * paper // 2048 for paper in published}
     return [
         Row(
             f"d = {dims[paper]}",
-            _network(dim=dims[paper], predictor_hidden=max(1, dims[paper] // 4)),  # always a quarter
+            _method(dim=dims[paper], predictor_hidden=max(1, dims[paper] // 4)),  # always a quarter
             value,
             f"{paper} in the paper",
         )
@@ -126,37 +126,36 @@ def _alternation(base: Settings, steps: int) -> list[Row]:
     """The encoder of k steps ago as the target is a slow copy that jumps (momentum 0) every k steps."""
 
     def every(k: int) -> Change:
-        return _network(target="momentum", momentum=0.0, momentum_schedule="constant", momentum_every=k)
+        return _method(target="momentum", momentum=0.0, momentum_schedule="constant", momentum_every=k)
 
     return [
         Row("1 step: SimSiam", {}, 68.1),
         Row("10 steps", every(10), 68.7),
         Row("100 steps", every(100), 68.9),
         Row("1 epoch", every(steps), 67.0),
-        Row("moving average, no predictor", _network(predictor="none", objective="moving_average"), 55.0),
+        Row("moving average, no predictor", _method(predictor="none", objective="moving_average"), 55.0),
     ]
 
 
 def _hub(base: Settings, steps: int) -> list[Row]:
-    simclr, swav = {"method": "simclr"}, {"method": "swav"}
-    stop = {"predictor": "learned", "target": "stop_gradient"}
+    predictor, stop = {"predictor": "learned"}, {"target": "stop_gradient"}
     return [
-        Row("SimCLR", simclr, 66.5),
-        Row("SimCLR + predictor", {**simclr, **_network(predictor="learned")}, 66.4),
-        Row("SimCLR + predictor + stop-gradient", {**simclr, **_network(**stop)}, 66.0),
-        Row("SwAV", swav, 66.5),
-        Row("SwAV + predictor", {**swav, **_network(predictor="learned")}, 65.2),
-        Row("SwAV, no stop-gradient", {**swav, **_network(target="live")}, None, "NaN"),
+        Row("SimCLR", _method(name="simclr"), 66.5),
+        Row("SimCLR + predictor", _method(name="simclr", **predictor), 66.4),
+        Row("SimCLR + predictor + stop-gradient", _method(name="simclr", **predictor, **stop), 66.0),
+        Row("SwAV", _method(name="swav"), 66.5),
+        Row("SwAV + predictor", _method(name="swav", **predictor), 65.2),
+        Row("SwAV, no stop-gradient", _method(name="swav", target="gradient"), None, "NaN"),
     ]
 
 
 def _methods(base: Settings, steps: int) -> list[Row]:
     return [
-        Row("SimCLR", {"method": "simclr"}, 66.5, "batch 4096"),
-        Row("MoCo v2", {"method": "moco_v2"}, 67.4, "batch 256"),
-        Row("BYOL", {"method": "byol"}, 66.5, "batch 4096"),
-        Row("SwAV", {"method": "swav"}, 66.5, "batch 4096"),
-        Row("SimSiam", {"method": "simsiam"}, 68.1, "batch 256"),
+        Row("SimCLR", _method(name="simclr"), 66.5, "batch 4096"),
+        Row("MoCo v2", _method(name="moco_v2"), 67.4, "batch 256"),
+        Row("BYOL", _method(name="byol"), 66.5, "batch 4096"),
+        Row("SwAV", _method(name="swav"), 66.5, "batch 4096"),
+        Row("SimSiam", _method(name="simsiam"), 68.1, "batch 256"),
     ]
 
 

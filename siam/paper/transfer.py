@@ -90,7 +90,7 @@ def _published(run: str) -> str | None:
     first = opened.metrics()[:1] if (opened.folder / METRICS).exists() else []
     if first and first[0].get("layout") == "torchvision or timm":
         return "ImageNet supervised"
-    return METHODS.get(opened.settings.method)
+    return METHODS.get(opened.settings.method.name)
 
 
 def _file_name(row: str) -> str:

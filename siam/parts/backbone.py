@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from siam.errors import SettingsError, first_words
+from siam.errors import SettingsError, first_line
 
 SMALL_IMAGE = 64
 """Below this side (pixels) a ResNet's 7x7 stride-2 stem and max-pool would leave too little to see."""
@@ -60,7 +60,7 @@ def require_fit(backbone: nn.Module, name: str, image_size: int) -> None:
     except (RuntimeError, ValueError, AssertionError) as error:
         raise SettingsError(
             f"backbone '{name}' cannot take views of {image_size} x {image_size} pixels "
-            f"({first_words(error)}): set views.size to a size that it is made for, or take another backbone"
+            f"({first_line(error)}): set views.size to a size that it is made for, or take another backbone"
         ) from None
     backbone.train()
 

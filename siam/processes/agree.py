@@ -5,7 +5,7 @@ who merely has several GPUs. Either way RANK, WORLD_SIZE and their like stand in
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,7 +17,7 @@ from siam.processes.gather import rank, world_size
 T = TypeVar("T")
 
 
-def from_first(make: Callable[[], T]) -> T:
+def on_rank_zero(make: Callable[[], T]) -> T:
     """What the first process makes, in every process; a SiamError that it raises is raised in all."""
     if world_size() == 1:
         return make()
@@ -29,18 +29,18 @@ def from_first(make: Callable[[], T]) -> T:
             made = [error]
     dist.broadcast_object_list(made, src=0, device=torch.device("cpu"))
     if isinstance(made[0], SiamError):
-        raise alike(made[0])
+        raise_everywhere(made[0])
     result: T = made[0]
     return result
 
 
-def alike(error: SiamError) -> SiamError:
-    """`error`, marked as raised in all processes: the first one tells it."""
-    error.alike = True
-    return error
+def raise_everywhere(error: SiamError) -> NoReturn:
+    """Raise `error`, which every rank raises at this point: rank 0 alone prints it."""
+    error.on_all_ranks = True
+    raise error
 
 
-def from_all(value: T) -> list[T]:
+def all_gather_object(value: T) -> list[T]:
     """What each process has, in order."""
     if world_size() == 1:
         return [value]
@@ -68,7 +68,7 @@ def join(x: Tensor) -> Tensor:
     """The rows of all processes, each of which may have another number: (n, ...) -> (N, ...). On the CPU."""
     if world_size() == 1:
         return x
-    counts = from_all(len(x))
+    counts = all_gather_object(len(x))
     padded = torch.zeros(max(counts), *x.shape[1:], dtype=x.dtype)
     padded[: len(x)] = x
     shares = [torch.empty_like(padded) for _ in counts]
@@ -76,7 +76,7 @@ def join(x: Tensor) -> Tensor:
     return torch.cat([share[:count] for share, count in zip(shares, counts, strict=True)])
 
 
-class Vote:
+class AnyRankFlag:
     """What one process wants, all do at the same step.
 
     Each call casts this process's wishes and returns those that anyone cast at the call before, so that

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from siam.processes.gather import world_size
 
 
-def synchronise(network: nn.Module, device: torch.device) -> nn.Module:
+def synchronize_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
     """`network` with every BN layer synchronised; parameters, buffers and their names stay as they are."""
     if device.type == "cuda":
         from timm.layers import convert_sync_batchnorm  # torch's forgets the activations in timm's BN layers
@@ -47,7 +47,7 @@ class SyncedBatchNorm(_BatchNorm):
             return self._after(super().forward(input))
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        out, mean, var, n = _Normalise.apply(input, self.weight, self.bias, self.eps)
+        out, mean, var, n = _Normalize.apply(input, self.weight, self.bias, self.eps)
         if self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 share = self.momentum
@@ -62,7 +62,7 @@ class SyncedBatchNorm(_BatchNorm):
         return out
 
 
-class _Normalise(torch.autograd.Function):
+class _Normalize(torch.autograd.Function):
     """x (b, C, ...) -> normalised x; mean, variance and count over all processes, of each channel (C,)."""
 
     @staticmethod

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from siam.processes.agree import average
-from siam.processes.batch_norm import synchronise
+from siam.processes.batch_norm import synchronize_batch_norm
 from siam.processes.gather import world_size
 
 
@@ -20,7 +20,7 @@ def parallel(network: nn.Module, device: torch.device, sync_bn: bool) -> nn.Modu
     if world_size() == 1:
         return network
     if sync_bn:
-        synchronise(network, device)
+        synchronize_batch_norm(network, device)
     # Statistics are the same in all, or their own business: there is nothing to broadcast.
     new_name = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.14
     options: dict[str, Any] = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}

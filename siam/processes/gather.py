@@ -30,7 +30,7 @@ def gather(x: Tensor) -> Tensor:
     return out
 
 
-def own_rows(x: Tensor) -> Tensor:
+def local_shard(x: Tensor) -> Tensor:
     """This process's share of the global batch: (B, ...) -> (B/W, ...)."""
     return x.chunk(world_size())[rank()]
 

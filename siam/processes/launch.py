@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import torch
 
 from siam.errors import RunError, SettingsError, SiamError
-from siam.processes.rendezvous import Lost
-from siam.system.main_module import apart_from_the_main_module
+from siam.processes.rendezvous import ProcessLostError
+from siam.system.main_module import without_main_reimport
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ _OURS = "SIAM_LAUNCHED_BY"  # process that started this one
 def how_many(devices: int, device: str, batch_size: int, parts: int = 1) -> int:
     """Processes to start here: as asked for, or as many GPUs as share the batch equally.
 
-    parts: of a process's share that pass one after another (`accumulate`), equal as well.
+    parts: of a process's share that pass one after another (`grad_accum`), equal as well.
     Raises SettingsError where the batch cannot be shared.
     """
     if devices == 0:
@@ -42,7 +42,7 @@ def how_many(devices: int, device: str, batch_size: int, parts: int = 1) -> int:
 def require_equal_shares(batch_size: int, processes: int, parts: int = 1) -> None:
     """Raises SettingsError unless each part in each process is of as many images, at least 2."""
     if not _shares(batch_size, processes * parts):
-        each = "each" if parts == 1 else f"each of the {parts} parts that accumulate makes"
+        each = "each" if parts == 1 else f"each of the {parts} parts of gradient accumulation"
         raise SettingsError(
             f"batch_size {batch_size} cannot be shared by {processes} processes: it must be a multiple of "
             f"{processes * parts}, with at least 2 images for {each}"
@@ -71,7 +71,7 @@ def launch(processes: int, work: Callable[..., T], *arguments: Any) -> T:
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, _OURS: os.getpid(),
         }  # fmt: skip
         member = context.Process(target=_member, args=(place, theirs, work, arguments))
-        with apart_from_the_main_module():
+        with without_main_reimport():
             member.start()
         theirs.close()
         members.append(member)
@@ -87,7 +87,7 @@ def launch(processes: int, work: Callable[..., T], *arguments: Any) -> T:
             )
     errors = [value for value in answers.values() if isinstance(value, SiamError)]
     if errors:
-        raise next((error for error in errors if not isinstance(error, Lost)), errors[0])
+        raise next((error for error in errors if not isinstance(error, ProcessLostError)), errors[0])
     result: T = answers[0]
     return result
 

@@ -15,18 +15,18 @@ from torch.distributed.rendezvous import rendezvous
 from siam.errors import RunError, SiamError
 
 
-class Lost(RunError):
+class ProcessLostError(RunError):
     """The other processes of a run do not answer."""
 
     exit_status = 75  # EX_TEMPFAIL: a run to resume
 
 
-def started_together() -> bool:
+def is_distributed() -> bool:
     """Whether torchrun or `launch` started this process among others."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def restarted() -> bool:
+def was_restarted() -> bool:
     """Whether torchrun or SLURM started this process again after a failure: there may be a run to resume."""
     counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
     return any(int(os.environ.get(name) or 0) for name in counts)
@@ -34,25 +34,25 @@ def restarted() -> bool:
 
 def local_device(name: str) -> str:
     """Each process on a machine takes a GPU of its own."""
-    if started_together() and name in ("auto", "cuda") and torch.cuda.is_available():
+    if is_distributed() and name in ("auto", "cuda") and torch.cuda.is_available():
         return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     return name
 
 
 @contextmanager
-def joined(device: str, seconds: float) -> Iterator[None]:
+def process_group(device: str, seconds: float) -> Iterator[None]:
     """Find the other processes and stay together; a process on its own does nothing.
 
-    seconds: after which silence counts as loss. Raises Lost when they are gone.
+    seconds: after which silence counts as loss. Raises ProcessLostError when they are gone.
     """
-    if not started_together():
+    if not is_distributed():
         yield
         return
     on_gpus = device != "cpu" and torch.cuda.is_available()
     backend, timeout = "cpu:gloo,cuda:nccl" if on_gpus else "gloo", timedelta(seconds=seconds)
     try:
         store, rank, processes = next(rendezvous("env://", timeout=timeout))
-        fresh = PrefixStore(_meet(store, rank, processes, timeout), store)
+        fresh = PrefixStore(_agree_on_prefix(store, rank, processes, timeout), store)
         dist.init_process_group(backend, store=fresh, rank=rank, world_size=processes, timeout=timeout)
         yield
     except SiamError:
@@ -60,7 +60,7 @@ def joined(device: str, seconds: float) -> Iterator[None]:
     except (dist.DistError, RuntimeError, ConnectionError) as error:
         if not isinstance(error, (dist.DistError, ConnectionError)) and "gloo" not in str(error):
             raise
-        raise Lost(
+        raise ProcessLostError(
             f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} has lost the others "
             f"({_reason(error)}); go on from the last checkpoint with --resume auto"
         ) from None
@@ -68,7 +68,7 @@ def joined(device: str, seconds: float) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _meet(store: Store, rank: int, processes: int, timeout: timedelta) -> str:
+def _agree_on_prefix(store: Store, rank: int, processes: int, timeout: timedelta) -> str:
     """A name for this start of the processes, the same in all: what each writes in `store` goes under it.
 
     torchrun keeps one store through all restarts, with the addresses of the killed processes in it

@@ -10,7 +10,7 @@ from siam.data.images import Images
 from siam.data.loader import ViewLoader
 from siam.data.subset import Subset
 from siam.errors import DataError, RunError
-from siam.measure.features import centre_views, extract
+from siam.measure.features import center_views, extract
 from siam.runs.encoder import Encoder
 from siam.settings.pretraining import LoaderSettings, Settings, ViewSettings
 from siam.train.optimizer import decay
@@ -63,11 +63,11 @@ def fit(
             progress(step + 1, value)
 
 
-def labelled_loader(
+def labeled_loader(
     images: Subset, size: int, batch_size: int, epochs: int, seed: int, workers: int, device: torch.device
 ) -> ViewLoader:
-    """One view of each image: a random crop of 8 to 100 % of it, and a flip; no colour is changed."""
-    views = ViewSettings(size=size, scale=(0.08, 1.0), jitter_p=0.0, grey_p=0.0, blur_p=0.0)
+    """One view of each image: a random crop of 8 to 100 % of it, and a flip; no color is changed."""
+    views = ViewSettings(size=size, scale=(0.08, 1.0), jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
     settings = Settings(
         data=images.name, batch_size=min(batch_size, len(images)), epochs=epochs, seed=seed, views=views,
         loader=LoaderSettings(workers=workers),
@@ -81,5 +81,5 @@ def score_images(
     """Scores (M, classes) of the centre views, and the true classes (M,); unreadable images are left out."""
     if images.labels is None:
         raise DataError(f"{images.name} has no labels: put its images into one folder per class")
-    scores, which = extract(model, centre_views(images, size, workers=workers), device, bf16)
+    scores, which = extract(model, center_views(images, size, workers=workers), device, bf16)
     return scores, torch.from_numpy(images.labels[which])

@@ -14,9 +14,9 @@ from torch import Tensor
 from siam.data.images import Images
 from siam.data.loader import default_workers
 from siam.data.sources import open_images
-from siam.data.subset import Subset, hold_out, labelled_share
+from siam.data.subset import Subset, hold_out, labeled_subset
 from siam.errors import DataError, SettingsError, near
-from siam.measure.features import centre_views, extract
+from siam.measure.features import center_views, extract
 from siam.measure.knn import knn_predict
 from siam.protocols.finetune import FinetuneSettings, finetune
 from siam.protocols.linear import LinearSettings, linear
@@ -31,7 +31,7 @@ _HELD_OUT = 0.2
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluateSettings:
     """How to measure. What a protocol has no use for is ignored; None takes the protocol's own default."""
 
     protocol: Protocol = "knn"
@@ -40,7 +40,7 @@ class Asked:
     """Labelled images to classify, when they lie elsewhere."""
     labels: float = 1.0
     """Share of the training labels to use, the same of every class (semi-supervised: 0.01 or 0.1)."""
-    random_init: bool = False
+    untrained: bool = False
     """Measure the network as it was before training, to compare."""
     k: int = 200
     """Neighbours that vote (knn)."""
@@ -79,20 +79,20 @@ class Asked:
 def evaluate(
     run: str | Path,
     data: str | Path,
-    asked: Asked | None = None,
+    asked: EvaluateSettings | None = None,
     console: Console | None = None,
     **options: Any,
 ) -> Result:
     """Measure the encoder of `run` on the labelled images in `data`.
 
-    options: fields of `Asked`, such as protocol="linear". Without `val`, the val/ or test/ folder in `data`
-    serves, or a fifth of its images is held out. Raises SiamError: no labels, classes that differ, ...
+    options: fields of `EvaluateSettings`, such as protocol="linear". Without `val`, the val/ or test/ folder
+    in `data` serves, or a fifth of its images is held out. Raises SiamError: no labels, other classes, ...
     """
     started = time.monotonic()
-    asked = replace(asked or Asked(), **options)
+    asked = replace(asked or EvaluateSettings(), **options)
     device = pick_device(asked.device)
-    encoder = (untrained if asked.random_init else load)(run, str(device))
-    train, val, held_out = _labelled(data, asked)
+    encoder = (untrained if asked.untrained else load)(run, str(device))
+    train, val, held_out = _labeled(data, asked)
     console = console or Console(stderr=True)
     absent = sorted(set(train.classes) - {train.classes[i] for i in set(np.asarray(val.labels).tolist())})
     if absent:
@@ -106,7 +106,7 @@ def evaluate(
         held_out=held_out,
         seconds=time.monotonic() - started,
         labels=asked.labels,
-        encoder="random" if asked.random_init else "trained",
+        encoder="random" if asked.untrained else "trained",
         detail=detail,
     )
 
@@ -114,7 +114,9 @@ def evaluate(
 class Measure:
     """The protocols: each takes labelled images, and gives scores (M, classes), truth (M,), what it chose."""
 
-    def __init__(self, asked: Asked, encoder: Encoder, device: torch.device, console: Console) -> None:
+    def __init__(
+        self, asked: EvaluateSettings, encoder: Encoder, device: torch.device, console: Console
+    ) -> None:
         self.asked, self.encoder, self.device, self.console = asked, encoder, device, console
         self.bf16 = uses_bf16("auto", device)
         self.workers = asked.workers if asked.workers >= 0 else default_workers(device)
@@ -159,7 +161,7 @@ class Measure:
         with Progress(console=self.console) as bar:
             for images in sets:
                 task = bar.add_task(f"features of {images.name}", total=len(images))
-                views = centre_views(images, self.encoder.image_size, workers=self.workers)
+                views = center_views(images, self.encoder.image_size, workers=self.workers)
                 x, which = extract(
                     self.encoder,
                     views,
@@ -199,7 +201,7 @@ class _StepBar:
         self.bar.update(self.task, total=total, completed=step, state=f"loss {loss:.3f}")
 
 
-def _labelled(data: str | Path, asked: Asked) -> tuple[Subset, Images, bool]:
+def _labeled(data: str | Path, asked: EvaluateSettings) -> tuple[Subset, Images, bool]:
     """The labelled share of the training images, the validation images, and whether those were held out."""
     sets = open_images(data)
     val = sets.val if asked.val is None else open_images(asked.val).train
@@ -213,5 +215,5 @@ def _labelled(data: str | Path, asked: Asked) -> tuple[Subset, Images, bool]:
         raise DataError(f"{sets.train.name} has a single class: there is nothing to tell apart")
     if val is None:
         train, held = hold_out(sets.train, _HELD_OUT)
-        return labelled_share(train, asked.labels, asked.seed), held, True
-    return labelled_share(sets.train, asked.labels, asked.seed), val, False
+        return labeled_subset(train, asked.labels, asked.seed), held, True
+    return labeled_subset(sets.train, asked.labels, asked.seed), val, False

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from siam.data.images import Images
 from siam.data.subset import Subset
-from siam.protocols.classifier import Classifier, fit, labelled_loader, score_images
+from siam.protocols.classifier import Classifier, fit, labeled_loader, score_images
 from siam.runs.encoder import Encoder
 
 
@@ -42,7 +42,7 @@ def finetune(
     assert train.labels is not None
     torch.manual_seed(settings.seed)
     model = Classifier(encoder.requires_grad_(True), len(train.classes)).to(device).train()
-    loader = labelled_loader(
+    loader = labeled_loader(
         train, encoder.image_size, settings.batch_size, settings.epochs, settings.seed, workers, device
     )
     scale = loader.settings.batch_size / 256

@@ -14,7 +14,7 @@ from torch import Tensor
 from siam.data.images import Images
 from siam.data.subset import Subset
 from siam.errors import RunError
-from siam.protocols.classifier import Classifier, fit, labelled_loader, score_images
+from siam.protocols.classifier import Classifier, fit, labeled_loader, score_images
 from siam.runs.encoder import Encoder
 
 
@@ -49,7 +49,7 @@ def linear(
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
 
     model = Classifier(encoder, len(train.classes)).to(device)
-    loader = labelled_loader(
+    loader = labeled_loader(
         train, encoder.image_size, settings.batch_size, settings.epochs, settings.seed, workers, device
     )
     rate = settings.lr * loader.settings.batch_size / 256

@@ -25,38 +25,38 @@ MOST_POINTS = 400
 
 
 Draw = Callable[[Axes, History, str], None]
-"""axes, what to draw, the colour of the line"""
+"""axes, what to draw, the color of the line"""
 
 
-def loss(ax: Axes, history: History, colour: str) -> None:
+def loss(ax: Axes, history: History, color: str) -> None:
     """The loss; of the cosine objective down to its floor of -1, where a run without stop-gradient ends."""
     ax.set_title("loss")
-    _steps_and_means(ax, history, "loss", colour)
-    if history.settings.network.objective == "cosine":
+    _steps_and_means(ax, history, "loss", color)
+    if history.settings.method.objective == "cosine":
         _reference(ax, -1.0, "floor of the cosine −1", above=False)
     if any(line.get_gid() for line in ax.lines):  # also where a run before this one had the floor
         low, high = -1.0, max(-0.9, *_drawn(ax))
         ax.set_ylim(low - 0.14 * (high - low), high + 0.05 * (high - low))
 
 
-def std(ax: Axes, history: History, colour: str) -> None:
+def std(ax: Axes, history: History, color: str) -> None:
     """The std of z/|z| as in the paper, hence what was recorded without its factor sqrt(d), and 1/sqrt(d)."""
-    even = 1 / math.sqrt(history.settings.network.dim)
+    even = 1 / math.sqrt(history.settings.method.dim)
     ax.set_title("std of z/|z|")
-    _steps_and_means(ax, history, "std", colour, scale=even)
+    _steps_and_means(ax, history, "std", color, scale=even)
     ax.set_ylim(0, 1.2 * max(even, *_drawn(ax)))
     _reference(ax, even, f"1/√d = {even:.3g}", above=True)
 
 
-def knn(ax: Axes, history: History, colour: str) -> None:
+def knn(ax: Axes, history: History, color: str) -> None:
     """kNN accuracy; it starts where random initialisation stands."""
     ax.set_title("kNN accuracy")
     x, y = history.series("epoch", "knn")
     facts = history.latest()
-    raw, random = facts.get("knn_raw_pixels"), facts.get("knn_random_init")
+    raw, random = facts.get("pixel_knn"), facts.get("untrained_knn")
     if random is not None:
         x, y = np.r_[0.0, x], np.r_[random, y]
-    _line(ax, x, y, colour, "knn")
+    _line(ax, x, y, color, "knn")
     high = max(0.1, *_drawn(ax), raw or 0.0)
     ax.set_ylim(0, min(1.0, 1.15 * high))
     ax.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
@@ -66,24 +66,24 @@ def knn(ax: Axes, history: History, colour: str) -> None:
         _reference(ax, random, f"random init {100 * random:.1f} %", above=raw is not None and random > raw)
 
 
-def rank(ax: Axes, history: History, colour: str) -> None:
+def rank(ax: Axes, history: History, color: str) -> None:
     """Effective rank of the backbone's features."""
     ax.set_title("effective rank of the features")
-    _line(ax, *history.series("epoch", "rank"), colour, "rank")
+    _line(ax, *history.series("epoch", "rank"), color, "rank")
     _from_zero(ax)
 
 
-def learning_rate(ax: Axes, history: History, colour: str) -> None:
+def learning_rate(ax: Axes, history: History, color: str) -> None:
     """Learning rate of all but the predictor, which may stay constant."""
     ax.set_title("learning rate")
-    _line(ax, *history.series("step", "lr"), colour, "lr")
+    _line(ax, *history.series("step", "lr"), color, "lr")
     _from_zero(ax)
 
 
-def rate(ax: Axes, history: History, colour: str) -> None:
+def rate(ax: Axes, history: History, color: str) -> None:
     """Pairs per second, so that a stalling loader is seen."""
     ax.set_title("pairs per second")
-    _line(ax, *history.series("step", "pairs_per_second"), colour, "pairs_per_second")
+    _line(ax, *history.series("step", "pairs_per_second"), color, "pairs_per_second")
     _from_zero(ax)
 
 
@@ -101,9 +101,9 @@ def figure2(histories: Mapping[str, History]) -> Figure:
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     for ax, draw in zip(figure.subplots(1, 3), (loss, std, knn), strict=True):
         for i, (name, history) in enumerate(histories.items()):
-            colour = LINES[i % len(LINES)]
-            draw(ax, history, colour)
-            ax.plot([], [], color=colour, label=name)  # for the legend
+            color = LINES[i % len(LINES)]
+            draw(ax, history, color)
+            ax.plot([], [], color=color, label=name)  # for the legend
         _dress(ax, list(histories.values()))
     if len(histories) > 1:
         handles = [line for line in figure.axes[0].lines if line.get_label() in histories]
@@ -114,7 +114,7 @@ def figure2(histories: Mapping[str, History]) -> Figure:
 def inline_svg(figure: Figure, name: str) -> str:
     """An <svg> element to stand in a page; the same figure gives the same text.
 
-    The palette's colours become CSS variables (--ink, --muted, --grid, --line0, ...); the font is the page's.
+    The palette's colors become CSS variables (--ink, --muted, --grid, --line0, ...); the font is the page's.
     name: unique in the page, since ids within the drawing derive from it.
     """
     file = io.StringIO()
@@ -127,26 +127,26 @@ def inline_svg(figure: Figure, name: str) -> str:
     svg = re.sub(r"font-family:[^;\"]*; ?", "", svg)
     used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', svg))
     svg = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", svg)
-    for variable, colour in PALETTE.items():
-        svg = svg.replace(colour, f"var(--{variable})")
+    for variable, color in PALETTE.items():
+        svg = svg.replace(color, f"var(--{variable})")
     return re.sub(r"\n\s*", "\n", svg)
 
 
-def _steps_and_means(ax: Axes, history: History, name: str, colour: str, scale: float = 1.0) -> None:
+def _steps_and_means(ax: Axes, history: History, name: str, color: str, scale: float = 1.0) -> None:
     """Logged steps as a faint line, means of epochs over it; the steps alone before there are any."""
     x, y = history.series("step", name)
     middles, means = history.series("epoch", name, before=0.5)
-    _line(ax, x, y * scale, colour, f"{name} of steps", faint=len(means) > 0)
-    _line(ax, middles, means * scale, colour, f"{name} of epochs")
+    _line(ax, x, y * scale, color, f"{name} of steps", faint=len(means) > 0)
+    _line(ax, middles, means * scale, color, f"{name} of epochs")
 
 
 def _line(
-    ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], colour: str, label: str, faint: bool = False
+    ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], color: str, label: str, faint: bool = False
 ) -> None:
     x, y = thinned(x, y)
     marker = "o" if len(x) <= 20 and not faint else ""
     width, alpha = (1.0, 0.35) if faint else (1.8, 1.0)
-    (line,) = ax.plot(x, y, color=colour, linewidth=width, alpha=alpha, label=label, clip_on=False)
+    (line,) = ax.plot(x, y, color=color, linewidth=width, alpha=alpha, label=label, clip_on=False)
     line.set(marker=marker, markersize=3.5, in_layout=False)  # nowhere, where all of it is NaN
 
 

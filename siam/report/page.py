@@ -12,7 +12,7 @@ from siam.measure.collapse import ADVICE
 from siam.methods import METHODS, Method
 from siam.report import curves
 from siam.report.pictures import Pictures, neighbours_html, pairs_html
-from siam.runs.folder import BROKEN, EVALUATIONS, REPORT, TRANSFERS, Run, open_run
+from siam.runs.folder import EVALUATIONS, REPORT, TRANSFERS, UNREADABLE, Run, open_run
 from siam.runs.history import History
 from siam.settings.pretraining import Settings
 from siam.system.files import write_atomically
@@ -29,14 +29,14 @@ FIGURE3 = {
     "target": {
         "stop_gradient": "stop-gradient on the target branch",
         "momentum": "slow copy of the encoder as the target branch",
-        "live": "gradient through both branches",
+        "gradient": "gradient through both branches",
     },
     "objective": {
         "cosine": "cosine similarity",
         "cross_entropy": "softmax cross-entropy",
-        "contrast": "contrast with the batch",
-        "queue": "contrast with a queue",
-        "clusters": "swapped clusters",
+        "nt_xent": "contrast with the batch",
+        "info_nce": "contrast with a queue",
+        "swapped_prediction": "swapped clusters",
         "moving_average": "cosine similarity to a moving average",
     },
     "symmetry": {
@@ -101,7 +101,7 @@ def _header(name: str, run: Run, history: History) -> str:
     pill, style, meaning, advice = _verdict(history, latest)
     advised = f'<p class="advice {style}">{escape(advice)}</p>' if advice else ""
     facts = {
-        "Method": _in_words(settings.method, settings.network),
+        "Method": _in_words(settings.method),
         "Data": _data(settings.data, latest) + _unreadable(run.folder),
         "Backbone": _backbone(settings, latest),
         "Training": escape(
@@ -141,19 +141,19 @@ def _verdict(history: History, latest: dict[str, Any]) -> tuple[str, str, str, s
 
 def _not_better(latest: dict[str, Any]) -> str:
     """A healthy spread is not yet a good representation: what kNN says against it, if anything."""
-    rivals = {"raw pixels": "knn_raw_pixels", "random initialisation": "knn_random_init"}
+    rivals = {"raw pixels": "pixel_knn", "random initialisation": "untrained_knn"}
     better = [
         name for name, key in rivals.items() if "knn" in latest and latest.get(key, -1.0) >= latest["knn"]
     ]
     return f" Yet kNN is no better than with {' or '.join(better)}." if better else ""
 
 
-def _in_words(name: str, network: Method) -> str:
+def _in_words(method: Method) -> str:
     """The method as Figure 3 has it; what differs from the published one is marked."""
-    published = METHODS.get(name, network)
+    name, published = method.name, METHODS.get(method.name, method)
     parts = []
     for field, words in FIGURE3.items():
-        value = getattr(network, field)
+        value = getattr(method, field)
         word = escape(words.get(value, value))
         same = value == getattr(published, field)
         parts.append(word if same else f'<span class="changed">{word} (changed)</span>')
@@ -168,10 +168,10 @@ def _data(data: str, latest: dict[str, Any]) -> str:
 
 
 def _unreadable(folder: Path) -> str:
-    """How many lines broken.txt has, where there is one."""
-    file = folder / BROKEN
+    """How many lines unreadable.txt has, where there is one."""
+    file = folder / UNREADABLE
     count = file.read_bytes().count(b"\n") if file.exists() else 0
-    return f"; not all could be read: {BROKEN} lists {count:,}" if count else ""
+    return f"; not all could be read: {UNREADABLE} lists {count:,}" if count else ""
 
 
 def _backbone(settings: Settings, latest: dict[str, Any]) -> str:
@@ -187,8 +187,8 @@ def _cards(settings: Settings, history: History, latest: dict[str, Any]) -> str:
     if "knn" in latest:
         rows = (
             ("this run", "knn", "own"),
-            ("raw pixels", "knn_raw_pixels", ""),
-            ("random init", "knn_random_init", ""),
+            ("raw pixels", "pixel_knn", ""),
+            ("random init", "untrained_knn", ""),
         )
         bars = "".join(_bar(label, latest[name], style) for label, name, style in rows if name in latest)
         label = f"kNN accuracy, k = {settings.monitor.knn_k}"
@@ -200,7 +200,7 @@ def _cards(settings: Settings, history: History, latest: dict[str, Any]) -> str:
         most = f", at most {latest['features']}" if "features" in latest else ""
         cards.append(_card(f"{latest['rank']:.1f}", f"effective rank of the features{most}{of_z}"))
     if "loss" in latest:
-        floor = ", between −1 and 1" if settings.network.objective == "cosine" else ""
+        floor = ", between −1 and 1" if settings.method.objective == "cosine" else ""
         cards.append(_card(_number(latest["loss"], 3), f"loss{floor}"))
     epochs = sum(record["kind"] == "epoch" for record in history.records)
     if "step" in latest or "steps" in latest:
@@ -259,7 +259,7 @@ def _curves(history: History) -> str:
 
 
 def _predictor_lr(settings: Settings) -> str:
-    constant = settings.optimizer.predictor_lr == "constant" and settings.network.predictor == "learned"
+    constant = settings.optimizer.predictor_lr == "constant" and settings.method.predictor == "learned"
     return "The predictor's own stays as it starts." if constant else ""
 
 

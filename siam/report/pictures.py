@@ -80,7 +80,7 @@ def pairs_html(pictures: Pictures) -> str:
     ]
     return (
         "<h2>What the network sees</h2>\n"
-        '<p class="note">Two views of one image each, after cropping and change of colours: '
+        '<p class="note">Two views of one image each, after cropping and change of colors: '
         "what a pair has in common is what can be learnt from it.</p>\n"
         + _box("pairs", pictures.pairs, "".join(shown))
     )

@@ -85,7 +85,7 @@ def drawn_html(folder: Path) -> str:
     )
     return (
         f"<h2>What {escape(folder.name)} found</h2>\n"
-        '<p class="note">Test photographs. White: true boxes. In colour: predictions of score 0.5 or more, '
+        '<p class="note">Test photographs. White: true boxes. In color: predictions of score 0.5 or more, '
         "or else the best one.</p>\n"
         f'<div style="display:flex;flex-wrap:wrap;gap:.8rem;align-items:flex-start">{images}</div>'
     )
@@ -132,9 +132,9 @@ def _panel(records: list[dict[str, Any]], names: list[str], title: str) -> str:
     ax = figure.add_subplot()
     ax.set_title(title, loc="left", fontsize=12, color=INK, fontweight="bold")
     steps = np.array([record["step"] for record in records], dtype=np.float64)
-    for colour, name in zip(LINES, names, strict=False):
+    for color, name in zip(LINES, names, strict=False):
         values = np.array([record[name] for record in records], dtype=np.float64)
-        ax.plot(*thinned(steps, values), color=colour, label=name.removeprefix("loss_").replace("_", " "))
+        ax.plot(*thinned(steps, values), color=color, label=name.removeprefix("loss_").replace("_", " "))
     ax.set_ylim(0)
     ax.set_xlabel("step", fontsize=10, color=MUTED, loc="right")
     ax.tick_params(labelsize=10, labelcolor=MUTED, length=0, pad=5)

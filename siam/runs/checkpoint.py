@@ -36,8 +36,8 @@ class Progress:
     """Over this epoch's logged steps."""
     logged: int = 0
     knn: float | None = None
-    knn_raw_pixels: float | None = None
-    knn_random_init: float | None = None
+    pixel_knn: float | None = None
+    untrained_knn: float | None = None
     rank: float | None = None
     verdict: str = "healthy"
     loss: float = 0.0
@@ -140,7 +140,7 @@ def restore(folder: Path, start: P, **parts: Stateful) -> P:
     return fit(contents, folder, start, **parts)
 
 
-def begin_with(run: str, weights: dict[str, Tensor], network: Network) -> str:
+def load_init(run: str, weights: dict[str, Tensor], network: Network) -> str:
     """Give `network` the weights of another run, part by part, and say which parts. Raises RunError.
 
     The backbone must fit; a head that the run does not have, or has in another shape, stays as initialised.
@@ -157,7 +157,7 @@ def begin_with(run: str, weights: dict[str, Tensor], network: Network) -> str:
         if fits:
             own.update({key: weights[key] for key in keys})
     network.load_state_dict(own)
-    if "slow" in fresh:
+    if "target_encoder" in fresh:
         network.update_target(0.0)
     rest = f"; {' and '.join(fresh)} as initialised" if fresh else ""
     return f"beginning with the {', '.join(taken)} of {run}{rest}"

@@ -56,7 +56,7 @@ def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Enc
     projector = None
     if layer == "projector":
         weights = load_network(run)
-        projector = build_projector(features_of(backbone), settings.network)
+        projector = build_projector(features_of(backbone), settings.method)
         _fill(projector, _below(weights, "projector."), opened.folder)
         _fill(backbone, _below(weights, "backbone."), opened.folder)
     else:
@@ -101,7 +101,7 @@ def save_encoder(folder: Path, backbone: nn.Module, settings: Settings) -> None:
     from siam import __version__
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
-    metadata = {"method": settings.method, "backbone": settings.backbone, "siam": __version__}
+    metadata = {"method": settings.method.name, "backbone": settings.backbone, "siam": __version__}
     write_atomically(folder / ENCODER, lambda file: file.write(save(tensors, metadata)))
 
 

@@ -13,7 +13,7 @@ from siam.settings.pretraining import Settings
 from siam.system.files import write_atomically
 
 SETTINGS, METRICS, CHECKPOINT = "settings.yaml", "metrics.jsonl", "checkpoint.pt"
-ENCODER, REPORT, BROKEN = "encoder.safetensors", "report.html", "broken.txt"
+ENCODER, REPORT, UNREADABLE = "encoder.safetensors", "report.html", "unreadable.txt"
 EVALUATIONS, NETWORK = "evaluations.json", "network.safetensors"
 TRANSFERS = "transfer"
 
@@ -46,18 +46,9 @@ def open_run(folder: str | Path) -> Run:
         plain = yaml.safe_load(file.read_text())
         if not isinstance(plain, dict):
             raise RunError(f"{file} does not hold settings")
-        return Run(folder, from_dict(_as_written_today(plain)))
+        return Run(folder, from_dict(plain))
     except (yaml.YAMLError, UnicodeDecodeError, SettingsError) as error:
         raise RunError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
-
-
-def _as_written_today(plain: dict[str, Any]) -> dict[str, Any]:
-    """Settings of version 0.1, where checkpoints had their times in two fields."""
-    saves = plain.get("checkpoint")
-    if not isinstance(saves, dict) or "every_minutes" not in saves:
-        return plain
-    every = [f"{saves['every_minutes']}m"] + ([str(saves["every_steps"])] if saves.get("every_steps") else [])
-    return {**plain, "checkpoint": {"every": ",".join(every)}}
 
 
 def save_settings(folder: Path, settings: Settings) -> None:

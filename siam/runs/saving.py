@@ -19,7 +19,7 @@ RESUME_ME = 75
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stopped(SiamError):
+class RunStopped(SiamError):
     """A run that was asked to stop, has saved, and can go on."""
 
     exit_status = RESUME_ME

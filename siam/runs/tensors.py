@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from siam.errors import RunError, first_words
+from siam.errors import RunError, first_line
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RunError(f"there is no checkpoint at {file}") from None
     except Exception as error:
-        raise RunError(f"{file} cannot be read: {first_words(error)}") from None
+        raise RunError(f"{file} cannot be read: {first_line(error)}") from None
     return contents
 
 

@@ -8,7 +8,7 @@ from tyro.conf import Positional
 
 from siam.errors import SettingsError
 from siam.methods import SIMSIAM, Method
-from siam.settings.checks import require_annotated, seconds_of
+from siam.settings.checks import check_types, parse_duration
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ViewSettings:
     """Largest relative change of saturation."""
     hue: float = 0.1
     """Largest turn of the hue, in turns (0.5 is every hue)."""
-    grey_p: float = 0.2
+    grayscale_p: float = 0.2
     """Probability of greyscale."""
     blur_p: float = 0.5
     """Probability of Gaussian blur."""
@@ -40,11 +40,11 @@ class ViewSettings:
     solarize_p: float = 0.0
     """Probability that values above 0.5 are inverted (BYOL)."""
     pipeline: Literal["fast", "reference"] = "fast"
-    """`fast`: crops on the workers, colours on the device. `reference`: the published Pillow pipeline."""
+    """`fast`: crops on the workers, colors on the device. `reference`: the published Pillow pipeline."""
 
     def __post_init__(self) -> None:
-        require_annotated(self, "views.")
-        for name in ("flip_p", "jitter_p", "grey_p", "blur_p", "solarize_p"):
+        check_types(self, "views.")
+        for name in ("flip_p", "jitter_p", "grayscale_p", "blur_p", "solarize_p"):
             _require(
                 0 <= getattr(self, name) <= 1, f"views.{name} must lie in [0, 1], got {getattr(self, name)}"
             )
@@ -78,7 +78,7 @@ class OptimizerSettings:
     """Whether the predictor's learning rate decays as the others' does (Table 1: better if not)."""
 
     def __post_init__(self) -> None:
-        require_annotated(self, "optimizer.")
+        check_types(self, "optimizer.")
         _require(self.lr > 0, f"optimizer.lr must be above 0, got {self.lr}")
         _require(0 <= self.momentum < 1, f"optimizer.momentum must lie in [0, 1), got {self.momentum}")
         _require(
@@ -95,11 +95,11 @@ class LoaderSettings:
 
     workers: int = -1
     """Processes that decode and crop; -1 chooses by the number of cores. Results do not depend on it."""
-    resident: Literal["auto", "yes", "no"] = "auto"
-    """Hold the whole set on the device as uint8; `auto` does so for small images that fit."""
+    cache: Literal["auto", "device", "none"] = "auto"
+    """Keep the decoded images on the device as uint8; `auto` does so for small images that fit."""
 
     def __post_init__(self) -> None:
-        require_annotated(self, "loader.")
+        check_types(self, "loader.")
         _require(self.workers >= -1, f"loader.workers must be -1 (automatic), 0 or more, got {self.workers}")
 
 
@@ -121,7 +121,7 @@ class MonitorSettings:
     """Validation images, at most, that the kNN classifies."""
 
     def __post_init__(self) -> None:
-        require_annotated(self, "monitor.")
+        check_types(self, "monitor.")
         for name in ("log_every", "knn_k", "bank", "queries"):
             _require(
                 getattr(self, name) >= 1, f"monitor.{name} must be at least 1, got {getattr(self, name)}"
@@ -142,11 +142,11 @@ class CheckpointSettings:
     """Checkpoints that are kept: the last, and those before it in case it cannot be read."""
 
     def __post_init__(self) -> None:
-        require_annotated(self, "checkpoint.")
+        check_types(self, "checkpoint.")
         _require(self.keep >= 1, f"checkpoint.keep must be at least 1, got {self.keep}")
         for part in self.every.split(","):
             if not part.strip().isdecimal():
-                seconds_of(part, "checkpoint.every")
+                parse_duration(part, "checkpoint.every")
             _require(part.strip() != "0", "checkpoint.every must be above 0, got 0")
 
     @property
@@ -158,7 +158,7 @@ class CheckpointSettings:
     def seconds(self) -> float:
         """Between saves; infinite where only steps count."""
         timed = [part for part in self.every.split(",") if not part.strip().isdecimal()]
-        return min((seconds_of(part, "checkpoint.every") for part in timed), default=math.inf)
+        return min((parse_duration(part, "checkpoint.every") for part in timed), default=math.inf)
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,6 @@ class Settings:
 
     data: Positional[str] = "demo"
     """A folder, list file, .tar, .npy, .npz, or cifar10, cifar100, stl10; the demo set if left out."""
-    method: str = "simsiam"
-    """simsiam, byol, simclr, swav or moco_v2: what `network` starts from."""
     backbone: str = "resnet50"
     """Any timm model."""
     width: float = 1.0
@@ -179,9 +177,9 @@ class Settings:
     """Passes over the images."""
     batch_size: int = 256
     """Images in a step, over all devices together."""
-    accumulate: int = 1
+    grad_accum: int = 1
     """Parts of a batch that pass one after another, to save memory; batch norm and negatives see a part."""
-    recompute: bool = False
+    activation_checkpointing: bool = False
     """Keep few activations and compute the others again for the gradient: less memory, more time."""
     seed: int = 0
     """Every random choice follows from it."""
@@ -200,34 +198,33 @@ class Settings:
     compile: bool = False
     """torch.compile the network: pays on long runs."""
     views: ViewSettings = field(default_factory=ViewSettings)
-    network: Method = SIMSIAM
+    method: Method = SIMSIAM
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     loader: LoaderSettings = field(default_factory=LoaderSettings)
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
 
     def __post_init__(self) -> None:
-        require_annotated(self)
+        check_types(self)
         _require(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
         _require(self.devices >= 0, f"devices must be 0 (automatic) or more, got {self.devices}")
-        seconds_of(self.timeout, "timeout")
+        parse_duration(self.timeout, "timeout")
         _require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
         _require(self.width > 0, f"width must be above 0, got {self.width}")
         others = "batch norm needs other images in the batch"
-        if self.method == "simclr" or self.network.objective == "contrast":
-            others = f"method '{self.method}' contrasts within the batch"
+        if self.method.objective == "nt_xent":
+            others = f"method '{self.method.name}' contrasts within the batch"
         _require(self.batch_size >= 2, f"{others}: batch_size must be at least 2, got {self.batch_size}")
-        _require(self.accumulate >= 1, f"accumulate must be at least 1, got {self.accumulate}")
+        _require(self.grad_accum >= 1, f"grad_accum must be at least 1, got {self.grad_accum}")
         _require(
-            self.batch_size % self.accumulate == 0 and self.batch_size // self.accumulate >= 2,
-            "accumulate must divide batch_size into equal parts of at least 2, "
-            f"got {self.accumulate} and {self.batch_size}",
+            self.batch_size % self.grad_accum == 0 and self.batch_size // self.grad_accum >= 2,
+            "grad_accum must divide batch_size into equal parts of at least 2, "
+            f"got {self.grad_accum} and {self.batch_size}",
         )
-        if self.network.objective == "queue":
+        if self.method.objective == "info_nce":
             _require(
-                self.network.queue > self.batch_size,
-                "network.queue must be larger than batch_size, "
-                f"got {self.network.queue} and {self.batch_size}",
+                self.method.queue > self.batch_size,
+                f"method.queue must be larger than batch_size, got {self.method.queue} and {self.batch_size}",
             )
 
 

@@ -50,7 +50,7 @@ CIFAR10 = Settings(
     epochs=800,
     batch_size=512,
     views=ViewSettings(size=32, blur_p=0.0),
-    network=replace(SIMSIAM, projector_layers=2, momentum=0.99, queue=4096, prototypes=512),
+    method=replace(SIMSIAM, projector_layers=2, momentum=0.99, queue=4096, prototypes=512),
     optimizer=OptimizerSettings(lr=0.03, weight_decay=5e-4),
 )
 """SimSiam App. D: CIFAR ResNet-18, 2-layer projector, no blur. Published: 91.8 % linear on CIFAR-10."""
@@ -60,7 +60,7 @@ IMAGENETTE = Settings(
     epochs=800,
     batch_size=256,
     views=ViewSettings(size=128),
-    network=replace(SIMSIAM, momentum=0.99, queue=4096, prototypes=512),
+    method=replace(SIMSIAM, momentum=0.99, queue=4096, prototypes=512),
     optimizer=OptimizerSettings(lr=0.06, weight_decay=5e-4),
 )
 """128 pixels, ResNet-18. Published (lightly's documentation): 87.2 % kNN on Imagenette, 800 epochs."""
@@ -71,9 +71,9 @@ DEMO = Settings(
     epochs=10,
     batch_size=32,
     views=ViewSettings(
-        size=16, scale=(0.4, 1.0), brightness=0.15, contrast=0.15, hue=0.0, grey_p=0.9, blur_p=0.0
+        size=16, scale=(0.4, 1.0), brightness=0.15, contrast=0.15, hue=0.0, grayscale_p=0.9, blur_p=0.0
     ),
-    network=replace(
+    method=replace(
         SIMSIAM, projector_layers=2, projector_hidden=512, dim=512, predictor_hidden=128,
         batch_norm="hidden", momentum=0.99, queue=1024, prototypes=64,
     ),
@@ -84,7 +84,7 @@ DEMO = Settings(
 
 Its views turn no hue: the fast views turn it in YIQ and the published pipeline in HSV (docs/views.md).
 The projector's output has no BN (Table 3: 67.4 against 68.1): with one, a batch of 32 could not show what a
-collapse is (see `floor_of_std`).
+collapse is (see `std_at_collapse`).
 """
 
 RECIPES = {"imagenet": IMAGENET, "cifar10": CIFAR10, "imagenette": IMAGENETTE, "demo": DEMO}
@@ -110,10 +110,10 @@ def starting_point(recipe: str | None, method: str, data: str, side: int, size: 
     batch = base.batch_size
     while batch > max(min(size, 8), size // 4):  # a few steps in an epoch, and something for BN to see
         batch //= 2
-    network, optimizer = PUBLISHED[method]
+    chosen, optimizer = PUBLISHED[method]
     if base is not IMAGENET:  # one set of widths and rates for all methods, as the paper compares them
-        network, optimizer = _with_sizes_of(base.network, network), base.optimizer
-    return replace(base, data=data, method=method, network=network, optimizer=optimizer, batch_size=batch)
+        chosen, optimizer = _with_sizes_of(base.method, chosen), base.optimizer
+    return replace(base, data=data, method=chosen, optimizer=optimizer, batch_size=batch)
 
 
 def _fitting(data: str, side: int) -> str:

@@ -7,7 +7,7 @@ from types import ModuleType
 
 
 @contextmanager
-def apart_from_the_main_module() -> Iterator[None]:
+def without_main_reimport() -> Iterator[None]:
     """Processes started within do not run the user's script again.
 
     Python has a new process import the main module, in case what it is sent was defined there. Ours never is;

@@ -11,23 +11,23 @@ from torch.nn import functional as F
 
 from siam.data.images import Images, ImageSets
 from siam.data.loader import default_workers
-from siam.data.photometry import normalise
+from siam.data.photometry import normalize
 from siam.data.sources.arrays import ArrayImages
 from siam.errors import DataError
 from siam.measure.collapse import effective_rank
-from siam.measure.features import centre_views, extract
+from siam.measure.features import center_views, extract
 from siam.measure.knn import knn_accuracy
 from siam.network import Network
 from siam.parts.backbone import features_of
-from siam.processes.agree import from_all, join
+from siam.processes.agree import all_gather_object, join
 from siam.processes.gather import rank, world_size
 from siam.settings.pretraining import Settings
 
-_RANK_IMAGES = 2048
-_WORTH_WORKERS = 1000  # images: reading fewer takes no longer than starting processes
-_AT_ONCE = 500  # images that pass the network in one batch
-_FILES = 8  # shards or row groups, of those that are read whole
-_RAW_SIDE = 32  # pixels: larger views are averaged down to it, or 10,000 of them would take gigabytes
+RANK_IMAGES = 2048
+MIN_IMAGES_FOR_WORKERS = 1000  # images: reading fewer takes no longer than starting processes
+EVAL_BATCH = 500  # images that pass the network in one batch
+MAX_SHARDS = 8  # shards or row groups, of those that are read whole
+PIXEL_SIDE = 32  # pixels: larger views are averaged down to it, or 10,000 of them would take gigabytes
 
 Tell = Callable[[int, int], None]
 """Takes how many images are done, and of how many."""
@@ -71,9 +71,9 @@ class Monitor:
         self.settings, self.device, self.bf16 = settings, device, bf16
         m, size = settings.monitor, settings.views.size
         workers = settings.loader.workers if settings.loader.workers >= 0 else default_workers(device)
-        most = m.bank if sets.train.labels is not None else min(m.bank, _RANK_IMAGES)
+        most = m.bank if sets.train.labels is not None else min(m.bank, RANK_IMAGES)
         self.bank, own = _sample(sets.train, most, size, workers, bar("reading images to measure on"))
-        of_each = from_all(own)
+        of_each = all_gather_object(own)
         self.bank_indices = np.concatenate(of_each)
         self.labels, self.classes = _labels(sets.train, self.bank_indices), len(sets.train.classes)
         self.queries: Tensor | None = None
@@ -94,7 +94,7 @@ class Monitor:
         """Ranks, and kNN if asked for, of the network as it is. Its mode is left as it was."""
         mine, queries = self._features(network, self.bank, self.queries if knn else None, tell)
         bank = join(mine)
-        some = bank[_evenly(len(bank), _RANK_IMAGES)]  # of every part of the set: its first may be one class
+        some = bank[_evenly(len(bank), RANK_IMAGES)]  # of every part of the set: its first may be one class
         training = network.training
         network.projector.eval()
         with torch.no_grad():
@@ -128,10 +128,10 @@ class Monitor:
 
     def views(self, positions: NDArray[np.int64]) -> Tensor:
         """The pixels at some positions of the bank, uint8 (N, 3, S, S), whichever process holds them."""
-        first = sum(from_all(len(self.bank))[: rank()])
+        first = sum(all_gather_object(len(self.bank))[: rank()])
         here = np.flatnonzero((positions >= first) & (positions < first + len(self.bank)))
         found = join(self.bank[positions[here] - first])
-        return found[np.argsort(np.concatenate(from_all(here)))]
+        return found[np.argsort(np.concatenate(all_gather_object(here)))]
 
     def _features(
         self, network: Network, bank: Tensor, queries: Tensor | None = None, tell: Tell = _nobody
@@ -142,8 +142,8 @@ class Monitor:
         def features(views: Tensor) -> Tensor:
             if not len(views):
                 return torch.empty(0, features_of(network.backbone))
-            starts = range(0, len(views), _AT_ONCE)
-            batches = ((views[i : i + _AT_ONCE], np.arange(len(views))[i : i + _AT_ONCE]) for i in starts)
+            starts = range(0, len(views), EVAL_BATCH)
+            batches = ((views[i : i + EVAL_BATCH], np.arange(len(views))[i : i + EVAL_BATCH]) for i in starts)
             return extract(network.backbone, batches, self.device, self.bf16, told)[0]
 
         return features(bank), None if queries is None else features(queries)
@@ -158,7 +158,7 @@ class Monitor:
             share = knn_accuracy(
                 bank, self.labels, queries, self.query_labels, self.classes, m.knn_k, m.knn_temperature
             )
-        counts = from_all((round(share * len(queries)), len(queries)))
+        counts = all_gather_object((round(share * len(queries)), len(queries)))
         return sum(right for right, _ in counts) / sum(asked for _, asked in counts)
 
 
@@ -181,11 +181,11 @@ def _sample(
 
     Of several processes each reads its part of them. Raises DataError when none can be read.
     """
-    if isinstance(images, ArrayImages) or min(most, len(images)) < _WORTH_WORKERS:
+    if isinstance(images, ArrayImages) or min(most, len(images)) < MIN_IMAGES_FOR_WORKERS:
         workers = 0
     own = np.array_split(_spread(images, most), world_size())[rank()]
     told, read = _adding_up(tell, len(own)), []
-    for views_read in centre_views(images, size, own, workers=workers):
+    for views_read in center_views(images, size, own, workers=workers):
         read.append(views_read)
         told(len(views_read[1]))
     if not read and len(own):
@@ -197,9 +197,9 @@ def _sample(
 def _spread(images: Images, most: int) -> NDArray[np.int64]:
     """At most `most` images, evenly spread over the set; over some files of it where each is read whole."""
     groups: NDArray[np.int64] | None = getattr(images, "groups", None)
-    if groups is None or len(groups) - 1 <= _FILES:
+    if groups is None or len(groups) - 1 <= MAX_SHARDS:
         return _evenly(len(images), most)
-    files = _evenly(len(groups) - 1, _FILES)
+    files = _evenly(len(groups) - 1, MAX_SHARDS)
     within = np.concatenate([np.arange(groups[file], groups[file + 1]) for file in files])
     return within[_evenly(len(within), most)]
 
@@ -210,10 +210,10 @@ def _evenly(size: int, most: int) -> NDArray[np.int64]:
 
 def _flat_pixels(views: Tensor) -> Tensor:
     """(N, 3, S, S) uint8 -> (N, 3 s s), s at most 32, each channel normalised as the network sees it."""
-    if views.shape[2] > _RAW_SIDE:
+    if views.shape[2] > PIXEL_SIDE:
         batches = (batch.float() for batch in torch.split(views, 500))
-        views = torch.cat([F.adaptive_avg_pool2d(batch, _RAW_SIDE) for batch in batches])
-    return normalise(views.float() / 255).flatten(1)
+        views = torch.cat([F.adaptive_avg_pool2d(batch, PIXEL_SIDE) for batch in batches])
+    return normalize(views.float() / 255).flatten(1)
 
 
 def _labels(images: Images, indices: NDArray[np.int64]) -> Tensor | None:

@@ -16,26 +16,26 @@ from torch import Tensor
 
 from siam.data.images import ImageSets
 from siam.data.loader import Batch, ViewLoader
-from siam.data.photometry import denormalise
-from siam.data.random import uniforms
+from siam.data.photometry import denormalize
+from siam.data.random import counter_uniform
 from siam.data.views import STEP
 from siam.errors import RunError, SiamError
-from siam.measure.collapse import ADVICE, floor_of_std, output_std, verdict
+from siam.measure.collapse import ADVICE, embedding_std, std_at_collapse, verdict
 from siam.network import Network
 from siam.objectives import build_objective
 from siam.parts.backbone import features_of
 from siam.parts.momentum import momentum_at
-from siam.processes.agree import Vote, alike, from_all, from_first, mean
+from siam.processes.agree import AnyRankFlag, all_gather_object, mean, on_rank_zero, raise_everywhere
 from siam.processes.data_parallel import average_statistics
 from siam.processes.gather import gather, rank, world_size
 from siam.processes.rendezvous import local_device
 from siam.report.pictures import Pictures
 from siam.runs.bars import reading
-from siam.runs.checkpoint import Progress, begin_with, checkpoints, fit, load_last, save_checkpoint
+from siam.runs.checkpoint import Progress, checkpoints, fit, load_init, load_last, save_checkpoint
 from siam.runs.encoder import load_network, save_encoder
-from siam.runs.folder import BROKEN, CHECKPOINT, save_settings
+from siam.runs.folder import CHECKPOINT, UNREADABLE, save_settings
 from siam.runs.logbook import Logbook, NoLogbook, percent
-from siam.runs.saving import Saver, Stopped, StopRequest
+from siam.runs.saving import RunStopped, Saver, StopRequest
 from siam.settings.pretraining import Settings
 from siam.system.device import pick_device, uses_bf16
 from siam.system.files import locked, write_atomically
@@ -55,8 +55,8 @@ class Outcome:
     """Times sqrt(d)."""
     rank: float | None
     knn: float | None
-    knn_raw_pixels: float | None
-    knn_random_init: float | None
+    pixel_knn: float | None
+    untrained_knn: float | None
     epochs: int
     steps: int
     seconds: float
@@ -70,28 +70,28 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
     several processes train together, all call this; the first one alone writes. Raises SiamError.
     """
     with ExitStack() as held:
-        from_first(lambda: held.enter_context(locked(folder)) and None)
+        on_rank_zero(lambda: held.enter_context(locked(folder)) and None)
         console = console if rank() == 0 else Console(quiet=True)
         device = pick_device(local_device(settings.device))
         bf16 = uses_bf16(settings.precision, device)
         loader = ViewLoader(sets.train, settings, device, tell=lambda line: _say(console, line))
 
         torch.manual_seed(settings.seed)
-        method = settings.network
+        method = settings.method
         network = Network(method, settings.backbone, settings.views.size, settings.width, settings.stem)
         if settings.init:
-            weights = from_first(lambda: load_network(settings.init))
-            _say(console, begin_with(settings.init, weights, network))
+            weights = on_rank_zero(lambda: load_network(settings.init))
+            _say(console, load_init(settings.init, weights, network))
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         objective = build_objective(method, len(sets.train)).to(device)
         train_on = Step(network, objective, settings, device)
         optimizer = train_on.optimizer
         parts: dict[str, Any] = {"network": network, "objective": objective, "optimizer": optimizer}
 
-        resumed = from_first(lambda: resume and bool(checkpoints(folder)))
+        resumed = on_rank_zero(lambda: resume and bool(checkpoints(folder)))
         progress = Progress()
         if resumed:
-            saved, complaint = from_first(lambda: load_last(folder))
+            saved, complaint = on_rank_zero(lambda: load_last(folder))
             progress = fit(saved, folder, progress, **parts)
             if complaint:
                 _say(console, complaint)
@@ -100,12 +100,12 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
         with reading(console) as bar:
             loader.settle(bar("reading all images"))
             monitor = Monitor(sets, settings, device, bf16, bar)
-        from_first(lambda: save_settings(folder, settings))  # from here on there is a run to go on with
+        on_rank_zero(lambda: save_settings(folder, settings))  # from here on there is a run to go on with
 
         total = settings.epochs * loader.steps
         step = first = progress.epoch * loader.steps + progress.step
         log = Logbook(folder, total, first, progress.metrics, console) if rank() == 0 else NoLogbook()
-        saver, vote = Saver(settings.checkpoint, first, log.say), Vote()
+        saver, vote = Saver(settings.checkpoint, first, log.say), AnyRankFlag()
         with log, StopRequest() as stop:
 
             def measuring(done: int, of: int) -> None:
@@ -113,8 +113,8 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
 
             if not resumed:
                 log.advance(step, ["kNN of raw pixels"])
-                progress.knn_raw_pixels = monitor.raw_pixels()
-                progress.knn_random_init = monitor.knn(network, measuring)
+                progress.pixel_knn = monitor.raw_pixels()
+                progress.untrained_knn = monitor.knn(network, measuring)
                 log.advance(step, [])
                 log.record("start", **_facts(sets, network, device, bf16, progress))
             clock = Clock(progress.seconds, first)
@@ -127,7 +127,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                     save_encoder(folder, network.backbone, settings)
                     save_checkpoint(folder, progress, settings.checkpoint.keep, **parts)
 
-                from_first(lambda: saver.save(step, write, last_chance))
+                on_rank_zero(lambda: saver.save(step, write, last_chance))
                 clock.skip()
 
             batches = loader.batches(progress.epoch, progress.step)
@@ -135,7 +135,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                 step = batch.epoch * loader.steps + batch.step  # within the run
                 lr = set_learning_rate(optimizer, settings.optimizer, step / loader.steps, settings.epochs)
                 objective.requires_grad_(batch.epoch > 0)  # prototypes wait for the features, as in SwAV
-                chance = uniforms(settings.seed, 0, np.array([step]), STEP, rank() + 1)[0, rank()]
+                chance = counter_uniform(settings.seed, 0, np.array([step]), STEP, rank() + 1)[0, rank()]
                 torch.manual_seed(int(chance * 2**53))
 
                 loss, z1 = train_on(batch.views, torch.from_numpy(batch.indices))
@@ -157,10 +157,10 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                     if not (math.isfinite(progress.loss_sum) and _is_finite(network)):
                         log.record("step", epoch=batch.epoch, step=step, loss=math.nan, lr=lr)
                         log.record("diverged", epoch=batch.epoch, step=step, verdict="diverged")
-                        from_first(lambda: _write_report(folder, log))
-                        raise alike(RunError(_not_finite(not_finite_at, step, loader, folder)))
+                        on_rank_zero(lambda: _write_report(folder, log))
+                        raise raise_everywhere(RunError(_not_finite(not_finite_at, step, loader, folder)))
                 if tell:
-                    std = float(output_std(gather(z1)))
+                    std = float(embedding_std(gather(z1)))
                     rate = clock.rate(step, settings.batch_size)
                     progress.std_sum += std
                     progress.logged += 1
@@ -170,7 +170,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                     log.advance(step, state)
 
                 if save_now:
-                    for broken in from_all(dict(loader.broken)):
+                    for broken in all_gather_object(dict(loader.broken)):
                         loader.note(broken)
                     progress.broken = dict(loader.broken)
                     if not settings.sync_bn:
@@ -185,19 +185,19 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                     last = progress.epoch == settings.epochs
                     if batch.epoch == 0 or last:
                         pictures = _pictures(batch, monitor, network, sets)
-                        from_first(lambda: _save_pictures(folder, pictures, log))  # noqa: B023
+                        on_rank_zero(lambda: _save_pictures(folder, pictures, log))  # noqa: B023
                     if batch.epoch == 0 and not last:
-                        from_first(lambda: _write_report(folder, log))
+                        on_rank_zero(lambda: _write_report(folder, log))
                 if save_now:
                     save(last_chance=stopping or progress.epoch == settings.epochs)
                 if stopping and progress.epoch < settings.epochs:
-                    raise alike(Stopped(_stopped(step, total, folder)))
+                    raise raise_everywhere(RunStopped(_stopped(step, total, folder)))
 
             vote.close()
-            from_first(lambda: _list_broken(folder, sets, loader, console))
+            on_rank_zero(lambda: _list_unreadable(folder, sets, loader, console))
             outcome = _outcome(folder, progress, settings, total, clock)
             log.record("end", **{key: value for key, value in asdict(outcome).items() if key != "run"})
-            from_first(lambda: _write_report(folder, log))
+            on_rank_zero(lambda: _write_report(folder, log))
     return outcome
 
 
@@ -238,7 +238,7 @@ def _end_epoch(
     progress.rank = measured.rank
     progress.knn = progress.knn if measured.knn is None else measured.knn
     batch = settings.batch_size if settings.sync_bn else settings.batch_size // world_size()
-    floor = floor_of_std(settings.network, batch)
+    floor = std_at_collapse(settings.method, batch)
     progress.verdict = verdict(progress.std, floor, measured.rank_z, measured.most)
     log.record(
         "epoch", epoch=epoch, step=step, loss=progress.loss, std=progress.std, rank=measured.rank,
@@ -288,7 +288,7 @@ def _headline(sets: ImageSets, settings: Settings, folder: Path, resumed: bool) 
     images = f"{len(train):,} images" + (f" ({', '.join(more)})" if more else "")
     epochs = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}"
     return (
-        f"{settings.method} on {train.name}: {images}, {settings.backbone}, "
+        f"{settings.method.name} on {train.name}: {images}, {settings.backbone}, "
         f"batches of {settings.batch_size}, {epochs} -> {folder}"
         + (" (resumed)" if resumed else "")
         + (f"\n{sets.left_out}" if sets.left_out else "")
@@ -303,7 +303,7 @@ def _in_words(loss: float, std: float, knn: float | None, rate: float) -> list[s
 
 def _not_finite(first: Tensor, by: int, loader: ViewLoader, folder: Path) -> str:
     """What to say. first: the step from which on this process's loss was not finite, if it was. by: now."""
-    at = min(map(float, from_all(first)))
+    at = min(map(float, all_gather_object(first)))
     where = f"by step {by}: the weights are not"
     if math.isfinite(at):
         epoch, step = divmod(int(at), loader.steps)
@@ -327,8 +327,8 @@ def _facts(
         "features": features_of(network.backbone),
         "device": str(device),
         "precision": "bf16" if bf16 else "float32",
-        "knn_raw_pixels": progress.knn_raw_pixels,
-        "knn_random_init": progress.knn_random_init,
+        "pixel_knn": progress.pixel_knn,
+        "untrained_knn": progress.untrained_knn,
     }
 
 
@@ -343,7 +343,7 @@ def _pictures(batch: Batch, monitor: Monitor, network: Network, sets: ImageSets)
         return file if sets.train.labels is None else f"{sets.train.classes[sets.train.labels[index]]}/{file}"
 
     return Pictures(
-        pairs=_pixels(denormalise(pairs) * 255).reshape(-1, 2, *pairs.shape[2:], 3),
+        pairs=_pixels(denormalize(pairs) * 255).reshape(-1, 2, *pairs.shape[2:], 3),
         queries=_pixels(monitor.views(chosen)),
         neighbours=_pixels(monitor.views(nearest.ravel())).reshape(*nearest.shape, *pairs.shape[2:], 3),
         query_names=[name(i) for i in chosen],
@@ -381,8 +381,8 @@ def _outcome(folder: Path, progress: Progress, settings: Settings, steps: int, c
         std=progress.std,
         rank=progress.rank,
         knn=progress.knn,
-        knn_raw_pixels=progress.knn_raw_pixels,
-        knn_random_init=progress.knn_random_init,
+        pixel_knn=progress.pixel_knn,
+        untrained_knn=progress.untrained_knn,
         epochs=settings.epochs,
         steps=steps,
         seconds=seconds,
@@ -390,15 +390,17 @@ def _outcome(folder: Path, progress: Progress, settings: Settings, steps: int, c
     )
 
 
-def _list_broken(folder: Path, sets: ImageSets, loader: ViewLoader, console: Console) -> None:
-    """Write broken.txt: files of the set and images that could not be read; and say how many images."""
+def _list_unreadable(folder: Path, sets: ImageSets, loader: ViewLoader, console: Console) -> None:
+    """Write unreadable.txt: files of the set and images that could not be read; and say how many images."""
     broken = [*sorted(sets.lost.items()), *sorted(loader.broken.items())]
     if broken:
         lines = "".join(f"{path}\t{reason}\n" for path, reason in broken)
-        write_atomically(folder / BROKEN, lambda file: file.write(lines.encode("utf-8", "surrogateescape")))
+        write_atomically(
+            folder / UNREADABLE, lambda file: file.write(lines.encode("utf-8", "surrogateescape"))
+        )
     if loader.broken:
         _say(
             console,
             f"{len(loader.broken)} of {len(loader.images)} images could not be read and were replaced: "
-            f"{folder / BROKEN} lists them",
+            f"{folder / UNREADABLE} lists them",
         )

@@ -15,15 +15,15 @@ from siam.data.decode import BrokenImage
 from siam.data.images import ImageSets
 from siam.data.loader import require_several
 from siam.data.sources import open_images
-from siam.data.views import Broken, read_or_replace
+from siam.data.views import Unreadable, read_or_replace
 from siam.errors import DataError, RunError
-from siam.processes.agree import alike, from_all, from_first
+from siam.processes.agree import all_gather_object, on_rank_zero, raise_everywhere
 from siam.processes.gather import rank, world_size
 from siam.processes.launch import how_many, launch, require_equal_shares
-from siam.processes.rendezvous import joined, restarted, started_together
+from siam.processes.rendezvous import is_distributed, process_group, was_restarted
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK, SETTINGS, open_run
 from siam.settings import recipes
-from siam.settings.checks import seconds_of
+from siam.settings.checks import parse_duration
 from siam.settings.plain import differences
 from siam.settings.pretraining import Settings
 from siam.train.pretrain import Outcome, train
@@ -38,6 +38,7 @@ Opener = Callable[[str], ImageSets]
 
 def start(
     asked: Settings,
+    method: str,
     change: Callable[[Settings], Settings],
     recipe: str | None = None,
     out: str | Path | None = None,
@@ -46,16 +47,19 @@ def start(
 ) -> Outcome:
     """Train, or go on training, in this process or in several.
 
-    asked: where data and method are taken from. change: applies the user's own settings to a starting point.
+    asked: where data, init and devices are taken from. method: its name. change: applies the user's own
+    settings to a starting point.
     resume: go on with the run that is there; "auto" begins one where there is none. Raises SiamError.
     """
     console = console or Console(stderr=True)
-    resume = "auto" if restarted() else resume
-    with joined(asked.device, seconds_of(asked.timeout, "timeout")):
+    resume = "auto" if was_restarted() else resume
+    with process_group(asked.device, parse_duration(asked.timeout, "timeout")):
         open_once = cache(open_images)
-        settings, folder = from_first(lambda: _settle(asked, change, recipe, out, resume, open_once))
-        if not started_together():
-            processes = how_many(settings.devices, settings.device, settings.batch_size, settings.accumulate)
+        settings, folder = on_rank_zero(
+            lambda: _settle(asked, method, change, recipe, out, resume, open_once)
+        )
+        if not is_distributed():
+            processes = how_many(settings.devices, settings.device, settings.batch_size, settings.grad_accum)
             if processes > 1:
                 open_once.cache_clear()  # each of them opens its own
                 return launch(processes, _train_together, settings, folder)
@@ -64,18 +68,19 @@ def start(
 
 def _train_together(settings: Settings, folder: Path) -> Outcome:
     """What each of the processes does that are started here."""
-    with joined(settings.device, seconds_of(settings.timeout, "timeout")):
+    with process_group(settings.device, parse_duration(settings.timeout, "timeout")):
         return _train(settings, folder, Console(stderr=True), cache(open_images))
 
 
 def _train(settings: Settings, folder: Path, console: Console, open_once: Opener) -> Outcome:
-    require_equal_shares(settings.batch_size, world_size(), settings.accumulate)
+    require_equal_shares(settings.batch_size, world_size(), settings.grad_accum)
     sets = _the_same_everywhere(settings.data, console, open_once)
     return train(sets, settings, folder, resume=True, console=console)
 
 
 def _settle(
     asked: Settings,
+    method: str,
     change: Callable[[Settings], Settings],
     recipe: str | None,
     out: str | Path | None,
@@ -83,7 +88,7 @@ def _settle(
     open_once: Opener,
 ) -> tuple[Settings, Path]:
     """Which settings, and in which folder, which exists from here on."""
-    folder = Path(out) if out is not None else _default_folder(asked, bool(resume))
+    folder = Path(out) if out is not None else _default_folder(method, asked.data, bool(resume))
     holds_weights = any((folder / name).exists() for name in (CHECKPOINT, ENCODER, NETWORK))  # or imported
     exists = (folder / SETTINGS).exists() if resume else holds_weights
     if exists and not resume:  # a run that never saved anything is begun anew
@@ -97,12 +102,12 @@ def _settle(
         train = open_once(asked.data).train
         require_several(train)
         try:
-            image, _ = read_or_replace(train, 0, Broken())
+            image, _ = read_or_replace(train, 0, Unreadable())
         except BrokenImage as error:
             raise DataError(f"the images of {train.name} cannot be read: {error.reason}") from None
         side = min(image.shape[1:])
-        base = recipes.starting_point(recipe, asked.method, asked.data, side, len(train))
-        settings = change(_beginning_with(asked.init, base) if asked.init else base)
+        base = recipes.starting_point(recipe, method, asked.data, side, len(train))
+        settings = change(_init_settings(asked.init, base) if asked.init else base)
         _make(folder)
         return settings, folder
 
@@ -124,15 +129,15 @@ def _the_same_everywhere(data: str, console: Console, open_once: Opener) -> Imag
 
     Raises DataError where a machine has others than the first.
     """
-    from_first(lambda: open_once(data) and None)
+    on_rank_zero(lambda: open_once(data) and None)
     sets = open_once(data)
     if rank() == 0:
         for file, reason in sets.lost.items():
             console.print(f"{file}: {reason}", highlight=False, soft_wrap=True)
-    seen = from_all((len(sets.train), sets.train.path(0), sets.train.path(len(sets.train) - 1)))
+    seen = all_gather_object((len(sets.train), sets.train.path(0), sets.train.path(len(sets.train) - 1)))
     for number, other in enumerate(seen):
         if other != seen[0]:
-            raise alike(
+            raise raise_everywhere(
                 DataError(
                     f"process {number} sees other images in {data} than the first one: {other[0]} from "
                     f"{other[1]} to {other[2]}, not {seen[0][0]} from {seen[0][1]} to {seen[0][2]}"
@@ -141,12 +146,12 @@ def _the_same_everywhere(data: str, console: Console, open_once: Opener) -> Imag
     return sets
 
 
-def _beginning_with(init: str, base: Settings) -> Settings:
+def _init_settings(init: str, base: Settings) -> Settings:
     """`base` with the backbone of the run `init`, and with its heads where the method is the same."""
     run = open_run(init).settings
-    network = run.network if run.method == base.method else base.network
+    method = run.method if run.method.name == base.method.name else base.method
     return replace(
-        base, init=init, backbone=run.backbone, width=run.width, stem=run.stem, network=network,
+        base, init=init, backbone=run.backbone, width=run.width, stem=run.stem, method=method,
         views=replace(base.views, size=run.views.size),
     )  # fmt: skip
 
@@ -160,9 +165,9 @@ def _make(folder: Path) -> None:
         raise RunError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None
 
 
-def _default_folder(asked: Settings, resume: bool) -> Path:
+def _default_folder(method: str, data: str, resume: bool) -> Path:
     """runs/METHOD-DATA, -2, -3 ...: the first that is free; to resume, the last that is not."""
-    base = Path("runs") / f"{asked.method}-{_short(asked.data)}"
+    base = Path("runs") / f"{method}-{_short(data)}"
     names = (base.with_name(f"{base.name}-{n}") if n > 1 else base for n in itertools.count(1))
     taken = list(itertools.takewhile(lambda folder: (folder / SETTINGS).exists(), names))
     if resume and taken:

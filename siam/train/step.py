@@ -22,22 +22,24 @@ class Step:
 
     views: 2, or 4 with doubled sampling, each (B, 3, S, S) on the device. images: their indices (B,) in the
     set, on the CPU. Returns the loss, a scalar without gradient, and z1 (B, d) of the first two views.
-    With `settings.accumulate` k, parts of B/k images pass one after another and their gradients are averaged.
+    With `settings.grad_accum` k, parts of B/k images pass one after another and their gradients are averaged.
     The momentum encoder is the caller's to update, who knows how far training has come. Raises SettingsError
-    for a backbone that does not support `settings.recompute`.
+    for a backbone that does not support `settings.activation_checkpointing`.
     """
 
     def __init__(
         self, network: Network, objective: Objective, settings: Settings, device: torch.device
     ) -> None:
-        self.objective, self.parts, self.device = objective, settings.accumulate, device
+        self.objective, self.parts, self.device = objective, settings.grad_accum, device
         self.bf16 = uses_bf16(settings.precision, device)
         self.optimizer = build_optimizer(settings.optimizer, network, objective, settings.batch_size)
-        if settings.recompute:
+        if settings.activation_checkpointing:
             try:
                 network.backbone.set_grad_checkpointing(True)  # type: ignore[operator]
             except (AssertionError, AttributeError):  # timm's way of saying so
-                raise SettingsError(f"recompute: {settings.backbone} cannot do without activations") from None
+                raise SettingsError(
+                    f"activation_checkpointing: {settings.backbone} cannot do without activations"
+                ) from None
         self.forward: Any = parallel(network, device, settings.sync_bn)
         if settings.compile:
             self.forward = torch.compile(self.forward)

@@ -17,7 +17,7 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Thing:
+class Instance:
     """One object in a photograph."""
 
     id: int
@@ -35,14 +35,14 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class Photo:
+class Example:
     """One photograph and what is in it."""
 
     id: int
     file: Path
     width: int
     height: int
-    things: tuple[Thing, ...]
+    things: tuple[Instance, ...]
 
 
 class Skipped(dict[str, tuple[int, str]]):
@@ -57,7 +57,7 @@ class Skipped(dict[str, tuple[int, str]]):
         return [f"{count} x {reason}, the first in {first}" for reason, (count, first) in self.items()]
 
 
-class Photos:
+class AnnotatedImages:
     """A set of annotated photographs, in a fixed order; `read` and `path` as in `siam.data.images.Images`.
 
     Held as one block of JSON: millions of small objects would be slow to hand to the data workers.
@@ -66,7 +66,7 @@ class Photos:
     labels: NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
 
-    def __init__(self, name: str, photos: Iterable[Photo]) -> None:
+    def __init__(self, name: str, photos: Iterable[Example]) -> None:
         self.name = name
         blocks = [_dump(photo) for photo in photos]
         self.offsets = np.cumsum([0, *map(len, blocks)])
@@ -75,7 +75,7 @@ class Photos:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, i: int) -> Photo:
+    def __getitem__(self, i: int) -> Example:
         if not 0 <= i < len(self):
             raise IndexError(i)
         return _load(self.block[self.offsets[i] : self.offsets[i + 1]])
@@ -96,19 +96,19 @@ class Photos:
         return image
 
 
-def _dump(photo: Photo) -> bytes:
+def _dump(photo: Example) -> bytes:
     things = [vars(thing) for thing in photo.things]
     return json.dumps({**vars(photo), "file": str(photo.file), "things": things}).encode()
 
 
-def _load(block: bytes) -> Photo:
+def _load(block: bytes) -> Example:
     plain = json.loads(block)
-    things = tuple(Thing(**{**thing, "box": tuple(thing["box"])}) for thing in plain["things"])
-    return Photo(**{**plain, "file": Path(plain["file"]), "things": things})
+    things = tuple(Instance(**{**thing, "box": tuple(thing["box"])}) for thing in plain["things"])
+    return Example(**{**plain, "file": Path(plain["file"]), "things": things})
 
 
 @dataclass(frozen=True)
-class Annotated:
+class DetectionDataset:
     """What a source of annotated photographs holds."""
 
     name: str
@@ -120,9 +120,9 @@ class Annotated:
     """Names of labels 1 ... K."""
     category_ids: tuple[int, ...]
     """What the layout calls labels 1 ... K."""
-    train: Photos
+    train: AnnotatedImages
     """Those with an object to learn from."""
-    test: Photos
+    test: AnnotatedImages
     masks: bool
     """Whether objects have outlines."""
     skipped: Skipped

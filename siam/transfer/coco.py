@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from siam.errors import DataError
-from siam.transfer.annotations import Annotated, Box, Photo, Photos, Skipped, Thing, clipped
+from siam.transfer.annotations import (
+    AnnotatedImages,
+    Box,
+    DetectionDataset,
+    Example,
+    Instance,
+    Skipped,
+    clipped,
+)
 
 _MISSING = "an image that is listed but missing"
 
@@ -23,7 +31,7 @@ def coco_files(root: Path) -> tuple[Path, Path] | None:
     return None
 
 
-def open_coco(name: str, files: tuple[Path, Path], masks: bool) -> Annotated:
+def open_coco(name: str, files: tuple[Path, Path], masks: bool) -> DetectionDataset:
     """Read all annotations; what cannot be used is skipped and counted.
 
     masks: whether objects need outlines. Raises DataError where a file is not in COCO's format, or the two
@@ -43,14 +51,14 @@ def open_coco(name: str, files: tuple[Path, Path], masks: bool) -> Annotated:
     train, test = (
         _photos(plain, file, place, masks, skipped) for plain, file in zip(contents, files, strict=True)
     )
-    return Annotated(
+    return DetectionDataset(
         name=name,
         layout="coco",
         years=1,
         classes=tuple(named[number] for number in ids),
         category_ids=ids,
-        train=Photos(f"{name} (train)", (p for p in train if any(not t.crowd for t in p.things))),
-        test=Photos(f"{name} (test)", test),
+        train=AnnotatedImages(f"{name} (train)", (p for p in train if any(not t.crowd for t in p.things))),
+        test=AnnotatedImages(f"{name} (test)", test),
         masks=True,
         skipped=skipped,
     )
@@ -77,7 +85,7 @@ def _categories(plain: dict[str, list[dict[str, Any]]], file: Path) -> dict[int,
 
 def _photos(
     plain: dict[str, list[dict[str, Any]]], file: Path, place: dict[int, int], masks: bool, skipped: Skipped
-) -> list[Photo]:
+) -> list[Example]:
     """Every image that is there, and its objects."""
     images: dict[Any, dict[str, Any]] = {}
     for row in plain["images"]:
@@ -88,7 +96,7 @@ def _photos(
             skipped.note("an image without id, file name or size", f"{file.name}: {row.get('id')}")
     folder = _folder_of(images, file)
 
-    things: dict[Any, list[Thing]] = defaultdict(list)
+    things: dict[Any, list[Instance]] = defaultdict(list)
     numbers = [row.get("id") for row in plain["annotations"]]
     # Ids identify objects when measuring, and pycocotools takes 0 for 'none'.
     own = all(isinstance(n, int) and n > 0 for n in numbers) and len(set(numbers)) == len(numbers)
@@ -109,7 +117,7 @@ def _photos(
     for number, row in images.items():
         path = folder / row["file_name"]
         if path.is_file():
-            found.append(Photo(number, path, row["width"], row["height"], tuple(things[number])))
+            found.append(Example(number, path, row["width"], row["height"], tuple(things[number])))
         else:
             skipped.note(_MISSING, f"{file.name}: {row['file_name']}")
     return found
@@ -132,7 +140,7 @@ def _thing(
     masks: bool,
     where: str,
     skipped: Skipped,
-) -> Thing | None:
+) -> Instance | None:
     box = _box(row.get("bbox"))
     if box is None or clipped(box, image["width"], image["height"]) is None:
         skipped.note("a box that is empty or outside its image", where)
@@ -146,7 +154,7 @@ def _thing(
     left, top, right, bottom = box
     area = row.get("area")
     area = float(area) if isinstance(area, (int, float)) else (right - left) * (bottom - top)
-    return Thing(number, box, label, area, crowd=bool(row.get("iscrowd", 0)), outline=outline)
+    return Instance(number, box, label, area, crowd=bool(row.get("iscrowd", 0)), outline=outline)
 
 
 def _box(bbox: Any) -> Box | None:

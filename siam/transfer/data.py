@@ -15,16 +15,16 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from siam.data.decode import BrokenImage
-from siam.data.random import permutation, uniforms
-from siam.data.views import GEOMETRY, Broken, read_or_replace
+from siam.data.random import counter_uniform, permutation
+from siam.data.views import GEOMETRY, Unreadable, read_or_replace
 from siam.data.workers import batches_of
 from siam.errors import DataError
-from siam.transfer.annotations import Annotated, Photo, Photos, clipped
+from siam.transfer.annotations import AnnotatedImages, DetectionDataset, Example, clipped
 from siam.transfer.coco import coco_files, open_coco
 from siam.transfer.outlines import mask_of
 from siam.transfer.voc import open_voc, voc_years
 
-_BROKEN_SHARE = 0.1
+MAX_UNREADABLE = 0.1
 
 Target = dict[str, Tensor]
 """boxes float (n, 4): left, top, right, bottom; labels int64 (n,) from 1; perhaps masks uint8 (n, H, W)"""
@@ -33,7 +33,7 @@ Examples = list[tuple[Tensor, Target]]
 """images uint8 (3, H, W) of one batch, each of its own size, and what is in them"""
 
 
-def open_annotated(data: str | Path, masks: bool) -> Annotated:
+def open_annotated(data: str | Path, masks: bool) -> DetectionDataset:
     """Photographs with boxes (and outlines, if `masks`), in VOC's layout or COCO's, which is told by looking.
 
     Raises DataError: neither of the two, no outlines where they are needed, nothing usable.
@@ -72,7 +72,7 @@ class Batches:
 
     def __init__(
         self,
-        photos: Photos,
+        photos: AnnotatedImages,
         batch_size: int,
         seed: int,
         masks: bool,
@@ -80,7 +80,7 @@ class Batches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.photos, self.workers, self.broken = photos, workers, Broken()
+        self.photos, self.workers, self.broken = photos, workers, Unreadable()
         self.dataset = _Examples(photos, seed, masks)
         self.order = (batch_size, seed, rank, world)
 
@@ -89,7 +89,7 @@ class Batches:
         order = _Order(len(self.photos), *self.order, first, last)
         for examples, broken, reason in batches_of(self.dataset, order, self.workers):
             self.broken.update(broken)
-            if len(self.broken) > _BROKEN_SHARE * len(self.photos):
+            if len(self.broken) > MAX_UNREADABLE * len(self.photos):
                 raise DataError(
                     f"{len(self.broken)} of {len(self.photos)} photographs in {self.photos.name} cannot be "
                     f"read, more than 10 %: {self.broken.first_few()}; put whole ones in their place"
@@ -127,22 +127,22 @@ class _Order(Sampler[_Key]):
 class _Examples(Dataset[Any]):
     """dataset[key] -> the batch, what could not be read in it, and why there is none. Runs in the workers."""
 
-    def __init__(self, photos: Photos, seed: int, masks: bool) -> None:
+    def __init__(self, photos: AnnotatedImages, seed: int, masks: bool) -> None:
         self.photos, self.seed, self.masks = photos, seed, masks
 
-    def __getitem__(self, key: _Key) -> tuple[Examples, Broken, str]:
-        broken, examples = Broken(), []
+    def __getitem__(self, key: _Key) -> tuple[Examples, Unreadable, str]:
+        broken, examples = Unreadable(), []
         for epoch, index in key:
             try:
                 image, used = read_or_replace(self.photos, index, broken)
             except BrokenImage as error:  # as a word: an error that a worker raises comes with its traceback
                 return [], broken, error.reason
-            flip = uniforms(self.seed, epoch, np.array([used]), GEOMETRY, 1)[0, 0] < 0.5
+            flip = counter_uniform(self.seed, epoch, np.array([used]), GEOMETRY, 1)[0, 0] < 0.5
             examples.append(example(image, self.photos[used], bool(flip), self.masks))
         return examples, broken, ""
 
 
-def example(image: Tensor, photo: Photo, flip: bool, masks: bool) -> tuple[Tensor, Target]:
+def example(image: Tensor, photo: Example, flip: bool, masks: bool) -> tuple[Tensor, Target]:
     """The image uint8 (3, H, W), perhaps mirrored, and its target. Crowds are left out."""
     things = [thing for thing in photo.things if not thing.crowd]
     boxes = [clipped(thing.box, photo.width, photo.height) for thing in things]
@@ -166,7 +166,7 @@ def example(image: Tensor, photo: Photo, flip: bool, masks: bool) -> tuple[Tenso
 class TestImages(Dataset[Any]):
     """dataset[i] -> image uint8 (3, H, W), or None and why it cannot be read; its place in the set."""
 
-    def __init__(self, photos: Photos, indices: list[int]) -> None:
+    def __init__(self, photos: AnnotatedImages, indices: list[int]) -> None:
         self.photos, self.indices = photos, indices
 
     def __len__(self) -> int:

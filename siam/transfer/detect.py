@@ -9,13 +9,13 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from siam.data.workers import batches_of
-from siam.transfer.annotations import Annotated, Photo, Photos
+from siam.transfer.annotations import AnnotatedImages, DetectionDataset, Example
 from siam.transfer.data import TestImages
 from siam.transfer.measure import Prediction
 from siam.transfer.outlines import mask_of, run_lengths_of
 from siam.transfer.settings import TransferSettings
 
-_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008b8b", "#c71585", "#8b6508")
+_COLORS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008b8b", "#c71585", "#8b6508")
 _SHOWN_SCORE = 0.5
 _MOST_SHOWN = 12
 _SIDE = 360  # pixels, the longer side of a picture
@@ -24,7 +24,7 @@ _SIDE = 360  # pixels, the longer side of a picture
 @torch.no_grad()
 def detect(
     detector: nn.Module,
-    data: Annotated,
+    data: DetectionDataset,
     indices: list[int],
     settings: TransferSettings,
     device: torch.device,
@@ -59,7 +59,7 @@ def _at_test_size(detector: nn.Module, settings: TransferSettings) -> None:
     transform.min_size = (*settings.train_sides, settings.test_side)
 
 
-def _results(found: dict[str, Tensor], photo: Photo, data: Annotated) -> Iterator[Prediction]:
+def _results(found: dict[str, Tensor], photo: Example, data: DetectionDataset) -> Iterator[Prediction]:
     boxes, scores, labels = (found[name].float().cpu().tolist() for name in ("boxes", "scores", "labels"))
     masks = (found["masks"][:, 0] > 0.5).cpu().numpy() if "masks" in found else None
     for i, ((left, top, right, bottom), score, label) in enumerate(zip(boxes, scores, labels, strict=True)):
@@ -73,11 +73,11 @@ def _results(found: dict[str, Tensor], photo: Photo, data: Annotated) -> Iterato
 
 
 def draw(
-    photos: Photos, index: int, predictions: list[Prediction], named: dict[int, str], file: Path
+    photos: AnnotatedImages, index: int, predictions: list[Prediction], named: dict[int, str], file: Path
 ) -> None:
     """Save the photograph, as a JPEG, with what was found in it (score 0.5 or more; else the best one).
 
-    named: categories by number. True boxes are white, predicted ones in the colour of their class.
+    named: categories by number. True boxes are white, predicted ones in the color of their class.
     """
     photo = photos[index]
     image = photos.read(index)
@@ -92,22 +92,22 @@ def draw(
     for prediction in shown:
         if "segmentation" in prediction:
             mask = Image.fromarray(mask_of(prediction["segmentation"], photo.width, photo.height) * 110)
-            colour = _colour(numbers, prediction)
-            picture.paste(Image.new("RGB", picture.size, colour), mask=mask.resize(picture.size))
+            color = _color(numbers, prediction)
+            picture.paste(Image.new("RGB", picture.size, color), mask=mask.resize(picture.size))
     pen = ImageDraw.Draw(picture)
     for thing in photo.things:
         pen.rectangle([side * scale for side in thing.box], outline="white")
     for prediction in shown:
         x, y, width, height = (side * scale for side in prediction["bbox"])
-        colour = _colour(numbers, prediction)
-        pen.rectangle((x, y, x + width, y + height), outline=colour, width=2)
+        color = _color(numbers, prediction)
+        pen.rectangle((x, y, x + width, y + height), outline=color, width=2)
         words = f"{named[prediction['category_id']]} {prediction['score']:.2f}"
         corner = (x + 2, max(0.0, y - 11))
-        pen.rectangle(pen.textbbox(corner, words), fill=colour)
+        pen.rectangle(pen.textbbox(corner, words), fill=color)
         pen.text(corner, words, fill="white")
     file.parent.mkdir(exist_ok=True)
     picture.save(file, "JPEG", quality=85)
 
 
-def _colour(numbers: list[int], prediction: Prediction) -> str:
-    return _COLOURS[numbers.index(prediction["category_id"]) % len(_COLOURS)]
+def _color(numbers: list[int], prediction: Prediction) -> str:
+    return _COLORS[numbers.index(prediction["category_id"]) % len(_COLORS)]

@@ -15,7 +15,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
-from siam.transfer.annotations import Annotated
+from siam.transfer.annotations import DetectionDataset
 
 Prediction = dict[str, Any]
 """One line of COCO's results: image_id, category_id, bbox [x, y, width, height], score, segmentation."""
@@ -35,7 +35,7 @@ class Precision:
     """AP of each class that the test has."""
 
 
-def truth(data: Annotated, unread: Iterable[int] = ()) -> dict[str, Any]:
+def truth(data: DetectionDataset, unread: Iterable[int] = ()) -> dict[str, Any]:
     """The test photographs' objects in COCO's format; crowds and difficult ones are not to be counted.
 
     unread: ids of photographs that could not be read, and are left out.

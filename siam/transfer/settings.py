@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from siam.errors import SettingsError, near
-from siam.settings.checks import seconds_of
+from siam.settings.checks import parse_duration
 from siam.settings.pretraining import CheckpointSettings
 
 Task = Literal["detection", "segmentation"]
@@ -86,7 +86,7 @@ class TransferSettings:
         for name in ("candidates", "proposals", "train_sides", "anchors"):
             values = getattr(self, name)
             _require(bool(values) and min(values) >= 1, f"{name} must be 1 or more, got {_listed(values)}")
-        seconds_of(self.timeout, "timeout")
+        parse_duration(self.timeout, "timeout")
         _require(self.lr > 0, f"lr must be above 0, got {self.lr:g}")
         threshold = self.score_threshold
         _require(0 <= threshold < 1, f"score_threshold must lie in [0, 1), got {threshold:g}")

@@ -12,18 +12,18 @@ from rich.console import Console
 from torch import nn
 
 from siam.convert.importer import read_tensors
-from siam.convert.layouts import recognise, translate
+from siam.convert.layouts import recognize, translate
 from siam.errors import RunError, SettingsError
 from siam.parts.backbone import build_backbone
-from siam.processes.agree import from_first
+from siam.processes.agree import on_rank_zero
 from siam.processes.gather import world_size
 from siam.processes.launch import how_many, launch, require_equal_shares
-from siam.processes.rendezvous import joined, restarted, started_together
+from siam.processes.rendezvous import is_distributed, process_group, was_restarted
 from siam.report.page import write_report
 from siam.report.transfer import write_page
 from siam.runs.encoder import load
 from siam.runs.folder import METRICS, TRANSFERS, open_run
-from siam.settings.checks import seconds_of
+from siam.settings.checks import parse_duration
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.system.files import write_atomically
 from siam.transfer.data import open_annotated
@@ -53,14 +53,16 @@ def transfer(
     resume: go on with the transfer that is there. Raises SiamError.
     """
     console = console or Console(stderr=True)
-    resume = resume or restarted()
+    resume = resume or was_restarted()
     asked = change(TransferSettings())
-    with joined(asked.device, seconds_of(asked.timeout, "timeout")):
-        settings, folder = from_first(lambda: _settle(run, data, task, change, recipe, out, resume, console))
-        finished = from_first(lambda: load_outcome(folder))
+    with process_group(asked.device, parse_duration(asked.timeout, "timeout")):
+        settings, folder = on_rank_zero(
+            lambda: _settle(run, data, task, change, recipe, out, resume, console)
+        )
+        finished = on_rank_zero(lambda: load_outcome(folder))
         if finished is not None:
             return finished
-        if not started_together():
+        if not is_distributed():
             processes = how_many(settings.devices, settings.device, settings.batch_size)
             if processes > 1:
                 return launch(processes, _train_together, run, data, settings, folder)
@@ -69,7 +71,7 @@ def transfer(
 
 def _train_together(run: str | Path, data: str | Path, settings: TransferSettings, folder: Path) -> Outcome:
     """What each of the processes does that are started here."""
-    with joined(settings.device, seconds_of(settings.timeout, "timeout")):
+    with process_group(settings.device, parse_duration(settings.timeout, "timeout")):
         return _train(run, data, settings, folder, Console(stderr=True))
 
 
@@ -79,7 +81,7 @@ def _train(
     require_equal_shares(settings.batch_size, world_size())
     annotated = open_annotated(data, masks=settings.task == "segmentation")
     outcome = train(annotated, beginning(run, settings.init, settings.seed), settings, folder, console)
-    from_first(lambda: _keep(Path(run), folder, outcome))
+    on_rank_zero(lambda: _keep(Path(run), folder, outcome))
     return outcome
 
 
@@ -136,7 +138,7 @@ def beginning(run: str | Path, init: str, seed: int) -> nn.Module:
     if not Path(init).is_file():
         raise RunError(f"--init {init} is neither `random` nor a run or checkpoint that is there")
     tensors, _ = read_tensors(Path(init))
-    state, _ = translate(tensors, recognise(list(tensors)))
+    state, _ = translate(tensors, recognize(list(tensors)))
     mine = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
     try:
         resnet.load_state_dict(mine)

@@ -13,21 +13,21 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from siam.data.loader import default_workers
-from siam.data.random import uniforms
+from siam.data.random import counter_uniform
 from siam.data.views import STEP
 from siam.errors import DataError, RunError
-from siam.processes.agree import Vote, alike, from_all, from_first, mean
+from siam.processes.agree import AnyRankFlag, all_gather_object, mean, on_rank_zero, raise_everywhere
 from siam.processes.data_parallel import parallel
 from siam.processes.gather import rank, world_size
 from siam.processes.rendezvous import local_device
 from siam.runs.checkpoint import checkpoints, fit, load_last, save_checkpoint
 from siam.runs.folder import CHECKPOINT
 from siam.runs.logbook import Logbook, NoLogbook
-from siam.runs.saving import Saver, Stopped, StopRequest
+from siam.runs.saving import RunStopped, Saver, StopRequest
 from siam.system.device import pick_device, uses_bf16
 from siam.system.files import locked, write_atomically
 from siam.train.pretrain import Clock
-from siam.transfer.annotations import Annotated
+from siam.transfer.annotations import DetectionDataset
 from siam.transfer.data import Batches, Examples
 from siam.transfer.detect import detect, draw
 from siam.transfer.detectors import build_detector
@@ -57,7 +57,7 @@ class Progress:
 
 
 def train(
-    data: Annotated,
+    data: DetectionDataset,
     resnet: nn.Module,
     settings: TransferSettings,
     folder: Path,
@@ -69,7 +69,7 @@ def train(
     call this; the first one alone writes. Raises SiamError.
     """
     with ExitStack() as held:
-        from_first(lambda: held.enter_context(locked(folder)) and None)
+        on_rank_zero(lambda: held.enter_context(locked(folder)) and None)
         console = console if rank() == 0 else Console(quiet=True)
         device = pick_device(local_device(settings.device))
         bf16 = uses_bf16(settings.precision, device)
@@ -91,9 +91,9 @@ def train(
             data.train, settings.batch_size, settings.seed, masks, workers, rank(), world_size()
         )
         progress = Progress()
-        resumed = from_first(lambda: bool(checkpoints(folder)))
+        resumed = on_rank_zero(lambda: bool(checkpoints(folder)))
         if resumed:
-            saved, complaint = from_first(lambda: load_last(folder))
+            saved, complaint = on_rank_zero(lambda: load_last(folder))
             progress = fit(saved, folder, progress, **parts)
             if complaint:
                 console.print(complaint, highlight=False, soft_wrap=True)
@@ -102,7 +102,11 @@ def train(
 
         total, step = settings.iterations, progress.step
         log = Logbook(folder, total, step, progress.metrics, console) if rank() == 0 else NoLogbook()
-        saver, vote, clock = Saver(settings.checkpoint, step, log.say), Vote(), Clock(progress.seconds, step)
+        saver, vote, clock = (
+            Saver(settings.checkpoint, step, log.say),
+            AnyRankFlag(),
+            Clock(progress.seconds, step),
+        )
         with log, StopRequest() as stop:
             if not resumed:
                 log.record("start", **_facts(data, detector, device, bf16))
@@ -137,7 +141,7 @@ def train(
                 save = step == total or stopping or late or saver.by_step(step)
                 if not all(map(math.isfinite, values)) or (save and not _is_finite(detector)):
                     log.record("diverged", step=step)
-                    raise alike(RunError(_not_finite(step, folder)))
+                    raise raise_everywhere(RunError(_not_finite(step, folder)))
                 progress.summed += 1
                 for name, value in zip(losses, values, strict=True):
                     progress.losses[name] = progress.losses.get(name, 0.0) + value
@@ -148,11 +152,11 @@ def train(
                     log.advance(step, [f"loss {means['loss']:.3f}", f"{rate:.1f} images/s"])
                     progress.losses, progress.summed = {}, 0
                 if save:
-                    for broken in from_all(dict(batches.broken)):
+                    for broken in all_gather_object(dict(batches.broken)):
                         progress.broken.update(broken)
-                    from_first(lambda: saver.save(step, write, last_chance=stopping or step == total))  # noqa: B023
+                    on_rank_zero(lambda: saver.save(step, write, last_chance=stopping or step == total))  # noqa: B023
                 if stopping and step < total:
-                    raise alike(Stopped(_stopped(step, total, folder)))
+                    raise raise_everywhere(RunStopped(_stopped(step, total, folder)))
             vote.close()
 
             if settings.precise_bn:
@@ -160,13 +164,13 @@ def train(
                 more = enumerate(batches.batches(total, total + settings.precise_bn), start=total)
                 measure_statistics(detector, more, lambda numbered: losses_of(detector, *numbered))
             found, unread = _detect_all(data, detector, settings, device, bf16, workers, log)
-            outcome = from_first(lambda: _measure(data, found, unread, settings, folder, clock.seconds()))
+            outcome = on_rank_zero(lambda: _measure(data, found, unread, settings, folder, clock.seconds()))
             log.record("end", step=total, **outcome.flat())
         return outcome
 
 
 def _detect_all(
-    data: Annotated,
+    data: DetectionDataset,
     detector: nn.Module,
     settings: TransferSettings,
     device: torch.device,
@@ -182,14 +186,14 @@ def _detect_all(
         count = min(done * world_size(), len(data.test))  # the others are about as far
         log.advance(settings.iterations, [f"tested {count:,} of {len(data.test):,}"])
 
-    shares = from_all(detect(detector, data, mine, settings, device, bf16, workers, tell))
+    shares = all_gather_object(detect(detector, data, mine, settings, device, bf16, workers, tell))
     found = [prediction for predictions, _ in shares for prediction in predictions]
     unread = {number: reason for _, share in shares for number, reason in share.items()}
     return sorted(found, key=lambda prediction: prediction["image_id"]), unread
 
 
 def _measure(
-    data: Annotated,
+    data: DetectionDataset,
     found: list[Prediction],
     unread: dict[int, str],
     settings: TransferSettings,
@@ -232,7 +236,7 @@ def _measure(
 
 
 def _seed(seed: int, step: int) -> None:
-    torch.manual_seed(int(uniforms(seed, 0, np.array([step]), STEP, rank() + 1)[0, rank()] * 2**53))
+    torch.manual_seed(int(counter_uniform(seed, 0, np.array([step]), STEP, rank() + 1)[0, rank()] * 2**53))
 
 
 def _save_json(file: Path, plain: object) -> None:
@@ -253,7 +257,9 @@ def _stopped(step: int, total: int, folder: Path) -> str:
     return f"stopped as asked after step {step} of {total}, which is saved in {folder}: go on with --resume"
 
 
-def _facts(data: Annotated, detector: nn.Module, device: torch.device, bf16: bool) -> dict[str, object]:
+def _facts(
+    data: DetectionDataset, detector: nn.Module, device: torch.device, bf16: bool
+) -> dict[str, object]:
     return {
         "train_images": len(data.train),
         "test_images": len(data.test),

@@ -12,7 +12,15 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from siam.errors import DataError
-from siam.transfer.annotations import Annotated, Box, Photo, Photos, Skipped, Thing, clipped
+from siam.transfer.annotations import (
+    AnnotatedImages,
+    Box,
+    DetectionDataset,
+    Example,
+    Instance,
+    Skipped,
+    clipped,
+)
 
 _LISTS = Path("ImageSets") / "Main"
 _ENDINGS = (".jpg", ".jpeg", ".JPEG", ".png")
@@ -40,7 +48,7 @@ def voc_years(root: Path) -> list[Path]:
     return []
 
 
-def open_voc(name: str, years: list[Path]) -> Annotated:
+def open_voc(name: str, years: list[Path]) -> DetectionDataset:
     """Read all annotations; what cannot be used is skipped and counted. Raises DataError for no lists."""
     skipped = Skipped()
     train_lists, test_lists = _lists(name, years)
@@ -50,14 +58,14 @@ def open_voc(name: str, years: list[Path]) -> Annotated:
     place = {c: i + 1 for i, c in enumerate(classes)}
     learnable = [read for read in train if read[3]]
     count = len(learnable) + 1
-    return Annotated(
+    return DetectionDataset(
         name=name,
         layout="voc",
         years=len(years),
         classes=classes,
         category_ids=tuple(range(1, len(classes) + 1)),
-        train=Photos(f"{name} (train)", _number(learnable, place, 1, skipped)),
-        test=Photos(f"{name} (test)", _number(test, place, count, skipped)),
+        train=AnnotatedImages(f"{name} (train)", _number(learnable, place, 1, skipped)),
+        test=AnnotatedImages(f"{name} (test)", _number(test, place, count, skipped)),
         masks=False,
         skipped=skipped,
     )
@@ -147,7 +155,7 @@ def _thing(
     return _Named(name, box, element.findtext("difficult", "0").strip() == "1")
 
 
-def _number(reads: list[_Read], place: dict[str, int], first: int, skipped: Skipped) -> Iterator[Photo]:
+def _number(reads: list[_Read], place: dict[str, int], first: int, skipped: Skipped) -> Iterator[Example]:
     """Photographs with ids from `first` on, and objects with labels and ids."""
     ids = 0
     for at, (file, width, height, named) in enumerate(reads, start=first):
@@ -159,5 +167,5 @@ def _number(reads: list[_Read], place: dict[str, int], first: int, skipped: Skip
             ids += 1
             left, top, right, bottom = thing.box
             area = (right - left) * (bottom - top)
-            things.append(Thing(ids, thing.box, place[thing.name], area, difficult=thing.difficult))
-        yield Photo(at, file, width, height, tuple(things))
+            things.append(Instance(ids, thing.box, place[thing.name], area, difficult=thing.difficult))
+        yield Example(at, file, width, height, tuple(things))

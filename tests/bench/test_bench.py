@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from siam.bench.stages import Rates, judge
+from siam.bench.stages import Rates, find_bottleneck
 from siam.cli import command as cli
 from tests.conftest import TINY, siam
 
@@ -18,49 +18,51 @@ PHOTOGRAPH = 500 * 375
 
 
 def test_beside_a_gpu_the_slowest_stage_sets_the_pace():
-    verdict = judge(GPU, PHOTOGRAPH, 224)
+    verdict = find_bottleneck(GPU, PHOTOGRAPH, 224)
     assert verdict.limit == "device"
     assert verdict.pairs_per_second == pytest.approx(1 / (1 / 9000 + 1 / 1500))
 
 
 def test_too_few_workers_are_told_how_many_would_do():
-    verdict = judge(replace(GPU, workers=2), PHOTOGRAPH, 224)
+    verdict = find_bottleneck(replace(GPU, workers=2), PHOTOGRAPH, 224)
     assert (verdict.limit, verdict.pairs_per_second) == ("workers", 1200.0)
     assert "--loader.workers 3" in verdict.advice  # 3 x 600 is above the device's 1286
 
 
 def test_where_every_core_decodes_already_more_workers_are_no_advice():
     slow = replace(GPU, workers=16, decode=40.0, worker=35.0)
-    verdict = judge(slow, 4000 * 3000, 224)
+    verdict = find_bottleneck(slow, 4000 * 3000, 224)
     assert (verdict.limit, verdict.pairs_per_second) == ("decode", 560.0)
     assert "12.0 megapixels" in verdict.advice
-    assert "megapixels" not in judge(slow, PHOTOGRAPH, 224).advice
+    assert "megapixels" not in find_bottleneck(slow, PHOTOGRAPH, 224).advice
 
 
 def test_a_slow_link():
-    verdict = judge(replace(GPU, transfer=800.0), PHOTOGRAPH, 224)
+    verdict = find_bottleneck(replace(GPU, transfer=800.0), PHOTOGRAPH, 224)
     assert (verdict.limit, verdict.pairs_per_second) == ("transfer", 800.0)
 
 
 def test_on_a_cpu_the_stages_share_the_cores():
-    verdict = judge(CPU, PHOTOGRAPH, 224)
+    verdict = find_bottleneck(CPU, PHOTOGRAPH, 224)
     assert verdict.limit == "device"
     assert verdict.pairs_per_second == pytest.approx(1 / (1 / 300 + 1 / 50 + 1 / (4 * 600)))
     assert "a GPU" in verdict.advice
-    assert judge(replace(CPU, decode=10.0, worker=9.0), PHOTOGRAPH, 224).limit == "workers"
-    assert judge(replace(CPU, decode=10.0, worker=9.0, workers=4), PHOTOGRAPH, 224).limit == "decode"
+    assert find_bottleneck(replace(CPU, decode=10.0, worker=9.0), PHOTOGRAPH, 224).limit == "workers"
+    assert (
+        find_bottleneck(replace(CPU, decode=10.0, worker=9.0, workers=4), PHOTOGRAPH, 224).limit == "decode"
+    )
 
 
 def test_without_workers_nothing_is_made_ahead():
-    verdict = judge(replace(GPU, workers=0), PHOTOGRAPH, 224)
+    verdict = find_bottleneck(replace(GPU, workers=0), PHOTOGRAPH, 224)
     assert verdict.limit == "workers"
     assert verdict.pairs_per_second < 600
 
 
 def test_a_resident_set_has_no_workers():
     resident = replace(GPU, workers=0, decode=None, worker=None, transfer=None)
-    assert judge(resident, 32 * 32, 32).limit == "device"
-    assert "colours" in judge(replace(resident, photometry=1000.0), 32 * 32, 32).advice
+    assert find_bottleneck(resident, 32 * 32, 32).limit == "device"
+    assert "colors" in find_bottleneck(replace(resident, photometry=1000.0), 32 * 32, 32).advice
 
 
 def test_bad_input_is_one_plain_line(capsys, tmp_path):
@@ -78,7 +80,7 @@ def test_bad_input_is_one_plain_line(capsys, tmp_path):
 
 
 def test_a_folder_is_measured_with_the_users_settings(capsys, photos):
-    assert cli.main(["bench", str(photos), *quick("--loader.resident", "no"), "--json"]) == 0
+    assert cli.main(["bench", str(photos), *quick("--loader.cache", "none"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["backbone"], result["size"], result["batch_size"]) == ("resnet10t", 16, 8)
     rates = result["rates"]

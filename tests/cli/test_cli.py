@@ -36,8 +36,8 @@ def test_help_needs_neither_torch_nor_tyro():
     [
         (["pretrian"], "did you mean pretrain?"),
         (["pretrain", "--epoch", "3"], "unknown setting '--epoch'; did you mean --epochs"),
-        (["pretrain", "--network.targt", "live"], "did you mean --network.target"),
-        (["pretrain", "--network.target", "lve"], "invalid choice 'lve'"),
+        (["pretrain", "--method.targt", "gradient"], "did you mean --method.target"),
+        (["pretrain", "--method.target", "lve"], "invalid choice 'lve'"),
         (["pretrain", "--epochs", "many"], "Error parsing --epochs"),
         (["pretrain", "--epochs", "0"], "epochs must be at least 1"),
         (["pretrain", "--method", "simsiamm"], "unknown method 'simsiamm'; did you mean simsiam"),
@@ -60,7 +60,7 @@ def test_help_needs_neither_torch_nor_tyro():
         (["pretrain", "--checkpoint.every", "10x"], "checkpoint.every must be a time"),
         (["pretrain", "--device", "cpu", "--devices", "3"], "batch_size 32 cannot be shared by 3 processes"),
         (
-            ["pretrain", "--device", "cpu", "--devices", "2", "--batch-size", "36", "--accumulate", "4"],
+            ["pretrain", "--device", "cpu", "--devices", "2", "--batch-size", "36", "--grad-accum", "4"],
             "it must be a multiple of 8, with at least 2 images for each of the 4 parts",
         ),
     ],
@@ -76,10 +76,10 @@ def test_what_cannot_work_is_one_plain_line(capsys, tmp_path, monkeypatch, args,
         (["pretrain", "--lr", "0.1"], "unknown setting '--lr'; did you mean --optimizer.lr?"),
         (["pretrain", "--epochs", "three"], "'three' is not a whole number"),
         (["pretrain", "--method", "simclr", "--batch-size", "1"],
-         "method 'simclr' contrasts within the batch: batch_size must be at least 2, got 1"),
-        (["reproduce", "methods", "--method", "byol"], "names its own method: leave out --method"),
+         "batch_size must be at least 2, got 1"),
+        (["reproduce", "methods", "--method.name", "byol"], "names its own method: leave out --method.name"),
         (["reproduce", "methods", "--seed", "3"], "say how many with --seeds"),
-        (["reproduce", "methods", "--network.queue", "10"], "network.queue must be larger than batch_size"),
+        (["reproduce", "methods", "--method.queue", "10"], "method.queue must be larger than batch_size"),
         (["reproduce", "batch-size", "--batch-size", "100000"], "fits the 5000 images of demo"),
         (["pretrain", "--recipe", "imagenet", "--backbone", "inception_v3", "--views.size", "32"],
          "backbone 'inception_v3' cannot take views of 32 x 32 pixels"),
@@ -106,7 +106,7 @@ def test_an_empty_folder_and_a_single_image(capsys, tmp_path, photos):
 def test_how_the_images_were_understood_is_told_before_they_are_read(capsys, tmp_path, classes):
     """Here reading them all fails, because they differ in size."""
     save_images(classes, 1, seed=0)
-    args = [classes, *TINY, "--loader.resident", "yes", "--out", tmp_path / "run"]
+    args = [classes, *TINY, "--loader.cache", "device", "--out", tmp_path / "run"]
     assert cli.main(["pretrain", *map(str, args)]) == 2
     headline, left_out, error = capsys.readouterr().err.splitlines()
     assert headline == (
@@ -114,7 +114,7 @@ def test_how_the_images_were_understood_is_told_before_they_are_read(capsys, tmp
         f"2 epochs -> {tmp_path / 'run'}"
     )
     assert left_out == "1 image is left out, outside train/ and val/"
-    assert error.startswith("siam: loader.resident needs images of one size")
+    assert error.startswith("siam: loader.cache device needs images of one size")
     assert not (tmp_path / "run" / "settings.yaml").exists(), "no run to be resumed: it has yet to begin"
 
 

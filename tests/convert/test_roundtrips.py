@@ -17,10 +17,10 @@ from torch import nn
 from siam.convert.export import export
 from siam.convert.importer import import_checkpoint, read_tensors
 from siam.convert.layouts import _from_detectron2, to_detectron2
-from siam.data.photometry import normalise
+from siam.data.photometry import normalize
 from siam.data.sources import open_images
 from siam.errors import RunError, SettingsError
-from siam.measure.features import centre_view
+from siam.measure.features import center_view
 from siam.methods import MOCO_V2, SIMSIAM
 from siam.network import Network
 from siam.runs.encoder import load, load_network, save_encoder, save_network
@@ -52,7 +52,7 @@ def run(tmp_path_factory):
     folder.mkdir()
     torch.manual_seed(0)
     settings = Settings(data="photos", backbone="resnet18", views=ViewSettings(size=SIZE))
-    network = warmed(Network(settings.network, "resnet18", SIZE))
+    network = warmed(Network(settings.method, "resnet18", SIZE))
     save_settings(folder, settings)
     save_encoder(folder, network.backbone, settings)
     save_network(folder, network)
@@ -69,8 +69,8 @@ def x(tmp_path_factory):
             members = [member for member in tar if member.isfile() and member.name.endswith(".JPEG")][:4]
             tar.extractall(folder, members, filter="data")
         images = open_images(folder).train
-        views = torch.stack([centre_view(images.read(i), SIZE) for i in range(4)])
-        return normalise(views.float() / 255)
+        views = torch.stack([center_view(images.read(i), SIZE) for i in range(4)])
+        return normalize(views.float() / 255)
     return torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
 
@@ -186,8 +186,8 @@ def test_a_released_simsiam_gives_the_same_p_and_z(tmp_path, x):
     assert not imported.left_out
 
     settings = open_run(tmp_path / "run").settings
-    assert (settings.network.dim, settings.network.predictor_hidden) == (2048, 512)
-    network = Network(settings.network, settings.backbone, SIZE, stem="standard").eval()
+    assert (settings.method.dim, settings.method.predictor_hidden) == (2048, 512)
+    network = Network(settings.method, settings.backbone, SIZE, stem="standard").eval()
     network.load_state_dict(load_network(tmp_path / "run"))
     with torch.no_grad():
         z = model["encoder"](x)
@@ -207,15 +207,15 @@ def test_a_released_moco_v2(tmp_path, x):
     state |= {"module.queue": torch.randn(128, 64), "module.queue_ptr": torch.zeros(1)}
     torch.save({"state_dict": state}, tmp_path / "moco.pth")
     imported = import_checkpoint(tmp_path / "moco.pth", tmp_path / "run")
-    assert (imported.method, imported.parts) == ("moco_v2", ("backbone", "projector", "slow"))
+    assert (imported.method, imported.parts) == ("moco_v2", ("backbone", "projector", "target_encoder"))
     assert imported.left_out == ("module.queue", "module.queue_ptr")
-    network = Network(open_run(tmp_path / "run").settings.network, "resnet18", 224).eval()
+    network = Network(open_run(tmp_path / "run").settings.method, "resnet18", 224).eval()
     network.load_state_dict(load_network(tmp_path / "run"))
     with torch.no_grad():
         assert torch.allclose(network(x, x)[0], query(x), atol=1e-5)
-    assert torch.equal(network.slow.encoder[0].conv1.weight, query.conv1.weight * 0.5)
+    assert torch.equal(network.target_encoder.encoder[0].conv1.weight, query.conv1.weight * 0.5)
     assert network.predictor.__class__ is nn.Identity
-    assert open_run(tmp_path / "run").settings.network.objective == MOCO_V2.objective
+    assert open_run(tmp_path / "run").settings.method.objective == MOCO_V2.objective
 
 
 def lightly_keys(model):
@@ -242,7 +242,7 @@ def test_lightning_checkpoints_of_lightly_and_solo_learn(tmp_path, x, keys, left
     imported = import_checkpoint(tmp_path / "last.ckpt", tmp_path / "run")
     assert imported.parts == ("backbone", "projector", "predictor")
     assert len(imported.left_out) == left
-    network = Network(open_run(tmp_path / "run").settings.network, "resnet18", 224).eval()
+    network = Network(open_run(tmp_path / "run").settings.method, "resnet18", 224).eval()
     network.load_state_dict(load_network(tmp_path / "run"))
     with torch.no_grad():
         assert torch.allclose(network(x, x)[2], model["encoder"](x), atol=1e-5)
@@ -273,14 +273,14 @@ def test_an_imported_run_trains_on_embeds_and_evaluates(classes, photos, tmp_pat
     siam("evaluate", tmp_path / "run", classes, "--k", 3, "--workers", 0, check=0)
     siam("embed", tmp_path / "run", classes, "--workers", 0, "--out", tmp_path / "v.parquet", check=0)
     flags = [*TINY[TINY.index("--epochs") :]]
-    for name in ("--network.dim", "--network.projector-hidden", "--network.predictor-hidden",
-                 "--network.projector-layers", "--views.size"):  # fmt: skip
+    for name in ("--method.dim", "--method.projector-hidden", "--method.predictor-hidden",
+                 "--method.projector-layers", "--views.size"):  # fmt: skip
         at = flags.index(name)
         del flags[at : at + 2]
     done = siam("pretrain", classes, "--init", tmp_path / "run", *flags, "--out", tmp_path / "on", check=0)
     assert "beginning with the backbone, projector, predictor" in " ".join(done.stderr.split())
     settings = yaml.safe_load((tmp_path / "on" / "settings.yaml").read_text())
-    assert (settings["backbone"], settings["network"]["dim"]) == ("resnet18", 128)
+    assert (settings["backbone"], settings["method"]["dim"]) == ("resnet18", 128)
 
 
 class Payload:
@@ -343,8 +343,8 @@ def test_what_torchvision_and_timm_cannot_build_is_refused(tmp_path):
     ):  # fmt: skip
         folder = tmp_path / name
         folder.mkdir()
-        settings = Settings(backbone=backbone, width=width, views=ViewSettings(size=size), network=SIMSIAM)
-        network = Network(settings.network, backbone, size, width)
+        settings = Settings(backbone=backbone, width=width, views=ViewSettings(size=size), method=SIMSIAM)
+        network = Network(settings.method, backbone, size, width)
         save_settings(folder, settings)
         save_encoder(folder, network.backbone, settings)
         with pytest.raises(RunError, match=r"export as .*onnx or safetensors"):

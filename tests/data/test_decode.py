@@ -305,7 +305,7 @@ def test_a_jpeg_comes_out_smaller_where_that_is_allowed(allowed, factor):
 
 
 def test_for_views_colours_that_two_pixels_share_are_not_smoothed_between_them():
-    """As good as all JPEGs hold colour at half the resolution; on a soft picture it makes no difference."""
+    """As good as all JPEGs hold color at half the resolution; on a soft picture it makes no difference."""
     soft = Image.fromarray(RGB // 2 + 64).resize((6, 4)).resize((200, 120), Image.Resampling.BICUBIC)
     data = encoded(soft, "JPEG", quality=95, subsampling="4:2:0")
     apart = (decode(data, lambda height, width: 1).float() - decode(data).float()).abs()

@@ -61,5 +61,5 @@ def test_a_network_learns_it_in_minutes(tmp_path):
     outcome = json.loads(done.stdout)
     assert outcome["verdict"] == "healthy"
     assert outcome["knn"] >= 0.7
-    assert outcome["knn"] >= 1.7 * max(outcome["knn_raw_pixels"], outcome["knn_random_init"])
-    assert outcome["knn_raw_pixels"] <= 0.4
+    assert outcome["knn"] >= 1.7 * max(outcome["pixel_knn"], outcome["untrained_knn"])
+    assert outcome["pixel_knn"] <= 0.4

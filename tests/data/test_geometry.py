@@ -9,11 +9,11 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as TF
 
 from siam.data.geometry import Crops, crop_resize, draws_needed, resize_matrix
-from siam.data.random import uniforms
+from siam.data.random import counter_uniform
 
 
 def boxes_of(n, height, width, **options):
-    u = uniforms(0, 0, np.arange(n), 0, draws_needed(2))
+    u = counter_uniform(0, 0, np.arange(n), 0, draws_needed(2))
     return Crops(u, 2, options.pop("scale", (0.2, 1.0)), **options).boxes(height, width)
 
 
@@ -43,7 +43,7 @@ def test_boxes_are_distributed_as_torchvisions():
 
 
 def test_the_crops_of_one_image_are_those_it_has_among_others():
-    u = uniforms(0, 0, np.arange(5), 0, draws_needed(2))
+    u = counter_uniform(0, 0, np.arange(5), 0, draws_needed(2))
     crops = Crops(u, 2, (0.2, 1.0))
     assert (crops.boxes(70, 50, slice(3, 4)) == crops.boxes(70, 50)[3:4]).all()
     assert (crops.boxes(70, 50, slice(3, 4)) == Crops(u[3:4], 2, (0.2, 1.0)).boxes(70, 50)).all()

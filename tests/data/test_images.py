@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from siam.data.decode import BrokenImage
-from siam.data.images import Names
+from siam.data.images import PackedStrings
 from siam.data.sources import open_images
 from siam.errors import DataError
 from tests.conftest import DATA, save_images
@@ -151,7 +151,7 @@ def test_the_demo_sets_pixels_tell_little():
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1), max_size=20))
 def test_names_come_back_as_they_were(names):
-    assert list(Names(names)) == names
+    assert list(PackedStrings(names)) == names
 
 
 def test_files_without_extension_or_with_pickles_are_refused(tmp_path):
@@ -480,7 +480,7 @@ words = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), 
 @given(words, st.sampled_from(["a/", "b/c/", "é/"]))
 def test_names_below_a_folder_are_those_that_begin_with_it(names, folder):
     names = sorted([*names, *(folder + name for name in names[:5]), folder[:-1] + "0", folder[:-1] + "-"])
-    kept = Names(names)
+    kept = PackedStrings(names)
     expected = [name for name in names if name.startswith(folder)]
     part = kept.part(kept.below(folder))
     assert list(part) == expected

@@ -8,18 +8,26 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as TF
 
-from siam.data.photometry import DRAWS, Photometry, blur, denormalise, normalise
-from siam.data.random import uniforms
+from siam.data.photometry import DRAWS, Augment, blur, denormalize, normalize
+from siam.data.random import counter_uniform
 from siam.settings.pretraining import ViewSettings
 
 NOTHING = ViewSettings(
-    size=16, jitter_p=1.0, brightness=0, contrast=0, saturation=0, hue=0, grey_p=0, blur_p=0, solarize_p=0
+    size=16,
+    jitter_p=1.0,
+    brightness=0,
+    contrast=0,
+    saturation=0,
+    hue=0,
+    grayscale_p=0,
+    blur_p=0,
+    solarize_p=0,
 )
 
 
 @pytest.fixture
 def images():
-    """Soft colours away from 0 and 255, where no operation clamps."""
+    """Soft colors away from 0 and 255, where no operation clamps."""
     rng = np.random.default_rng(0)
     low = torch.from_numpy(rng.uniform(80, 160, (6, 3, 4, 4))).float()
     return torch.nn.functional.interpolate(low, size=16, mode="bilinear").round().byte()
@@ -27,8 +35,8 @@ def images():
 
 def apply(views, images, u=None):
     """Views in [0, 1], and the numbers that decided them."""
-    u = uniforms(0, 0, np.arange(len(images)), 1, DRAWS) if u is None else u
-    return denormalise(Photometry(views, torch.device("cpu"))(images, u)), u
+    u = counter_uniform(0, 0, np.arange(len(images)), 1, DRAWS) if u is None else u
+    return denormalize(Augment(views, torch.device("cpu"))(images, u)), u
 
 
 @pytest.mark.parametrize(
@@ -47,7 +55,7 @@ def test_one_adjustment_equals_torchvision(images, name, column, reference):
 
 
 def test_greyscale_equals_torchvision(images):
-    ours, _ = apply(replace(NOTHING, grey_p=1.0), images)
+    ours, _ = apply(replace(NOTHING, grayscale_p=1.0), images)
     expected = TF.rgb_to_grayscale(images, num_output_channels=3).float()
     assert abs(ours * 255 - expected).max() <= 2  # torchvision truncates
 
@@ -66,9 +74,9 @@ def test_hue_turns_as_torchvision_does_within_the_yiq_approximation(images):
 
 
 def test_hue_keeps_luma_and_grey(images):
-    photometry = Photometry(replace(NOTHING, hue=0.5), torch.device("cpu"))
+    photometry = Augment(replace(NOTHING, hue=0.5), torch.device("cpu"))
     u = torch.rand(50, DRAWS, generator=torch.Generator().manual_seed(0))
-    matrix, offset = photometry.colour_maps(torch.zeros(50), u)
+    matrix, offset = photometry.color_maps(torch.zeros(50), u)
     luma = torch.tensor([0.299, 0.587, 0.114])
     assert torch.allclose(luma @ matrix, luma.expand(50, 3), atol=1e-4)
     assert torch.allclose(matrix @ torch.ones(3), torch.ones(50, 3), atol=1e-4)
@@ -104,5 +112,5 @@ def test_a_view_depends_on_its_own_numbers_only(images):
 
 def test_normalise_and_back():
     x = torch.rand(2, 3, 5, 5)
-    assert torch.allclose(denormalise(normalise(x)), x, atol=1e-6)
-    assert normalise(x).is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(denormalize(normalize(x)), x, atol=1e-6)
+    assert normalize(x).is_contiguous(memory_format=torch.channels_last)

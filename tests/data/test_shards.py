@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from siam.cli.command import command as cli
+from siam.cli import command as cli
 from siam.data.decode import BrokenImage
 from siam.data.loader import ViewLoader
 from siam.data.order import Order, grouped_order
 from siam.data.sharding import bytes_of, shard
 from siam.data.sources import open_images
-from siam.data.views import Broken, read_or_replace
+from siam.data.views import Unreadable, read_or_replace
 from siam.errors import DataError, SettingsError
 from siam.settings.pretraining import LoaderSettings, Settings, ViewSettings
 from tests.conftest import TINY
@@ -91,7 +91,7 @@ def test_the_run_is_the_same_from_a_folder_a_tar_and_shards(photos, shards, tmp_
     results = []
     for data in (photos, tmp_path / "photos.tar", shards, shards / "train-{000000..000004}.tar"):
         run = tmp_path / f"run{len(results)}"
-        flags = [*TINY, "--loader.resident", "no", "--loader.workers", "1"]
+        flags = [*TINY, "--loader.cache", "none", "--loader.workers", "1"]
         assert cli.main(["pretrain", str(data), *flags, "--out", str(run)]) == 0
         lines = (run / "metrics.jsonl").read_text().splitlines()
         losses = [record["loss"] for record in map(json.loads, lines) if record["kind"] == "step"]
@@ -152,14 +152,14 @@ def test_a_damaged_shard_costs_only_its_own_samples_and_is_reported(
         run = tmp_path / "run"
         assert cli.main(["pretrain", name, *TINY, "--batch-size", "4", "--out", str(run)]) == 0
         assert f"{files[1]}: {says}" in capsys.readouterr().err
-        assert says in (run / "broken.txt").read_text()
+        assert says in (run / "unreadable.txt").read_text()
 
 
 def test_a_shard_that_vanishes_in_mid_run_is_stepped_over_as_a_whole(shards):
     """Its images are replaced by the next one that is not in it, however many they are."""
     images = open_images(shards).train
     images.files[1].unlink()
-    broken = Broken()
+    broken = Unreadable()
     first, until = int(images.starts[1]), int(images.starts[2])
     _, used = read_or_replace(images, first, broken)
     assert used == until
@@ -234,7 +234,7 @@ def test_a_folder_of_parquet_files_trains_and_a_damaged_one_is_left_out(photos, 
     assert (len(sets.train), len(sets.val)) == (48, 24)
     assert list(sets.lost) == [str(folder / "train-1.parquet")]
     run = tmp_path / "run"
-    flags = [*TINY, "--loader.resident", "no", "--loader.workers", "1"]
+    flags = [*TINY, "--loader.cache", "none", "--loader.workers", "1"]
     assert cli.main(["pretrain", str(folder), *flags, "--out", str(run)]) == 0
     assert "train-1.parquet: left out, " in capsys.readouterr().err
 
@@ -292,7 +292,7 @@ def test_a_far_shard_that_cannot_be_fetched_costs_only_its_own(server, shards):
     count = len(list(shards.glob("*.tar")))
     images = open_images(f"{server.url}/train-{{000000..{count - 1:06d}}}.tar").train
     server.refused.add("/train-000001.tar")
-    broken = Broken()
+    broken = Unreadable()
     first, until = int(images.groups[1]), int(images.groups[2])
     assert read_or_replace(images, first, broken)[1] == until
     assert "cannot be fetched" in next(iter(broken.values()))
@@ -315,7 +315,7 @@ def test_a_position_in_a_stream_resumes(server, shards):
     count = len(list(shards.glob("*.tar")))
     images = open_images(f"{server.url}/train-{{000000..{count - 1:06d}}}.tar").train
     views = ViewSettings(size=16)
-    settings = Settings(epochs=2, batch_size=4, views=views, loader=LoaderSettings(0, "no"))
+    settings = Settings(epochs=2, batch_size=4, views=views, loader=LoaderSettings(0, "none"))
     whole = list(ViewLoader(images, settings, torch.device("cpu")).batches())
     rest = list(ViewLoader(images, settings, torch.device("cpu")).batches(1, 2))
     assert [(b.epoch, b.step) for b in rest] == [(1, s) for s in range(2, 6)]

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from siam.data.sources import open_images
-from siam.data.views import Broken, ViewBatches
+from siam.data.views import Unreadable, ViewBatches
 from siam.settings.pretraining import ViewSettings
 
 
@@ -61,7 +61,7 @@ def test_views_do_not_depend_on_the_batch_they_are_in(large):
 
 
 def test_of_many_broken_images_five_are_named():
-    broken = Broken({f"{i}.jpg": "the file is empty" for i in range(5)})
+    broken = Unreadable({f"{i}.jpg": "the file is empty" for i in range(5)})
     assert broken.first_few() == ", ".join(f"{i}.jpg (the file is empty)" for i in range(5))
     broken |= {"5.jpg": "is not an image", "6.jpg": "is not an image"}
     assert broken.first_few().endswith("4.jpg (the file is empty) and 2 more")

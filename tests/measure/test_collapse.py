@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from siam.measure.collapse import ADVICE, effective_rank, floor_of_std, output_std, verdict
+from siam.measure.collapse import ADVICE, effective_rank, embedding_std, std_at_collapse, verdict
 from siam.methods import SIMSIAM
 from siam.runs.folder import open_run
 from tests.conftest import siam
@@ -15,8 +15,8 @@ from tests.conftest import siam
 
 def test_std_is_one_for_isotropic_outputs_and_zero_for_a_constant():
     z = torch.randn(20_000, 64, generator=torch.Generator().manual_seed(0))
-    assert float(output_std(z)) == pytest.approx(1.0, abs=0.01)
-    assert float(output_std(torch.ones(100, 64))) == pytest.approx(0.0, abs=1e-6)
+    assert float(embedding_std(z)) == pytest.approx(1.0, abs=0.01)
+    assert float(embedding_std(torch.ones(100, 64))) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_std_equals_its_formula():
@@ -24,13 +24,13 @@ def test_std_equals_its_formula():
     z = np.random.default_rng(0).normal(size=(7, 5))
     unit = z / np.sqrt((z**2).sum(axis=1, keepdims=True))
     expected = np.mean([np.std(unit[:, c]) for c in range(5)]) * np.sqrt(5)
-    assert float(output_std(torch.from_numpy(z))) == pytest.approx(expected, abs=1e-6)
+    assert float(embedding_std(torch.from_numpy(z))) == pytest.approx(expected, abs=1e-6)
 
 
 def test_std_falls_when_dimensions_die():
     z = torch.randn(5000, 64, generator=torch.Generator().manual_seed(0))
     z[:, 16:] = 0
-    assert float(output_std(z)) == pytest.approx(0.5, abs=0.01)
+    assert float(embedding_std(z)) == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 8])
@@ -60,7 +60,7 @@ def test_a_low_rank_that_no_channel_shows_is_told():
     """Three directions, turned so that every channel has its share of them."""
     g = torch.Generator().manual_seed(0)
     z = torch.randn(256, 3, generator=g) @ torch.randn(3, 512, generator=g)
-    std, rank = float(output_std(z)), effective_rank(z)
+    std, rank = float(embedding_std(z)), effective_rank(z)
     assert std > 0.8
     assert rank == pytest.approx(3, abs=0.1)
     assert verdict(std) == "healthy"
@@ -76,15 +76,15 @@ def test_the_floor_is_what_a_centred_batch_reads_at_full_collapse(batch):
     z = torch.cat([shared.repeat(batch - 1, 1), -(batch - 1) * shared[None]])
     z = z / z.std(dim=0, correction=0)
     assert torch.allclose(z.mean(dim=0), torch.zeros(64), atol=1e-5)
-    floor = floor_of_std(SIMSIAM, batch)
-    assert float(output_std(z)) == pytest.approx(floor, rel=1e-4)
+    floor = std_at_collapse(SIMSIAM, batch)
+    assert float(embedding_std(z)) == pytest.approx(floor, rel=1e-4)
     assert verdict(floor, floor) == "collapsed"
     assert verdict(0.97, floor) == "healthy"
 
 
 def test_in_a_pair_of_images_the_std_says_nothing():
     """The mean of two is 0: they are opposites, whatever was learnt."""
-    floor = floor_of_std(SIMSIAM, 2)
+    floor = std_at_collapse(SIMSIAM, 2)
     assert floor == 1
     assert verdict(0.999, floor, rank=6.4, most=12) == "healthy"
     assert verdict(0.999, floor, rank=1.5, most=12) == "at risk"
@@ -95,19 +95,19 @@ def test_in_a_pair_of_images_the_std_says_nothing():
     "change", [{"batch_norm": "hidden"}, {"batch_norm": "none"}, {"output_affine": True}]
 )
 def test_without_a_centring_norm_the_floor_is_0(change):
-    assert floor_of_std(replace(SIMSIAM, **change), 32) == 0
+    assert std_at_collapse(replace(SIMSIAM, **change), 32) == 0
 
 
 @pytest.mark.slow
 def test_without_stop_gradient_it_collapses_and_says_so_during_the_run(tmp_path):
     run = tmp_path / "run"
-    flags = ["--network.target", "live", "--epochs", 4]
+    flags = ["--method.target", "gradient", "--epochs", 4]
     done = siam("pretrain", *flags, "--out", run, "--json", check=0)
     outcome = json.loads(done.stdout)
     assert outcome["verdict"] == "collapsed"
     assert outcome["loss"] < -0.98
     assert outcome["std"] < 0.1
-    assert outcome["knn"] < outcome["knn_raw_pixels"]
+    assert outcome["knn"] < outcome["pixel_knn"]
     epochs = [record for record in open_run(run).metrics() if record["kind"] == "epoch"]
     assert "collapsed" in [record["verdict"] for record in epochs[:3]]
     assert "collapsed: every image" in " ".join(done.stderr.split())

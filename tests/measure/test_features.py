@@ -7,25 +7,25 @@ from torchvision.transforms.v2 import functional as TF
 
 from siam.data.sources import open_images
 from siam.data.sources.arrays import ArrayImages
-from siam.measure.features import centre_view, centre_views, extract
+from siam.measure.features import center_view, center_views, extract
 
 
 def test_an_image_of_that_size_stays_as_it_is():
     image = torch.randint(0, 256, (3, 96, 96), dtype=torch.uint8)
-    assert torch.equal(centre_view(image, 96), image)
+    assert torch.equal(center_view(image, 96), image)
 
 
 def test_a_photograph_is_resized_to_256_and_cut_at_224():
     image = torch.randint(0, 256, (3, 300, 400), dtype=torch.uint8)
     expected = TF.center_crop(TF.resize(image, [256], antialias=True), [224, 224])
-    assert torch.equal(centre_view(image, 224), expected)
+    assert torch.equal(center_view(image, 224), expected)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_images_come_in_order_and_broken_ones_are_left_out(photos, workers):
     (photos / "005.jpg").write_bytes(b"")
     images = open_images(photos).train
-    views, indices = zip(*centre_views(images, 16, batch_size=7, workers=workers), strict=True)
+    views, indices = zip(*center_views(images, 16, batch_size=7, workers=workers), strict=True)
     assert np.concatenate(indices).tolist() == [i for i in range(24) if i != 5]
     assert torch.cat(views).shape == (23, 3, 16, 16)
 
@@ -33,7 +33,7 @@ def test_images_come_in_order_and_broken_ones_are_left_out(photos, workers):
 def test_extract_uses_eval_mode_and_gives_the_mode_back():
     images = ArrayImages("x", np.zeros((5, 8, 8, 3), dtype=np.uint8), None, ())
     encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(192)).train()
-    features, indices = extract(encoder, centre_views(images, 8), torch.device("cpu"))
+    features, indices = extract(encoder, center_views(images, 8), torch.device("cpu"))
     assert features.shape == (5, 192)
     assert indices.tolist() == list(range(5))
     assert encoder.training

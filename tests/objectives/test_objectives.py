@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from siam.methods import Method
 from siam.objectives import build_objective
-from siam.objectives.clusters import SwappedClusters, sinkhorn
-from siam.objectives.contrast import BatchContrast
 from siam.objectives.cosine import negative_cosine
 from siam.objectives.cross_entropy import softmax_cross_entropy
-from siam.objectives.queue import QueueContrast
+from siam.objectives.info_nce import InfoNCE
+from siam.objectives.nt_xent import NTXent
+from siam.objectives.swapped_prediction import SwappedPrediction, sinkhorn
 
 sizes = st.tuples(st.integers(2, 7), st.integers(1, 6), st.integers(0, 10**6))
 
@@ -71,7 +71,7 @@ def nt_xent(z1, z2, temperature):
 def test_nt_xent(size, temperature):
     z1, z2 = vectors(*size, count=2)
     a, b = tensors([z1, z2])
-    ours = float(BatchContrast(temperature)(a, b, a, b))
+    ours = float(NTXent(temperature)(a, b, a, b))
     assert ours == pytest.approx(nt_xent(z1, z2, temperature), rel=1e-4, abs=1e-4)
 
 
@@ -79,7 +79,7 @@ def test_the_gradient_of_nt_xent_goes_through_anchors_and_keys():
     """With live targets z is p: half of SimCLR's gradient comes through the keys. By finite differences."""
     z1, z2 = vectors(3, 4, seed=5, count=2)
     a, b = (torch.from_numpy(z).requires_grad_() for z in (z1, z2))
-    BatchContrast(0.5)(a, b, a, b).backward()
+    NTXent(0.5)(a, b, a, b).backward()
     step = 1e-5
     for i, j in ((0, 1), (2, 3)):
         up, down = z1.copy(), z1.copy()
@@ -107,15 +107,15 @@ def test_asymmetric_objectives_let_the_first_view_predict_the_second():
     for i in range(3):
         logits = np.array([unit(p1)[i] @ keys[k] / 0.2 if k != i else -np.inf for k in range(6)])
         total -= np.log(softmax(logits)[i + 3])
-    assert value(BatchContrast(0.2, symmetric=False)) == pytest.approx(total / 3, abs=1e-5)
+    assert value(NTXent(0.2, symmetric=False)) == pytest.approx(total / 3, abs=1e-5)
 
-    queue = QueueContrast(4, 10, 0.2, symmetric=False)
+    queue = InfoNCE(4, 10, 0.2, symmetric=False)
     logits = np.concatenate(
         [(unit(p1) * unit(z2)).sum(axis=1, keepdims=True), unit(p1) @ queue.queue.numpy().T], axis=1
     )
     assert value(queue) == pytest.approx(-np.log(softmax(logits / 0.2)[:, 0]).mean(), abs=1e-5)
 
-    clusters = SwappedClusters(4, 5, 0.1, symmetric=False)
+    clusters = SwappedPrediction(4, 5, 0.1, symmetric=False)
     c = unit(clusters.prototypes.detach().numpy().astype(np.float64))
     assigned = plain_sinkhorn(unit(z2) @ c.T, 0.05, 3)
     expected = -(assigned * np.log(softmax(unit(p1) @ c.T / 0.1))).sum(axis=1).mean()
@@ -130,13 +130,13 @@ def test_contrast_with_a_predictor_scores_predictions_against_targets():
     for i in range(6):
         logits = np.array([p[i] @ z[k] / 0.2 if k != i else -np.inf for k in range(6)])
         total -= np.log(softmax(logits)[(i + 3) % 6])
-    assert float(BatchContrast(0.2)(*tensors([p1, p2, z1, z2]))) == pytest.approx(total / 6, abs=1e-5)
+    assert float(NTXent(0.2)(*tensors([p1, p2, z1, z2]))) == pytest.approx(total / 6, abs=1e-5)
 
 
 def test_info_nce_over_steps_with_a_queue_that_goes_round():
     """MoCo Eq. 1 over five steps; K = 7 is no multiple of what is taken; keys enter after scoring."""
     torch.manual_seed(0)
-    objective = QueueContrast(dim=4, size=7, temperature=0.2)
+    objective = InfoNCE(dim=4, size=7, temperature=0.2)
     queue, place = objective.queue.numpy().copy(), 0
     for step in range(5):
         p1, p2, z1, z2 = vectors(2, 4, seed=step)
@@ -162,7 +162,7 @@ def test_a_key_is_never_its_own_negative():
     """The queue that scores a batch holds none of its keys, nor for another pair of the same images; it does
     when the step has ended.
     """
-    objective = QueueContrast(dim=4, size=10, temperature=0.2)
+    objective = InfoNCE(dim=4, size=10, temperature=0.2)
     p1, p2, z1, z2 = tensors(vectors(3, 4, seed=0))
     keys = torch.nn.functional.normalize(torch.cat([z2, z1]), dim=1)
     scored = objective.queue.clone()
@@ -174,13 +174,13 @@ def test_a_key_is_never_its_own_negative():
 
 
 def test_the_queue_survives_a_checkpoint_and_the_backward_pass():
-    objective = QueueContrast(dim=4, size=10, temperature=0.2)
+    objective = InfoNCE(dim=4, size=10, temperature=0.2)
     p1, p2, z1, z2 = tensors(vectors(3, 4, seed=0))
     p1.requires_grad_()
     objective(p1, p2, z1, z2).backward()
     objective.end()
     assert p1.grad.abs().sum() > 0
-    other = QueueContrast(dim=4, size=10, temperature=0.2)
+    other = InfoNCE(dim=4, size=10, temperature=0.2)
     other.load_state_dict(objective.state_dict())
     assert torch.equal(other.queue, objective.queue)
     assert other.place == 6
@@ -218,7 +218,7 @@ def test_sinkhorn_equals_the_plain_algorithm(n, k, seed):
 def test_swapped_prediction(size):
     """SwAV Eq. 2: cross-entropy of each view's prediction with the other view's assignment."""
     p1, p2, z1, z2 = vectors(*size)
-    objective = SwappedClusters(size[1], prototypes=5, temperature=0.1)
+    objective = SwappedPrediction(size[1], prototypes=5, temperature=0.1)
     c = unit(objective.prototypes.detach().numpy().astype(np.float64))
 
     def loss(p, z):
@@ -232,7 +232,7 @@ def test_swapped_prediction(size):
 
 def test_prototypes_learn_from_assignments_only_when_targets_do():
     """Targets without gradient: prototypes learn as if the assignment were given."""
-    objective = SwappedClusters(4, prototypes=5, temperature=0.1)
+    objective = SwappedPrediction(4, prototypes=5, temperature=0.1)
     p1, p2, z1, z2 = tensors(vectors(3, 4, seed=0))
     objective(p1, p2, z1, z2).backward()
     ours, objective.prototypes.grad = objective.prototypes.grad, None
@@ -248,7 +248,7 @@ def test_prototypes_learn_from_assignments_only_when_targets_do():
 
 
 def test_assignments_pass_gradient_when_targets_do():
-    objective = SwappedClusters(4, prototypes=5, temperature=0.1)
+    objective = SwappedPrediction(4, prototypes=5, temperature=0.1)
     p1, p2, z1, z2 = tensors(vectors(3, 4, seed=0))
     z1.requires_grad_()
     z2.requires_grad_()
@@ -274,7 +274,7 @@ class TestAgainstLightly:
     def test_nt_xent(self):
         a, b = tensors(vectors(5, 6, seed=1, count=2))
         theirs = float(self.loss.NTXentLoss(temperature=0.2)(a, b))
-        assert float(BatchContrast(0.2)(a, b, a, b)) == pytest.approx(theirs, abs=1e-5)
+        assert float(NTXent(0.2)(a, b, a, b)) == pytest.approx(theirs, abs=1e-5)
 
     def test_sinkhorn(self):
         scores = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (12, 5))).float()
@@ -285,7 +285,7 @@ class TestAgainstLightly:
 
     def test_swapped_clusters(self):
         p1, p2 = tensors(vectors(12, 6, seed=2, count=2))
-        objective = SwappedClusters(6, 5, 0.1)
+        objective = SwappedPrediction(6, 5, 0.1)
         prototypes = torch.nn.functional.normalize(objective.prototypes, dim=1)
         # theirs knows no predictor: a view's scores are both prediction and source of the assignment
         scores = [torch.nn.functional.normalize(p, dim=1) @ prototypes.T for p in (p1, p2)]
@@ -295,7 +295,7 @@ class TestAgainstLightly:
     def test_memory_bank_nt_xent(self):
         """Two batches: both score against the bank as it was, and put their keys in afterwards."""
         theirs = self.loss.NTXentLoss(temperature=0.2, memory_bank_size=(10, 6))
-        ours = QueueContrast(6, 10, 0.2, symmetric=False)
+        ours = InfoNCE(6, 10, 0.2, symmetric=False)
         ours.queue.copy_(theirs.memory_bank.bank)
         for seed in (3, 4):
             p1, p2, z1, z2 = tensors(vectors(4, 6, seed=seed))

@@ -39,10 +39,10 @@ def test_rows_are_the_papers_and_their_settings_hold(name):
             assert [row.published for row in rows] == PUBLISHED[name]
         built = []
         for row in rows:
-            method = METHODS[row.change.get("method", "simsiam")]
+            method = METHODS[row.change.get("method", {}).get("name", "simsiam")]
             names = ("predictor", "target", "objective")
             own = {name: getattr(method, name) for name in names}
-            built.append(from_dict(row.change, replace(base, network=replace(base.network, **own))))
+            built.append(from_dict(row.change, replace(base, method=replace(base.method, **own))))
         assert len({str(settings) for settings in built}) == len(rows)
 
 
@@ -51,14 +51,14 @@ def test_the_papers_own_settings_at_the_papers_own_size():
     assert rows["batch 512"] == {"batch_size": 512}
     assert rows["batch 4096"] == {"batch_size": 4096, "optimizer": {"warmup_epochs": 10}}
     rows = table("alternation").rows(Settings(), 5004)
-    assert [row.change.get("network", {}).get("momentum_every") for row in rows] == [
+    assert [row.change.get("method", {}).get("momentum_every") for row in rows] == [
         None,
         10,
         100,
         5004,
         None,
     ]
-    heads = [row.change["network"] for row in table("dimension").rows(Settings(), 1)]
+    heads = [row.change["method"] for row in table("dimension").rows(Settings(), 1)]
     assert [(head["dim"], head["predictor_hidden"]) for head in heads] == [
         (256, 64), (512, 128), (1024, 256), (2048, 512),
     ]  # fmt: skip
@@ -91,7 +91,7 @@ def test_a_table_row_by_row_and_again(classes, tmp_path):
     found = json.loads(done.stdout)
     assert [row["name"] for row in found["rows"]] == ["with stop-gradient", "without stop-gradient"]
     assert [len(row["seeds"]) for row in found["rows"]] == [2, 2]
-    assert found["rows"][1]["settings"]["network"]["target"] == "live"
+    assert found["rows"][1]["settings"]["method"]["target"] == "gradient"
     assert {"date", "machine", "torch"} <= set(found)
     typed = shlex.join(["siam", *map(str, command), "--seeds", "2", "--json"])
     assert found["command"] == typed

@@ -30,10 +30,13 @@ def pass_through(norm, x, dy):
 
 def share():
     torch.set_num_threads(1)
-    with distributed.joined("cpu", 60):
+    with distributed.process_group("cpu", 60):
         x, dy = (whole.split(SIZES)[rank()] for whole in rows())
         found = pass_through(SyncedBatchNorm(nn.BatchNorm2d(4)), x, dy)
-        return [{key: value.numpy() for key, value in part.items()} for part in distributed.from_all(found)]
+        return [
+            {key: value.numpy() for key, value in part.items()}
+            for part in distributed.all_gather_object(found)
+        ]
 
 
 @pytest.mark.slow

@@ -13,15 +13,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from siam.cli.command import command as cli
+from siam.cli import command as cli
 from siam.data.order import Order
 from siam.errors import DataError, RunError, SettingsError
 from siam.methods import METHODS
 from siam.network import Network
 from siam.objectives import build_objective
 from siam.processes import agree as distributed
-from siam.processes.batch_norm import SyncedBatchNorm, synchronise
-from siam.processes.gather import gather, own_rows, rank
+from siam.processes.batch_norm import SyncedBatchNorm, synchronize_batch_norm
+from siam.processes.gather import gather, local_shard, rank
 from siam.processes.launch import how_many, launch
 from siam.settings.pretraining import Settings
 from tests.conftest import TINY, siam
@@ -35,8 +35,12 @@ CASES = {
     **{name: {} for name in METHODS},
     "moving average": {"objective": "moving_average", "predictor": "none"},
     "two pairs of each image": {"symmetry": "asymmetric_2x"},
-    "swav without stop-gradient": {"objective": "clusters", "predictor": "none", "target": "live"},
-    "simclr in one direction": {"objective": "contrast", "predictor": "none", "symmetry": "asymmetric"},
+    "swav without stop-gradient": {
+        "objective": "swapped_prediction",
+        "predictor": "none",
+        "target": "gradient",
+    },
+    "simclr in one direction": {"objective": "nt_xent", "predictor": "none", "symmetry": "asymmetric"},
 }
 BATCH, IMAGES = 12, 40
 
@@ -54,8 +58,8 @@ def two_steps(name):
     result = {}
     for step in range(2):
         g = torch.Generator().manual_seed(step)
-        views = [own_rows(torch.randn(BATCH, 3, 16, 16, generator=g)) for _ in range(4)]
-        objective.begin(own_rows(torch.randperm(IMAGES, generator=g)[:BATCH]))
+        views = [local_shard(torch.randn(BATCH, 3, 16, 16, generator=g)) for _ in range(4)]
+        objective.begin(local_shard(torch.randperm(IMAGES, generator=g)[:BATCH]))
         pairs = [views[:2], views[2:]] if method.symmetry == "asymmetric_2x" else [views[:2]]
         loss = torch.stack([objective(*forward(*pair)) for pair in pairs]).mean()
         network.zero_grad()
@@ -75,7 +79,7 @@ def two_steps(name):
 
 def all_cases():
     torch.set_num_threads(1)
-    with distributed.joined("cpu", 60):
+    with distributed.process_group("cpu", 60):
         return {name: {k: v.numpy() for k, v in two_steps(name).items()} for name in CASES}
 
 
@@ -100,17 +104,17 @@ def test_two_processes_with_half_the_batch_are_one_with_the_whole(halves, name):
 
 def gathered():
     """d/dx of the sum over processes of w_r . gather(x): every process weighs every row."""
-    with distributed.joined("cpu", 60):
+    with distributed.process_group("cpu", 60):
         x = torch.full((2, 3), float(rank()), requires_grad=True)
         everything = gather(x)
         weights = torch.arange(12.0).view(4, 3) * (1 + rank())
         (everything * weights).sum().backward()
-        voted = distributed.Vote()
+        voted = distributed.AnyRankFlag()
         first, second = voted(rank() == 1, False), voted(False, False)
         voted.close()
         refused = ""
         try:
-            distributed.from_first(lambda: (_ for _ in ()).throw(DataError("the first says no")))
+            distributed.on_rank_zero(lambda: (_ for _ in ()).throw(DataError("the first says no")))
         except DataError as error:
             refused = str(error)
         norm = torch.nn.BatchNorm1d(2)
@@ -118,16 +122,16 @@ def gathered():
         distributed.average_statistics(norm)
         return {
             "statistics": norm.running_mean.tolist(),
-            "refused": distributed.from_all(refused),
+            "refused": distributed.all_gather_object(refused),
             "rows": everything.tolist(), "gradient": x.grad.tolist(), "votes": [first, second],
-            "from_all": distributed.from_all(rank()),
+            "all_gather_object": distributed.all_gather_object(rank()),
             "join": distributed.join(torch.full((rank() + 1, 2), 7)).tolist(),
             "mean": distributed.mean(torch.tensor([float(rank()), 4.0])).tolist(),
         }  # fmt: skip
 
 
 def fails(how):
-    with distributed.joined("cpu", 5):
+    with distributed.process_group("cpu", 5):
         if how == "one dies" and rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "one refuses" and rank() == 1:
@@ -141,7 +145,7 @@ def test_what_processes_tell_each_other():
     assert told["rows"] == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
     assert told["gradient"] == (3 * torch.arange(6.0).view(2, 3)).tolist()  # weights 1 and 2
     assert told["votes"] == [(False, False), (True, False)]
-    assert told["from_all"] == [0, 1]
+    assert told["all_gather_object"] == [0, 1]
     assert told["statistics"] == [0.5, 0.5]
     assert told["refused"] == ["the first says no"] * 2
     assert told["join"] == [[7, 7]] * 3
@@ -159,9 +163,9 @@ def test_a_process_that_ends_ends_all_and_is_named():
 MEETS = """
 import signal
 import torch.distributed as dist
-from siam.processes.rendezvous import joined
+from siam.processes.rendezvous import process_group
 print("here", flush=True)
-with joined("cpu", 30):
+with process_group("cpu", 30):
     dist.barrier()
     print("met", flush=True)
     signal.pause()
@@ -196,12 +200,12 @@ def test_a_restarted_process_does_not_wait_for_the_addresses_of_the_dead(early):
 def test_alone_nothing_is_exchanged():
     x = torch.randn(3, 2)
     assert gather(x) is x
-    assert torch.equal(own_rows(x), x)
-    assert distributed.from_all(5) == [5]
+    assert torch.equal(local_shard(x), x)
+    assert distributed.all_gather_object(5) == [5]
     assert distributed.join(x) is x
-    assert distributed.Vote()(True, False) == (True, False)
+    assert distributed.AnyRankFlag()(True, False) == (True, False)
     with pytest.raises(DataError, match="no"):
-        distributed.from_first(lambda: (_ for _ in ()).throw(DataError("no")))
+        distributed.on_rank_zero(lambda: (_ for _ in ()).throw(DataError("no")))
 
 
 def test_synchronised_bn_keeps_names_parameters_and_activations():
@@ -210,7 +214,7 @@ def test_synchronised_bn_keeps_names_parameters_and_activations():
     network = Network(replace(METHODS["byol"], **SMALL), "mobilenetv3_small_050", image_size=32).eval()
     before, x = network.state_dict(keep_vars=True), torch.randn(3, 3, 32, 32)
     expected = network(x, x)
-    synchronise(network, torch.device("cpu"))
+    synchronize_batch_norm(network, torch.device("cpu"))
     after = network.state_dict(keep_vars=True)
     assert list(after) == list(before)
     assert all(after[key] is before[key] for key in after)
@@ -275,7 +279,7 @@ def torchrun(processes, *args):
 def test_a_run_of_two_processes_is_the_run_of_one(classes, tmp_path):
     """Started by itself, and by torchrun: the losses of one process as far as rounding lets them agree, one
     line of output for each epoch, and a run that one process continues with the same images."""
-    flags = ["pretrain", classes, *TINY, "--device", "cpu", "--loader.resident", "no", "--loader.workers", 1]
+    flags = ["pretrain", classes, *TINY, "--device", "cpu", "--loader.cache", "none", "--loader.workers", 1]
     runs = {name: tmp_path / name for name in ("one", "two", "torchrun")}
     assert cli.main([*map(str, flags), "--out", str(runs["one"])]) == 0
     two = siam(*flags, "--devices", 2, "--out", runs["two"], "--json", check=0)
@@ -287,7 +291,7 @@ def test_a_run_of_two_processes_is_the_run_of_one(classes, tmp_path):
     losses = {name: [record["loss"] for record in records(run, "step")] for name, run in runs.items()}
     assert losses["two"] == losses["torchrun"]
     assert losses["two"][:3] == pytest.approx(losses["one"][:3], abs=1e-4)
-    for kind, name in (("start", "knn_random_init"), ("start", "knn_raw_pixels"), ("start", "val_images")):
+    for kind, name in (("start", "untrained_knn"), ("start", "pixel_knn"), ("start", "val_images")):
         assert records(runs["two"], kind)[0][name] == pytest.approx(records(runs["one"], kind)[0][name])
 
 
@@ -317,7 +321,7 @@ def test_embedding_is_shared_by_the_processes_of_torchrun(classes, tmp_path, mon
 def test_asked_to_stop_all_processes_stop_at_one_step_and_fewer_go_on(classes, tmp_path):
     """SIGTERM: status 75 and a whole checkpoint; one process then continues what two began, and the losses
     are those of a run that was never stopped, as far as rounding lets them agree."""
-    flags = ["pretrain", classes, *TINY, "--device", "cpu", "--loader.resident", "no", "--epochs", 40]
+    flags = ["pretrain", classes, *TINY, "--device", "cpu", "--loader.cache", "none", "--epochs", 40]
     flags += ["--optimizer.lr", 0.001, "--monitor.knn-every", 0]
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert cli.main([*map(str, flags), "--out", str(whole)]) == 0

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from siam.data.sources.arrays import ArrayImages
-from siam.data.subset import Subset, hold_out, labelled_share
+from siam.data.subset import Subset, hold_out, labeled_subset
 from siam.errors import DataError, RunError
 from siam.parts.backbone import build_backbone
 from siam.protocols import linear as linear_module
-from siam.protocols.classifier import labelled_loader
+from siam.protocols.classifier import labeled_loader
 from siam.protocols.evaluate import evaluate
 from siam.protocols.linear import LinearSettings, linear
 from siam.protocols.probe import STRENGTHS, probe
@@ -26,12 +26,12 @@ from tests.conftest import TINY, siam
 
 
 def coloured(n, classes=3, side=16):
-    """Images of one of three colours, with noise: any network tells them apart."""
+    """Images of one of three colors, with noise: any network tells them apart."""
     rng = np.random.default_rng(0)
     labels = np.arange(n) % classes
     images = rng.integers(0, 60, (n, side, side, 3)).astype(np.uint8)
     images[np.arange(n), :, :, labels] += 180
-    return ArrayImages("colours", images, labels, ("red", "green", "blue")[:classes])
+    return ArrayImages("colors", images, labels, ("red", "green", "blue")[:classes])
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def run(tmp_path_factory):
 def test_a_share_of_the_labels_is_balanced_and_nested(n, classes, one, other, seed):
     labels = np.random.default_rng(seed).integers(0, classes, n)
     images = ArrayImages("x", np.zeros((n, 8, 8, 3), np.uint8), labels, tuple("abcde"[:classes]))
-    small, large = (labelled_share(images, share, seed) for share in sorted([one, other]))
+    small, large = (labeled_subset(images, share, seed) for share in sorted([one, other]))
     assert set(small.indices) <= set(large.indices)
     for kind in range(classes):
         members = int((labels == kind).sum())
@@ -131,7 +131,7 @@ def test_linear_notices_when_something_frozen_moves(monkeypatch):
 def test_labelled_views_change_no_colour():
     grey = np.broadcast_to(np.arange(20, dtype=np.uint8)[:, None, None, None] * 10, (20, 24, 24, 3))
     images = ArrayImages("greys", np.ascontiguousarray(grey), np.zeros(20, np.int64), ("grey",))
-    loader = labelled_loader(Subset(images, np.arange(20)), 16, 20, 1, 0, 0, torch.device("cpu"))
+    loader = labeled_loader(Subset(images, np.arange(20)), 16, 20, 1, 0, 0, torch.device("cpu"))
     (batch,) = loader.batches()
     assert len(batch.views) == 1
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -172,9 +172,9 @@ def test_untrained_is_the_network_before_its_first_step(run):
     """By the run's own kNN of the random initialisation."""
     records = [json.loads(line) for line in (run / "run" / "metrics.jsonl").read_text().splitlines()]
     start = next(record for record in records if record["kind"] == "start")
-    result = evaluate(run / "run", run / "classes", k=5, random_init=True, workers=0)
+    result = evaluate(run / "run", run / "classes", k=5, untrained=True, workers=0)
     assert result.encoder == "random"
-    assert result.top1 == pytest.approx(start["knn_random_init"], abs=1 / 12 + 1e-9)
+    assert result.top1 == pytest.approx(start["untrained_knn"], abs=1 / 12 + 1e-9)
     assert not torch.equal(
         untrained(run / "run").backbone.conv1.weight, load(run / "run").backbone.conv1.weight
     )

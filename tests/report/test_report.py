@@ -26,7 +26,7 @@ from siam.settings.pretraining import MonitorSettings, Settings, ViewSettings
 
 SMALL = Settings(
     backbone="resnet18", width=0.5, epochs=8, batch_size=32,
-    views=ViewSettings(size=16, scale=(0.4, 1.0)), network=replace(SIMSIAM, dim=512, queue=1024),
+    views=ViewSettings(size=16, scale=(0.4, 1.0)), method=replace(SIMSIAM, dim=512, queue=1024),
 )  # fmt: skip
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "base"}
@@ -121,16 +121,16 @@ def epoch(n, per=10, **values) -> dict[str, Any]:
 
 
 START = {
-    "kind": "start", "knn_raw_pixels": 0.312, "knn_random_init": 0.207, "images": 5000, "val_images": 1000,
+    "kind": "start", "pixel_knn": 0.312, "untrained_knn": 0.207, "images": 5000, "val_images": 1000,
     "parameters": 6_280_000, "device": "cpu", "precision": "bf16",
 }  # fmt: skip
 END = {
     "kind": "end", "verdict": "healthy", "loss": -0.91, "std": 0.97, "rank": 90.5, "knn": 0.673,
-    "knn_raw_pixels": 0.312, "knn_random_init": 0.207, "epochs": 2, "steps": 20, "seconds": 754.0,
+    "pixel_knn": 0.312, "untrained_knn": 0.207, "epochs": 2, "steps": 20, "seconds": 754.0,
     "pairs_per_second": 309.4,
 }  # fmt: skip
 WHOLE = [START, step(5), step(10), epoch(0), step(15), step(20), epoch(1, knn=0.67), END]
-NO_LABELS = {"knn": None, "knn_raw_pixels": None, "knn_random_init": None}
+NO_LABELS = {"knn": None, "pixel_knn": None, "untrained_knn": None}
 
 
 @pytest.fixture
@@ -226,10 +226,10 @@ def test_without_labels_the_rank_takes_the_place_of_knn(run):
 
 
 def test_broken_files_are_told(run):
-    assert "broken.txt" not in words(read(run(WHOLE)))
+    assert "unreadable.txt" not in words(read(run(WHOLE)))
     folder = run(WHOLE)
-    (folder / "broken.txt").write_text("a.jpg\tthe file is empty\nb.jpg\tis not an image\n")
-    assert "; not all could be read: broken.txt lists 2" in words(read(folder))
+    (folder / "unreadable.txt").write_text("a.jpg\tthe file is empty\nb.jpg\tis not an image\n")
+    assert "; not all could be read: unreadable.txt lists 2" in words(read(folder))
 
 
 def test_knn_turned_off_is_not_a_lack_of_labels(run):
@@ -376,7 +376,7 @@ def test_all_settings_are_told(run):
     assert rows["batch_size"][0].text == "32"
     assert rows["scale"][0].text == "0.4 to 1"
     assert rows["momentum_schedule"][0].text == "cosine"
-    assert rows["network"] == []
+    assert rows["method"] == []
 
 
 @pytest.mark.parametrize(
@@ -398,13 +398,13 @@ def test_all_settings_are_told(run):
     ],
 )
 def test_the_method_in_words(run, name, method, told):
-    root = read(run([], replace(SMALL, method=name, network=method)))
+    root = read(run([], replace(SMALL, method=method)))
     assert told in " ".join(root.find("dd")[0].words().split()).replace(" ,", ",")
     assert root.find("span", "changed") == []
 
 
 def test_what_differs_from_the_published_method_is_marked(run):
-    root = read(run([], replace(SMALL, network=replace(SMALL.network, target="live"))))
+    root = read(run([], replace(SMALL, method=replace(SMALL.method, target="gradient"))))
     assert [span.text for span in root.find("span", "changed")] == [
         "gradient through both branches (changed)"
     ]
@@ -465,7 +465,7 @@ def lines(figure, panel_index=0):
 @settings(max_examples=10, deadline=None)
 def test_std_is_drawn_against_one_over_the_root_of_d(dim, std):
     """As in Figure 2: the std of z/|z| itself, with a line at 1/sqrt(d)."""
-    settings_ = replace(SMALL, network=replace(SMALL.network, dim=dim))
+    settings_ = replace(SMALL, method=replace(SMALL.method, dim=dim))
     figure = panel(curves.std, History([step(5, std=std), step(10), epoch(0, std=std)], settings_))
     drawn = lines(figure)
     (reference,) = [data for label, data in drawn.items() if label.startswith("1/√d")]
@@ -485,13 +485,13 @@ def test_x_counts_epochs_and_a_mean_lies_in_its_middle():
 
 def test_the_floor_is_drawn_for_the_cosine_alone():
     assert lines(panel(curves.loss, History(WHOLE, SMALL)))["floor of the cosine −1"][1] == [-1, -1]
-    contrast = replace(SMALL, network=SIMCLR)
+    contrast = replace(SMALL, method=SIMCLR)
     assert "floor of the cosine −1" not in lines(panel(curves.loss, History(WHOLE, contrast)))
 
 
 def test_losses_of_two_kinds_are_all_in_view():
     """As in the table of similarities: the floor at -1, and a cross-entropy near 6 that is drawn after it."""
-    entropy = replace(SMALL, network=replace(SMALL.network, objective="cross_entropy"))
+    entropy = replace(SMALL, method=replace(SMALL.method, objective="cross_entropy"))
     high = [step(5, loss=6.2), step(10, loss=6.0), epoch(0, loss=6.1)]
     figure = figure2({"cosine": History(WHOLE, SMALL), "cross-entropy": History(high, entropy)})
     bottom, top = figure.axes[0].get_ylim()
@@ -561,7 +561,7 @@ def test_svg_is_deterministic_and_takes_the_pages_colours():
     assert first == second
     assert "http" not in first
     assert "font-family" not in first
-    for colour in curves.PALETTE.values():
-        assert colour not in first
+    for color in curves.PALETTE.values():
+        assert color not in first
     assert "var(--line0)" in first
     assert "var(--ink)" in first

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from siam.data.loader import ViewLoader
 from siam.data.sources import open_images
+from siam.runs import bars
 from siam.runs.bars import Bars, reading
-from siam.runs.folder import bars
 from siam.settings.pretraining import LoaderSettings, Settings, ViewSettings
 from siam.train.monitor import Monitor
 from tests.conftest import save_images

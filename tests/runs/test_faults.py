@@ -13,7 +13,7 @@ import time
 import pytest
 import torch
 
-from siam.cli.command import command as cli
+from siam.cli import command as cli
 from siam.data.loader import ViewLoader
 from siam.data.sources import open_images
 from siam.errors import RunError
@@ -28,7 +28,7 @@ from tests.command import Command
 from tests.conftest import TINY
 from tests.runs.test_resume import assert_same_run
 
-RUN = [*TINY, "--loader.resident", "no"]
+RUN = [*TINY, "--loader.cache", "none"]
 
 
 def command(capsys, *args):
@@ -307,7 +307,7 @@ def test_images_that_vanish_end_the_run_and_cost_nothing(photos, tmp_path, capsy
 @pytest.mark.slow
 def test_a_worker_that_dies_is_started_anew_once(photos):
     """The batches are those of a run where none died; dying twice at one batch ends the run."""
-    settings = Settings(epochs=3, batch_size=4, views=ViewSettings(size=16), loader=LoaderSettings(1, "no"))
+    settings = Settings(epochs=3, batch_size=4, views=ViewSettings(size=16), loader=LoaderSettings(1, "none"))
     images = open_images(photos).train
     expected = [batch.crops for batch in ViewLoader(images, settings, torch.device("cpu")).batches()]
     said = []
@@ -373,16 +373,6 @@ def test_a_loss_that_is_not_finite_names_its_step_and_batch(photos, tmp_path, ca
 def test_checkpoints_by_steps_and_time(every, steps, seconds):
     settings = CheckpointSettings(every=every)
     assert (settings.steps, settings.seconds) == (steps, seconds)
-
-
-def test_settings_of_an_older_run_are_understood(photos, tmp_path, capsys):
-    run = tmp_path / "run"
-    assert command(capsys, "pretrain", photos, *RUN, "--out", run)[0] == 0
-    file = run / "settings.yaml"
-    text = file.read_text()
-    text = text[: text.index("checkpoint:")] + "checkpoint:\n  every_steps: 7\n  every_minutes: 3.0\n"
-    file.write_text(text)
-    assert open_run(run).settings.checkpoint == CheckpointSettings(every="3.0m,7")
 
 
 def test_progress_is_plain_json():

@@ -47,8 +47,8 @@ def test_killed_and_resumed_is_the_same_run(classes, tmp_path, workers):
         3,
         "--checkpoint.every",
         2,
-        "--loader.resident",
-        "no",
+        "--loader.cache",
+        "none",
     ]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     siam(*args, "--out", whole, check=0)
@@ -62,7 +62,7 @@ def test_killed_and_resumed_is_the_same_run(classes, tmp_path, workers):
 @pytest.mark.slow
 def test_resident_and_method_with_state_resume_exactly(tmp_path):
     args = ["pretrain", *TINY, "--batch-size", 1000, "--epochs", 2, "--checkpoint.every", 2]
-    args += ["--method", "moco_v2", "--network.queue", 3000]
+    args += ["--method", "moco_v2", "--method.queue", 3000]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     siam(*args, "--out", whole, check=0)
     kill_at(7, [*args, "--out", broken], broken)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from siam.errors import SettingsError
 from siam.methods import METHODS
+from siam.settings import recipes
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.settings.pretraining import (
     CheckpointSettings,
@@ -16,7 +17,6 @@ from siam.settings.pretraining import (
     OptimizerSettings,
     Settings,
     ViewSettings,
-    recipes,
 )
 
 
@@ -51,7 +51,7 @@ def test_an_unknown_setting_is_named_with_the_nearest():
         (lambda: Settings(seed=-1), "seed must not be negative"),
         (lambda: Settings(width=0), "width must be above 0"),
         (
-            lambda: Settings(network=replace(METHODS["moco_v2"], queue=256)),
+            lambda: Settings(method=replace(METHODS["moco_v2"], queue=256)),
             "queue must be larger than batch_size",
         ),
         (lambda: ViewSettings(scale=(0.5, 0.2)), r"views\.scale"),
@@ -94,7 +94,7 @@ def test_simsiam_is_as_published():
     start = recipes.starting_point("imagenet", "simsiam", "imagenet", 400, 1_281_167)
     assert (start.backbone, start.epochs, start.batch_size, start.views.size) == ("resnet50", 100, 256, 224)
     assert (start.optimizer.lr, start.optimizer.momentum, start.optimizer.weight_decay) == (0.05, 0.9, 1e-4)
-    assert (start.network.dim, start.network.projector_layers, start.network.predictor_hidden) == (
+    assert (start.method.dim, start.method.projector_layers, start.method.predictor_hidden) == (
         2048,
         3,
         512,
@@ -105,15 +105,15 @@ def test_simsiam_is_as_published():
     ("plain", "says"),
     [
         (
-            {"network": {"target": "liv"}},
-            "network.target must be stop_gradient or momentum or live, got 'liv'",
+            {"method": {"target": "liv"}},
+            "method.target must be stop_gradient or momentum or gradient, got 'liv'",
         ),
-        ({"network": {"batch_norm": "defualt"}}, "network.batch_norm must be none or hidden"),
-        ({"network": {"momentum": "0.9"}}, "network.momentum must be a finite number, got '0.9'"),
-        ({"network": {"temperature": float("inf")}}, "network.temperature must be a finite number"),
-        ({"network": {"prototypes": 2.5}}, "network.prototypes must be a whole number, got 2.5"),
-        ({"network": {"objective": "moving_average", "symmetry": "asymmetric"}}, "network.symmetry"),
-        ({"network": {"objective": "moving_average", "target": "live"}}, "target cannot be 'live'"),
+        ({"method": {"batch_norm": "defualt"}}, "method.batch_norm must be none or hidden"),
+        ({"method": {"momentum": "0.9"}}, "method.momentum must be a finite number, got '0.9'"),
+        ({"method": {"temperature": float("inf")}}, "method.temperature must be a finite number"),
+        ({"method": {"prototypes": 2.5}}, "method.prototypes must be a whole number, got 2.5"),
+        ({"method": {"objective": "moving_average", "symmetry": "asymmetric"}}, "method.symmetry"),
+        ({"method": {"objective": "moving_average", "target": "gradient"}}, "target cannot be 'gradient'"),
         ({"optimizer": {"name": "adam"}}, "optimizer.name must be sgd or lars, got 'adam'"),
         ({"views": {"scale": 0.5}}, "views.scale must be 2 numbers, got 0.5"),
         ({"views": {"scale": [0.5]}}, "views.scale must be 2 numbers"),

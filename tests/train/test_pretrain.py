@@ -38,11 +38,11 @@ def test_five_percent_of_broken_files_cost_only_themselves(tmp_path):
 
     run = tmp_path / "run"
     done = siam(
-        "pretrain", folder, *TINY, "--loader.resident", "no", "--loader.workers", 1, "--out", run, check=0
+        "pretrain", folder, *TINY, "--loader.cache", "none", "--loader.workers", 1, "--out", run, check=0
     )
     assert "4 of 80 images could not be read" in " ".join(done.stderr.split())
-    assert "broken.txt lists 4" in (run / "report.html").read_text()
-    listed = dict(line.split("\t") for line in (run / "broken.txt").read_text().splitlines())
+    assert "unreadable.txt lists 4" in (run / "report.html").read_text()
+    listed = dict(line.split("\t") for line in (run / "unreadable.txt").read_text().splitlines())
     assert set(listed) == {"b1.jpg", "b2.jpg", "b3.jpg", "b4.jpg"}
     assert "empty" in listed["b1.jpg"]
     assert "60000 x 60000" in listed["b4.jpg"]
@@ -67,7 +67,7 @@ def test_too_many_broken_files_stop_the_run(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(photos, tmp_path, every):
     """Good for an epoch, then a rate that no network survives: what was saved before is still there."""
     run = tmp_path / "run"
-    flags = [*TINY, "--network.batch-norm", "none", "--checkpoint.every", every]
+    flags = [*TINY, "--method.batch-norm", "none", "--checkpoint.every", every]
     rate = ["--optimizer.lr", "1e30", "--optimizer.warmup-epochs", "0.7"]  # 0 in the first step
     done = siam("pretrain", photos, *flags, *rate, "--out", run, check=2)
     assert "the loss is not finite" in done.stderr.splitlines()[-1]
@@ -82,11 +82,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(photos
 def test_python_runs_embeds_and_loads(classes, tmp_path):
     flags = {
         "backbone": "resnet10t", "width": 0.125, "epochs": 1, "batch_size": 8, "views": {"size": 16},
-        "network": {"dim": 16, "projector_hidden": 16, "predictor_hidden": 4},
+        "method": {"dim": 16, "projector_hidden": 16, "predictor_hidden": 4},
     }  # fmt: skip
     outcome = package.pretrain(classes, out=tmp_path / "run", **flags)
     assert 0 <= outcome.knn <= 1
-    assert outcome.knn_raw_pixels >= 0.9  # dark and light images: pixels tell them apart
+    assert outcome.pixel_knn >= 0.9  # dark and light images: pixels tell them apart
     encoder = package.load(outcome.run)
     assert not encoder.training
     vectors, paths = package.embed(outcome.run, classes)
@@ -102,7 +102,7 @@ def test_settings_yaml_is_complete(photos, tmp_path):
     plain = yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())
     settings = from_dict(plain)
     assert settings.backbone == "resnet10t"
-    assert settings.network.dim == 16
+    assert settings.method.dim == 16
     assert settings.views.size == 16
 
 
@@ -139,7 +139,7 @@ def test_real_photographs(tmp_path, pipeline):
         check=0,
     )
     assert json.loads(done.stdout)["steps"] == 5
-    assert not (tmp_path / "run" / "broken.txt").exists()
+    assert not (tmp_path / "run" / "unreadable.txt").exists()
 
 
 def test_modules_beside_the_photographs_are_not_run(photos, tmp_path):
@@ -147,7 +147,7 @@ def test_modules_beside_the_photographs_are_not_run(photos, tmp_path):
     for name in ("code", "profile", "siam", "torch"):
         (photos / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
     command = [Path(sys.executable).with_name("siam"), "pretrain", ".", *TINY, "--out", tmp_path / "run"]
-    subprocess.run([*command, "--loader.resident", "no", "--loader.workers", "1"], cwd=photos, check=True)
+    subprocess.run([*command, "--loader.cache", "none", "--loader.workers", "1"], cwd=photos, check=True)
     assert not (tmp_path / "executed").exists()
 
 
@@ -164,7 +164,7 @@ def test_images_seen_do_not_depend_on_how_they_are_loaded(classes, tmp_path):
         Image.open(file).resize((40, 32)).save(file, quality=95)
     images = open_images(classes).train
     seen = []
-    for loader in (LoaderSettings(0, "no"), LoaderSettings(2, "no"), LoaderSettings(0, "yes")):
+    for loader in (LoaderSettings(0, "none"), LoaderSettings(2, "none"), LoaderSettings(0, "device")):
         settings = Settings(epochs=2, batch_size=8, views=ViewSettings(size=24, blur_p=0.5), loader=loader)
         batches = list(ViewLoader(images, settings, torch.device("cpu")).batches())
         assert [(b.epoch, b.step) for b in batches] == [(e, s) for e in range(2) for s in range(3)]
@@ -187,7 +187,7 @@ def test_a_plain_script_trains_and_embeds_with_workers(photos, tmp_path):
 import siam
 print("begins")
 options = dict(backbone="resnet10t", width=0.125, epochs=1, batch_size=8, views={{"size": 16}})
-loader = {{"workers": 1, "resident": "no"}}
+loader = {{"workers": 1, "cache": "none"}}
 run = siam.pretrain({str(photos)!r}, out={str(tmp_path / "run")!r}, loader=loader, **options)
 vectors, paths = siam.embed(run.run, {str(photos)!r}, workers=1)
 print(len(vectors), len(paths))
@@ -202,9 +202,9 @@ def trained(photos, out, method, lr, **changes):
     """The weights after a short run from Python: 3 steps an epoch."""
     plain = {"backbone": "resnet10t", "width": 0.125, "batch_size": 8, "precision": "float32"}
     heads = {"dim": 16, "projector_hidden": 16, "predictor_hidden": 4, "projector_layers": 2}
-    kinds = {"prototypes": 6, "queue": 32, **heads, **changes.pop("network", {})}
+    kinds = {"name": method, "prototypes": 6, "queue": 32, **heads, **changes.pop("kinds", {})}
     package.pretrain(
-        photos, method=method, out=out, views={"size": 16}, network=kinds, loader={"workers": 0},
+        photos, method=kinds, out=out, views={"size": 16}, loader={"workers": 0},
         optimizer={"lr": lr}, **plain, **changes,
     )  # fmt: skip
     checkpoint = load_checkpoint(out / "checkpoint.pt")
@@ -231,11 +231,11 @@ def test_prototypes_wait_for_an_epoch(photos, tmp_path):
 def test_the_slow_copy_follows_as_it_is_told(photos, tmp_path, momentum, every, follows):
     """Three steps: with momentum 0 it is the encoder after every k-th one (the alternation of Sec. 5.2)."""
     told = {"momentum": momentum, "momentum_every": every, "momentum_schedule": "constant"}
-    weights, _ = trained(photos, tmp_path / "run", "byol", 0.5, epochs=1, network=told)
-    fresh, _ = trained(photos, tmp_path / "still", "byol", 1e-12, epochs=1, network=told)
-    name = "0.conv1.0.weight" if "slow.encoder.0.conv1.0.weight" in weights else "0.conv1.weight"
-    slow, fast = weights[f"slow.encoder.{name}"], weights[f"backbone.{name[2:]}"]
-    began = fresh[f"slow.encoder.{name}"]
+    weights, _ = trained(photos, tmp_path / "run", "byol", 0.5, epochs=1, kinds=told)
+    fresh, _ = trained(photos, tmp_path / "still", "byol", 1e-12, epochs=1, kinds=told)
+    name = "0.conv1.0.weight" if "target_encoder.encoder.0.conv1.0.weight" in weights else "0.conv1.weight"
+    slow, fast = weights[f"target_encoder.encoder.{name}"], weights[f"backbone.{name[2:]}"]
+    began = fresh[f"target_encoder.encoder.{name}"]
     assert not torch.allclose(fast, began, atol=1e-4)
     assert torch.allclose(slow, fast, atol=1e-6) == (follows == "whole")
     assert torch.allclose(slow, began, atol=1e-6) == (follows == "never")

@@ -25,7 +25,7 @@ def a_step(method, frozen_statistics, **changes):
     method = replace(METHODS[method], **HEADS)
     network, objective = Network(method, "resnet10t", 16, width=0.125), build_objective(method)
     network.train(not frozen_statistics)  # in eval mode, images of a batch know nothing of each other
-    settings = replace(SETTINGS, network=method, backbone="resnet10t", **changes)
+    settings = replace(SETTINGS, method=method, backbone="resnet10t", **changes)
     step = Step(network, objective, settings, torch.device("cpu"))
     views = torch.randn(2, 8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     kept = []
@@ -37,7 +37,7 @@ def a_step(method, frozen_statistics, **changes):
 @pytest.mark.parametrize("parts", [2, 4])
 def test_in_parts_it_is_the_same_step(parts):
     whole_loss, whole_z, whole, _ = a_step("simsiam", True)
-    loss, z1, weights, _ = a_step("simsiam", True, accumulate=parts)
+    loss, z1, weights, _ = a_step("simsiam", True, grad_accum=parts)
     assert torch.allclose(loss, whole_loss, atol=1e-6)
     assert torch.allclose(z1, whole_z, atol=1e-6)
     assert all(torch.allclose(weights[key], whole[key], atol=1e-6) for key in whole)
@@ -46,7 +46,7 @@ def test_in_parts_it_is_the_same_step(parts):
 def test_in_parts_the_queue_takes_the_keys_of_all():
     method = replace(METHODS["moco_v2"], **HEADS, queue=20)
     network, objective = Network(method, "resnet10t", 16, width=0.125), build_objective(method)
-    step = Step(network, objective, replace(SETTINGS, network=method, accumulate=2), torch.device("cpu"))
+    step = Step(network, objective, replace(SETTINGS, method=method, grad_accum=2), torch.device("cpu"))
     before = objective.queue.clone()
     _, z1 = step(torch.randn(2, 8, 3, 16, 16), IMAGES)
     assert int(objective.place) == 16
@@ -57,7 +57,7 @@ def test_in_parts_the_queue_takes_the_keys_of_all():
 
 def test_computed_again_it_is_the_same_step_with_less_memory():
     loss, z1, weights, kept = a_step("simsiam", False)
-    again_loss, again_z, again, kept_again = a_step("simsiam", False, recompute=True)
+    again_loss, again_z, again, kept_again = a_step("simsiam", False, activation_checkpointing=True)
     assert torch.equal(loss, again_loss)
     assert torch.equal(z1, again_z)
     assert all(torch.allclose(weights[key], again[key], atol=1e-6) for key in weights)
@@ -65,14 +65,14 @@ def test_computed_again_it_is_the_same_step_with_less_memory():
 
 
 def test_what_cannot_be_divided_is_refused():
-    with pytest.raises(SettingsError, match="accumulate must divide batch_size into equal parts"):
-        replace(SETTINGS, accumulate=3)
-    with pytest.raises(SettingsError, match="accumulate must divide batch_size into equal parts"):
-        replace(SETTINGS, accumulate=8)
+    with pytest.raises(SettingsError, match="grad_accum must divide batch_size into equal parts"):
+        replace(SETTINGS, grad_accum=3)
+    with pytest.raises(SettingsError, match="grad_accum must divide batch_size into equal parts"):
+        replace(SETTINGS, grad_accum=8)
 
 
 def test_a_run_in_parts(photos, tmp_path):
-    flags = [*TINY, "--accumulate", 2, "--recompute", "true", "--out", tmp_path / "run"]
+    flags = [*TINY, "--grad-accum", 2, "--activation-checkpointing", "true", "--out", tmp_path / "run"]
     siam("pretrain", photos, *flags, check=0)
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert (last["kind"], last["steps"]) == ("end", 6)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from siam.errors import DataError
-from siam.transfer.annotations import Photo, Thing, clipped
+from siam.transfer.annotations import Example, Instance, clipped
 from siam.transfer.data import Batches, example, open_annotated
 from siam.transfer.outlines import mask_of, run_lengths_of
 from tests.conftest import siam
@@ -228,13 +228,13 @@ def test_flipping_takes_boxes_and_masks_along(tmp_path):
     """A box's mask fills it, before and after; a crowd is not learnt from, something difficult is."""
     outline = [[5, 10, 15, 10, 15, 30, 5, 30]]
     things = (
-        Thing(1, (5, 10, 15, 30), 2, 200, outline=outline),
-        Thing(2, (0, 0, 40, 40), 1, 1600, crowd=True, outline=outline),
-        Thing(3, (-4, 0, 8, 8), 1, 96, difficult=True, outline=[[0, 0, 8, 0, 8, 8, 0, 8]]),
+        Instance(1, (5, 10, 15, 30), 2, 200, outline=outline),
+        Instance(2, (0, 0, 40, 40), 1, 1600, crowd=True, outline=outline),
+        Instance(3, (-4, 0, 8, 8), 1, 96, difficult=True, outline=[[0, 0, 8, 0, 8, 8, 0, 8]]),
     )
     ramp = torch.arange(40, dtype=torch.uint8).expand(3, 40, 40)
     for flip in (False, True):
-        image, target = example(ramp, Photo(1, tmp_path, 40, 40, things), flip, masks=True)
+        image, target = example(ramp, Example(1, tmp_path, 40, 40, things), flip, masks=True)
         assert image[0, 0, 0] == (39 if flip else 0)
         assert target["labels"].tolist() == [2, 1]
         expected = [[25, 10, 35, 30], [32, 0, 40, 8]] if flip else [[5, 10, 15, 30], [0, 0, 8, 8]]

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from siam.transfer.annotations import Annotated, Photo, Photos, Skipped, Thing
+from siam.transfer.annotations import AnnotatedImages, DetectionDataset, Example, Instance, Skipped
 from siam.transfer.measure import average_precision, truth
 
 pycocotools = pytest.importorskip("pycocotools.coco")
@@ -32,11 +32,13 @@ def by_pycocotools(true_file, predictions_file, kind):
 def annotated(things, tmp_path):
     """Two photographs of 200 x 200; the second is empty. Categories 4 and 8."""
     photos = [
-        Photo(1, tmp_path / "a.jpg", 200, 200, tuple(things)),
-        Photo(2, tmp_path / "b.jpg", 200, 200, ()),
+        Example(1, tmp_path / "a.jpg", 200, 200, tuple(things)),
+        Example(2, tmp_path / "b.jpg", 200, 200, ()),
     ]
-    none = Photos("none", [])
-    return Annotated("x", "voc", 1, ("cat", "dog"), (4, 8), none, Photos("x", photos), True, Skipped())
+    none = AnnotatedImages("none", [])
+    return DetectionDataset(
+        "x", "voc", 1, ("cat", "dog"), (4, 8), none, AnnotatedImages("x", photos), True, Skipped()
+    )
 
 
 def box(left, top, right, bottom, score=0.9, image=1, category=4):
@@ -44,8 +46,8 @@ def box(left, top, right, bottom, score=0.9, image=1, category=4):
     return {"image_id": image, "category_id": category, "bbox": bbox, "score": score}
 
 
-CAT = Thing(1, (10, 10, 60, 60), 1, 2500)
-DOG = Thing(2, (100, 100, 120, 120), 2, 400)
+CAT = Instance(1, (10, 10, 60, 60), 1, 2500)
+DOG = Instance(2, (100, 100, 120, 120), 2, 400)
 
 
 def test_extremes(tmp_path):
@@ -70,7 +72,7 @@ def test_a_box_of_known_overlap(tmp_path):
 
 def test_half_of_the_objects_found_and_a_false_one_before(tmp_path):
     """Precision 1/2 up to recall 1/2: 51 of 101 points of recall at 0.5."""
-    other = Thing(3, (120, 10, 170, 60), 1, 2500)
+    other = Instance(3, (120, 10, 170, 60), 1, 2500)
     true = truth(annotated([CAT, other], tmp_path))
     false, right = box(10, 120, 60, 170, score=0.9), box(10, 10, 60, 60, score=0.8)
     assert average_precision(true, [false, right], masks=False).ap50 == pytest.approx(0.5 * 51 / 101)
@@ -78,7 +80,7 @@ def test_half_of_the_objects_found_and_a_false_one_before(tmp_path):
 
 @pytest.mark.parametrize("how", ["difficult", "crowd"])
 def test_what_is_not_to_be_counted_is_neither_missed_nor_false(tmp_path, how):
-    hard = Thing(3, (120, 10, 170, 60), 1, 2500, **{how: True})
+    hard = Instance(3, (120, 10, 170, 60), 1, 2500, **{how: True})
     true = truth(annotated([CAT, hard], tmp_path))
     assert average_precision(true, [box(10, 10, 60, 60)], masks=False).ap == 1
     assert average_precision(true, [box(10, 10, 60, 60), box(120, 10, 170, 60, 1.0)], masks=False).ap == 1
@@ -98,7 +100,7 @@ def test_as_pycocotools_on_many_random_boxes(tmp_path):
         width, height = rng.uniform(5, 50, 2)
         label = int(rng.integers(1, 3))
         sides = (left, top, left + width, top + height)
-        things.append(Thing(i + 1, sides, label, width * height, difficult=bool(rng.random() < 0.1)))
+        things.append(Instance(i + 1, sides, label, width * height, difficult=bool(rng.random() < 0.1)))
         for _ in range(int(rng.integers(0, 3))):
             moved = np.array(sides) + rng.normal(0, 3, 4)
             predictions.append(box(*moved.tolist(), score=float(rng.random()), category=(4, 8)[label - 1]))

@@ -5,8 +5,17 @@ import itertools
 import os
 from pathlib import Path
 
-from siam.data.images import FolderImages, ImageSets, Names, TarImages, _listed, _split, _walk, tar_members
-from siam.data.patterns import files_meant
+from siam.data.images import (
+    FolderImages,
+    ImageSets,
+    PackedStrings,
+    TarImages,
+    _listed,
+    _split,
+    _walk,
+    tar_members,
+)
+from siam.data.patterns import expand_shards
 from siam.errors import DataError, near
 
 KNOWN_SETS = ("demo", "cifar10", "cifar100", "stl10")
@@ -21,13 +30,13 @@ def open_images(data: str | Path | None) -> ImageSets:
     name = "demo" if data is None else str(data)
     path = Path(name)
     is_file = os.path.isfile(name)  # unlike Path's own, no error for names that cannot exist
-    files = files_meant(name)
+    files = expand_shards(name)
     if name in KNOWN_SETS and not os.path.exists(name):
         sets = open_known(name)
     elif files:
         sets = (open_shards if files[0].endswith(".tar") else open_parquet)(name, files)
     elif os.path.isdir(name):
-        names = Names(_walk(path))
+        names = PackedStrings(_walk(path))
         sets = _split(name, names, lambda part: FolderImages(name, path, names.part(part)))
     elif path.suffix == ".tar" and is_file:
         members, spans, complaint = tar_members(path)

@@ -13,7 +13,7 @@ from torch import Tensor
 from siam.data.decode import Shrink
 from siam.data.images import ImageSets, align_classes
 from siam.data.sources.demo import demo_images
-from siam.errors import DataError, first_words
+from siam.errors import DataError, first_line
 
 
 class ArrayImages:
@@ -64,7 +64,7 @@ def open_arrays(name: str, path: Path) -> ImageSets:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
                 arrays = dict(loaded)
     except Exception as error:  # damaged bytes lead numpy and zipfile to errors of many kinds
-        raise DataError(f"{name} cannot be read: {first_words(error)}") from None
+        raise DataError(f"{name} cannot be read: {first_line(error)}") from None
     if "images" not in arrays:
         raise DataError(f"{name} has no array 'images', only {', '.join(sorted(arrays)) or 'nothing'}")
     if "val_images" not in arrays:

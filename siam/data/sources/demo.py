@@ -99,7 +99,7 @@ def demo_images(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple
 
 
 def _draw(rng: np.random.Generator, distance: Callable[[Array, Array], Array], n: int) -> NDArray[np.uint8]:
-    """n images of one shape at random places, sizes, angles and colours: uint8 (n, 16, 16, 3)."""
+    """n images of one shape at random places, sizes, angles and colors: uint8 (n, 16, 16, 3)."""
     y, x = (np.mgrid[:SIDE, :SIDE] + 0.5) / SIDE - 0.5  # the image spans [-1/2, 1/2]
     size, angle = rng.uniform(0.3, 0.5, (n, 1, 1)), rng.uniform(-np.pi, np.pi, (n, 1, 1))
     x, y = x - rng.uniform(-0.25, 0.25, (n, 1, 1)), y - rng.uniform(-0.25, 0.25, (n, 1, 1))
@@ -108,14 +108,14 @@ def _draw(rng: np.random.Generator, distance: Callable[[Array, Array], Array], n
     inside = np.clip(0.5 - distance(u, v) * size * SIDE, 0, 1)[..., None]  # antialiased over one pixel
 
     hue = rng.uniform(-np.pi, np.pi, n)
-    ground, shape = (_colours(luma, hue)[:, None, None] for luma in _LUMA)
+    ground, shape = (_colors(luma, hue)[:, None, None] for luma in _LUMA)
     pixels = ground * (1 - inside) + shape * inside
     pixels += rng.normal(0, 0.04, pixels.shape)
     return (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
 
 
-def _colours(luma: float, hue: Array) -> Array:
+def _colors(luma: float, hue: Array) -> Array:
     """RGB (n, 3) of one lightness, each at its angle (n,) in the chroma plane."""
     yiq = np.stack([np.full_like(hue, luma), _CHROMA * np.cos(hue), _CHROMA * np.sin(hue)], axis=1)
-    colours: Array = yiq @ RGB_TO_YIQ.inverse().T.numpy()
-    return colours
+    colors: Array = yiq @ RGB_TO_YIQ.inverse().T.numpy()
+    return colors

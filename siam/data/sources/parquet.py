@@ -16,9 +16,9 @@ from torch import Tensor
 
 from siam.data import remote
 from siam.data.decode import BrokenImage, Shrink, decode
-from siam.data.images import ImageSets, Names, align_classes
+from siam.data.images import ImageSets, PackedStrings, align_classes
 from siam.data.patterns import split_by_name
-from siam.errors import DataError, first_words
+from siam.errors import DataError, first_line
 
 _KEPT = 40  # row groups in memory: somewhat more than an epoch visits at a time
 _LABEL_COLUMNS = ("label", "labels", "class", "cls", "fine_label")
@@ -44,7 +44,7 @@ class ParquetImages:
                 groups = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
                 found, values = _names(parquet, file, column), _values(parquet, label)
             except (OSError, pa.ArrowException) as error:
-                lost[file] = f"left out, {first_words(error)}"
+                lost[file] = f"left out, {first_line(error)}"
                 continue
             self.column, self.classes = column, self.classes or _class_names(schema, label)
             self.places += [(file, g) for g in range(len(groups))]
@@ -52,7 +52,7 @@ class ParquetImages:
             names += found
             labels += values
         self.groups = np.cumsum([0, *counts])
-        self.names = Names(names)
+        self.names = PackedStrings(names)
         self.labels: NDArray[np.int64] | None = None
         if names and len(labels) == len(names) and None not in labels:
             self._set_labels(labels)
@@ -88,7 +88,7 @@ class ParquetImages:
         try:
             value = self._rows(group)[i - int(self.groups[group])].as_py()
         except (OSError, pa.ArrowException) as error:
-            raise BrokenImage(f"its row group: {first_words(error)}", int(self.groups[group + 1])) from None
+            raise BrokenImage(f"its row group: {first_line(error)}", int(self.groups[group + 1])) from None
         data = value.get("bytes") if isinstance(value, dict) else value
         if data is None:
             raise BrokenImage("the row holds no image")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from siam.data import remote
 from siam.data.decode import BrokenImage, Shrink, decode
-from siam.data.images import Images, ImageSets, Names, align_classes, class_folders, tar_members
+from siam.data.images import Images, ImageSets, PackedStrings, align_classes, class_folders, tar_members
 from siam.data.patterns import split_by_name
 from siam.errors import DataError
 
@@ -35,7 +35,7 @@ class ShardImages:
             try:
                 names, places, complaint = tar_members(file)
             except DataError:
-                names, places = Names(()), np.empty((0, 2), dtype=np.int64)
+                names, places = PackedStrings(()), np.empty((0, 2), dtype=np.int64)
                 complaint = f"left out, it is {'damaged, or no tar' if file.exists() else 'missing'}"
             if complaint:
                 lost[str(file)] = complaint
@@ -43,7 +43,7 @@ class ShardImages:
             parts.append([names[int(i)] for i in stored])
             spans.append(places[stored])
         self.starts = np.cumsum([0, *map(len, parts)])  # of each shard's images
-        self.names, self.spans = Names(name for part in parts for name in part), np.concatenate(spans)
+        self.names, self.spans = PackedStrings(name for part in parts for name in part), np.concatenate(spans)
         self.classes, self.labels = class_folders(self.names)
 
     def __len__(self) -> int:

@@ -8,12 +8,12 @@ from siam.parts.objective import Objective
 from siam.processes.gather import gather, rank
 
 
-class BatchContrast(Objective):
+class NTXent(Objective):
     """NT-Xent (SimCLR Eq. 1): among all views in the batch, find the other view of the same image.
 
-    Anchors are the predictions p, keys the targets z; with a live target and no predictor these are the same
-    vectors, and this is SimCLR's loss. The target of the anchor's own view is neither positive nor negative.
-    The batch is the global one: each process scores its own anchors against the keys of all.
+    Anchors are the predictions p, keys the targets z. Without a predictor and with gradient in both branches
+    these are the same vectors, and this is SimCLR's loss. The target of the anchor's own view is neither
+    positive nor negative. The batch is the global one: each process scores its own anchors against all keys.
     """
 
     def __init__(self, temperature: float, symmetric: bool = True) -> None:

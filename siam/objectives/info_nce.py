@@ -11,7 +11,7 @@ from siam.processes.gather import gather
 QUEUE_PARTS = 8  # scored one after the other
 
 
-class QueueContrast(Objective):
+class InfoNCE(Objective):
     """InfoNCE against a queue of keys from earlier batches (MoCo Eq. 1).
 
     The queue takes a batch's keys at the end of the step, when all is scored: a key is never its own

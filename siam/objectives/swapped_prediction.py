@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from siam.objectives.contrast import cosines
+from siam.objectives.nt_xent import cosines
 from siam.parts.objective import Objective
-from siam.processes.gather import gather, own_rows
+from siam.processes.gather import gather, local_shard
 
 
-class SwappedClusters(Objective):
+class SwappedPrediction(Objective):
     """Predict from one view the cluster that the other was assigned to (SwAV Eq. 2).
 
     Prototypes are unit vectors (normalised when used). Assignments belong to the target branch: they pass
@@ -30,7 +30,7 @@ class SwappedClusters(Objective):
     def swapped(self, p: Tensor, z: Tensor) -> Tensor:
         """Cross-entropy between the assignment of z and the softmax of p over prototypes."""
         targets = self.prototypes if z.requires_grad else self.prototypes.detach()
-        assignment = own_rows(sinkhorn(cosines(gather(z), targets)))  # (B, K) -> (b, K)
+        assignment = local_shard(sinkhorn(cosines(gather(z), targets)))  # (B, K) -> (b, K)
         predicted = (cosines(p, self.prototypes) / self.temperature).log_softmax(dim=1)
         return -(assignment * predicted).sum(dim=1).mean()
 
