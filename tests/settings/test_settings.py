@@ -121,7 +121,7 @@ def test_simsiam_is_as_published():
         ({"epochs": "1"}, "epochs must be a whole number, got '1'"),
         ({"epochs": True}, "epochs must be a whole number, got True"),
         ({"sync_bn": 1}, "sync_bn must be true or false, got 1"),
-        ({"method": 3}, "method must be a text, got 3"),
+        ({"method": 3}, "method' must be a group of settings, got 3"),
     ],
 )
 def test_values_are_what_their_annotations_say(plain, says):

@@ -1,0 +1,24 @@
+"""Packages whose modules are found by listing: a file added there is a verb, a source, an objective, a metric
+or a section of the report, and nothing else has to know of it.
+"""
+
+import pkgutil
+from importlib import import_module
+from types import ModuleType
+
+
+def names(package: str) -> list[str]:
+    """Return the modules of a package, sorted, without importing them. Those that begin with _ are helpers."""
+    found = pkgutil.iter_modules(import_module(package).__path__)
+    return sorted(module.name for module in found if not module.name.startswith("_"))
+
+
+def load(package: str, name: str) -> ModuleType:
+    """Import one module of a package."""
+    return import_module(f"{package}.{name}")
+
+
+def modules(package: str) -> list[ModuleType]:
+    """Import all modules of a package, in the order of their ORDER (0 where a module has none), then by name."""
+    found = [load(package, name) for name in names(package)]
+    return sorted(found, key=lambda module: getattr(module, "ORDER", 0))
