@@ -4,8 +4,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tyro.conf import Positional
-
 from siam.errors import SettingsError
 from siam.methods import SIMSIAM, Method
 from siam.settings.checks import check_types, parse_duration
@@ -165,7 +163,7 @@ class CheckpointSettings:
 class Settings:
     """One pretraining run, complete: two runs with equal settings and data are the same run."""
 
-    data: Positional[str] = "demo"
+    data: str = "demo"
     """A folder, list file, .tar, .npy, .npz, or cifar10, cifar100, stl10; the demo set if left out."""
     backbone: str = "resnet50"
     """Any timm model."""

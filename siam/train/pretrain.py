@@ -19,7 +19,7 @@ from siam.data.loader import Batch, ViewLoader
 from siam.data.photometry import denormalize
 from siam.data.random import counter_uniform
 from siam.data.views import STEP
-from siam.errors import RunError, SiamError
+from siam.errors import Diverged, SiamError
 from siam.measure.collapse import ADVICE, embedding_std, std_at_collapse, verdict
 from siam.network import Network
 from siam.objectives import build_objective
@@ -158,7 +158,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                         log.record("step", epoch=batch.epoch, step=step, loss=math.nan, lr=lr)
                         log.record("diverged", epoch=batch.epoch, step=step, verdict="diverged")
                         on_rank_zero(lambda: _write_report(folder, log))
-                        raise raise_everywhere(RunError(_not_finite(not_finite_at, step, loader, folder)))
+                        raise raise_everywhere(Diverged(_not_finite(not_finite_at, step, loader, folder)))
                 if tell:
                     std = float(embedding_std(gather(z1)))
                     rate = clock.rate(step, settings.batch_size)

@@ -10,6 +10,7 @@ from siam.errors import SettingsError
 from siam.methods import METHODS
 from siam.paper.reproduce import Study, markdown, reproduce
 from siam.paper.tables import TABLES, Row, table
+from siam.settings.overrides import Overrides
 from siam.settings.plain import from_dict, to_dict
 from siam.settings.pretraining import Settings
 from siam.settings.recipes import DEMO
@@ -117,8 +118,8 @@ def test_a_table_row_by_row_and_again(classes, tmp_path):
 
 def test_what_cannot_be_reproduced_is_refused(tmp_path):
     with pytest.raises(SettingsError, match="unknown table 'predictr'; did you mean predictor"):
-        reproduce("predictr", None, lambda base: base, out=tmp_path)
+        reproduce("predictr", Overrides(), out=tmp_path)
     with pytest.raises(SettingsError, match="--scale imagenet needs DATA"):
-        reproduce("predictor", None, lambda base: base, scale="imagenet", out=tmp_path)
+        reproduce("predictor", Overrides(), scale="imagenet", out=tmp_path)
     with pytest.raises(SettingsError, match="seeds must be at least 1"):
-        reproduce("predictor", None, lambda base: base, seeds=0, out=tmp_path)
+        reproduce("predictor", Overrides(), seeds=0, out=tmp_path)

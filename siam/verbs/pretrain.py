@@ -1,0 +1,40 @@
+"""learn an encoder from images without labels"""
+
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from siam.cli.flags import PretrainOverrides
+from siam.cli.output import facts_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """Learn an encoder from images without labels.
+
+    Settings are fitted to the images unless you give them: the defaults below are those for ImageNet.
+    """
+
+    out: str | None = None
+    """The run's folder; runs/METHOD-DATA if left out."""
+    recipe: str | None = None
+    """imagenet, cifar10, imagenette or demo: the base of the settings; fitted to the images if left out."""
+    resume: Literal["no", "yes", "auto"] = "no"
+    """Continue the run in --out from its last checkpoint; `auto` begins one if there is none."""
+    settings: PretrainOverrides
+
+
+def main(options: Pretrain) -> dict[str, Any]:
+    from siam.api import pretrain
+
+    resume: bool | Literal["auto"] = "auto" if options.resume == "auto" else options.resume == "yes"
+    outcome = pretrain(**options.settings.given, out=options.out, recipe=options.recipe, resume=resume)
+    return {name: value for name, value in asdict(outcome).items() if value is not None}
+
+
+def render(outcome: dict[str, Any]) -> list[Any]:
+    return [facts_table(outcome, percent=("knn", "pixel_knn", "untrained_knn"))]
+
+
+def after(options: Pretrain, outcome: dict[str, Any]) -> None:
+    print(f"look at {outcome['run']}/report.html", file=sys.stderr)
