@@ -1,7 +1,7 @@
 """Measure a run's encoder on labeled images, by one of four protocols."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from siam.data.loader import default_workers
 from siam.data.sources import open_images
 from siam.data.subset import Subset, hold_out, labeled_subset
 from siam.errors import DataError
-from siam.measure.features import Views, center_views, extract
+from siam.measure.features import center_views, counted, extract
 from siam.measure.knn import knn_predict
 from siam.protocols.classifier import Compute
 from siam.protocols.finetune import FinetuneSettings, finetune
@@ -89,13 +89,13 @@ class _Task:
 
     def features(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return features (N, D) and labels (N,) to learn from, then those to classify, (M, D) and (M,)."""
-        return *self._features_of(self.train), *self._features_of(self.val)
+        training = self._features_of(self.train, "training features")
+        return *training, *self._features_of(self.val, "validation features")
 
-    def _features_of(self, images: Images) -> tuple[Tensor, Tensor]:
+    def _features_of(self, images: Images, name: str) -> tuple[Tensor, Tensor]:
         views = center_views(images, self.encoder.image_size, workers=self.compute.workers)
-        name, device, bf16 = f"features of {images.name}", self.compute.device, self.compute.bf16
-        shown = _counted(views, lambda done: self.bars.update(name, done, len(images)))
-        x, which = extract(self.encoder, shown, device, bf16)
+        shown = counted(views, lambda done: self.bars.update(name, done, len(images)))
+        x, which = extract(self.encoder, shown, self.compute.device, self.compute.bf16)
         assert images.labels is not None
         return x, torch.from_numpy(images.labels[which])
 
@@ -148,15 +148,6 @@ def _finetune(task: _Task) -> _Measured:
 _PROTOCOLS: dict[str, Callable[[_Task], _Measured]] = {
     "knn": _knn, "probe": _probe, "linear": _linear, "finetune": _finetune,
 }  # fmt: skip
-
-
-def _counted(batches: Iterator[Views], report: Callable[[int], None]) -> Iterator[Views]:
-    """Pass the batches on, and report how many images went by."""
-    done = 0
-    for views, which in batches:
-        yield views, which
-        done += len(which)
-        report(done)
 
 
 def _labeled_sets(data: str | Path, settings: EvaluateSettings) -> tuple[Subset, Images, bool]:

@@ -23,7 +23,6 @@ from siam.protocols.result import score
 from siam.runs.encoder import Encoder, load, untrained
 from tests.conftest import TINY, siam
 
-
 CPU = Compute(torch.device("cpu"))
 
 
