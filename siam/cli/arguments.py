@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass, make_dataclass, replace
+from itertools import pairwise
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
@@ -69,10 +70,9 @@ def _normalize(args: list[str], kind: type) -> list[str]:
     for name, hint in get_type_hints(kind).items():
         choices = get_args(hint) if get_origin(hint) is Literal else ()
         if "yes" in choices:
-            following = [*args[1:], ""]
             args = [
                 f"{arg}=yes" if arg == f"--{name}" and after not in choices else arg
-                for arg, after in zip(args, following, strict=True)
+                for arg, after in pairwise([*args, ""])
             ]
     return args
 

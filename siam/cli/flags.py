@@ -27,6 +27,7 @@ _METHOD = arg(
     name="method", prefix_name=False, help=f"{', '.join(METHODS)}: where the settings of this group start."
 )
 _DATA = arg(metavar="[DATA]", help_behavior_hint="(default: demo)")
+_DATA_OF_SCALE = arg(metavar="[DATA]", help="The set; the scale's own if left out.", help_behavior_hint="")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class _SettingsFlags(Settings):
 
 @dataclass(frozen=True)
 class _TableFlags(_SettingsFlags):
+    data: Annotated[Positional[str], _DATA_OF_SCALE] = ""
     method: _RowFlags = _RowFlags()
     seed: Suppress[int] = 0
 

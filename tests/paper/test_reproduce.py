@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from siam.cli import command as cli
+from siam.data.sources import open_images
 from siam.errors import SettingsError
 from siam.methods import METHODS
 from siam.paper.reproduce import Study, markdown, reproduce
@@ -123,3 +125,24 @@ def test_what_cannot_be_reproduced_is_refused(tmp_path):
         reproduce("predictor", Overrides(), scale="imagenet", out=tmp_path)
     with pytest.raises(SettingsError, match="seeds must be at least 1"):
         reproduce("predictor", Overrides(), seeds=0, out=tmp_path)
+
+
+def test_the_set_is_listed_once_for_a_whole_table(classes, tmp_path, monkeypatch):
+    listed = []
+
+    def listing(data):
+        listed.append(data)
+        return open_images(data)
+
+    monkeypatch.setattr("siam.paper.reproduce.open_images", listing)
+    monkeypatch.setattr("siam.train.start.open_images", None)  # the runs are given the set
+    assert cli.main(["reproduce", "similarity", str(classes), *TINY, "--out", str(tmp_path / "t")]) == 0
+    assert listed == [str(classes)]
+
+
+def test_a_row_that_diverges_is_a_result(classes, tmp_path, capsys):
+    command = ["reproduce", "similarity", str(classes), *TINY, "--optimizer.lr", "1e30"]
+    assert cli.main([*command, "--out", str(tmp_path / "t"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [[o["verdict"] for o in row["seeds"]] for row in json.loads(out)["rows"]] == 2 * [["diverged"]]
+    assert "Lower optimizer.lr" in err
