@@ -5,7 +5,6 @@ raises Diverged. All ranks call its methods at the same steps; rank 0 alone writ
 """
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,6 +32,7 @@ from siam.processes.gather import rank, world_size
 from siam.processes.rendezvous import local_device
 from siam.runs.bars import print_line
 from siam.runs.checkpoint import Progress, Stateful, checkpoints, load_last, restore, save_checkpoint
+from siam.runs.clock import Clock
 from siam.runs.folder import CHECKPOINT, UNREADABLE
 from siam.runs.logger import Logger, NullLogger
 from siam.runs.saving import RunStopped, Saver, StopRequest
@@ -298,40 +298,12 @@ class Session:
         where = f"by step {self.step}: the weights are not finite"
         if math.isfinite(at):
             where = f"at step {int(at) + 1}{self.name_batch(int(at))}"
-        kept = (
-            "the last good checkpoint is kept" if (self.folder / CHECKPOINT).exists() else "nothing was saved"
-        )
-        raise_everywhere(
-            Diverged(
-                f"the loss is not finite {where}; {kept}. Lower the learning rate, or set precision float32."
-            )
-        )
+        saved = (self.folder / CHECKPOINT).exists()
+        kept = "the last good checkpoint is kept" if saved else "nothing was saved"
+        fix = f"Lower {self.lr_setting}, or set precision float32"
+        raise_everywhere(Diverged(f"the loss is not finite {where}; {kept}. {fix}."))
 
 
 def _is_finite(module: nn.Module) -> bool:
     parameters = [p.detach() for p in module.parameters()]
     return not parameters or bool(torch.nn.utils.get_total_norm(parameters).isfinite())
-
-
-class Clock:
-    """Seconds of training, over all processes that worked on a run, and the rate since it was last asked."""
-
-    def __init__(self, before: float, step: int) -> None:
-        self.started = time.monotonic() - before
-        self.asked = time.monotonic()
-        self.step = step
-
-    def seconds(self) -> float:
-        """Return the seconds of training so far."""
-        return time.monotonic() - self.started
-
-    def rate(self, step: int, batch_size: int) -> float:
-        """Return images per second since the last call."""
-        now = time.monotonic()
-        rate = (step - self.step) * batch_size / max(now - self.asked, 1e-9)
-        self.asked, self.step = now, step
-        return rate
-
-    def skip(self) -> None:
-        """Leave the time since the last call out of the rate."""
-        self.asked = time.monotonic()

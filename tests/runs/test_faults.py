@@ -236,7 +236,9 @@ def test_a_full_disk_is_told_survived_and_when_it_stays_full_the_last_checkpoint
     assert process.wait() == 2
     err = process.said()
     assert "cannot be saved: No space left on device" in err
-    assert re.search(r"siam: step \d+ cannot be saved: .* after 5 attempts; step \d+ is kept; free some space", err)
+    assert re.search(
+        r"siam: step \d+ cannot be saved: .* after 5 attempts; step \d+ is kept; free some space", err
+    )
     assert "Traceback" not in err
     kept, complaint = load_last(run)
     assert f"step {kept['progress']['epoch'] * 3 + kept['progress']['step']} is kept" in err
