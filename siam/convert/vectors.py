@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,11 @@ from siam.data.images import Images, ImageSets
 from siam.data.loader import default_workers
 from siam.data.sources import open_images
 from siam.errors import DataError, RunError, SettingsError
-from siam.measure.features import center_views, counted, stream
+from siam.measure.features import center_views, stream
 from siam.processes.agree import all_gather_object, on_rank_zero
 from siam.processes.gather import rank, world_size
 from siam.processes.rendezvous import local_device, process_group
-from siam.runs.bars import reading
+from siam.runs.bars import OnProgress, running_total, transient_progress
 from siam.runs.encoder import Layer, load
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK
 from siam.system.device import pick_device, uses_bf16
@@ -116,7 +116,7 @@ def embed_to_parquet(
         "batch_size": batch_size, "layer": layer, "precision": precision,
     }  # fmt: skip
     console = console or Console(stderr=True, quiet=rank() > 0)
-    with process_group(device, seconds=3600), reading(console) as bar:
+    with process_group(device, seconds=3600), transient_progress(console) as bar:
         try:
             on_rank_zero(lambda: _continue_or_start(parts, job))
             for number, images in enumerate(sets):
@@ -142,7 +142,7 @@ def _write_parts(
     folder: Path,
     number: int,
     precision: Precision,
-    progress: Callable[[int, int], None],
+    progress: OnProgress,
 ) -> None:
     """Write this process's share of the missing parts of set `number`: NUMBER-PART.parquet, without gaps."""
     size = _PART * embedder.batch_size
@@ -151,15 +151,15 @@ def _write_parts(
     own = missing[rank() :: world_size()]
     part_of = np.arange(len(images)) // size
     done = int((~np.isin(part_of, missing)).sum())
+    add = running_total(progress, len(images))
+    add(done)
 
-    def report(own_images: int) -> None:
-        progress(
-            min(done + own_images * world_size(), len(images)), len(images)
-        )  # the others are about as far
+    def batches() -> Iterator[Vectors]:
+        for features, indices in embedder.vectors(images, np.flatnonzero(np.isin(part_of, own))):
+            yield features, indices
+            add(len(indices) * world_size())  # the other ranks are about as far
 
-    report(0)
-    batches = counted(embedder.vectors(images, np.flatnonzero(np.isin(part_of, own))), report)
-    for part, rows in _by_part(batches, own, size):
+    for part, rows in _by_part(batches(), own, size):
         tables = [_table(images, features, indices, precision) for features, indices in rows]
         write_atomically(files[part], partial(_write_tables, tables=tables))
     progress(len(images), len(images))  # unreadable images too

@@ -1,7 +1,7 @@
 """From images to features: the centre of each, once through a frozen encoder."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +15,6 @@ from siam.data.images import Images
 from siam.data.photometry import normalize
 from siam.data.workers import batches_of
 from siam.errors import DataError
-
-T = TypeVar("T")
 
 Views = tuple[Tensor, NDArray[np.int64]]
 """Something of each of B images, (B, ...), and which images they are."""
@@ -117,15 +115,6 @@ def extract(
     if not features:
         raise DataError("none of the images can be read")
     return torch.cat(features), np.concatenate(indices)
-
-
-def counted(batches: Iterable[tuple[T, Any]], report: Callable[[int], None]) -> Iterator[tuple[T, Any]]:
-    """Pass batches on, and report how many images have gone by."""
-    done = 0
-    for batch in batches:
-        yield batch
-        done += len(batch[1])
-        report(done)
 
 
 class _CenterViews(Dataset[Any]):

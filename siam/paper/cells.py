@@ -20,13 +20,16 @@ def mean_of(values: Iterable[float | None]) -> Mean | None:
     return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
 
 
-def cell(value: Mean | None, factor: float, digits: int) -> str:
-    """Format as `60.0 ± 14.1`, without the deviation for one seed; `-` if nothing is known."""
+def cell(value: Mean | None, spec: str, factor: float = 1.0) -> str:
+    """Format as `60.0 ± 14.1`, without the deviation for one seed; `-` if nothing is known.
+
+    spec: format of both numbers, such as .1f, after they are multiplied by `factor`.
+    """
     if value is None:
         return "-"
     mean, deviation = value
-    spread = "" if deviation is None else f" ± {factor * deviation:.{digits}f}"
-    return f"{factor * mean:.{digits}f}{spread}"
+    spread = "" if deviation is None else f" ± {factor * deviation:{spec}}"
+    return f"{factor * mean:{spec}}{spread}"
 
 
 def row_of(cells: Iterable[str]) -> str:

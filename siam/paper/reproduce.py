@@ -2,7 +2,7 @@
 
 import io
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from siam.data.sources import open_images
 from siam.errors import Diverged, RunError, SettingsError
+from siam.metrics import all_metrics, label
 from siam.paper.cells import Mean, cell, mean_of, row_of, run_folder, save, save_table
 from siam.paper.tables import Row, Table, table
 from siam.report.curves import figure2
@@ -22,7 +23,6 @@ from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.settings.pretraining import Settings
 from siam.system.environment import machine
-from siam.train.pretrain import Outcome
 from siam.train.start import MAY_CHANGE, Opener, start, typical_size
 
 Scale = Literal["demo", "cifar", "imagenette", "imagenet"]
@@ -133,26 +133,28 @@ def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
     ends = [record for record in opened.metrics() if record["kind"] in ("end", "diverged")]
     if not ends:
         return None
-    names = {field.name for field in fields(Outcome)}
-    return {"run": str(run), **{name: value for name, value in ends[-1].items() if name in names}}
+    outcome = {name: value for name, value in ends[-1].items() if name not in ("kind", "step")}
+    return {"run": str(run), **outcome}
 
 
 def _train(run: Path, settings: Settings, console: Console, open_once: Opener) -> dict[str, Any]:
     """Train or resume a run. To diverge is a result here: some rows are known to."""
     try:
         complete = Overrides(to_dict(settings))
-        return asdict(start(complete, None, run, resume="auto", console=console, open_once=open_once))
+        outcome = start(complete, None, run, resume="auto", console=console, open_once=open_once)
     except RunStopped:
         raise RunStopped(f"stopped as asked, and saved in {run}: the same command continues") from None
     except Diverged as error:
         console.print(str(error), highlight=False)
         return {"run": str(run), "verdict": "diverged"}
+    return outcome.flat()
 
 
 def _write(
     folder: Path, name: str, chosen: Table, found: list[Study], scale: Scale, facts: dict[str, Any]
 ) -> None:
     """Write the table as far as it goes, as Markdown and JSON, and the curves of the first seed."""
+    columns = _columns()
     plain = {
         "table": name,
         "title": chosen.title,
@@ -162,7 +164,7 @@ def _write(
         **facts,
         "rows": [
             {"name": s.row.name, "published": s.row.published, "note": s.row.note,
-             "mean and deviation": {name: s.mean(name) for name in ("knn", "std", "rank")},
+             "mean and deviation": {column.name: s.mean(column.name) for column in columns},
              "change": s.row.change, "seeds": s.outcomes, "settings": s.settings}
             for s in found
         ],
@@ -185,16 +187,17 @@ def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
     seeds = max(len(s.outcomes) for s in found)
     settings = found[0].settings
     baselines = next((s for s in found if s.mean("untrained_knn")), found[0])
+    columns = _columns()
     command = f"; `{facts['command']}`." if facts["command"] else "."
     lines = [
         f"# {chosen.title} ({chosen.source})",
         "",
-        "| | kNN, measured (%) | std × √d | rank | verdict | published: linear, ImageNet (%) |",
-        "| --- | --- | --- | --- | --- | --- |",
-        *map(_row, found),
+        row_of(["", *(column.title for column in columns), "verdict", "published: linear, ImageNet (%)"]),
+        row_of(["---"] * (len(columns) + 3)),
+        *(_row(study, columns) for study in found),
         "",
-        f"kNN on raw pixels: {cell(baselines.mean('pixel_knn'), 100, 1)} %; of the untrained "
-        f"network: {cell(baselines.mean('untrained_knn'), 100, 1)} %.",
+        f"kNN on raw pixels: {cell(baselines.mean('pixel_knn'), '.1f', 100)} %; of the untrained "
+        f"network: {cell(baselines.mean('untrained_knn'), '.1f', 100)} %.",
         f"Measured: {settings['data']}, {settings['backbone']} x {settings['width']:g}, "
         f"{settings['epochs']} epochs, k = {settings['monitor']['knn_k']}, seeds: {seeds}; "
         f"{facts['machine']}, {facts['date']}, torch {facts['torch']}{command}",
@@ -207,15 +210,35 @@ def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _row(study: Study) -> str:
+@dataclass(frozen=True)
+class _Column:
+    """A measured figure of a table. spec: format of a value times `factor`."""
+
+    name: str
+    title: str
+    spec: str
+    factor: float = 1.0
+
+
+def _columns() -> list[_Column]:
+    """Return the measured columns: std, and every metric that has a label."""
+    columns = [_Column("std", "std × √d", ".2f")]
+    for name, metric in all_metrics().items():
+        title = label(name, metric)
+        if title and metric.FORMAT == "percent":
+            columns.append(_Column(name, f"{title} (%)", ".1f", 100))
+        elif title:
+            columns.append(_Column(name, title, metric.FORMAT))
+    return columns
+
+
+def _row(study: Study, columns: list[_Column]) -> str:
     row = study.row
     note = f" ({row.note})" if row.note else ""
     return row_of(
         [
             row.name,
-            cell(study.mean("knn"), 100, 1),
-            cell(study.mean("std"), 1, 2),
-            cell(study.mean("rank"), 1, 1),
+            *(cell(study.mean(column.name), column.spec, column.factor) for column in columns),
             ", ".join(sorted({outcome["verdict"] for outcome in study.outcomes})) or "not yet run",
             row.note if row.published is None else f"{row.published:.1f}{note}",
         ]

@@ -115,7 +115,7 @@ def markdown(data: str, lines: list[Line], where: dict[str, Any]) -> str:
         for line in lines:
             triple = None if line.published is None else TABLE5[line.published][published]
             printed = "-" if triple is None else " / ".join(f"{value:.1f}" for value in triple)
-            figures = (cell(line.mean(kind, name), 100, 1) for name in _FIELDS)
+            figures = (cell(line.mean(kind, name), ".1f", 100) for name in _FIELDS)
             page.append(row_of([line.name, *figures, printed]))
         page.append("")
     page += [

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from siam.data.loader import default_workers
 from siam.data.sources import open_images
 from siam.data.subset import Subset, hold_out, labeled_subset
 from siam.errors import DataError
-from siam.measure.features import center_views, counted, extract
+from siam.measure.features import center_views, extract
 from siam.measure.knn import knn_predict
 from siam.protocols.classifier import Compute
 from siam.protocols.finetune import FinetuneSettings, finetune
@@ -24,7 +25,7 @@ from siam.protocols.linear import LinearSettings, linear
 from siam.protocols.probe import probe
 from siam.protocols.result import Result, score
 from siam.protocols.settings import EvaluateSettings
-from siam.runs.bars import Bars
+from siam.runs.bars import Bars, running_total
 from siam.runs.encoder import Encoder, load, untrained
 from siam.settings.overrides import Overrides
 from siam.system.device import pick_device, uses_bf16
@@ -94,8 +95,8 @@ class _Task:
 
     def _features_of(self, images: Images, name: str) -> tuple[Tensor, Tensor]:
         views = center_views(images, self.encoder.image_size, workers=self.compute.workers)
-        shown = counted(views, lambda done: self.bars.update(name, done, len(images)))
-        x, which = extract(self.encoder, shown, self.compute.device, self.compute.bf16)
+        progress = running_total(partial(self.bars.update, name), len(images))
+        x, which = extract(self.encoder, views, self.compute.device, self.compute.bf16, progress)
         assert images.labels is not None
         return x, torch.from_numpy(images.labels[which])
 

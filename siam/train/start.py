@@ -74,7 +74,7 @@ def _train_launched(settings: Settings, folder: Path) -> Outcome:
 def _train(settings: Settings, folder: Path, console: Console, open_once: Opener) -> Outcome:
     require_equal_shares(settings.batch_size, world_size(), settings.grad_accum)
     sets = _open_on_all_ranks(settings.data, console, open_once)
-    return train(sets, settings, folder, resume=True, console=console)
+    return train(sets, settings, folder, console)
 
 
 def resolve(

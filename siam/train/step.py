@@ -38,11 +38,10 @@ class Step:
                 network.backbone.set_grad_checkpointing(True)  # type: ignore[operator]
             except (AssertionError, AttributeError):  # timm's way of saying so
                 raise SettingsError(
-                    f"activation_checkpointing: {settings.backbone} cannot do without activations"
+                    f"activation_checkpointing: {settings.backbone} does not support it"
                 ) from None
-        self.forward: Any = parallel(network, device, settings.sync_bn)
-        if settings.compile:
-            self.forward = torch.compile(self.forward)
+        self.network: Any = parallel(network, device, settings.sync_bn)
+        self.forward: Any = torch.compile(self.network) if settings.compile else self.network
 
     def __call__(self, views: Sequence[Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
         self.optimizer.zero_grad()
@@ -66,9 +65,9 @@ class Step:
         """Which images, their share of the batch, and a context: gradients are exchanged after the last."""
         for i in range(self.parts):
             start, stop = count * i // self.parts, count * (i + 1) // self.parts
-            quiet = i + 1 < self.parts and isinstance(self.forward, DistributedDataParallel)
+            quiet = i + 1 < self.parts and isinstance(self.network, DistributedDataParallel)
             yield (
                 slice(start, stop),
                 (stop - start) / count,
-                self.forward.no_sync() if quiet else nullcontext(),
+                self.network.no_sync() if quiet else nullcontext(),
             )

@@ -1,7 +1,7 @@
 """learn an encoder from images without labels"""
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from siam.cli.flags import PretrainOverrides
@@ -29,11 +29,19 @@ def main(options: Pretrain) -> dict[str, Any]:
 
     resume: bool | Literal["auto"] = "auto" if options.resume == "auto" else options.resume == "yes"
     outcome = pretrain(**options.settings.given, out=options.out, recipe=options.recipe, resume=resume)
-    return {name: value for name, value in asdict(outcome).items() if value is not None}
+    return {name: value for name, value in outcome.flat().items() if value is not None}
 
 
 def render(outcome: dict[str, Any]) -> list[Any]:
-    return [facts_table(outcome, percent=("knn", "pixel_knn", "untrained_knn"))]
+    from siam.metrics import all_metrics, format_value
+
+    metrics = all_metrics()
+    words = {}
+    for name, value in outcome.items():
+        metric = name.removeprefix("pixel_").removeprefix("untrained_")
+        if metric in metrics:
+            words[name] = format_value(metrics[metric], value)
+    return [facts_table({**outcome, **words})]
 
 
 def after(options: Pretrain, outcome: dict[str, Any]) -> None:

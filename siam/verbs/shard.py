@@ -22,7 +22,7 @@ def main(options: Shard) -> dict[str, Any]:
     from rich.console import Console
 
     from siam.data.sharding import shard
-    from siam.runs.bars import reading
+    from siam.runs.bars import transient_progress
 
-    with reading(Console(stderr=True)) as bar:
+    with transient_progress(Console(stderr=True)) as bar:
         return shard(options.data, options.out, options.size, bar("shard"))
