@@ -30,6 +30,8 @@ def facts_table(facts: dict[str, Any], percent: Iterable[str] = ()) -> Any:
     from rich.table import Table
 
     table = Table(show_header=False, box=None, padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # a path is shown whole
     in_percent = set(percent)
     for name, value in facts.items():
         words = _duration(value) if name == "seconds" else _in_words(value, name in in_percent)

@@ -105,4 +105,4 @@ def test_flags_and_keywords_are_the_same_run(classes, tmp_path):
     assert cli.main(["pretrain", str(classes), *flags]) == 0
     lines = (tmp_path / "other" / "metrics.jsonl").read_text().splitlines()
     last = next(record for record in map(json.loads, lines) if record["kind"] == "end")
-    assert (last["loss"], last["std"], last["knn"]) == (one.loss, one.std, one.knn)
+    assert (last["loss"], last["std"], last["knn"]) == (one.loss, one.std, one.metrics["knn"])
