@@ -129,7 +129,7 @@ def test_all_methods_and_ablations_train(name):
     network, objective = network_for(method), build_objective(method, images=BATCH)
     optimizer = build_optimizer(OptimizerSettings(), network, objective, 256)
     for step in range(3):
-        objective.begin(torch.arange(BATCH))
+        objective.before_step(torch.arange(BATCH), epoch=1)
         loss = objective(*network(*views(step)))
         assert torch.isfinite(loss)
         optimizer.zero_grad()
@@ -138,7 +138,7 @@ def test_all_methods_and_ablations_train(name):
         assert all(p.grad is not None for p in learning)
         assert next(network.backbone.parameters()).grad.abs().sum() > 0  # it arrives at the first layer
         optimizer.step()
-        objective.end()
+        objective.after_step()
         if step % method.momentum_every == 0:
             network.update_target(method.momentum)
     still = [p for k, p in network.named_parameters() if k.startswith("target_encoder.")]

@@ -42,6 +42,12 @@ PUBLISHED: dict[str, tuple[Method, OptimizerSettings]] = {
   Its loss is symmetric here, as in App. C.
 """
 
+
+def published(method: str) -> tuple[Method, OptimizerSettings]:
+    """Return heads and optimizer as published; SimSiam's for a method that PUBLISHED does not list."""
+    return PUBLISHED.get(method, (METHODS[method], OptimizerSettings()))
+
+
 IMAGENET = Settings()
 """SimSiam Sec. 3: ResNet-50, 224 pixels, batch 256. Published: 68.3 % linear on ImageNet, 100 epochs."""
 
@@ -110,7 +116,7 @@ def starting_point(recipe: str | None, method: str, data: str, side: int, size: 
     batch = base.batch_size
     while batch > max(min(size, 8), size // 4):  # a few steps in an epoch, and something for BN to see
         batch //= 2
-    chosen, optimizer = PUBLISHED[method]
+    chosen, optimizer = published(method)
     if base is not IMAGENET:  # one set of widths and rates for all methods, as the paper compares them
         chosen, optimizer = _with_sizes_of(base.method, chosen), base.optimizer
     return replace(base, data=data, method=chosen, optimizer=optimizer, batch_size=batch)

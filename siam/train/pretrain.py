@@ -134,11 +134,10 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
             for batch in _or_save(batches, save):
                 step = batch.epoch * loader.steps + batch.step  # within the run
                 lr = set_learning_rate(optimizer, settings.optimizer, step / loader.steps, settings.epochs)
-                objective.requires_grad_(batch.epoch > 0)  # prototypes wait for the features, as in SwAV
                 chance = counter_uniform(settings.seed, 0, np.array([step]), STEP, rank() + 1)[0, rank()]
                 torch.manual_seed(int(chance * 2**53))
 
-                loss, z1 = train_on(batch.views, torch.from_numpy(batch.indices))
+                loss, z1 = train_on(batch.views, torch.from_numpy(batch.indices), batch.epoch)
                 if (step + 1) % method.momentum_every == 0:
                     network.update_target(
                         momentum_at(step / total, method.momentum, method.momentum_schedule)

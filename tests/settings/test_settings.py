@@ -54,6 +54,7 @@ def test_an_unknown_setting_is_named_with_the_nearest():
             lambda: Settings(method=replace(METHODS["moco_v2"], queue=256)),
             "queue must be larger than batch_size",
         ),
+        (lambda: Settings(method=replace(METHODS["moco_v2"], target="gradient")), "cannot be 'gradient'"),
         (lambda: ViewSettings(scale=(0.5, 0.2)), r"views\.scale"),
         (lambda: ViewSettings(hue=0.7), r"views\.hue"),
         (lambda: ViewSettings(blur_p=1.1), r"views\.blur_p"),
