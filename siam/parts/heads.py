@@ -8,9 +8,9 @@ from siam.methods import Method
 def build_projector(features: int, method: Method) -> nn.Sequential:
     """Build (B, D) -> (B, d), D being `features`.
 
-    "BN applied to each fc layer, including its output fc. Its output fc has no ReLU." The output BN is affine
-    only if `output_affine`. If not, z has mean 0 over a batch of B, so a collapse leaves one image opposite to
-    all others and a std x sqrt(d) of 2 / sqrt(B), never 0.
+    "BN applied to each fc layer, including its output fc. Its output fc has no ReLU." Its BN is affine
+    only if `output_affine`. If not, z has mean 0 over a batch of B, so a collapse leaves one image opposite
+    to all others and a std x sqrt(d) of 2 / sqrt(B), never 0.
     """
     hidden_bn = method.batch_norm != "none"
     output_bn = method.batch_norm in ("default", "all")

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 class MomentumEncoder(nn.Module):
-    """The exponential moving average of an encoder, xi <- m xi + (1 - m) theta (BYOL Eq. 1).
+    """A moving average of an encoder: xi <- m xi + (1 - m) theta (BYOL Eq. 1; MoCo Eq. 2).
 
-    It starts as an exact copy, never as a network initialized on its own. Its weights are not trained, and its
-    buffers (BN statistics) are averaged like its weights.
+    It starts as an exact copy, never as a network initialized on its own. Its weights are not trained; its
+    buffers (BN statistics) are averaged in the same way.
     """
 
     def __init__(self, source: nn.Module) -> None:

@@ -19,9 +19,9 @@ class Method:
     predictor: Literal["learned", "fixed", "none"] = "learned"
     """h on the online branch: trained, fixed at its random initialization, or the identity (Table 1)."""
     target: Literal["stop_gradient", "momentum", "gradient"] = "stop_gradient"
-    """Source of z: this encoder without gradient, a momentum encoder, or this encoder with gradient."""
+    """Source of z: the encoder without gradient, a momentum encoder, or the encoder with gradient."""
     objective: str = "cosine"
-    """cosine, cross_entropy (Sec. 4.5), nt_xent, info_nce, swapped_prediction or moving_average (Sec. 5.2)."""
+    """cosine, cross_entropy (Sec. 4.5), nt_xent, info_nce, swapped_prediction, moving_average (Sec. 5.2)."""
     symmetry: Literal["symmetric", "asymmetric", "asymmetric_2x"] = "symmetric"
     """Each view predicts the other; or the first the second, in one pair of views or in two (Sec. 4.6)."""
 
