@@ -77,8 +77,6 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 def _type_error(value: Any, kind: Any) -> str:
     """Return what the value should be, in words; "" where it is."""
-    if get_origin(kind) is Annotated:
-        return _type_error(value, get_args(kind)[0])
     if get_origin(kind) is Literal:
         return "" if value in get_args(kind) else " or ".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
