@@ -13,7 +13,7 @@ from siam.settings.method import Method as Method
 SIMSIAM = Method()
 BYOL    = replace(SIMSIAM, name="byol",                      target="momentum")
 SIMCLR  = replace(SIMSIAM, name="simclr",  predictor="none", target="gradient", objective="nt_xent")
-SWAV    = replace(SIMSIAM, name="swav",    predictor="none",                    objective="swapped_prediction")  # noqa: E501
+SWAV    = replace(SIMSIAM, name="swav",    predictor="none",                    objective="swapped_prediction")
 MOCO_V2 = replace(SIMSIAM, name="moco_v2", predictor="none", target="momentum", objective="info_nce")
 # fmt: on
 

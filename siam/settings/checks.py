@@ -24,6 +24,9 @@ class Rule:
     """False where it is about a tuple as a whole."""
 
 
+# Rules are read as part of an annotation, hence their capitals.
+
+
 def Above(bound: float) -> Rule:
     return Rule(f"be above {bound:g}", lambda value: value > bound)
 

@@ -1,5 +1,7 @@
-"""Settings: there and back again, by name, and refusing what cannot be."""
+"""Settings: to plain values and back, errors that name the setting, recipes, and no torch."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Annotated, get_args, get_origin, get_type_hints
 
@@ -82,6 +84,14 @@ def test_an_unknown_setting_is_named_with_the_nearest():
 def test_what_cannot_work_fails_by_name_when_built(build, says):
     with pytest.raises(SettingsError, match=says):
         build()
+
+
+def test_settings_and_the_names_of_objectives_need_no_torch():
+    code = (
+        "import sys, siam.objectives, siam.transfer.settings; from siam.settings.pretraining import Settings; "
+        "Settings(); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_differences_are_named_with_both_values():

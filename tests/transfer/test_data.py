@@ -245,7 +245,7 @@ def test_flipping_takes_boxes_and_masks_along(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools'
-def test_outlines_in_all_their_forms():
+def test_segmentations_in_all_their_forms():
     """One square as polygon, as plain run lengths, and compressed; and pycocotools reads what is written."""
     pycocotools = pytest.importorskip("pycocotools.mask")
     expected = np.zeros((6, 8), dtype=np.uint8)
@@ -259,8 +259,8 @@ def test_outlines_in_all_their_forms():
     plain = {"size": [6, 8], "counts": [*counts, run]}
     compressed = encode_mask(expected.astype(bool))
     assert isinstance(compressed["counts"], str)
-    for outline in ([[2, 1, 5, 1, 5, 4, 2, 4]], plain, compressed):
-        assert np.array_equal(decode_mask(outline, 8, 6), expected)
+    for segmentation in ([[2, 1, 5, 1, 5, 4, 2, 4]], plain, compressed):
+        assert np.array_equal(decode_mask(segmentation, 8, 6), expected)
     assert np.array_equal(pycocotools.decode(compressed), expected)
 
 
