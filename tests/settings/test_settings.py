@@ -88,7 +88,8 @@ def test_what_cannot_work_fails_by_name_when_built(build, says):
 
 def test_settings_and_the_names_of_objectives_need_no_torch():
     code = (
-        "import sys, siam.objectives, siam.transfer.settings; from siam.settings.pretraining import Settings; "
+        "import sys, siam.objectives, siam.transfer.settings; "
+        "from siam.settings.pretraining import Settings; "
         "Settings(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
