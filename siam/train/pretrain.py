@@ -345,9 +345,9 @@ def _pictures(batch: Batch, monitor: Monitor, network: Network, sets: ImageSets)
     return Pictures(
         pairs=_pixels(denormalize(pairs) * 255).reshape(-1, 2, *pairs.shape[2:], 3),
         queries=_pixels(monitor.views(chosen)),
-        neighbours=_pixels(monitor.views(nearest.ravel())).reshape(*nearest.shape, *pairs.shape[2:], 3),
+        neighbors=_pixels(monitor.views(nearest.ravel())).reshape(*nearest.shape, *pairs.shape[2:], 3),
         query_names=[name(i) for i in chosen],
-        neighbour_names=[[name(i) for i in row] for row in nearest],
+        neighbor_names=[[name(i) for i in row] for row in nearest],
     )
 
 

@@ -23,6 +23,7 @@ from siam.processes.rendezvous import local_device
 from siam.runs.checkpoint import checkpoints, fit, load_last, save_checkpoint
 from siam.runs.folder import CHECKPOINT
 from siam.runs.logbook import Logbook, NoLogbook
+from siam.runs.results import BOXES, DRAWN, MASKS, TRUTH, TransferResult
 from siam.runs.saving import RunStopped, Saver, StopRequest
 from siam.system.device import pick_device, uses_bf16
 from siam.system.files import locked, write_atomically
@@ -33,7 +34,6 @@ from siam.transfer.detect import detect, draw
 from siam.transfer.detectors import build_detector
 from siam.transfer.measure import Prediction, average_precision, truth
 from siam.transfer.precise_bn import measure_statistics
-from siam.transfer.result import BOXES, DRAWN, MASKS, TRUTH, Outcome
 from siam.transfer.settings import TransferSettings, rate_at
 
 _DRAWN = 12  # photographs
@@ -62,7 +62,7 @@ def train(
     settings: TransferSettings,
     folder: Path,
     console: Console,
-) -> Outcome:
+) -> TransferResult:
     """Fine-tune a detector on `resnet`, whose weights it begins with, and measure it on the test photographs.
 
     Goes on from the last checkpoint in `folder` if there is one. Where several processes train together, all
@@ -199,7 +199,7 @@ def _measure(
     settings: TransferSettings,
     folder: Path,
     seconds: float,
-) -> Outcome:
+) -> TransferResult:
     """Write what was found, in COCO's format, measure it, and draw some of it. Raises DataError."""
     readable = [i for i in range(len(data.test)) if data.test[i].id not in unread]
     if not readable:
@@ -220,7 +220,7 @@ def _measure(
     skipped = {reason: count for reason, (count, _) in data.skipped.items()}
     if unread:
         skipped["a test photograph that cannot be read"] = len(unread)
-    return Outcome(
+    return TransferResult(
         out=str(folder),
         data=data.name,
         layout=data.layout,
