@@ -1,5 +1,7 @@
-"""Packages whose modules are found by listing: a file added there is a verb, a source, an objective, a metric
-or a section of the report, and nothing else has to know of it.
+"""Packages whose modules are found by listing them.
+
+A file added to one is a verb, a source, an objective, a metric or a section of the report; nothing else has to
+know of it.
 """
 
 import pkgutil
@@ -19,6 +21,6 @@ def load(package: str, name: str) -> ModuleType:
 
 
 def modules(package: str) -> list[ModuleType]:
-    """Import all modules of a package, in the order of their ORDER (0 where a module has none), then by name."""
+    """Import all modules of a package, sorted by their ORDER (0 where a module has none), then by name."""
     found = [load(package, name) for name in names(package)]
     return sorted(found, key=lambda module: getattr(module, "ORDER", 0))
