@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from siam.cli.arguments import parse
 from siam.cli.output import tell, tell_classes, tell_study, tells
-from siam.errors import SettingsError, SiamError
+from siam.errors import RunError, SettingsError, SiamError
 
 HELP = """usage: siam VERB ...
 
@@ -127,7 +127,8 @@ def _evaluate(args: list[str]) -> None:
     import tyro
 
     from siam.protocols.evaluate import EvaluateSettings, evaluate
-    from siam.protocols.result import save_result
+    from siam.report.page import write_report
+    from siam.runs.results import add_evaluation
 
     defaults = EvaluateSettings()
 
@@ -152,7 +153,11 @@ def _evaluate(args: list[str]) -> None:
         per_class, confusion = outcome.pop("per_class"), outcome.pop("confusion")
         tell(outcome, as_json=False)
         tell_classes(per_class, confusion)
-    save_result(given.run, result, given.data)
+    add_evaluation(given.run, result, given.data)
+    try:
+        write_report(given.run)
+    except OSError as error:
+        raise RunError(f"the result is kept, but not in {given.run}/report.html: {error.strerror}") from None
 
 
 def _embed(args: list[str]) -> None:

@@ -8,7 +8,7 @@ from siam.parts.objective import Objective
 from siam.processes.gather import gather, local_shard
 from siam.settings.method import Method
 
-WORDS = "swapped clusters"
+WORDS = "swapped prediction of clusters"
 
 
 def build(method: Method, images: int) -> "SwappedPrediction":

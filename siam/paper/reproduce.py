@@ -15,6 +15,7 @@ from siam.data.views import Unreadable, read_or_replace
 from siam.errors import Diverged, RunError, SettingsError
 from siam.paper.tables import Row, Table, table
 from siam.report.curves import figure2
+from siam.report.formats import plus_minus
 from siam.runs.folder import METRICS, open_run
 from siam.runs.history import History
 from siam.runs.saving import RunStopped
@@ -215,17 +216,17 @@ def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
             published += f" ({s.row.note})"
         cells = [
             s.row.name,
-            _plus_minus(s.mean("knn"), 100, 1),
-            _plus_minus(s.mean("std"), 1, 2),
-            _plus_minus(s.mean("rank"), 1, 1),
+            plus_minus(s.mean("knn"), 100, 1),
+            plus_minus(s.mean("std"), 1, 2),
+            plus_minus(s.mean("rank"), 1, 1),
             verdicts,
             published,
         ]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        f"kNN on raw pixels: {_plus_minus(beside.mean('pixel_knn'), 100, 1)} %; of the untrained "
-        f"network: {_plus_minus(beside.mean('untrained_knn'), 100, 1)} %.",
+        f"kNN on raw pixels: {plus_minus(beside.mean('pixel_knn'), 100, 1)} %; of the untrained "
+        f"network: {plus_minus(beside.mean('untrained_knn'), 100, 1)} %.",
         f"Measured: {settings['data']}, {settings['backbone']} x {settings['width']:g}, "
         f"{settings['epochs']} epochs, k = {settings['monitor']['knn_k']}, seeds: {seeds}; "
         f"{facts['machine']}, {facts['date']}, torch {facts['torch']}"
@@ -237,11 +238,3 @@ def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _plus_minus(value: tuple[float, float | None] | None, factor: float, digits: int) -> str:
-    if value is None:
-        return "-"
-    mean, deviation = value
-    spread = f" ± {factor * deviation:.{digits}f}" if deviation is not None else ""
-    return f"{factor * mean:.{digits}f}{spread}"

@@ -10,11 +10,12 @@ from typing import Any
 from rich.console import Console
 
 from siam.errors import SettingsError
+from siam.report.formats import plus_minus
+from siam.report.published import COLUMNS, TABLE5, column, row_of
 from siam.runs.folder import METRICS, open_run
+from siam.runs.results import TransferResult
 from siam.system.environment import machine
 from siam.system.files import write_atomically
-from siam.transfer.published import COLUMNS, TABLE5, column, row_of
-from siam.transfer.result import Outcome
 from siam.transfer.settings import TransferSettings
 from siam.transfer.start import transfer
 
@@ -30,16 +31,16 @@ class Line:
     published: str | None
     """Its row in Table 5."""
     init: str
-    outcomes: list[Outcome]
+    outcomes: list[TransferResult]
     """One for each seed; fewer while the study goes on."""
 
-    def mean(self, kind: str, name: str) -> tuple[float, float] | None:
-        """Mean and standard deviation (0 for one seed) of a figure of boxes or masks."""
+    def mean(self, kind: str, name: str) -> tuple[float, float | None] | None:
+        """Mean and standard deviation (None for one seed) of a figure of boxes or masks."""
         found = [getattr(outcome.kinds()[kind], name) for outcome in self.outcomes]
         values = [value for value in found if value is not None]
         if not values:
             return None
-        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def reproduce_transfer(
@@ -131,7 +132,7 @@ def markdown(data: str, lines: list[Line], where: dict[str, Any]) -> str:
         for line in lines:
             triple = None if line.published is None else TABLE5[line.published][place]
             printed = "-" if triple is None else " / ".join(f"{value:.1f}" for value in triple)
-            cells = [line.name, *(_plus_minus(line.mean(kind, name)) for name in _FIELDS), printed]
+            cells = [line.name, *(plus_minus(line.mean(kind, name), 100) for name in _FIELDS), printed]
             page.append("| " + " | ".join(cells) + " |")
         page.append("")
     seeds = max(len(line.outcomes) for line in lines)
@@ -147,10 +148,3 @@ def markdown(data: str, lines: list[Line], where: dict[str, Any]) -> str:
             "",
         ]
     )
-
-
-def _plus_minus(value: tuple[float, float] | None) -> str:
-    if value is None:
-        return "-"
-    mean, deviation = value
-    return f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if deviation > 0 else "")

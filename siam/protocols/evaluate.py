@@ -21,8 +21,9 @@ from siam.measure.knn import knn_predict
 from siam.protocols.finetune import FinetuneSettings, finetune
 from siam.protocols.linear import LinearSettings, linear
 from siam.protocols.probe import probe
-from siam.protocols.result import Result, score
+from siam.protocols.score import score
 from siam.runs.encoder import Encoder, load, untrained
+from siam.runs.results import Evaluation
 from siam.system.device import pick_device, uses_bf16
 
 Protocol = Literal["knn", "probe", "linear", "finetune"]
@@ -82,7 +83,7 @@ def evaluate(
     asked: EvaluateSettings | None = None,
     console: Console | None = None,
     **options: Any,
-) -> Result:
+) -> Evaluation:
     """Measure the encoder of `run` on the labelled images in `data`.
 
     options: fields of `EvaluateSettings`, such as protocol="linear". Without `val`, the val/ or test/ folder
@@ -99,7 +100,7 @@ def evaluate(
         console.print(f"no validation images of {', '.join(absent[:5])}: accuracy is of the other classes")
     measure = Measure(asked, encoder, device, console)
     scores, truth, detail = getattr(measure, asked.protocol)(train, val)
-    return Result(
+    return Evaluation(
         **score(scores, truth, train.classes),  # type: ignore[arg-type]
         protocol=asked.protocol,
         train_images=len(train),

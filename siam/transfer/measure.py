@@ -8,31 +8,17 @@ VOC numbers interpolate precision at 11 points of recall rather than 101.
 import contextlib
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
+from siam.runs.results import Precision
 from siam.transfer.annotations import DetectionDataset
 
 Prediction = dict[str, Any]
 """One of COCO's results: image_id, category_id, bbox [x, y, width, height], score, perhaps segmentation."""
-
-
-@dataclass(frozen=True)
-class Precision:
-    """Average precisions in [0, 1]; None where the test set has no object of that size."""
-
-    ap: float | None
-    ap50: float | None
-    ap75: float | None
-    small: float | None
-    medium: float | None
-    large: float | None
-    per_class: dict[str, float]
-    """AP of each class in the test set."""
 
 
 def truth(data: DetectionDataset, unread: Iterable[int] = ()) -> dict[str, Any]:

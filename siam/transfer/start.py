@@ -20,18 +20,16 @@ from siam.processes.gather import world_size
 from siam.processes.launch import how_many, launch, require_equal_shares
 from siam.processes.rendezvous import is_distributed, process_group, was_restarted
 from siam.report.page import write_report
-from siam.report.transfer import write_page
+from siam.report.transfer import write_transfer_report
 from siam.runs.encoder import load
 from siam.runs.folder import METRICS, TRANSFERS, open_run
+from siam.runs.results import TRANSFER, TransferResult, load_transfer, save_transfer
 from siam.settings.checks import parse_duration
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.system.files import write_atomically
 from siam.transfer.data import open_annotated
-from siam.transfer.result import Outcome, load_outcome, save_outcome
 from siam.transfer.settings import TransferSettings, starting_point
 from siam.transfer.train import train
-
-TRANSFER = "transfer.yaml"
 
 _MAY_CHANGE = ("device", "devices", "timeout", "workers", "checkpoint.")
 """Settings that a resumed transfer may be given anew: they do not change what is learnt."""
@@ -46,7 +44,7 @@ def transfer(
     out: str | Path | None = None,
     resume: bool = False,
     console: Console | None = None,
-) -> Outcome:
+) -> TransferResult:
     """Fine-tune a detector from `run`'s backbone on `data`, and measure it; in this process or in several.
 
     change: applies the user's own settings to the recipe's. out: the folder; below RUN/transfer/ if left out.
@@ -59,7 +57,7 @@ def transfer(
         settings, folder = on_rank_zero(
             lambda: _settle(run, data, task, change, recipe, out, resume, console)
         )
-        finished = on_rank_zero(lambda: load_outcome(folder))
+        finished = on_rank_zero(lambda: load_transfer(folder))
         if finished is not None:
             return finished
         if not is_distributed():
@@ -69,7 +67,9 @@ def transfer(
         return _train(run, data, settings, folder, console)
 
 
-def _train_together(run: str | Path, data: str | Path, settings: TransferSettings, folder: Path) -> Outcome:
+def _train_together(
+    run: str | Path, data: str | Path, settings: TransferSettings, folder: Path
+) -> TransferResult:
     """What each of the processes does that are started here."""
     with process_group(settings.device, parse_duration(settings.timeout, "timeout")):
         return _train(run, data, settings, folder, Console(stderr=True))
@@ -77,7 +77,7 @@ def _train_together(run: str | Path, data: str | Path, settings: TransferSetting
 
 def _train(
     run: str | Path, data: str | Path, settings: TransferSettings, folder: Path, console: Console
-) -> Outcome:
+) -> TransferResult:
     require_equal_shares(settings.batch_size, world_size())
     annotated = open_annotated(data, masks=settings.task == "segmentation")
     outcome = train(annotated, beginning(run, settings.init, settings.seed), settings, folder, console)
@@ -85,10 +85,10 @@ def _train(
     return outcome
 
 
-def _keep(run: Path, folder: Path, outcome: Outcome) -> None:
+def _keep(run: Path, folder: Path, outcome: TransferResult) -> None:
     """result.json and report.html, and the run's own report shows it too."""
-    save_outcome(folder, outcome)
-    write_page(folder)
+    save_transfer(folder, outcome)
+    write_transfer_report(folder)
     if folder.parent.resolve() == (run / TRANSFERS).resolve():
         write_report(run)
 

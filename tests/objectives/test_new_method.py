@@ -17,11 +17,11 @@ from siam.network import Network
 from siam.objectives import build_objective
 from siam.paper.tables import Row
 from siam.plugins import names
+from siam.report.published import row_of
 from siam.runs.folder import open_run
 from siam.settings.plain import from_dict
 from siam.settings.pretraining import OptimizerSettings, Settings
 from siam.settings.recipes import DEMO, starting_point
-from siam.transfer.published import row_of
 from tests.conftest import TINY
 
 DOCS = Path(package.__file__).parents[1] / "docs" / "methods.md"

@@ -3,7 +3,7 @@
 import pytest
 
 from siam.errors import SettingsError
-from siam.transfer.published import TABLE5, Triple, column
+from siam.report.published import TABLE5, Triple, column
 from siam.transfer.settings import COCO_1X, SMALL, VOC07, VOC0712, TransferSettings, rate_at, starting_point
 
 

@@ -3,6 +3,8 @@
 from typing import NamedTuple
 
 from siam.methods import title
+from siam.report.formats import percent
+from siam.runs.results import PRECISIONS, TransferResult
 
 
 class Triple(NamedTuple):
@@ -37,7 +39,23 @@ def row_of(method: str) -> str | None:
 
 
 def column(layout: str, years: int, masks: bool) -> int:
-    """Return the column to compare a measurement on such data with."""
+    """Return the column of Table 5 to compare a measurement on such data with."""
     if layout == "coco":
         return 3 if masks else 2
     return 1 if years > 1 else 0
+
+
+def compared(result: TransferResult) -> list[list[str]]:
+    """Return rows in % as text: the measured precisions first, one per kind, then Table 5's for such data."""
+    measured = [
+        [f"measured, {kind}", *(percent(getattr(precision, name), unit="") for name in PRECISIONS)]
+        for kind, precision in result.kinds().items()
+    ]
+    published = []
+    for kind in result.kinds():
+        place = column(result.layout, result.years, kind == "masks")
+        for row, triples in TABLE5.items():
+            t = triples[place]
+            figures = (f"{value:.1f}" for value in (t.ap, t.ap50, t.ap75))
+            published.append([f"{row}, {kind}", *figures, "", "", ""])
+    return measured + published
