@@ -105,4 +105,4 @@ def _setting(value: Any) -> str:
     if not isinstance(value, list):
         return str(value)
     between = " to " if len(value) == 2 and value[0] < value[1] else ", "
-    return between.join(f"{item:g}" for item in value)
+    return between.join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
