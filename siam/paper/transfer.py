@@ -8,12 +8,13 @@ from typing import Any
 from rich.console import Console
 
 from siam.errors import SettingsError
-from siam.paper.cells import Mean, cell, mean_of, row_of, run_folder, save_table
+from siam.paper.cells import Mean, markdown_row, mean_of, run_folder, save_table
+from siam.report.formats import plus_minus
+from siam.report.published import COLUMNS, TABLE5, column, row_of
 from siam.runs.folder import METRICS, open_run
+from siam.runs.results import TransferResult
 from siam.settings.overrides import Overrides
 from siam.system.environment import machine
-from siam.transfer.published import COLUMNS, METHODS, TABLE5, column
-from siam.transfer.result import Outcome
 from siam.transfer.settings import TransferSettings
 from siam.transfer.start import transfer
 
@@ -32,7 +33,7 @@ class Line:
     """The run whose backbone is fine-tuned, or whose shape a random one takes."""
     init: str
     """`random`, or '' for the run's own weights."""
-    outcomes: list[Outcome]
+    outcomes: list[TransferResult]
     """One for each seed; fewer while the study is running."""
 
     def mean(self, kind: str, name: str) -> Mean | None:
@@ -81,7 +82,7 @@ def _published(run: str) -> str | None:
     first = opened.metrics()[:1] if (opened.folder / METRICS).exists() else []
     if first and first[0].get("layout") == "torchvision or timm":
         return "ImageNet supervised"
-    return METHODS.get(opened.settings.method.name)
+    return row_of(opened.settings.method.name)
 
 
 def _write(folder: Path, data: str, task: str, lines: list[Line]) -> None:
@@ -115,8 +116,8 @@ def markdown(data: str, lines: list[Line], where: dict[str, Any]) -> str:
         for line in lines:
             triple = None if line.published is None else TABLE5[line.published][published]
             printed = "-" if triple is None else " / ".join(f"{value:.1f}" for value in triple)
-            figures = (cell(line.mean(kind, name), ".1f", 100) for name in _FIELDS)
-            page.append(row_of([line.name, *figures, printed]))
+            figures = (plus_minus(line.mean(kind, name), ".1f", 100) for name in _FIELDS)
+            page.append(markdown_row([line.name, *figures, printed]))
         page.append("")
     page += [
         f"Measured: {data}, {first.train_images:,} photographs to train on, "

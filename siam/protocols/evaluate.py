@@ -23,10 +23,11 @@ from siam.protocols.classifier import Compute
 from siam.protocols.finetune import FinetuneSettings, finetune
 from siam.protocols.linear import LinearSettings, linear
 from siam.protocols.probe import probe
-from siam.protocols.result import Result, score
+from siam.protocols.score import score
 from siam.protocols.settings import EvaluateSettings
 from siam.runs.bars import Bars, running_total
 from siam.runs.encoder import Encoder, load, untrained
+from siam.runs.results import Evaluation
 from siam.settings.overrides import Overrides
 from siam.system.device import pick_device, uses_bf16
 
@@ -40,7 +41,7 @@ def evaluate(
     *,
     console: Console | None = None,
     **options: Any,
-) -> Result:
+) -> Evaluation:
     """Measure the encoder of `run` on the labeled images in `data`.
 
     data: labeled images; its val/ or test/ are the validation images, or a fifth of it is held out.
@@ -65,7 +66,7 @@ def evaluate(
     bars = Bars(console, transient=True)
     with bars.progress:
         measured = _PROTOCOLS[protocol](_Task(encoder, train, val, settings, compute, bars))
-    return Result(
+    return Evaluation(
         **score(measured.scores, measured.truth, train.classes),  # type: ignore[arg-type]
         protocol=protocol,
         train_images=len(train),

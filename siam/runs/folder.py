@@ -27,9 +27,14 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All records of metrics.jsonl, in order; the last line counts once it is whole."""
-        file = self.folder / METRICS
-        lines = file.read_text().split("\n")[:-1] if file.exists() else []
-        return [json.loads(line) for line in lines]
+        return read_records(self.folder)
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """Read a folder's metrics.jsonl, in order; a last line that is not complete yet is left out."""
+    file = folder / METRICS
+    lines = file.read_text().split("\n")[:-1] if file.exists() else []
+    return [json.loads(line) for line in lines]
 
 
 def open_run(folder: str | Path) -> Run:

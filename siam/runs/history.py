@@ -1,4 +1,4 @@
-"""The records of a run's metrics.jsonl, as series."""
+"""The records of a metrics.jsonl as series to draw."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 from siam.settings.pretraining import Settings
 
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""x and y, both (n,)"""
 
 
 @dataclass(frozen=True)
-class History:
-    """The records of a metrics.jsonl, and what is needed to draw them."""
+class Records:
+    """The records of a metrics.jsonl, in order."""
 
     records: list[dict[str, Any]]
-    settings: Settings
 
     @property
     def steps_per_epoch(self) -> float | None:
-        """None before the first epoch has ended."""
+        """None before the first epoch has ended, and for a training without epochs."""
         epochs = [r for r in self.records if r["kind"] == "epoch"]
         return epochs[-1]["step"] / (epochs[-1]["epoch"] + 1) if epochs else None
 
@@ -31,17 +31,26 @@ class History:
         return float(last / (self.steps_per_epoch or 1))
 
     def latest(self) -> dict[str, Any]:
-        """The last known value of everything that was recorded."""
+        """Return the last known value under every name."""
         return {name: value for r in self.records for name, value in r.items() if value is not None}
 
     def series(self, kind: str, name: str, before: float = 0.0) -> Series:
-        """x, in epochs (in steps before the first has ended), and the values; what is not finite is NaN.
+        """Return x and the values under `name`; values that are not finite become NaN.
 
-        before: epochs by which x lies before the record, 0.5 for the mean of an epoch.
+        x is in epochs, or in steps where no epoch has ended. before: epochs by which x precedes the record,
+        0.5 for the mean over an epoch.
         """
         found = [(r["step"], r[name]) for r in self.records if r["kind"] == kind and r.get(name) is not None]
         steps, values = np.array(found, dtype=np.float64).reshape(-1, 2).T
         return steps / (self.steps_per_epoch or 1.0) - before, np.where(np.isfinite(values), values, np.nan)
 
     def has(self, name: str) -> bool:
+        """Return True if a value under `name` was logged during training."""
         return any(r["kind"] in ("step", "epoch") and r.get(name) is not None for r in self.records)
+
+
+@dataclass(frozen=True)
+class History(Records):
+    """The records of a pretraining run, with the settings that it takes to interpret them."""
+
+    settings: Settings

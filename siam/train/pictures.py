@@ -29,9 +29,9 @@ def take_pictures(batch: Batch, monitor: Monitor, network: Network, images: Imag
     return Pictures(
         pairs=_pixels(denormalize(pairs.flatten(0, 1)) * 255).reshape(-1, 2, side, side, 3),
         queries=_pixels(monitor.views(chosen)),
-        neighbours=_pixels(monitor.views(nearest.ravel())).reshape(*nearest.shape, side, side, 3),
+        neighbors=_pixels(monitor.views(nearest.ravel())).reshape(*nearest.shape, side, side, 3),
         query_names=[name(i) for i in chosen],
-        neighbour_names=[[name(i) for i in row] for row in nearest],
+        neighbor_names=[[name(i) for i in row] for row in nearest],
     )
 
 

@@ -87,10 +87,10 @@ def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -
         for batch in run.guard(loader.batches(*divmod(run.step, loader.steps))):
             epoch = run.step / loader.steps  # fractional
             lr = set_learning_rate(step.optimizer, settings.optimizer, epoch, settings.epochs)
-            objective.requires_grad_(batch.epoch > 0)  # prototypes wait for the features, as in SwAV
             run.seed_step()
 
-            loss, z = step(batch.views, torch.from_numpy(batch.indices))  # forward, backward, new weights
+            images = torch.from_numpy(batch.indices)
+            loss, z = step(batch.views, images, batch.epoch)  # forward, backward, new weights
             if (run.step + 1) % method.momentum_every == 0:
                 progress = run.step / run.total_steps
                 network.update_target(momentum_at(progress, method.momentum, method.momentum_schedule))

@@ -20,20 +20,18 @@ from siam.processes.gather import world_size
 from siam.processes.launch import how_many, launch, require_equal_shares
 from siam.processes.rendezvous import is_distributed, process_group, was_restarted
 from siam.report.page import write_report
-from siam.report.transfer import write_page
+from siam.report.transfer import write_transfer_report
 from siam.runs.encoder import load
 from siam.runs.folder import METRICS, TRANSFERS, open_run
+from siam.runs.results import TRANSFER, TransferResult, load_transfer, save_transfer
 from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.system.files import write_atomically
 from siam.transfer.annotations import DetectionDataset
 from siam.transfer.data import open_annotated
-from siam.transfer.result import Outcome, load_outcome, save_outcome
 from siam.transfer.settings import TransferSettings, starting_point
 from siam.transfer.train import train
-
-TRANSFER = "transfer.yaml"
 
 MAY_CHANGE = ("device", "devices", "timeout", "workers", "checkpoint.")
 """Settings that may differ when a transfer is resumed: they do not change what is learnt."""
@@ -50,7 +48,7 @@ def transfer(
     out: str | Path | None = None,
     resume: bool = False,
     console: Console | None = None,
-) -> Outcome:
+) -> TransferResult:
     """Fine-tune a detector from `run`'s backbone on `data`, and measure it; in this process or in several.
 
     overrides: the user's settings. recipe: the base they apply to, fitted to the data if left out. out: the
@@ -65,7 +63,7 @@ def transfer(
         settings, folder = on_rank_zero(
             lambda: resolve(run, data, overrides, recipe, out, resume, console, open_once)
         )
-        finished = on_rank_zero(lambda: load_outcome(folder))
+        finished = on_rank_zero(lambda: load_transfer(folder))
         if finished is not None:
             return finished
         if not is_distributed():
@@ -75,7 +73,9 @@ def transfer(
         return _train(run, data, settings, folder, console, open_once)
 
 
-def _train_launched(run: str | Path, data: str | Path, settings: TransferSettings, folder: Path) -> Outcome:
+def _train_launched(
+    run: str | Path, data: str | Path, settings: TransferSettings, folder: Path
+) -> TransferResult:
     """Train as one of the processes that `transfer` launches."""
     with process_group(settings.device, parse_duration(settings.timeout, "timeout")):
         return _train(run, data, settings, folder, Console(stderr=True), open_annotated)
@@ -88,7 +88,7 @@ def _train(
     folder: Path,
     console: Console,
     open_once: Opener,
-) -> Outcome:
+) -> TransferResult:
     require_equal_shares(settings.batch_size, world_size())
     annotated = open_once(data, settings.task == "segmentation")
     outcome = train(annotated, init_backbone(run, settings.init, settings.seed), settings, folder, console)
@@ -96,10 +96,10 @@ def _train(
     return outcome
 
 
-def _save(run: Path, folder: Path, outcome: Outcome) -> None:
+def _save(run: Path, folder: Path, outcome: TransferResult) -> None:
     """Write result.json and report.html, and the run's own report if the folder is below it."""
-    save_outcome(folder, outcome)
-    write_page(folder)
+    save_transfer(folder, outcome)
+    write_transfer_report(folder)
     if folder.parent.resolve() == (run / TRANSFERS).resolve():
         write_report(run)
 

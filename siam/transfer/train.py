@@ -15,6 +15,7 @@ from siam.processes.agree import all_gather_object, on_rank_zero
 from siam.processes.agree import mean as all_reduce_mean
 from siam.processes.data_parallel import parallel as data_parallel
 from siam.processes.gather import rank, world_size
+from siam.runs.results import BOXES, DRAWN, MASKS, TRUTH, TransferResult
 from siam.runs.session import Session
 from siam.system.files import write_atomically
 from siam.transfer.annotations import DetectionDataset
@@ -23,7 +24,6 @@ from siam.transfer.detect import detect, draw
 from siam.transfer.detectors import build_detector
 from siam.transfer.measure import Prediction, average_precision, truth
 from siam.transfer.precise_bn import measure_statistics
-from siam.transfer.result import BOXES, DRAWN, MASKS, TRUTH, Outcome
 from siam.transfer.settings import TransferSettings, rate_at
 
 _DRAWN = 12  # photographs
@@ -31,7 +31,7 @@ _DRAWN = 12  # photographs
 
 def train(
     data: DetectionDataset, resnet: nn.Module, settings: TransferSettings, folder: Path, console: Console
-) -> Outcome:
+) -> TransferResult:
     """Fine-tune a detector on `resnet`, whose weights it starts from, and measure it on the test photographs.
 
     Continue from the last checkpoint in `folder` if there is one. All ranks call this; rank 0 alone writes.
@@ -143,7 +143,7 @@ def _measure(
     unread: dict[int, str],
     settings: TransferSettings,
     run: Session,
-) -> Outcome:
+) -> TransferResult:
     """Write the predictions in COCO's format, measure them, and draw some of them. Raises DataError."""
     readable = [i for i in range(len(data.test)) if data.test[i].id not in unread]
     if not readable:
@@ -164,7 +164,7 @@ def _measure(
     skipped = {reason: count for reason, (count, _) in data.skipped.items()}
     if unread:
         skipped["a test photograph that cannot be read"] = len(unread)
-    return Outcome(
+    return TransferResult(
         out=str(run.folder),
         data=data.name,
         layout=data.layout,

@@ -10,7 +10,7 @@ from siam.cli.flags import RunFolder, Switch, TransferOverrides, require_extra
 from siam.transfer.settings import RECIPES
 
 if TYPE_CHECKING:
-    from siam.transfer.result import Outcome
+    from siam.runs.results import TransferResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +32,18 @@ class Transfer:
 Transfer.__doc__ = f"{Transfer.__doc__}\n\nRecipes: {', '.join(RECIPES)}."
 
 
-def main(options: Transfer) -> "Outcome":
+def main(options: Transfer) -> "TransferResult":
     require_extra("faster_coco_eval", "transfer")
     from siam.transfer.start import transfer
 
     return transfer(options.run, options.data, options.settings, options.recipe, options.out, options.resume)
 
 
-def render(outcome: "Outcome") -> list[Any]:
+def render(outcome: "TransferResult") -> list[Any]:
     from siam.transfer.result import table
 
     return [table(outcome)]
 
 
-def after(options: Transfer, outcome: "Outcome") -> None:
+def after(options: Transfer, outcome: "TransferResult") -> None:
     print(f"look at {outcome.out}/report.html", file=sys.stderr)

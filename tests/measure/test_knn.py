@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from siam.measure import knn
 from siam.measure.knn import knn_accuracy, knn_predict
-from siam.protocols.result import wilson
+from siam.protocols.score import wilson
 
 
 def brute_force(bank, labels, queries, classes, k, temperature):

@@ -19,7 +19,7 @@ from siam.protocols.classifier import ClassifierSettings, Compute, Training, lab
 from siam.protocols.evaluate import evaluate
 from siam.protocols.linear import LinearSettings, linear
 from siam.protocols.probe import STRENGTHS, probe
-from siam.protocols.result import score
+from siam.protocols.score import score
 from siam.runs.encoder import Encoder, load, untrained
 from tests.conftest import TINY, siam
 

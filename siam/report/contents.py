@@ -1,0 +1,50 @@
+"""A run as the sections of its page see it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from siam.report.pictures import Pictures
+from siam.runs.folder import TRANSFERS, UNREADABLE, Run, open_run
+from siam.runs.history import History
+from siam.runs.results import SavedEvaluation, TransferResult, load_evaluations, load_transfer
+
+
+@dataclass(frozen=True)
+class Contents(Run):
+    """A run with what its folder holds for the page; each file is read once, on first use."""
+
+    @cached_property
+    def history(self) -> History:
+        """metrics.jsonl"""
+        return History(self.metrics(), self.settings)
+
+    @cached_property
+    def pictures(self) -> Pictures | None:
+        """pictures.npz. Raises RunError if it cannot be read."""
+        return Pictures.load(self.folder)
+
+    @cached_property
+    def evaluations(self) -> list[SavedEvaluation]:
+        """evaluations.json, oldest first. Raises RunError if it is damaged."""
+        return load_evaluations(self.folder)
+
+    @cached_property
+    def transfers(self) -> dict[Path, TransferResult]:
+        """The transfers below transfer/ that have ended, by name. Raises RunError if a result is damaged."""
+        parent = self.folder / TRANSFERS
+        children = sorted(parent.iterdir()) if parent.is_dir() else []
+        loaded = {child: load_transfer(child) for child in children}
+        return {child: result for child, result in loaded.items() if result is not None}
+
+    @cached_property
+    def unreadable(self) -> int:
+        """Number of lines in unreadable.txt; 0 if there is none."""
+        file = self.folder / UNREADABLE
+        return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def open_contents(folder: str | Path) -> Contents:
+    """Open a run. Raises RunError if there is none, or its settings cannot be read."""
+    run = open_run(folder)
+    return Contents(run.folder, run.settings)

@@ -1,0 +1,108 @@
+"""The page's frame and what several sections share: header, cards, tables. All HTML comes from templates/,
+with every value escaped unless it is Markup.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from siam import __version__
+from siam.runs.folder import REPORT
+from siam.system.files import write_atomically
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("siam.report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A fraction in [0, 1] as a bar."""
+
+    label: str
+    fraction: float
+    own: bool = False
+    """True for the run itself, False for what it is compared with."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A key number, what it is, and bars to compare it with."""
+
+    value: str
+    label: str
+    bars: Sequence[Bar] = ()
+
+
+def render(template: str, **values: object) -> Markup:
+    """Render a template of templates/. Raises UndefinedError if it uses a value that is not given."""
+    return Markup(_TEMPLATES.get_template(template).render(**values))  # autoescaped
+
+
+def write_page(folder: Path, sections: Iterable[Markup | str]) -> Path:
+    """Write report.html, a page that needs nothing else, and return its path. Raises OSError.
+
+    sections: in order; empty ones are left out, and what is not Markup is escaped.
+    """
+    style = (files("siam.report") / "report.css").read_text(encoding="utf-8")
+    page = render(
+        "page.html",
+        name=folder.resolve().name,
+        style=Markup(style),
+        sections=[section for section in sections if section],
+        version=__version__,
+    )
+    # Names of files may hold anything: control characters, lone surrogates, marks that turn the direction.
+    text = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in page)
+    file = folder / REPORT
+    write_atomically(file, lambda out: out.write(text.encode()))
+    return file
+
+
+def header(
+    name: str,
+    pill: str,
+    facts: Mapping[str, str],
+    cards: Sequence[Card],
+    style: str = "",
+    meaning: str = "",
+    advice: str = "",
+) -> Markup:
+    """Return the top of a page: name, verdict or task, facts, key numbers.
+
+    facts: term -> description. style: the verdict's CSS class, one of healthy, risk and collapsed.
+    """
+    return render(
+        "header.html",
+        name=name, pill=pill, facts=facts, cards=cards, style=style, meaning=meaning, advice=advice,
+    )  # fmt: skip
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], marked: int = 0) -> Markup:
+    """Return a table in a box that scrolls. marked: number of first rows to emphasize."""
+    return render("table.html", head=head, rows=rows, marked=marked)
+
+
+def settings_table(settings: Mapping[str, Any]) -> Markup:
+    """Return all settings, nested as in settings.yaml, in a table that opens on demand."""
+    groups = {"": {name: value for name, value in settings.items() if not isinstance(value, dict)}}
+    groups |= {name: group for name, group in settings.items() if isinstance(group, dict)}
+    shown = {name: {key: _setting(value) for key, value in group.items()} for name, group in groups.items()}
+    return render("settings.html", groups=shown)
+
+
+def _setting(value: Any) -> str:
+    """[0.4, 1.0] -> '0.4 to 1'; longer and falling lists are separated by commas."""
+    if not isinstance(value, list):
+        return str(value)
+    between = " to " if len(value) == 2 and value[0] < value[1] else ", "
+    return between.join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)

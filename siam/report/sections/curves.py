@@ -1,0 +1,32 @@
+"""Figure 2, then the other logged quantities."""
+
+from markupsafe import Markup
+
+from siam.report.contents import Contents
+from siam.report.curves import panels
+from siam.report.drawing import inline_svg, panel
+from siam.report.html import render
+from siam.runs.history import History
+
+ORDER = 10
+
+
+def html(run: Contents) -> Markup:
+    """Return the panels of what was logged, the first three large: loss, std, and kNN or else the rank."""
+    history = run.history
+    logged = [shown for shown in panels(history) if history.has(shown.name)]
+    figures = []
+    for i, shown in enumerate(logged):
+        figure = panel(shown.draw, history, shown.title, height=3.0 if i < 3 else 1.9)
+        figures.append((inline_svg(figure, shown.name), shown.caption))
+    note = _without_knn(history) if logged else "Nothing has been logged yet."
+    return render("curves.html", figures=figures, note=note)
+
+
+def _without_knn(history: History) -> str:
+    """Say why there is no kNN curve, once there could be one."""
+    if history.has("knn") or history.steps_per_epoch is None:
+        return ""
+    off = history.settings.monitor.knn_every == 0
+    reason = "monitor.knn_every is 0" if off else "these images have no labels"
+    return f"There is no kNN curve: {reason}."

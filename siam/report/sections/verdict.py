@@ -1,0 +1,126 @@
+"""The top of the page: the verdict with advice, the run in words, key numbers."""
+
+import math
+from typing import Any
+
+from markupsafe import Markup
+
+from siam import objectives
+from siam.measure.collapse import ADVICE
+from siam.methods import METHODS, Method, title
+from siam.report.contents import Contents
+from siam.report.curves import panels
+from siam.report.formats import duration, number
+from siam.report.html import Bar, Card, header, render
+from siam.runs.folder import UNREADABLE
+from siam.runs.history import History
+from siam.settings.pretraining import Settings
+
+ORDER = 0
+
+FIGURE3 = {
+    "predictor": {
+        "learned": "learned predictor",
+        "fixed": "predictor fixed at initialization",
+        "none": "no predictor",
+    },
+    "target": {
+        "stop_gradient": "stop-gradient on the target branch",
+        "momentum": "momentum encoder as the target branch",
+        "gradient": "gradient through both branches",
+    },
+    "objective": {},  # each objective names itself, in its own file
+    "symmetry": {
+        "symmetric": "in both directions",
+        "asymmetric": "in one direction",
+        "asymmetric_2x": "in one direction over two pairs of each image",
+    },
+}
+"""Each choice of Figure 3 in words: field of Method -> its value -> words."""
+
+
+def html(run: Contents) -> Markup:
+    """Return the header."""
+    settings, latest = run.settings, run.history.latest()
+    optimizer = settings.optimizer
+    pill, style, meaning, advice = _verdict(run.history, latest)
+    facts = {
+        "Method": _method(settings.method),
+        "Data": _data(settings.data, latest, run.unreadable),
+        "Backbone": _backbone(settings, latest),
+        "Training": f"{settings.epochs} epochs in batches of {settings.batch_size}, {optimizer.name} at "
+        f"{optimizer.lr:g} × batch / 256, seed {settings.seed}",
+    }
+    cards = _cards(run.history, latest)
+    return header(run.folder.resolve().name, pill, facts, cards, style, meaning, advice)
+
+
+def _verdict(history: History, latest: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Return the pill's text and CSS class, what the verdict means, and advice if there is any."""
+    if not all(math.isfinite(latest.get(name, 0.0)) for name in ("loss", "std")):
+        meaning = "The loss is no longer finite: nothing is learned from that step on."
+        return "diverged", "collapsed", meaning, "Lower optimizer.lr, or set precision float32."
+    if "verdict" not in latest:
+        return "no verdict yet", "", "The verdict comes with the end of the first epoch.", ""
+    verdict, so_far = latest["verdict"], "" if history.records[-1]["kind"] == "end" else " so far"
+    meaning = f"std × √d is {latest['std']:.3f}, where 1 is an even spread of directions and 0 is collapse."
+    if verdict in ADVICE:
+        advice = ADVICE[verdict]
+        style = "risk" if verdict == "at risk" else "collapsed"
+        return verdict + so_far, style, meaning, advice[0].upper() + advice[1:]
+    meaning = f"Images get distinct vectors: {meaning}{_not_better(latest)}"
+    return verdict + so_far, "healthy", meaning, ""
+
+
+def _not_better(latest: dict[str, Any]) -> str:
+    """Name the baselines that kNN does not exceed: a healthy spread is not yet a good representation."""
+    if "knn" not in latest:
+        return ""
+    baselines = {"pixel_knn": "on raw pixels", "untrained_knn": "with random weights"}
+    reached = [words for name, words in baselines.items() if latest.get(name, -1.0) >= latest["knn"]]
+    return f" Yet kNN is no better than {' or '.join(reached)}." if reached else ""
+
+
+def _method(method: Method) -> Markup:
+    """Return the method as in Figure 3, with differences from the published one marked."""
+    published = METHODS.get(method.name, method)
+    choices = []
+    for field, words in FIGURE3.items():
+        value = getattr(method, field)
+        word = objectives.words(value) if field == "objective" else words[value]
+        choices.append((word, value != getattr(published, field)))
+    return render("method.html", title=title(method.name), choices=choices)
+
+
+def _data(data: str, latest: dict[str, Any], unreadable: int) -> str:
+    words = "the built-in demo set" if data == "demo" else data
+    if "images" in latest:
+        words += f", {latest['images']:,} images"
+    if latest.get("val_images"):
+        words += f" and {latest['val_images']:,} for validation"
+    return words + (f"; some cannot be read: {UNREADABLE} lists {unreadable:,}" if unreadable else "")
+
+
+def _backbone(settings: Settings, latest: dict[str, Any]) -> str:
+    words = settings.backbone + (f" × {settings.width:g}" if settings.width != 1 else "")
+    if "parameters" in latest:
+        words += f", {latest['parameters'] / 1e6:.1f} million parameters"
+    return f"{words}, views of {settings.views.size} × {settings.views.size} pixels"
+
+
+def _cards(history: History, latest: dict[str, Any]) -> list[Card]:
+    """Return the key numbers that are known, those with bars first."""
+    cards = []
+    for shown in panels(history):
+        if shown.label and shown.name in latest:
+            value = number(latest[shown.name], shown.format)
+            bars = [Bar(label, latest[name]) for name, label in shown.baselines.items() if name in latest]
+            if shown.baselines:
+                bars = [Bar("this run", latest[shown.name], own=True), *bars]
+            cards.append(Card(value, shown.label, bars))
+    if "step" in latest or "steps" in latest:
+        steps = latest.get("steps", latest.get("step"))
+        epochs = sum(record["kind"] == "epoch" for record in history.records)
+        took = duration(latest["seconds"]) if "seconds" in latest else "running"
+        cards.append(Card(took, f"{epochs} of {history.settings.epochs} epochs, {steps:,} steps"))
+    return sorted(cards, key=lambda card: not card.bars)

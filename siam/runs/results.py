@@ -1,0 +1,164 @@
+"""The results that a run folder holds: evaluations.json, and one folder per transfer below transfer/."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from siam.errors import RunError, first_line
+from siam.runs.folder import EVALUATIONS
+from siam.system.files import in_turn, write_atomically
+
+TRANSFER, RESULT, TRUTH = "transfer.yaml", "result.json", "truth.json"
+BOXES, MASKS = "predictions-boxes.json", "predictions-masks.json"
+DRAWN = "drawn"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of `siam evaluate`; accuracies are fractions in [0, 1]."""
+
+    protocol: str
+    top1: float
+    top5: float | None
+    """None with five classes or fewer, where it is always 1."""
+    interval: tuple[float, float]
+    """95 % interval of top1 (Wilson)."""
+    per_class: dict[str, float]
+    """Accuracy on each class that has validation images."""
+    train_images: int
+    """Labeled images that the classifier was fitted to."""
+    val_images: int
+    held_out: bool
+    """True if the validation images were split off the training images, because the set has no split."""
+    seconds: float
+    labels: float = 1.0
+    """Fraction of the training labels that was used."""
+    encoder: str = "trained"
+    """`random` for the network before training."""
+    detail: str = ""
+    """The protocol's hyperparameters, given or selected: learning rates, epochs, regularization."""
+    confusion: list[list[int]] | None = None
+    """Number of images of class (row) that were classified as class (column)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedEvaluation(Evaluation):
+    """An entry of evaluations.json."""
+
+    data: str
+    """The images, as given to `siam evaluate`."""
+    date: str
+    """When the evaluation was saved, in ISO 8601 with the offset from UTC."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Average precisions in [0, 1]; None where the test set has no such object."""
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    small: float | None
+    medium: float | None
+    large: float | None
+    per_class: dict[str, float]
+    """AP of each class in the test set."""
+
+
+PRECISIONS = {
+    "ap": "AP", "ap50": "AP50", "ap75": "AP75", "small": "small", "medium": "medium", "large": "large",
+}  # fmt: skip
+"""The fields of a Precision and their titles."""
+
+
+@dataclass(frozen=True)
+class TransferResult:
+    """The result of `siam transfer`."""
+
+    out: str
+    data: str
+    layout: str
+    """voc or coco."""
+    years: int
+    """Years of VOC that were trained on."""
+    train_images: int
+    test_images: int
+    boxes: Precision
+    masks: Precision | None
+    """None for detection."""
+    iterations: int
+    seconds: float
+    skipped: dict[str, int]
+    """Annotations and photographs that could not be used: reason -> count."""
+
+    def kinds(self) -> dict[str, Precision]:
+        """Return the precision of boxes, and of masks if there are any."""
+        return {"boxes": self.boxes} | ({} if self.masks is None else {"masks": self.masks})
+
+    def flat(self) -> dict[str, float | None]:
+        """Return every number by one name, such as boxes_ap50, for a line of metrics.jsonl."""
+        return {
+            f"{kind}_{name}": getattr(precision, name)
+            for kind, precision in self.kinds().items()
+            for name in PRECISIONS
+        } | {"seconds": self.seconds}
+
+
+def load_evaluations(folder: Path) -> list[SavedEvaluation]:
+    """Load evaluations.json, oldest first. Raises RunError if it is damaged."""
+    file = folder / EVALUATIONS
+    if not file.exists():
+        return []
+    return _read(file, lambda plain: [SavedEvaluation(**entry) for entry in plain])
+
+
+def add_evaluation(run: str | Path, evaluation: Evaluation, data: str) -> None:
+    """Append an evaluation to evaluations.json, also when several end at once. Raises RunError.
+
+    data: the images, as the user gave them.
+    """
+    folder = Path(run)
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    try:
+        with in_turn(folder):
+            entries = [*load_evaluations(folder), SavedEvaluation(**asdict(evaluation), data=data, date=now)]
+            _write(folder / EVALUATIONS, [asdict(entry) for entry in entries])
+    except OSError as error:
+        raise RunError(f"the result is not kept: cannot write to {folder}: {error.strerror}") from None
+
+
+def load_transfer(folder: Path) -> TransferResult | None:
+    """Load a transfer's result.json; None if the transfer has not ended. Raises RunError if it is damaged."""
+    file = folder / RESULT
+    return _read(file, _transfer_result) if file.exists() else None
+
+
+def save_transfer(folder: Path, result: TransferResult) -> None:
+    """Write a transfer's result.json."""
+    _write(folder / RESULT, asdict(result))
+
+
+def _transfer_result(plain: dict[str, Any]) -> TransferResult:
+    precisions = {
+        kind: None if plain[kind] is None else Precision(**plain[kind]) for kind in ("boxes", "masks")
+    }
+    return TransferResult(**{**plain, **precisions})
+
+
+def _read(file: Path, build: Callable[[Any], T]) -> T:
+    try:
+        return build(json.loads(file.read_text()))
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunError(
+            f"{file} cannot be read ({first_line(error)}): move it away to go on without"
+        ) from None
+
+
+def _write(file: Path, plain: Any) -> None:
+    text = json.dumps(plain, indent=1)
+    write_atomically(file, lambda out: out.write(text.encode()))

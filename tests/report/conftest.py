@@ -1,0 +1,15 @@
+"""Folders of runs."""
+
+import pytest
+
+from tests.report.reading import make_run
+
+
+@pytest.fixture
+def run(tmp_path):
+    """run(records, settings, pictures, name) -> the folder of such a run."""
+
+    def make(records, *given, name="a-run", **named):
+        return make_run(tmp_path / name, records, *given, **named)
+
+    return make
