@@ -18,15 +18,6 @@ def number(value: float, spec: str) -> str:
     return format(value, spec).replace("-", "−").replace("%", " %")
 
 
-def plus_minus(value: tuple[float, float | None] | None, factor: float = 1, digits: int = 1) -> str:
-    """Format a mean and its standard deviation, None for a single value: '60.0 ± 14.1'; '-' for None."""
-    if value is None:
-        return "-"
-    mean, deviation = value
-    spread = f" ± {factor * deviation:.{digits}f}" if deviation is not None else ""
-    return f"{factor * mean:.{digits}f}{spread}"
-
-
 def duration(seconds: float) -> str:
     """754 -> '12.6 min'."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
