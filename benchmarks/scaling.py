@@ -20,7 +20,7 @@ from siam.network import Network
 from siam.objectives import build_objective
 from siam.processes import agree as distributed
 from siam.processes.launch import launch
-from siam.settings.recipes import PUBLISHED
+from siam.settings.recipes import published
 from siam.system.environment import machine
 
 
@@ -29,7 +29,7 @@ def steps(args, sync_bn, count):
     torch.set_num_threads(1)
     with distributed.process_group("cpu", 600):
         torch.manual_seed(0)
-        method = replace(PUBLISHED[args.method][0], queue=4096)
+        method = replace(published(args.method)[0], queue=4096)
         network = Network(method, args.backbone, args.size)
         objective = build_objective(method)
         forward = distributed.parallel(network, torch.device("cpu"), sync_bn)
@@ -48,7 +48,7 @@ def steps(args, sync_bn, count):
             loss.backward()
             distributed.average_gradients(objective)
             optimizer.step()
-            objective.end()
+            objective.after_step()
             network.update_target(0.99)
             times.append(time.perf_counter() - started)
         gradients = sum(p.numel() * 4 for p in network.parameters() if p.requires_grad)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from siam.errors import SettingsError
 from siam.report.formats import plus_minus
-from siam.report.published import COLUMNS, METHODS, TABLE5, column
+from siam.report.published import COLUMNS, TABLE5, column, row_of
 from siam.runs.folder import METRICS, open_run
 from siam.runs.results import TransferResult
 from siam.system.environment import machine
@@ -91,7 +91,7 @@ def _published(run: str) -> str | None:
     first = opened.metrics()[:1] if (opened.folder / METRICS).exists() else []
     if first and first[0].get("layout") == "torchvision or timm":
         return "ImageNet supervised"
-    return METHODS.get(opened.settings.method.name)
+    return row_of(opened.settings.method.name)
 
 
 def _file_name(row: str) -> str:

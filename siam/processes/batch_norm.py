@@ -47,7 +47,7 @@ class SyncedBatchNorm(_BatchNorm):
             return self._after(super().forward(input))
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        out, mean, var, n = _Normalize.apply(input, self.weight, self.bias, self.eps)
+        out, mean, var, n = _normalize(input, self.weight, self.bias, self.eps)
         if self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 share = self.momentum
@@ -60,6 +60,12 @@ class SyncedBatchNorm(_BatchNorm):
     def _after(self, x: Tensor) -> Tensor:
         out: Tensor = self.after(x)
         return out
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _normalize(*x: Any) -> Any:
+    """Not compiled: inductor (torch 2.14) also sums the gradients of weight and bias over the ranks."""
+    return _Normalize.apply(*x)
 
 
 class _Normalize(torch.autograd.Function):

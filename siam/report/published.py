@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from siam.methods import title
 from siam.report.formats import percent
 from siam.runs.results import PRECISIONS, TransferResult
 
@@ -30,14 +31,11 @@ TABLE5 = {
     "SimSiam, optimal": _row("77.3/48.5/52.5", "82.4/57.0/63.7", "59.3/39.2/42.1", "56.0/34.4/36.7"),
 }
 
-METHODS = {
-    "simsiam": "SimSiam, base",
-    "byol": "BYOL",
-    "simclr": "SimCLR",
-    "swav": "SwAV",
-    "moco_v2": "MoCo v2",
-}
-"""Method -> its row."""
+
+def row_of(method: str) -> str | None:
+    """Return the row of TABLE5 for a method; None where the paper has none."""
+    row = "SimSiam, base" if method == "simsiam" else title(method)
+    return row if row in TABLE5 else None
 
 
 def column(layout: str, years: int, masks: bool) -> int:
