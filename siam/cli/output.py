@@ -6,6 +6,8 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from siam.report.formats import percent as percent_of
+
 _MOST_ROWS = 20  # classes
 
 
@@ -30,6 +32,8 @@ def facts_table(facts: dict[str, Any], percent: Iterable[str] = ()) -> Any:
     from rich.table import Table
 
     table = Table(show_header=False, box=None, padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # a path is shown whole
     in_percent = set(percent)
     for name, value in facts.items():
         words = _duration(value) if name == "seconds" else _in_words(value, name in in_percent)
@@ -49,17 +53,13 @@ def _in_words(value: Any, percent: bool) -> str:
             between = ", " if isinstance(value[0], str) else " to "
             return between.join(_in_words(inner, percent) for inner in value)
         case float():
-            return _percent(value) if percent else f"{value:.4g}"
+            return percent_of(value) if percent else f"{value:.4g}"
         case _:
             return str(value)
 
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} ({seconds / 60:.1f} minutes)" if seconds >= 120 else f"{seconds:.4g}"
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
 
 
 def classes_table(per_class: dict[str, float], confusion: list[list[int]]) -> Any:
@@ -76,7 +76,9 @@ def classes_table(per_class: dict[str, float], confusion: list[list[int]]) -> An
     for name, counts in lowest:
         others = {other: n for other, n in zip(per_class, counts, strict=False) if other != name and n}
         known = others and len(rows) == len(counts)
-        table.add_row(name, _percent(per_class[name]), max(others, key=others.__getitem__) if known else "-")
+        table.add_row(
+            name, percent_of(per_class[name]), max(others, key=others.__getitem__) if known else "-"
+        )
     if len(per_class) > _MOST_ROWS:
         table.caption = f"the {_MOST_ROWS} lowest of {len(per_class)} classes; --json prints all"
     return table

@@ -1,4 +1,4 @@
-"""What tables of measured rows share: statistics over seeds, their cells, and the files."""
+"""What tables of measured rows share: statistics over seeds, folders, and files."""
 
 import json
 import statistics
@@ -20,19 +20,7 @@ def mean_of(values: Iterable[float | None]) -> Mean | None:
     return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
 
 
-def cell(value: Mean | None, spec: str, factor: float = 1.0) -> str:
-    """Format as `60.0 ± 14.1`, without the deviation for one seed; `-` if nothing is known.
-
-    spec: format of both numbers, such as .1f, after they are multiplied by `factor`.
-    """
-    if value is None:
-        return "-"
-    mean, deviation = value
-    spread = "" if deviation is None else f" ± {factor * deviation:{spec}}"
-    return f"{factor * mean:{spec}}{spread}"
-
-
-def table_row(cells: Iterable[str]) -> str:
+def markdown_row(cells: Iterable[str]) -> str:
     """Format a row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 

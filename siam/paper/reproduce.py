@@ -12,7 +12,7 @@ from rich.console import Console
 from siam.data.sources import open_images
 from siam.errors import Diverged, RunError, SettingsError
 from siam.metrics import all_metrics, label
-from siam.paper.cells import Mean, cell, mean_of, run_folder, save, save_table, table_row
+from siam.paper.cells import Mean, markdown_row, mean_of, run_folder, save, save_table
 from siam.paper.tables import Row, Table, table
 from siam.report.curves import figure2
 from siam.runs.folder import METRICS, open_run
@@ -192,12 +192,14 @@ def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
     lines = [
         f"# {chosen.title} ({chosen.source})",
         "",
-        table_row(["", *(column.title for column in columns), "verdict", "published: linear, ImageNet (%)"]),
-        table_row(["---"] * (len(columns) + 3)),
+        markdown_row(
+            ["", *(column.title for column in columns), "verdict", "published: linear, ImageNet (%)"]
+        ),
+        markdown_row(["---"] * (len(columns) + 3)),
         *(_row(study, columns) for study in found),
         "",
-        f"kNN on raw pixels: {cell(baselines.mean('pixel_knn'), '.1f', 100)} %; of the untrained "
-        f"network: {cell(baselines.mean('untrained_knn'), '.1f', 100)} %.",
+        f"kNN on raw pixels: {plus_minus(baselines.mean('pixel_knn'), '.1f', 100)} %; of the untrained "
+        f"network: {plus_minus(baselines.mean('untrained_knn'), '.1f', 100)} %.",
         f"Measured: {settings['data']}, {settings['backbone']} x {settings['width']:g}, "
         f"{settings['epochs']} epochs, k = {settings['monitor']['knn_k']}, seeds: {seeds}; "
         f"{facts['machine']}, {facts['date']}, torch {facts['torch']}{command}",
@@ -235,10 +237,10 @@ def _columns() -> list[_Column]:
 def _row(study: Study, columns: list[_Column]) -> str:
     row = study.row
     note = f" ({row.note})" if row.note else ""
-    return table_row(
+    return markdown_row(
         [
             row.name,
-            *(cell(study.mean(column.name), column.spec, column.factor) for column in columns),
+            *(plus_minus(study.mean(column.name), column.spec, column.factor) for column in columns),
             ", ".join(sorted({outcome["verdict"] for outcome in study.outcomes})) or "not yet run",
             row.note if row.published is None else f"{row.published:.1f}{note}",
         ]

@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from siam.errors import SettingsError
-from siam.paper.cells import Mean, cell, mean_of, run_folder, save_table, table_row
+from siam.paper.cells import Mean, markdown_row, mean_of, run_folder, save_table
+from siam.report.formats import plus_minus
 from siam.report.published import COLUMNS, TABLE5, column, row_of
 from siam.runs.folder import METRICS, open_run
 from siam.runs.results import TransferResult
@@ -115,8 +116,8 @@ def markdown(data: str, lines: list[Line], where: dict[str, Any]) -> str:
         for line in lines:
             triple = None if line.published is None else TABLE5[line.published][published]
             printed = "-" if triple is None else " / ".join(f"{value:.1f}" for value in triple)
-            figures = (cell(line.mean(kind, name), ".1f", 100) for name in _FIELDS)
-            page.append(table_row([line.name, *figures, printed]))
+            figures = (plus_minus(line.mean(kind, name), ".1f", 100) for name in _FIELDS)
+            page.append(markdown_row([line.name, *figures, printed]))
         page.append("")
     page += [
         f"Measured: {data}, {first.train_images:,} photographs to train on, "

@@ -18,6 +18,18 @@ def number(value: float, spec: str) -> str:
     return format(value, spec).replace("-", "−").replace("%", " %")
 
 
+def plus_minus(value: tuple[float, float | None] | None, spec: str = ".1f", factor: float = 1) -> str:
+    """Format a mean and its standard deviation, None for a single value: '60.0 ± 14.1'; '-' for None.
+
+    spec: format specification of both, after they are multiplied by `factor`.
+    """
+    if value is None:
+        return "-"
+    mean, deviation = value
+    spread = f" ± {factor * deviation:{spec}}" if deviation is not None else ""
+    return f"{factor * mean:{spec}}{spread}"
+
+
 def duration(seconds: float) -> str:
     """754 -> '12.6 min'."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):

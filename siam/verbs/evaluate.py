@@ -38,7 +38,7 @@ def render(result: "Evaluation") -> list[Any]:
 
 
 def after(options: Evaluate, result: "Evaluation") -> None:
-    """Keep the result in the run, and draw the report that shows it."""
+    """Keep the result in the run, and redraw its report."""
     from siam.report.page import write_report
     from siam.runs.results import add_evaluation
 
@@ -46,5 +46,5 @@ def after(options: Evaluate, result: "Evaluation") -> None:
     try:
         write_report(options.run)
     except OSError as error:
-        reason = f"{options.run}/report.html cannot be written: {error.strerror}"
-        raise RunError(f"the result is kept in the run, but {reason}") from None
+        reason = error.strerror
+        raise RunError(f"the result is kept, but not in {options.run}/report.html: {reason}") from None

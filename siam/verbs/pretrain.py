@@ -41,7 +41,8 @@ def render(outcome: dict[str, Any]) -> list[Any]:
         metric = name.removeprefix("pixel_").removeprefix("untrained_")
         if metric in metrics:
             words[name] = format_value(metrics[metric], value)
-    return [facts_table({**outcome, **words})]
+    first = {name: outcome[name] for name in ("run", "verdict")}
+    return [facts_table({**first, **outcome, **words})]
 
 
 def after(options: Pretrain, outcome: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ from siam.cli import command as cli
 from siam.data.sources import open_images
 from siam.errors import SettingsError
 from siam.methods import METHODS
-from siam.paper.cells import cell
 from siam.paper.reproduce import Study, markdown, reproduce
 from siam.paper.tables import TABLES, Row, table
 from siam.settings.overrides import Overrides
@@ -148,10 +147,3 @@ def test_a_row_that_diverges_is_a_result(classes, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert [[o["verdict"] for o in row["seeds"]] for row in json.loads(out)["rows"]] == 2 * [["diverged"]]
     assert "Lower optimizer.lr" in err
-
-
-def test_a_cell_is_a_mean_and_its_deviation():
-    assert cell((0.6, 0.141), ".1f", 100) == "60.0 ± 14.1"
-    assert cell((0.6, 0.0), ".1f", 100) == "60.0 ± 0.0"
-    assert cell((0.6, None), ".1f", 100) == "60.0"
-    assert cell(None, ".1f", 100) == "-"

@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from siam.errors import RunError
-from siam.report.formats import duration, number, percent
+from siam.report.formats import duration, number, percent, plus_minus
 from siam.report.page import write_report
 from siam.report.transfer import write_transfer_report
 from siam.runs.results import (
@@ -184,4 +184,6 @@ def test_numbers_as_text():
         "12,346",
     ]
     assert number(float("nan"), ".3f") == "not finite"
+    pairs = ((0.6, 0.141), (0.6, 0.0), (0.6, None), None)
+    assert [plus_minus(pair, factor=100) for pair in pairs] == ["60.0 ± 14.1", "60.0 ± 0.0", "60.0", "-"]
     assert [duration(s) for s in (59.6, 754, 9000, 400000)] == ["60 s", "12.6 min", "2.5 h", "4.6 days"]
