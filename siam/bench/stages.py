@@ -19,13 +19,14 @@ from rich.console import Group
 from rich.table import Table
 from torch import Tensor
 
+from siam.data.augment import DRAWS, Augment
 from siam.data.images import Images
 from siam.data.loader import ViewLoader, require_several
-from siam.data.photometry import DRAWS
-from siam.data.random import counter_uniform
+from siam.data.random import COLOR, counter_uniform
 from siam.data.sources import open_images
 from siam.data.subset import Subset
-from siam.data.views import COLOR, Unreadable, ViewBatches, read_or_replace
+from siam.data.unreadable import Unreadable, read_or_replace
+from siam.data.views import view_batches
 from siam.network import Network
 from siam.objectives import build_objective
 from siam.settings import recipes
@@ -110,26 +111,24 @@ def bench(
     everything = open_images(data).train
     require_several(everything)
     images = _sample(everything)
-    image, _ = read_or_replace(images, 0, Unreadable())
-    height, width = image.shape[1:]
+    height, width = images.size_hint
     settings = change(recipes.starting_point(None, method, name, min(height, width), len(everything)))
     device = pick_device(settings.device)
 
     tell("step")
     settings, step, step_rate = _step_that_fits(replace(settings, epochs=10**6), device, len(images))
     loader = ViewLoader(images, settings, device, views=2)
-    resident = loader.settle()
     tell("workers")
-    decode, worker, crops = (None, None, None) if resident else _worker_rates(images, settings)
+    decode, worker, crops = (None, None, None) if loader.cached else _worker_rates(images, settings)
     tell("transfer and colors")
     rates = Rates(
         device=device.type,
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        workers=0 if resident else loader.workers,
+        workers=0 if loader.cached else loader.workers,
         decode=decode,
         worker=worker,
         transfer=None if crops is None or device.type != "cuda" else _transfer_rate(crops, device),
-        photometry=_crops_and_colours(loader, device) if crops is None else _colors(loader, crops, device),
+        photometry=_crops_and_colours(loader, device) if crops is None else _colors(settings, crops, device),
         step=step_rate,
     )
     tell("all together")
@@ -285,16 +284,16 @@ def _step(settings: Settings, device: torch.device) -> Step:
 
 def _worker_rates(images: Images, settings: Settings) -> tuple[float, float, Tensor]:
     """Decoding, the whole of a worker's part, and a batch that it made; on one thread, as in a worker."""
-    batches = ViewBatches(images, settings.views, count=2, seed=settings.seed)
+    batches = view_batches(images, settings, count=2)
     order = itertools.cycle(range(len(images)))
     cpu = torch.device("cpu")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         decode = _rate(lambda: len(_read(images, order)), cpu)
-        worker = _rate(lambda: len(batches[0, _few(order)][0]), cpu)
+        worker = _rate(lambda: len(batches[0, 0, _few(order)].views), cpu)
         chosen = np.arange(settings.batch_size) % len(images)
-        return decode, worker, batches[0, chosen][0]
+        return decode, worker, batches[0, 0, chosen].views
     finally:
         torch.set_num_threads(threads)
 
@@ -304,7 +303,7 @@ def _few(order: Iterator[int]) -> NDArray[np.int64]:
 
 
 def _read(images: Images, order: Iterator[int]) -> list[int]:
-    return [read_or_replace(images, i, Unreadable())[1] for i in itertools.islice(order, 16)]
+    return [read_or_replace(images, i, Unreadable(), images.read)[1] for i in itertools.islice(order, 16)]
 
 
 def _transfer_rate(crops: Tensor, device: torch.device) -> float:
@@ -312,15 +311,16 @@ def _transfer_rate(crops: Tensor, device: torch.device) -> float:
     return _rate(lambda: len(pinned.to(device, non_blocking=True)), device, seconds=0.5)
 
 
-def _colors(loader: ViewLoader, crops: Tensor, device: torch.device) -> float | None:
+def _colors(settings: Settings, crops: Tensor, device: torch.device) -> float | None:
     """Of crops that are on the device already."""
-    if crops.is_floating_point():  # the reference pipeline does all of it in the worker
+    if settings.views.pipeline == "reference":  # which does all of it in the worker
         return None
+    augment = Augment(settings.views, device)
     crops = crops.to(device)
     u = counter_uniform(0, 0, np.arange(2 * len(crops)), COLOR, DRAWS)
 
     def run() -> int:
-        loader.photometry(crops.flatten(0, 1), u)
+        augment(crops.flatten(0, 1), u)
         return len(crops)
 
     return _rate(run, device)

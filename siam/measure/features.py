@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from siam.data.augment import normalize
 from siam.data.decode import BrokenImage
 from siam.data.geometry import resize
 from siam.data.images import Images
-from siam.data.photometry import normalize
 from siam.data.workers import batches_of
 from siam.errors import DataError
 

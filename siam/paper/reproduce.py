@@ -11,7 +11,6 @@ from typing import Any, Literal
 from rich.console import Console
 
 from siam.data.sources import open_images
-from siam.data.views import Unreadable, read_or_replace
 from siam.errors import RunError, SettingsError
 from siam.paper.tables import Row, Table, table
 from siam.report.curves import figure2
@@ -123,8 +122,7 @@ def _base(data: str | None, change: Callable[[Settings], Settings], scale: Scale
     if source is None:
         raise SettingsError(f"--scale {scale} needs DATA: the folder of its images")
     train = open_images(source).train
-    image, _ = read_or_replace(train, 0, Unreadable())
-    return change(recipes.starting_point(recipe, method, source, min(image.shape[1:]), len(train)))
+    return change(recipes.starting_point(recipe, method, source, min(train.size_hint), len(train)))
 
 
 def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:

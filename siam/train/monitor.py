@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from siam.data.augment import normalize
 from siam.data.images import Images, ImageSets
 from siam.data.loader import default_workers
-from siam.data.photometry import normalize
-from siam.data.sources.arrays import ArrayImages
 from siam.errors import DataError
 from siam.measure.collapse import effective_rank
 from siam.measure.features import center_views, extract
@@ -181,8 +180,8 @@ def _sample(
 
     Of several processes each reads its part of them. Raises DataError when none can be read.
     """
-    if isinstance(images, ArrayImages) or min(most, len(images)) < MIN_IMAGES_FOR_WORKERS:
-        workers = 0
+    if images.stacked() is not None or min(most, len(images)) < MIN_IMAGES_FOR_WORKERS:
+        workers = 0  # nothing to decode, or too little
     own = np.array_split(_spread(images, most), world_size())[rank()]
     told, read = _adding_up(tell, len(own)), []
     for views_read in center_views(images, size, own, workers=workers):
@@ -196,7 +195,7 @@ def _sample(
 
 def _spread(images: Images, most: int) -> NDArray[np.int64]:
     """At most `most` images, evenly spread over the set; over some files of it where each is read whole."""
-    groups: NDArray[np.int64] | None = getattr(images, "groups", None)
+    groups = images.groups
     if groups is None or len(groups) - 1 <= MAX_SHARDS:
         return _evenly(len(images), most)
     files = _evenly(len(groups) - 1, MAX_SHARDS)

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
+from siam.data.augment import denormalize
+from siam.data.feeds import Batch
 from siam.data.images import ImageSets
-from siam.data.loader import Batch, ViewLoader
-from siam.data.photometry import denormalize
-from siam.data.random import counter_uniform
-from siam.data.views import STEP
+from siam.data.loader import ViewLoader
+from siam.data.random import STEP, counter_uniform
 from siam.errors import RunError, SiamError
 from siam.measure.collapse import ADVICE, embedding_std, std_at_collapse, verdict
 from siam.network import Network
@@ -74,7 +74,6 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
         console = console if rank() == 0 else Console(quiet=True)
         device = pick_device(local_device(settings.device))
         bf16 = uses_bf16(settings.precision, device)
-        loader = ViewLoader(sets.train, settings, device, tell=lambda line: _say(console, line))
 
         torch.manual_seed(settings.seed)
         method = settings.method
@@ -95,10 +94,11 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
             progress = fit(saved, folder, progress, **parts)
             if complaint:
                 _say(console, complaint)
-        loader.broken.update(progress.broken)
         _say(console, _headline(sets, settings, folder, resumed))
         with reading(console) as bar:
-            loader.settle(bar("reading all images"))
+            warn, reading_all = (lambda line: _say(console, line)), bar("reading all images")
+            loader = ViewLoader(sets.train, settings, device, warn=warn, progress=reading_all)
+            loader.record_unreadable(progress.broken)
             monitor = Monitor(sets, settings, device, bf16, bar)
         on_rank_zero(lambda: save_settings(folder, settings))  # from here on there is a run to go on with
 
@@ -170,9 +170,9 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                     log.advance(step, state)
 
                 if save_now:
-                    for broken in all_gather_object(dict(loader.broken)):
-                        loader.note(broken)
-                    progress.broken = dict(loader.broken)
+                    for unreadable in all_gather_object(dict(loader.unreadable)):
+                        loader.record_unreadable(unreadable)
+                    progress.broken = dict(loader.unreadable)
                     if not settings.sync_bn:
                         average_statistics(network)
                 if epoch_ends:
@@ -291,7 +291,7 @@ def _headline(sets: ImageSets, settings: Settings, folder: Path, resumed: bool) 
         f"{settings.method.name} on {train.name}: {images}, {settings.backbone}, "
         f"batches of {settings.batch_size}, {epochs} -> {folder}"
         + (" (resumed)" if resumed else "")
-        + (f"\n{sets.left_out}" if sets.left_out else "")
+        + (f"\n{sets.ignored}" if sets.ignored else "")
     )
 
 
@@ -392,15 +392,15 @@ def _outcome(folder: Path, progress: Progress, settings: Settings, steps: int, c
 
 def _list_unreadable(folder: Path, sets: ImageSets, loader: ViewLoader, console: Console) -> None:
     """Write unreadable.txt: files of the set and images that could not be read; and say how many images."""
-    broken = [*sorted(sets.lost.items()), *sorted(loader.broken.items())]
-    if broken:
-        lines = "".join(f"{path}\t{reason}\n" for path, reason in broken)
+    unreadable = [*sorted(sets.unreadable_files.items()), *sorted(loader.unreadable.items())]
+    if unreadable:
+        lines = "".join(f"{path}\t{reason}\n" for path, reason in unreadable)
         write_atomically(
             folder / UNREADABLE, lambda file: file.write(lines.encode("utf-8", "surrogateescape"))
         )
-    if loader.broken:
+    if loader.unreadable:
         _say(
             console,
-            f"{len(loader.broken)} of {len(loader.images)} images could not be read and were replaced: "
+            f"{len(loader.unreadable)} of {len(loader.images)} images could not be read and were replaced: "
             f"{folder / UNREADABLE} lists them",
         )

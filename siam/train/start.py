@@ -11,11 +11,9 @@ from typing import Literal
 
 from rich.console import Console
 
-from siam.data.decode import BrokenImage
 from siam.data.images import ImageSets
 from siam.data.loader import require_several
 from siam.data.sources import open_images
-from siam.data.views import Unreadable, read_or_replace
 from siam.errors import DataError, RunError
 from siam.processes.agree import all_gather_object, on_rank_zero, raise_everywhere
 from siam.processes.gather import rank, world_size
@@ -101,11 +99,7 @@ def _settle(
     if not exists:
         train = open_once(asked.data).train
         require_several(train)
-        try:
-            image, _ = read_or_replace(train, 0, Unreadable())
-        except BrokenImage as error:
-            raise DataError(f"the images of {train.name} cannot be read: {error.reason}") from None
-        side = min(image.shape[1:])
+        side = min(train.size_hint)
         base = recipes.starting_point(recipe, method, asked.data, side, len(train))
         settings = change(_init_settings(asked.init, base) if asked.init else base)
         _make(folder)
@@ -132,7 +126,7 @@ def _the_same_everywhere(data: str, console: Console, open_once: Opener) -> Imag
     on_rank_zero(lambda: open_once(data) and None)
     sets = open_once(data)
     if rank() == 0:
-        for file, reason in sets.lost.items():
+        for file, reason in sets.unreadable_files.items():
             console.print(f"{file}: {reason}", highlight=False, soft_wrap=True)
     seen = all_gather_object((len(sets.train), sets.train.path(0), sets.train.path(len(sets.train) - 1)))
     for number, other in enumerate(seen):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siam.data.decode import BrokenImage, Shrink, decode
+from siam.data.decode import BrokenImage, decode
 
 Box = tuple[float, float, float, float]
 """left, top, right, bottom, in pixels from the image's upper left corner; right and bottom are outside."""
@@ -83,7 +83,7 @@ class AnnotatedImages:
     def path(self, i: int) -> str:
         return str(self[i].file)
 
-    def read(self, i: int, shrink: Shrink | None = None) -> Tensor:
+    def read(self, i: int) -> Tensor:
         """uint8 (3, H, W), whole. Raises BrokenImage, also where the size is not the annotated one."""
         photo = self[i]
         try:

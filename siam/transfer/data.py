@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from siam.data.decode import BrokenImage
-from siam.data.random import counter_uniform, permutation
-from siam.data.views import GEOMETRY, Unreadable, read_or_replace
+from siam.data.random import GEOMETRY, counter_uniform, permutation
+from siam.data.unreadable import Unreadable, read_or_replace
 from siam.data.workers import batches_of
 from siam.errors import DataError
 from siam.transfer.annotations import AnnotatedImages, DetectionDataset, Example, clipped
@@ -66,7 +66,7 @@ def open_annotated(data: str | Path, masks: bool) -> DetectionDataset:
 class Batches:
     """Training batches: iterate over `batches(first)`; this process gets its share of each.
 
-    rank, world: which process of how many. What could not be read is collected in `broken`; over 10 % of
+    rank, world: which process of how many. What could not be read is collected in `unreadable`; over 10 % of
     the set raises DataError.
     """
 
@@ -80,7 +80,7 @@ class Batches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.photos, self.workers, self.broken = photos, workers, Unreadable()
+        self.photos, self.workers, self.unreadable = photos, workers, Unreadable()
         self.dataset = _Examples(photos, seed, masks)
         self.order = (batch_size, seed, rank, world)
 
@@ -88,11 +88,11 @@ class Batches:
         """Those of steps `first` ... `last` - 1, each made from (seed, epoch, index) alone."""
         order = _Order(len(self.photos), *self.order, first, last)
         for examples, broken, reason in batches_of(self.dataset, order, self.workers):
-            self.broken.update(broken)
-            if len(self.broken) > MAX_UNREADABLE * len(self.photos):
+            self.unreadable.update(broken)
+            if len(self.unreadable) > MAX_UNREADABLE * len(self.photos):
                 raise DataError(
-                    f"{len(self.broken)} of {len(self.photos)} photographs in {self.photos.name} cannot be "
-                    f"read, more than 10 %: {self.broken.first_few()}; put whole ones in their place"
+                    f"{len(self.unreadable)} of {len(self.photos)} photographs in {self.photos.name} cannot "
+                    f"be read, more than 10 %: {self.unreadable.first_few()}; put whole ones in their place"
                 )
             if reason:
                 raise DataError(f"the photographs of {self.photos.name} cannot be read: {reason}")
@@ -134,7 +134,7 @@ class _Examples(Dataset[Any]):
         broken, examples = Unreadable(), []
         for epoch, index in key:
             try:
-                image, used = read_or_replace(self.photos, index, broken)
+                image, used = read_or_replace(self.photos, index, broken, self.photos.read)
             except BrokenImage as error:  # as a word: an error that a worker raises comes with its traceback
                 return [], broken, error.reason
             flip = counter_uniform(self.seed, epoch, np.array([used]), GEOMETRY, 1)[0, 0] < 0.5

@@ -13,8 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from siam.data.loader import default_workers
-from siam.data.random import counter_uniform
-from siam.data.views import STEP
+from siam.data.random import STEP, counter_uniform
 from siam.errors import DataError, RunError
 from siam.processes.agree import AnyRankFlag, all_gather_object, mean, on_rank_zero, raise_everywhere
 from siam.processes.data_parallel import parallel
@@ -97,7 +96,7 @@ def train(
             progress = fit(saved, folder, progress, **parts)
             if complaint:
                 console.print(complaint, highlight=False, soft_wrap=True)
-        batches.broken.update(progress.broken)
+        batches.unreadable.update(progress.broken)
         forward = parallel(detector, device, sync_bn=True)
 
         total, step = settings.iterations, progress.step
@@ -152,7 +151,7 @@ def train(
                     log.advance(step, [f"loss {means['loss']:.3f}", f"{rate:.1f} images/s"])
                     progress.losses, progress.summed = {}, 0
                 if save:
-                    for broken in all_gather_object(dict(batches.broken)):
+                    for broken in all_gather_object(dict(batches.unreadable)):
                         progress.broken.update(broken)
                     on_rank_zero(lambda: saver.save(step, write, last_chance=stopping or step == total))  # noqa: B023
                 if stopping and step < total:
