@@ -26,6 +26,14 @@ def require_several(images: Images) -> None:
         )
 
 
+def require_batch(images: Images, batch_size: int) -> None:
+    """Raise DataError for a set of fewer images than a batch."""
+    if batch_size > len(images):
+        raise DataError(
+            f"batch_size {batch_size} is larger than the set: {images.name} has {len(images)} images"
+        )
+
+
 class ViewLoader:
     """Batches of a set, by the settings: from worker processes, or from a copy of the set on the device.
 
@@ -49,11 +57,7 @@ class ViewLoader:
         DataError: a set of one image or of fewer than a batch, or one that cannot be read.
         """
         require_several(images)
-        if settings.batch_size > len(images):
-            raise DataError(
-                f"batch_size {settings.batch_size} is larger than the set: "
-                f"{images.name} has {len(images)} images"
-            )
+        require_batch(images, settings.batch_size)
         self.images, self.settings, self.device = images, settings, device
         self.order = Order(len(images), settings, (0, 0), rank(), world_size(), images.groups)
         self.steps = self.order.steps
@@ -84,7 +88,7 @@ class ViewLoader:
         if len(self.unreadable) > MAX_UNREADABLE * len(self.images):
             raise DataError(
                 f"{len(self.unreadable)} of {len(self.images)} images in {self.images.name} cannot be read, "
-                f"more than 10 %: {self.unreadable.first_few()}; delete them, or replace them with whole ones"
+                f"more than 10 %: {self.unreadable.first_few()}; delete or replace them"
             )
 
 

@@ -131,7 +131,7 @@ def cut_crops(image: Tensor, boxes: NDArray[np.int64], out: Tensor) -> None:
 
 
 def reference_transform(views: ViewSettings) -> Any:
-    """Build the released SimSiam recipe with these settings: one transform after another, on Pillow images."""
+    """Build the released SimSiam recipe with these settings, transform by transform on Pillow images."""
     from torchvision import transforms as T
 
     kernel = 2 * int(4 * views.blur_sigma[1]) + 1

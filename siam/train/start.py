@@ -12,7 +12,7 @@ from typing import Literal
 from rich.console import Console
 
 from siam.data.images import ImageSets
-from siam.data.loader import require_several
+from siam.data.loader import require_batch, require_several
 from siam.data.sources import open_images
 from siam.errors import DataError, RunError
 from siam.processes.agree import all_gather_object, on_rank_zero, raise_everywhere
@@ -102,6 +102,7 @@ def _settle(
         side = min(train.size_hint)
         base = recipes.starting_point(recipe, method, asked.data, side, len(train))
         settings = change(_init_settings(asked.init, base) if asked.init else base)
+        require_batch(train, settings.batch_size)
         _make(folder)
         return settings, folder
 

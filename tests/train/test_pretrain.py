@@ -60,7 +60,7 @@ def test_too_many_broken_files_stop_the_run(tmp_path):
     assert "of 26 images" in line
     assert "more than 10 %: b" in line
     assert "(is not an image), b" in line
-    assert line.endswith("; delete them, or put whole ones in their place")
+    assert line.endswith("; delete or replace them")
 
 
 @pytest.mark.parametrize("every", [1, 3])
