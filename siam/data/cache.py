@@ -1,4 +1,4 @@
-"""Sets small enough to live on the device: whether one is, and how it gets there."""
+"""Decide whether a set is small enough to be kept on the device, and read it there."""
 
 import os
 from collections.abc import Callable

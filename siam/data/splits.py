@@ -1,4 +1,4 @@
-"""Training and validation images told apart by the names of folders or of files."""
+"""Split a set into training and validation images by the names of folders or files."""
 
 import re
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""A folder of image files, in any depth; train/ and val/ in it are told apart."""
+"""A folder of image files, at any depth; split at train/ and val/ where it has them."""
 
 import os
 from collections.abc import Iterator

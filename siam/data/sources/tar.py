@@ -1,4 +1,4 @@
-"""A tar of image files, read in place; train/ and val/ in it are told apart, as in a folder."""
+"""A tar of image files, read in place; split at train/ and val/, as a folder is."""
 
 import os
 from pathlib import Path
