@@ -24,6 +24,10 @@ class RunError(SiamError):
     """A run folder that is missing, in use, or does not fit what is asked of it."""
 
 
+class Diverged(RunError):
+    """A loss or weights that are no longer finite."""
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error, short enough for a list."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
