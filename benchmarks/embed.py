@@ -18,8 +18,8 @@ from torchvision import transforms as T
 from training import TwoCrops, random_views, settings_for, wait
 
 from siam.convert.vectors import embed_to_parquet
+from siam.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from siam.data.loader import default_workers
-from siam.data.photometry import IMAGENET_MEAN, IMAGENET_STD
 from siam.parts.backbone import build_backbone
 from siam.runs.encoder import load, save_encoder
 from siam.runs.folder import save_settings

@@ -30,8 +30,9 @@ import torch
 from measure import alternating, arguments, in_own_process, memory_mb, photographs, report, save, show
 from training import our_step, random_views, settings_for, wait
 
-from siam.data.images import Images, PackedStrings
+from siam.data.images import Images
 from siam.data.loader import ViewLoader, default_workers
+from siam.data.packed import PackedStrings
 from siam.data.random import permutation
 from siam.data.sources import open_images
 from siam.data.views import ViewBatches
@@ -125,7 +126,7 @@ def by_resolution(folder: Path, device: torch.device, rounds: int) -> dict[str, 
             return len(views[0])
 
         steps[f"{size} px"] = train
-        workers[f"{size} px"] = lambda crops=crops: len(crops[0, chosen][1])
+        workers[f"{size} px"] = lambda crops=crops: len(crops[0, 0, chosen].indices)
     columns = {
         "step, pairs/s": alternating(steps, rounds),
         "worker, images/s": alternating(workers, rounds),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from siam import __version__
 from siam.convert.layouts import State, to_detectron2
-from siam.data.photometry import IMAGENET_MEAN, IMAGENET_STD
+from siam.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from siam.errors import RunError, SettingsError, near
 from siam.runs.encoder import Encoder, load
 from siam.runs.folder import open_run

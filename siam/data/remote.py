@@ -1,6 +1,6 @@
-"""Files behind URLs, through fsspec: read, listed, and kept on disk for a while.
+"""Files behind URLs, through fsspec: read, listed, and cached on disk.
 
-SIAM_CACHE is the folder they are kept in (~/.cache/siam/fetched), SIAM_CACHE_SIZE its size in GB (50).
+SIAM_CACHE is the folder of the cache (~/.cache/siam/fetched), SIAM_CACHE_SIZE its size in GB (50).
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from siam.errors import DataError
+from siam.errors import DataError, first_line
 
 _ATTEMPTS = 4
 _EXTRAS = {
@@ -22,29 +22,29 @@ _EXTRAS = {
 
 
 def is_remote(place: str) -> bool:
-    """Whether it is a URL: s3://, gs://, hf://, https:// ..."""
+    """Return True for a URL: s3://, gs://, hf://, https:// ..."""
     scheme, found, _ = place.partition("://")
     return bool(found) and scheme.isalnum()
 
 
 def read(url: str) -> bytes:
-    """A small file. Raises DataError."""
+    """Read a small file. Raises DataError."""
     file, path = _system(url)
     try:
         data: bytes = file.cat_file(path)
-    except Exception as error:  # each protocol has errors of its own
-        raise DataError(f"{url} cannot be read: {_words(error)}") from None
+    except Exception as error:  # each protocol raises errors of its own
+        raise DataError(f"{url} cannot be read: {first_line(error)}") from None
     return data
 
 
 def listed(url: str) -> list[str]:
-    """URLs that a pattern with * ? [] stands for, or the files of a folder; sorted. Raises DataError."""
+    """Return the URLs that match a pattern with * ? [], or a folder's files; sorted. Raises DataError."""
     system, path = _system(url)
     scheme = url.partition("://")[0]
     try:
         found = system.glob(path) if any(c in url for c in "*?[") else system.ls(path, detail=False)
     except Exception as error:
-        raise DataError(f"{url} cannot be listed: {_words(error)}") from None
+        raise DataError(f"{url} cannot be listed: {first_line(error)}") from None
     return sorted(one if is_remote(one) else f"{scheme}://{one.lstrip('/')}" for one in found)
 
 
@@ -79,7 +79,7 @@ def _download(url: str, file: Path) -> None:
         except Exception as error:
             part.unlink(missing_ok=True)
             if attempt == _ATTEMPTS:
-                raise DataError(f"{url} cannot be fetched: {_words(error)}") from None
+                raise DataError(f"{url} cannot be fetched: {first_line(error)}") from None
             time.sleep(2.0 ** (attempt - 2))
         else:
             part.replace(file)
@@ -87,7 +87,7 @@ def _download(url: str, file: Path) -> None:
 
 
 def _make_room(folder: Path, keep: Path) -> None:
-    """Remove what was not used for longest, until the rest fits."""
+    """Remove the least recently used files until the rest fits."""
     limit = float(os.environ.get("SIAM_CACHE_SIZE", "50")) * 1e9
     files = []
     for file in folder.iterdir():
@@ -97,22 +97,18 @@ def _make_room(folder: Path, keep: Path) -> None:
     total = sum(size for _, size, _ in files)
     for _, size, file in sorted(files):
         if total > limit and file != keep:
-            file.unlink(missing_ok=True)  # who has it open reads on
+            file.unlink(missing_ok=True)  # a process that has it open can still read it
             total -= size
 
 
 def _system(url: str) -> tuple[Any, str]:
-    """fsspec's file system, and the path in it."""
+    """Return fsspec's file system, and the path in it. Raises DataError."""
     import fsspec
 
     scheme = url.partition("://")[0]
     try:
         system, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        wanted = f": pip install {_EXTRAS[scheme]}" if scheme in _EXTRAS else f" ({_words(error)})"
+        wanted = f": pip install {_EXTRAS[scheme]}" if scheme in _EXTRAS else f" ({first_line(error)})"
         raise DataError(f"{scheme}:// addresses cannot be read here{wanted}") from None
     return system, path
-
-
-def _words(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:150]

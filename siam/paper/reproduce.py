@@ -15,6 +15,7 @@ from siam.metrics import all_metrics, label
 from siam.paper.cells import Mean, markdown_row, mean_of, run_folder, save, save_table
 from siam.paper.tables import Row, Table, table
 from siam.report.curves import figure2
+from siam.report.formats import plus_minus
 from siam.runs.folder import METRICS, open_run
 from siam.runs.history import History
 from siam.runs.saving import RunStopped
@@ -23,7 +24,7 @@ from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.settings.pretraining import Settings
 from siam.system.environment import machine
-from siam.train.start import MAY_CHANGE, Opener, start, typical_size
+from siam.train.start import MAY_CHANGE, Opener, start
 
 Scale = Literal["demo", "cifar", "imagenette", "imagenet"]
 
@@ -97,7 +98,7 @@ def _settings_of_rows(
     if data is None:
         raise SettingsError(f"--scale {scale} needs DATA: the folder of its images")
     train = open_once(data).train
-    side, size = min(typical_size(train)), len(train)
+    side, size = min(train.size_hint), len(train)
 
     def base(method: str) -> Settings:
         return overrides.over(recipes.starting_point(recipe, method, data, side, size))

@@ -16,8 +16,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from siam.data.random import counter_uniform
-from siam.data.views import STEP
+from siam.data.random import STEP, counter_uniform
 from siam.errors import Diverged, SiamError
 from siam.processes.agree import (
     AnyRankFlag,

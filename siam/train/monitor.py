@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from siam.data.augment import normalize
 from siam.data.images import Images, ImageSets
 from siam.data.loader import default_workers
-from siam.data.photometry import normalize
-from siam.data.sources.arrays import ArrayImages
 from siam.errors import DataError
 from siam.measure.features import center_views, extract
 from siam.metrics import Look, Values, all_metrics, baseline_metrics, due_metrics
@@ -167,8 +166,8 @@ def _sample(
 
     On several ranks each reads its part of them. Raises DataError if none can be read.
     """
-    if isinstance(images, ArrayImages) or min(most, len(images)) < MIN_IMAGES_FOR_WORKERS:
-        workers = 0
+    if images.stacked() is not None or min(most, len(images)) < MIN_IMAGES_FOR_WORKERS:
+        workers = 0  # nothing to decode, or too little
     own = np.array_split(_spread(images, most), world_size())[rank()]
     count, read = running_total(on_progress, len(own)), []
     for views_read in center_views(images, size, own, workers=workers):
@@ -182,7 +181,7 @@ def _sample(
 
 def _spread(images: Images, most: int) -> NDArray[np.int64]:
     """Choose at most `most` images, evenly spread over the set, or over a few of its files (groups)."""
-    groups: NDArray[np.int64] | None = getattr(images, "groups", None)
+    groups = images.groups
     if groups is None or len(groups) - 1 <= MAX_SHARDS:
         return _evenly(len(images), most)
     files = _evenly(len(groups) - 1, MAX_SHARDS)

@@ -45,7 +45,7 @@ def train(
             data.train, settings.batch_size, settings.seed, settings.task == "segmentation", workers,
             rank(), world_size(),
         )  # fmt: skip
-        run.track_unreadable(batches.broken, batches.broken.update)
+        run.track_unreadable(batches.unreadable, batches.unreadable.update)
         model = data_parallel(detector, run.device, sync_bn=True)
         run.begin(settings.iterations, settings.log_every, "lr")
         if not run.resumed:
