@@ -35,11 +35,11 @@ def parse(kind: type[T], args: list[str], prog: str, defaults: T | None = None) 
 
 def _nearest(flag: str, known: list[str]) -> str:
     """Flags of that name in some group, --optimizer.lr for --lr; else the most similar ones."""
-    from siam.errors import near
+    from siam.errors import did_you_mean
 
     name = flag.lstrip("-").split("=")[0]
     same = [other for other in known if other.split(".")[-1] == name]
-    return f"; did you mean {' or '.join(same)}?" if same else near(flag, known)
+    return f"; did you mean {' or '.join(same)}?" if same else did_you_mean(flag, known)
 
 
 def _flags(group: Any, prefix: str = "--") -> list[str]:

@@ -46,10 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         if args[0] not in VERBS:
-            from siam.errors import near
+            from siam.errors import did_you_mean
 
             raise SettingsError(
-                f"unknown verb '{args[0]}'{near(args[0], VERBS)}; there are {', '.join(VERBS)}"
+                f"unknown verb '{args[0]}'{did_you_mean(args[0], VERBS)}; there are {', '.join(VERBS)}"
             )
         VERBS[args[0]](args[1:])
     except SiamError as error:

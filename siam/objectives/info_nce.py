@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from siam.parts.objective import Objective
-from siam.processes.gather import gather
+from siam.processes.gather import all_gather
 
 QUEUE_PARTS = 8  # scored one after the other
 
@@ -56,7 +56,7 @@ class InfoNCE(Objective):
     @torch.no_grad()
     def end(self) -> None:
         """Put the keys in the places of the oldest, round and round; after backward, which needs those."""
-        of_all = gather(torch.cat(self.seen, dim=1)).chunk(len(self.seen), dim=1)
+        of_all = all_gather(torch.cat(self.seen, dim=1)).chunk(len(self.seen), dim=1)
         keys = F.normalize(torch.cat(of_all).float(), dim=1)[-len(self.queue) :]
         places = (self.place + torch.arange(len(keys), device=keys.device)) % len(self.queue)
         self.queue.index_copy_(0, places, keys)

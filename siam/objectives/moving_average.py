@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from siam.objectives.cosine import negative_cosine
 from siam.parts.objective import Objective
-from siam.processes.gather import gather
+from siam.processes.gather import all_gather
 
 
 class MovingAverage(Objective):
@@ -34,7 +34,7 @@ class MovingAverage(Objective):
         z1, z2 = (F.normalize(z.detach().float(), dim=1) for z in (z1, z2))
         before, m = self.eta[self.images], self.momentum * self.seen[self.images]  # (B, d), (B, 1)
         eta1, eta2 = torch.lerp(z2, before, m), torch.lerp(z1, before, m)
-        seen = gather(self.images)  # by all processes, each of which keeps all of eta
-        self.eta[seen] = gather((eta1 + eta2) / 2)
+        seen = all_gather(self.images)  # by all processes, each of which keeps all of eta
+        self.eta[seen] = all_gather((eta1 + eta2) / 2)
         self.seen[seen] = True
         return negative_cosine(p1, eta1) / 2 + negative_cosine(p2, eta2) / 2

@@ -15,7 +15,7 @@ from siam.data.images import Images
 from siam.data.loader import default_workers
 from siam.data.sources import open_images
 from siam.data.subset import Subset, hold_out, labeled_subset
-from siam.errors import DataError, SettingsError, near
+from siam.errors import DataError, SettingsError, did_you_mean
 from siam.measure.features import center_views, extract
 from siam.measure.knn import knn_predict
 from siam.protocols.finetune import FinetuneSettings, finetune
@@ -64,7 +64,7 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         known = get_args(Protocol)
         if self.protocol not in known:
-            hint = near(self.protocol, known)
+            hint = did_you_mean(self.protocol, known)
             raise SettingsError(f"unknown protocol '{self.protocol}'{hint}; there are {', '.join(known)}")
         for name in ("k", "epochs", "batch_size", "temperature", "lr", "backbone_lr"):
             value = getattr(self, name)

@@ -19,7 +19,7 @@ from siam.measure.features import center_views, extract
 from siam.measure.knn import knn_accuracy
 from siam.network import Network
 from siam.parts.backbone import features_of
-from siam.processes.agree import all_gather_object, join
+from siam.processes.agree import all_gather_object, gather_uneven
 from siam.processes.gather import rank, world_size
 from siam.settings.pretraining import Settings
 
@@ -93,7 +93,7 @@ class Monitor:
     def measure(self, network: Network, knn: bool = True, tell: Tell = _nobody) -> Measured:
         """Ranks, and kNN if asked for, of the network as it is. Its mode is left as it was."""
         mine, queries = self._features(network, self.bank, self.queries if knn else None, tell)
-        bank = join(mine)
+        bank = gather_uneven(mine)
         some = bank[_evenly(len(bank), RANK_IMAGES)]  # of every part of the set: its first may be one class
         training = network.training
         network.projector.eval()
@@ -107,19 +107,19 @@ class Monitor:
         if self.queries is None:
             return None
         mine, queries = self._features(network, self.bank, self.queries, tell)
-        return self._knn(join(mine), queries)
+        return self._knn(gather_uneven(mine), queries)
 
     def raw_pixels(self) -> float | None:
         """kNN on the normalised pixels themselves: what the network has to beat."""
         if self.queries is None:
             return None
-        return self._knn(join(_flat_pixels(self.bank)), _flat_pixels(self.queries))
+        return self._knn(gather_uneven(_flat_pixels(self.bank)), _flat_pixels(self.queries))
 
     def neighbours(
         self, network: Network, queries: int, count: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions in the bank, evenly spread (queries,), and of their nearest others (queries, count)."""
-        features = F.normalize(join(self._features(network, self.bank)[0]), dim=1)
+        features = F.normalize(gather_uneven(self._features(network, self.bank)[0]), dim=1)
         chosen = torch.from_numpy(_evenly(len(features), queries))
         similarity = features[chosen] @ features.T
         similarity[torch.arange(len(chosen)), chosen] = -torch.inf
@@ -130,7 +130,7 @@ class Monitor:
         """The pixels at some positions of the bank, uint8 (N, 3, S, S), whichever process holds them."""
         first = sum(all_gather_object(len(self.bank))[: rank()])
         here = np.flatnonzero((positions >= first) & (positions < first + len(self.bank)))
-        found = join(self.bank[positions[here] - first])
+        found = gather_uneven(self.bank[positions[here] - first])
         return found[np.argsort(np.concatenate(all_gather_object(here)))]
 
     def _features(

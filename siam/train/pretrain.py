@@ -25,9 +25,15 @@ from siam.network import Network
 from siam.objectives import build_objective
 from siam.parts.backbone import features_of
 from siam.parts.momentum import momentum_at
-from siam.processes.agree import AnyRankFlag, all_gather_object, mean, on_rank_zero, raise_everywhere
+from siam.processes.agree import (
+    AnyRankFlag,
+    all_gather_object,
+    all_reduce_mean,
+    on_rank_zero,
+    raise_everywhere,
+)
 from siam.processes.data_parallel import average_statistics
-from siam.processes.gather import gather, rank, world_size
+from siam.processes.gather import all_gather, rank, world_size
 from siam.processes.rendezvous import local_device
 from siam.report.pictures import Pictures
 from siam.runs.bars import reading
@@ -153,14 +159,14 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
                 save_now = epoch_ends or stopping or late or saver.by_step(step)
                 tell = epoch_ends or step % settings.monitor.log_every == 0
                 if tell or save_now:
-                    loss_now, progress.loss_sum = mean(torch.stack([loss, loss_sum])).tolist()
+                    loss_now, progress.loss_sum = all_reduce_mean(torch.stack([loss, loss_sum])).tolist()
                     if not (math.isfinite(progress.loss_sum) and _is_finite(network)):
                         log.record("step", epoch=batch.epoch, step=step, loss=math.nan, lr=lr)
                         log.record("diverged", epoch=batch.epoch, step=step, verdict="diverged")
                         on_rank_zero(lambda: _write_report(folder, log))
                         raise raise_everywhere(RunError(_not_finite(not_finite_at, step, loader, folder)))
                 if tell:
-                    std = float(embedding_std(gather(z1)))
+                    std = float(embedding_std(all_gather(z1)))
                     rate = clock.rate(step, settings.batch_size)
                     progress.std_sum += std
                     progress.logged += 1

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from siam.errors import SettingsError, near
+from siam.errors import SettingsError, did_you_mean
 from siam.settings.checks import parse_duration
 from siam.settings.pretraining import CheckpointSettings
 
@@ -77,7 +77,7 @@ class TransferSettings:
             value = getattr(self, name)
             if value not in kinds:
                 raise SettingsError(
-                    f"unknown {name} '{value}'{near(value, kinds)}; there are {', '.join(kinds)}"
+                    f"unknown {name} '{value}'{did_you_mean(value, kinds)}; there are {', '.join(kinds)}"
                 )
         for name in ("iterations", "batch_size", "rois", "log_every"):
             _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
@@ -165,7 +165,7 @@ def starting_point(recipe: str | None, layout: str, years: int, images: int) -> 
         recipe = large if images >= _LARGE else "small"
     if recipe not in RECIPES:
         raise SettingsError(
-            f"unknown recipe '{recipe}'{near(recipe, RECIPES)}; there are {', '.join(RECIPES)}"
+            f"unknown recipe '{recipe}'{did_you_mean(recipe, RECIPES)}; there are {', '.join(RECIPES)}"
         )
     return RECIPES[recipe]
 

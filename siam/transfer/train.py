@@ -16,8 +16,14 @@ from siam.data.loader import default_workers
 from siam.data.random import counter_uniform
 from siam.data.views import STEP
 from siam.errors import DataError, RunError
-from siam.processes.agree import AnyRankFlag, all_gather_object, mean, on_rank_zero, raise_everywhere
-from siam.processes.data_parallel import parallel
+from siam.processes.agree import (
+    AnyRankFlag,
+    all_gather_object,
+    all_reduce_mean,
+    on_rank_zero,
+    raise_everywhere,
+)
+from siam.processes.data_parallel import data_parallel
 from siam.processes.gather import rank, world_size
 from siam.processes.rendezvous import local_device
 from siam.runs.checkpoint import checkpoints, fit, load_last, save_checkpoint
@@ -98,7 +104,7 @@ def train(
             if complaint:
                 console.print(complaint, highlight=False, soft_wrap=True)
         batches.broken.update(progress.broken)
-        forward = parallel(detector, device, sync_bn=True)
+        forward = data_parallel(detector, device, sync_bn=True)
 
         total, step = settings.iterations, progress.step
         log = Logbook(folder, total, step, progress.metrics, console) if rank() == 0 else NoLogbook()
@@ -136,7 +142,7 @@ def train(
 
                 step = progress.step = progress.step + 1
                 losses = {"loss": loss, **losses}
-                values = mean(torch.stack(list(losses.values())).detach()).tolist()
+                values = all_reduce_mean(torch.stack(list(losses.values())).detach()).tolist()
                 stopping, late = vote(stop.asked, saver.by_time())
                 save = step == total or stopping or late or saver.by_step(step)
                 if not all(map(math.isfinite, values)) or (save and not _is_finite(detector)):

@@ -16,7 +16,7 @@ from siam.data.images import (
     tar_members,
 )
 from siam.data.patterns import expand_shards
-from siam.errors import DataError, near
+from siam.errors import DataError, did_you_mean
 
 KNOWN_SETS = ("demo", "cifar10", "cifar100", "stl10")
 
@@ -66,7 +66,7 @@ def _not_there(name: str, path: Path) -> str:
     with contextlib.suppress(OSError, ValueError), os.scandir(path.parent) as entries:
         siblings = [entry.name for entry in itertools.islice(entries, 1000)]
     if path.name != name or path.suffix:
-        return f"there is no folder or file {name}{near(path.name, siblings)}"
-    return f"there is no folder or file {name}, nor a set of that name ({known})" + near(
+        return f"there is no folder or file {name}{did_you_mean(path.name, siblings)}"
+    return f"there is no folder or file {name}, nor a set of that name ({known})" + did_you_mean(
         name, [*siblings, *KNOWN_SETS]
     )
