@@ -22,7 +22,7 @@ from siam.processes.data_parallel import average_gradients, data_parallel
 from siam.processes.launch import launch
 from siam.processes.rendezvous import process_group
 from siam.settings.recipes import PUBLISHED
-from siam.system.environment import machine
+from siam.system.environment import environment
 
 
 def steps(args, sync_bn, count):
@@ -92,7 +92,7 @@ def main():
             times[name] += launch(processes, steps, args, sync_bn, False)
     median = {name: statistics.median(values) for name, values in times.items()}
     result = {
-        **machine(), **vars(args), "seconds_per_step": median,
+        **environment(), **vars(args), "seconds_per_step": median,
         "pairs_per_second": {name: args.batch * cases[name][0] / value for name, value in median.items()},
         "efficiency": {name: median["one"] / value for name, value in median.items()},
     }  # fmt: skip

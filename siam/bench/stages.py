@@ -6,7 +6,6 @@ would take; then, for a few seconds, all of them together.
 
 import itertools
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -30,8 +29,9 @@ from siam.network import Network
 from siam.objectives import build_objective
 from siam.settings import recipes
 from siam.settings.pretraining import Settings
-from siam.system.device import pick_device, uses_bf16
-from siam.system.environment import machine
+from siam.system.device import find_device, tune_process, uses_bf16
+from siam.system.environment import environment
+from siam.system.resources import available_cores
 from siam.train.step import Step
 
 Limit = Literal["decode", "workers", "transfer", "device"]
@@ -113,7 +113,8 @@ def bench(
     image, _ = read_or_replace(images, 0, Unreadable())
     height, width = image.shape[1:]
     settings = change(recipes.starting_point(None, method, name, min(height, width), len(everything)))
-    device = pick_device(settings.device)
+    device = find_device(settings.device)
+    tune_process(device)
 
     tell("step")
     settings, step, step_rate = _step_that_fits(replace(settings, epochs=10**6), device, len(images))
@@ -124,7 +125,7 @@ def bench(
     tell("transfer and colors")
     rates = Rates(
         device=device.type,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=available_cores(),
         workers=0 if resident else loader.workers,
         decode=decode,
         worker=worker,
@@ -142,7 +143,7 @@ def bench(
         rates=rates,
         end_to_end=_end_to_end(loader, step, device),
         verdict=find_bottleneck(rates, height * width, settings.views.size),
-        machine=machine(),
+        machine=environment(),
     )
 
 

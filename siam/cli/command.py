@@ -67,12 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _unheard() -> bool:
-    """Whether what read this command's output has gone, as `| head` does; it is then written to nothing."""
+    """Return True if the reader of stdout has gone, as `| head` does; stdout is then discarded."""
     output = sys.stdout.fileno()
-    poll = select.poll()
-    poll.register(output, 0)
-    if not poll.poll(0):
-        return False
+    if hasattr(select, "poll"):  # not on Windows
+        poll = select.poll()
+        poll.register(output, 0)
+        if not poll.poll(0):
+            return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), output)
     return True
 
@@ -128,6 +129,7 @@ def _evaluate(args: list[str]) -> None:
 
     from siam.protocols.evaluate import EvaluateSettings, evaluate
     from siam.protocols.result import save_result
+    from siam.system.device import find_device, tune_process
 
     defaults = EvaluateSettings()
 
@@ -144,6 +146,7 @@ def _evaluate(args: list[str]) -> None:
         """Print the result as one JSON object on stdout."""
 
     given = parse(Evaluate, args, "siam evaluate")
+    tune_process(find_device(given.asked.device))
     result = evaluate(given.run, given.data, given.asked)
     outcome = asdict(result)
     if given.json:
@@ -412,7 +415,10 @@ def _inspect(args: list[str]) -> None:
 
     asked = parse(Inspect, args, "siam inspect")
     from siam.convert.inspecting import inspect
+    from siam.system.device import find_device, tune_process
 
+    if asked.data:
+        tune_process(find_device(asked.device))
     tell(inspect(asked.source, asked.data or None, asked.backbone, asked.device), asked.json)
 
 

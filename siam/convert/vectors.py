@@ -24,7 +24,7 @@ from siam.processes.gather import rank, world_size
 from siam.processes.rendezvous import local_device, process_group
 from siam.runs.encoder import Layer, load
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK
-from siam.system.device import pick_device, uses_bf16
+from siam.system.device import find_device, tune_process, uses_bf16
 from siam.system.files import write_atomically
 
 Precision = Literal["float32", "float16"]
@@ -89,6 +89,7 @@ def embed_to_parquet(
         "batch_size": batch_size, "layer": layer, "precision": precision,
     }  # fmt: skip
     size = _PART * batch_size
+    tune_process(find_device(local_device(device)))
     with process_group(device, seconds=3600), Progress(console=_console(console)) as bar:
         try:
             on_rank_zero(lambda: _continue_or_start(parts, job))
@@ -141,7 +142,7 @@ def _vectors(
     layer: Layer,
 ) -> Iterator[Vectors]:
     """Of some of the images, in order."""
-    where = pick_device(local_device(device))
+    where = find_device(local_device(device))
     encoder = load(run, str(where), layer)
     workers = workers if workers >= 0 else default_workers(where)
     views = center_views(images, encoder.image_size, which, batch_size, workers)

@@ -28,6 +28,7 @@ from siam.data.workers import batches_of
 from siam.errors import DataError, RunError
 from siam.processes.gather import rank, world_size
 from siam.settings.pretraining import Settings
+from siam.system.resources import available_cores, free_memory
 
 _SMALL = {"cpu": 64, "cuda": 256, "mps": 128}
 """Sides (pixels) up to which cropping on the device beats cropping on the workers, by device."""
@@ -184,7 +185,7 @@ class ViewLoader:
             return False
         first, _ = read_or_replace(self.images, 0, Unreadable())
         small = max(first.shape[1:]) <= _SMALL.get(self.device.type, 0)
-        fits = first.numel() * len(self.images) < _free_memory(self.device) / 4
+        fits = first.numel() * len(self.images) < free_memory(self.device) / 4
         return choice == "device" or (small and fits)
 
     def _load_resident(self, progress: Callable[[int, int], None] | None) -> Tensor | None:
@@ -231,13 +232,5 @@ def default_workers(device: torch.device) -> int:
 
     Processes of one run on the same machine share its cores.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    cores = max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return max(1, cores // 4) if device.type == "cpu" else max(1, min(8, cores - 1))
-
-
-def _free_memory(device: torch.device) -> float:
-    """Bytes."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"))

@@ -21,7 +21,7 @@ from siam.runs.saving import RunStopped
 from siam.settings import recipes
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.settings.pretraining import Settings
-from siam.system.environment import machine
+from siam.system.environment import environment
 from siam.system.files import write_atomically
 from siam.train.pretrain import Outcome
 from siam.train.start import MAY_CHANGE, start
@@ -104,7 +104,9 @@ def reproduce(
         if outcome is None:
             outcome, facts = _train(run, settings, console), None
         found[row_name].outcomes.append(outcome)
-        _write(folder, name, chosen, list(found.values()), scale, facts or {**machine(), "command": command})
+        _write(
+            folder, name, chosen, list(found.values()), scale, facts or {**environment(), "command": command}
+        )
     return folder
 
 
@@ -112,7 +114,7 @@ def _facts(folder: Path) -> dict[str, Any] | None:
     """Where and when the table in this folder was measured, and by which command."""
     try:
         before = json.loads((folder / "table.json").read_text())
-        return {name: before[name] for name in (*machine(), "command")}
+        return {name: before[name] for name in (*environment(), "command")}
     except (OSError, ValueError, KeyError):
         return None
 

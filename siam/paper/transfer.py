@@ -11,7 +11,7 @@ from rich.console import Console
 
 from siam.errors import SettingsError
 from siam.runs.folder import METRICS, open_run
-from siam.system.environment import machine
+from siam.system.environment import environment
 from siam.system.files import write_atomically
 from siam.transfer.published import COLUMNS, METHODS, TABLE5, column
 from siam.transfer.result import Outcome
@@ -99,7 +99,7 @@ def _file_name(row: str) -> str:
 
 def _write(folder: Path, data: str, task: str, lines: list[Line]) -> None:
     """The table as far as it goes, as Markdown and JSON."""
-    where = machine()
+    where = environment()
     plain = {
         "table": "transfer",
         "source": "SimSiam (Chen & He 2021, arXiv 2011.10566), Table 5",

@@ -23,7 +23,7 @@ from siam.protocols.linear import LinearSettings, linear
 from siam.protocols.probe import probe
 from siam.protocols.result import Result, score
 from siam.runs.encoder import Encoder, load, untrained
-from siam.system.device import pick_device, uses_bf16
+from siam.system.device import find_device, uses_bf16
 
 Protocol = Literal["knn", "probe", "linear", "finetune"]
 
@@ -90,7 +90,7 @@ def evaluate(
     """
     started = time.monotonic()
     asked = replace(asked or EvaluateSettings(), **options)
-    device = pick_device(asked.device)
+    device = find_device(asked.device)
     encoder = (untrained if asked.untrained else load)(run, str(device))
     train, val, held_out = _labeled(data, asked)
     console = console or Console(stderr=True)

@@ -43,7 +43,7 @@ from siam.runs.folder import CHECKPOINT, UNREADABLE, save_settings
 from siam.runs.logbook import Logbook, NoLogbook, percent
 from siam.runs.saving import RunStopped, Saver, StopRequest
 from siam.settings.pretraining import Settings
-from siam.system.device import pick_device, uses_bf16
+from siam.system.device import find_device, tune_process, uses_bf16
 from siam.system.files import locked, write_atomically
 from siam.train.monitor import Measured, Monitor
 from siam.train.optimizer import set_learning_rate
@@ -78,7 +78,8 @@ def train(sets: ImageSets, settings: Settings, folder: Path, resume: bool, conso
     with ExitStack() as held:
         on_rank_zero(lambda: held.enter_context(locked(folder)) and None)
         console = console if rank() == 0 else Console(quiet=True)
-        device = pick_device(local_device(settings.device))
+        device = find_device(local_device(settings.device))
+        tune_process(device)
         bf16 = uses_bf16(settings.precision, device)
         loader = ViewLoader(sets.train, settings, device, tell=lambda line: _say(console, line))
 

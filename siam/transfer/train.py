@@ -30,7 +30,7 @@ from siam.runs.checkpoint import checkpoints, fit, load_last, save_checkpoint
 from siam.runs.folder import CHECKPOINT
 from siam.runs.logbook import Logbook, NoLogbook
 from siam.runs.saving import RunStopped, Saver, StopRequest
-from siam.system.device import pick_device, uses_bf16
+from siam.system.device import find_device, tune_process, uses_bf16
 from siam.system.files import locked, write_atomically
 from siam.train.pretrain import Clock
 from siam.transfer.annotations import DetectionDataset
@@ -77,7 +77,8 @@ def train(
     with ExitStack() as held:
         on_rank_zero(lambda: held.enter_context(locked(folder)) and None)
         console = console if rank() == 0 else Console(quiet=True)
-        device = pick_device(local_device(settings.device))
+        device = find_device(local_device(settings.device))
+        tune_process(device)
         bf16 = uses_bf16(settings.precision, device)
         workers = settings.workers if settings.workers >= 0 else default_workers(device)
         masks = settings.task == "segmentation"

@@ -25,8 +25,10 @@ from siam.processes.data_parallel import average_gradients, average_statistics, 
 from siam.processes.gather import all_gather, local_shard, rank
 from siam.processes.launch import how_many, launch
 from siam.processes.rendezvous import process_group
+from siam.runs.checkpoint import load_last
 from siam.settings.pretraining import Settings
 from tests.conftest import TINY, siam
+from tests.data.test_workers import of_session
 
 SMALL = {
     "projector_layers": 2, "projector_hidden": 24, "dim": 16, "predictor_hidden": 8, "queue": 32,
@@ -166,6 +168,7 @@ MEETS = """
 import signal
 import torch.distributed as dist
 from siam.processes.rendezvous import process_group
+from siam.runs.checkpoint import load_last
 print("here", flush=True)
 with process_group("cpu", 30):
     dist.barrier()
@@ -343,3 +346,36 @@ def test_asked_to_stop_all_processes_stop_at_one_step_and_fewer_go_on(classes, t
     ours, theirs = ([record["loss"] for record in records(r, "step")] for r in (run, whole))
     assert len(ours) == len(theirs) == 120
     assert ours == pytest.approx(theirs, abs=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks for processes in /proc")
+def test_processes_whose_parent_is_killed_save_and_end(photos, tmp_path):
+    run = tmp_path / "run"
+    flags = ["pretrain", photos, *TINY, "--device", "cpu", "--loader.cache", "none", "--epochs", 100_000]
+    flags += ["--monitor.knn-every", 0, "--devices", 2, "--out", run]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "siam", *map(str, flags)],
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 200
+        while not (run / "checkpoint.pt").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert len(of_session(process.pid)) >= 3
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        deadline = time.monotonic() + 60
+        while left := of_session(process.pid):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.1)
+    finally:
+        for pid in of_session(process.pid):
+            os.kill(pid, signal.SIGKILL)
+    saved, complaint = load_last(run)
+    assert not complaint
+    assert saved["progress"]["epoch"] * 3 + saved["progress"]["step"] == len(records(run, "step"))
