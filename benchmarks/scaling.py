@@ -21,7 +21,7 @@ from siam.objectives import build_objective
 from siam.processes.data_parallel import average_gradients, data_parallel
 from siam.processes.launch import launch
 from siam.processes.rendezvous import process_group
-from siam.settings.recipes import PUBLISHED
+from siam.settings.recipes import published
 from siam.system.environment import environment
 
 
@@ -30,7 +30,7 @@ def steps(args, sync_bn, count):
     torch.set_num_threads(1)
     with process_group("cpu", 600):
         torch.manual_seed(0)
-        method = replace(PUBLISHED[args.method][0], queue=4096)
+        method = replace(published(args.method)[0], queue=4096)
         network = Network(method, args.backbone, args.size)
         objective = build_objective(method)
         forward = data_parallel(network, torch.device("cpu"), sync_bn)
@@ -49,7 +49,7 @@ def steps(args, sync_bn, count):
             loss.backward()
             average_gradients(objective)
             optimizer.step()
-            objective.end()
+            objective.after_step()
             network.update_target(0.99)
             times.append(time.perf_counter() - started)
         gradients = sum(p.numel() * 4 for p in network.parameters() if p.requires_grad)

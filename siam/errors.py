@@ -24,6 +24,10 @@ class RunError(SiamError):
     """A run folder that is missing, in use, or does not fit the request."""
 
 
+class Diverged(RunError):
+    """A loss or weights that are no longer finite."""
+
+
 def first_line(error: Exception) -> str:
     """Return the first line of an error, short enough for a list; its type if it says nothing."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

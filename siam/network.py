@@ -1,7 +1,8 @@
-"""Two branches that share an encoder f, a predictor h on one of them, and the place where gradients stop.
+"""Two branches that share an encoder f, a predictor h on one of them, and the one place where gradients stop.
 
 Letters as in the paper: x a view, f the encoder (backbone and projector), h the predictor, p = h(f(x)) a
-prediction, z the target that it should meet.
+prediction, z the target that it should meet. Objectives let gradient flow into whatever they are given, so
+whether z passes gradient is decided here, in `forward`, and nowhere else.
 """
 
 from typing import Literal
@@ -19,7 +20,8 @@ class Network(nn.Module):
     """Both branches of Figure 3.
 
     method: which predictor and which target. backbone: any timm name. image_size: side of a view in pixels,
-    which chooses the stem. Each view passes f on its own, as in the paper: BN statistics are per view.
+    which decides on the stem. Each view passes f on its own, as in the paper: BN statistics are per view.
+    Raises SettingsError for a backbone that does not exist or does not take such views.
     """
 
     def __init__(
@@ -32,10 +34,10 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.target, self.image_size = method.target, image_size
-        self.backbone = build_backbone(backbone, image_size, width, stem)
+        self.backbone = build_backbone(backbone, image_size, width, stem)  # (B, 3, H, W) -> (B, D)
         require_fit(self.backbone, backbone, image_size)
-        self.projector = build_projector(features_of(self.backbone), method)
-        self.predictor = build_predictor(method)
+        self.projector = build_projector(features_of(self.backbone), method)  # (B, D) -> (B, d)
+        self.predictor = build_predictor(method)  # (B, d) -> (B, d)
         self.target_encoder = MomentumEncoder(self.encoder) if method.target == "momentum" else None
 
     @property
@@ -44,24 +46,20 @@ class Network(nn.Module):
         return nn.Sequential(self.backbone, self.projector)
 
     def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x1, x2: two views (B, 3, H, W), normalised. Returns p1, p2, z1, z2, each (B, d)."""
-        f = self.encoder
-        if self.target == "momentum":
-            assert self.target_encoder is not None
-            z1, z2 = (
-                self.target_encoder(x1),
-                self.target_encoder(x2),
-            )  # before f keeps its activations, which saves memory
-        f1, f2 = f(x1), f(x2)  # (B, d)
+        """Return p1, p2, z1, z2, each (B, d). x1, x2: two views (B, 3, H, W), normalized."""
+        f, h = self.encoder, self.predictor
+        if self.target_encoder is not None:  # first, before f's activations take up memory
+            with torch.no_grad():  # no gradient into a momentum encoder ...
+                z1, z2 = self.target_encoder(x1), self.target_encoder(x2)  # (B, 3, H, W) -> (B, d)
+        f1, f2 = f(x1), f(x2)  # (B, 3, H, W) -> (B, d)
         if self.target == "stop_gradient":
-            z1, z2 = f1.detach(), f2.detach()
-        if self.target == "gradient":
-            z1, z2 = f1, f2
-        p1, p2 = self.predictor(f1), self.predictor(f2)  # (B, d)
-        return p1, p2, z1, z2
+            z1, z2 = f1.detach(), f2.detach()  # ... none where SimSiam stops it ...
+        elif self.target == "gradient":
+            z1, z2 = f1, f2  # ... and both branches pull
+        return h(f1), h(f2), z1, z2  # (B, d) -> (B, d)
 
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:
-        """Let the slow copy follow; without one there is nothing to do."""
+        """Move the momentum encoder towards f; a no-op for the other targets."""
         if self.target_encoder is not None:
             self.target_encoder.update(self.encoder, momentum)

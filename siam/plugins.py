@@ -1,5 +1,7 @@
-"""Packages whose modules are found by listing: a file added there is a verb, a source, an objective, a metric
-or a section of the report, and nothing else has to know of it.
+"""Packages whose modules are found by listing them.
+
+A file added to one is a verb, a source, an objective, a metric or a section of the report; nothing else
+has to know of it.
 """
 
 import pkgutil
@@ -8,7 +10,7 @@ from types import ModuleType
 
 
 def names(package: str) -> list[str]:
-    """Return the modules of a package, sorted, without importing them. Those that begin with _ are helpers."""
+    """Return the names of a package's modules, sorted, without importing them; _names are left out."""
     found = pkgutil.iter_modules(import_module(package).__path__)
     return sorted(module.name for module in found if not module.name.startswith("_"))
 
@@ -19,6 +21,6 @@ def load(package: str, name: str) -> ModuleType:
 
 
 def modules(package: str) -> list[ModuleType]:
-    """Import all modules of a package, in the order of their ORDER (0 where a module has none), then by name."""
+    """Import all modules of a package, sorted by their ORDER (0 if absent), then by name."""
     found = [load(package, name) for name in names(package)]
     return sorted(found, key=lambda module: getattr(module, "ORDER", 0))

@@ -1,4 +1,4 @@
-"""Figure 3 as code: each method is one component away from SimSiam, and gradients go where it says."""
+"""Figure 3 as code: each method changes components of SimSiam, and gradient flows where it says."""
 
 from dataclasses import fields, replace
 
@@ -48,16 +48,15 @@ def test_each_method_names_only_what_differs():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_no_gradient_reaches_z_unless_the_target_is_live(name):
+def test_z_passes_no_gradient_unless_the_target_says_so(name):
     method = small(METHODS[name])
     _, _, z1, z2 = network_for(method)(*views())
-    live = method.target == "gradient"
-    assert z1.requires_grad == live
-    assert z2.requires_grad == live
+    assert z1.requires_grad == (method.target == "gradient")
+    assert z2.requires_grad == (method.target == "gradient")
 
 
 def test_byol_at_momentum_0_is_simsiam_in_loss_and_gradient():
-    """After an update at momentum 0 the slow copy is the encoder, and z the same numbers."""
+    """After an update at momentum 0 the momentum encoder equals the encoder, and so do the targets."""
     losses, gradients = [], []
     for method in (small(siam.SIMSIAM), small(siam.BYOL, momentum=0.0)):
         network = network_for(method).double()
@@ -72,7 +71,7 @@ def test_byol_at_momentum_0_is_simsiam_in_loss_and_gradient():
     assert all(torch.equal(gradients[0][k], gradients[1][k]) for k in gradients[0])
 
 
-def test_a_fresh_slow_copy_is_its_source():
+def test_a_new_momentum_encoder_equals_its_source():
     network = network_for(small(siam.BYOL))
     ours, theirs = network.target_encoder.encoder.state_dict(), network.encoder.state_dict()
     assert ours.keys() == theirs.keys()
@@ -83,13 +82,13 @@ def test_a_fresh_slow_copy_is_its_source():
 def test_momentum_update_is_its_formula_for_weights_and_buffers():
     """xi <- m xi + (1 - m) theta (BYOL Eq. 1)."""
     source = torch.nn.BatchNorm1d(3)
-    slow = MomentumEncoder(source)
+    target = MomentumEncoder(source)
     with torch.no_grad():
         source.weight.fill_(5.0)
         source.running_mean.fill_(2.0)
-    slow.update(source, 0.9)
-    assert torch.allclose(slow.encoder.weight, torch.full((3,), 0.9 * 1 + 0.1 * 5))
-    assert torch.allclose(slow.encoder.running_mean, torch.full((3,), 0.1 * 2))
+    target.update(source, 0.9)
+    assert torch.allclose(target.encoder.weight, torch.full((3,), 0.9 * 1 + 0.1 * 5))
+    assert torch.allclose(target.encoder.running_mean, torch.full((3,), 0.1 * 2))
 
 
 def test_momentum_rises_to_one_along_a_cosine_or_stays():
@@ -124,23 +123,23 @@ ABLATIONS = {
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_all_methods_and_ablations_train(name):
-    """Three steps: a finite loss, gradient in all that learns, none in what does not."""
+    """Three steps: a finite loss, gradient in everything that is trained, none in what is not."""
     method = replace(small(METHODS.get(name, SIMSIAM)), **ABLATIONS[name])
     network, objective = network_for(method), build_objective(method, images=BATCH)
     optimizer = build_optimizer(OptimizerSettings(), network, objective, 256)
     for step in range(3):
-        objective.begin(torch.arange(BATCH))
+        objective.before_step(torch.arange(BATCH), epoch=1)
         loss = objective(*network(*views(step)))
         assert torch.isfinite(loss)
         optimizer.zero_grad()
         loss.backward()
-        learning = [p for group in optimizer.param_groups for p in group["params"]]
-        assert all(p.grad is not None for p in learning)
-        assert next(network.backbone.parameters()).grad.abs().sum() > 0  # it arrives at the first layer
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        assert all(p.grad is not None for p in trained)
+        assert next(network.backbone.parameters()).grad.abs().sum() > 0  # down to the first layer
         optimizer.step()
-        objective.end()
+        objective.after_step()
         if step % method.momentum_every == 0:
             network.update_target(method.momentum)
-    still = [p for k, p in network.named_parameters() if k.startswith("target_encoder.")]
-    still += list(network.predictor.parameters()) if method.predictor == "fixed" else []
-    assert all(p.grad is None for p in still)
+    frozen = [p for k, p in network.named_parameters() if k.startswith("target_encoder.")]
+    frozen += list(network.predictor.parameters()) if method.predictor == "fixed" else []
+    assert all(p.grad is None for p in frozen)

@@ -266,7 +266,7 @@ def _step_that_fits(settings: Settings, device: torch.device, images: int) -> tu
 
     def train(count: int) -> int:
         views = [x[:count].contiguous(memory_format=torch.channels_last) for x in noise]
-        step(views, torch.arange(count))
+        step(views, torch.arange(count), epoch=1)
         return count
 
     few = min(max(8, 2 * settings.grad_accum), batch)
@@ -339,7 +339,7 @@ def _end_to_end(loader: ViewLoader, step: Step, device: torch.device) -> float:
 
     def run() -> int:
         batch = next(batches)
-        step(batch.views, torch.arange(len(batch.indices)))
+        step(batch.views, torch.arange(len(batch.indices)), epoch=1)
         return len(batch.indices)
 
     return _rate(run, device, seconds=2 * _SECONDS)

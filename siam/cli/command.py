@@ -118,7 +118,7 @@ def _pretrain(args: list[str]) -> None:
     resume: bool | Literal["auto"] = "auto" if asked.resume == "auto" else asked.resume == "yes"
     outcome = start(asked.settings, asked.method, with_the_users, asked.recipe, asked.out, resume)
     if tells():
-        known = {name: value for name, value in asdict(outcome).items() if value is not None}
+        known = {name: value for name, value in outcome.flat().items() if value is not None}
         tell(known, asked.json)
         print(f"look at {outcome.run}/report.html", file=sys.stderr)
 

@@ -68,7 +68,7 @@ ADVICE = {
     ),
     "at risk": (
         "some dimensions have died (partial collapse), as happens when the network is small for the set or d "
-        "is large for a short run. Try a wider or deeper backbone, a smaller network.dim, smaller batches "
+        "is large for a short run. Try a wider or deeper backbone, a smaller method.dim, smaller batches "
         "(more steps), or a lower optimizer.lr."
     ),
 }

@@ -1,49 +1,32 @@
-"""What the branches agree on: a module (p1, p2, z1, z2) -> scalar, with its own state where it has any."""
+"""Objectives: how the agreement of two views becomes a number. One file each, named as in `method.objective`.
 
-from collections.abc import Callable
+A file defines
 
-from torch import Tensor
+    WORDS                         how a report puts it: "contrast with a queue"
+    build(method, images)         the Objective for a set of `images` images
+    check(method, batch_size)     optional: raises SettingsError for settings that it cannot work with
 
-from siam.methods import Method
-from siam.objectives.cosine import negative_cosine
-from siam.objectives.cross_entropy import softmax_cross_entropy
-from siam.objectives.info_nce import InfoNCE
-from siam.objectives.moving_average import MovingAverage
-from siam.objectives.nt_xent import NTXent
-from siam.objectives.swapped_prediction import SwappedPrediction
-from siam.parts.objective import Objective
+Settings look for the file by listing this folder, so nothing here imports torch before an objective is built.
+"""
+
+from typing import TYPE_CHECKING
+
+from siam.plugins import load
+from siam.settings.method import Method
+
+if TYPE_CHECKING:
+    from siam.parts.objective import Objective
 
 
-def build_objective(method: Method, images: int = 0) -> Objective:
-    """The module that scores p1, p2, z1, z2, each (B, d), for this method.
+def build_objective(method: Method, images: int = 0) -> "Objective":
+    """Return the module that scores p1, p2, z1, z2, each (B, d), for this method.
 
-    images: in the set; only `moving_average` keeps something for each.
+    images: number of images in the set; only `moving_average` keeps state for each.
     """
-    symmetric = method.symmetry == "symmetric"
-    match method.objective:
-        case "cosine":
-            return Agreement(negative_cosine, symmetric)
-        case "cross_entropy":
-            return Agreement(softmax_cross_entropy, symmetric)
-        case "nt_xent":
-            return NTXent(method.temperature, symmetric)
-        case "info_nce":
-            return InfoNCE(method.dim, method.queue, method.temperature, symmetric)
-        case "moving_average":
-            return MovingAverage(images, method.dim)
-        case "swapped_prediction":
-            return SwappedPrediction(method.dim, method.prototypes, method.temperature, symmetric)
+    objective: Objective = load(__name__, method.objective).build(method, images)
+    return objective
 
 
-class Agreement(Objective):
-    """L = D(p1, z2)/2 + D(p2, z1)/2 (Eq. 2-4), or D(p1, z2) alone when asymmetric (Sec. 4.6)."""
-
-    def __init__(self, distance: Callable[[Tensor, Tensor], Tensor], symmetric: bool) -> None:
-        super().__init__()
-        self.distance = distance
-        self.symmetric = symmetric
-
-    def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
-        if not self.symmetric:
-            return self.distance(p1, z2)
-        return self.distance(p1, z2) / 2 + self.distance(p2, z1) / 2
+def words(objective: str) -> str:
+    """Return an objective's name in words, for the report."""
+    return str(load(__name__, objective).WORDS)

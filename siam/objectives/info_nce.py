@@ -1,69 +1,86 @@
-"""Contrast with a queue of earlier keys: the objective of MoCo (He et al. 2020)."""
+"""InfoNCE, contrast with a queue of earlier keys: the objective of MoCo (He et al. 2020)."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from siam.errors import SettingsError
 from siam.parts.objective import Objective
 from siam.processes.gather import all_gather
+from siam.settings.method import Method, require_targets_without_gradient
 
-QUEUE_PARTS = 8  # scored one after the other
+WORDS = "contrast with a queue"
+
+QUEUE_CHUNKS = 8  # scored one after the other
+
+
+def build(method: Method, images: int) -> "InfoNCE":
+    return InfoNCE(method.dim, method.queue, method.temperature, method.is_symmetric)
+
+
+def check(method: Method, batch_size: int) -> None:
+    require_targets_without_gradient(method)
+    if method.queue <= batch_size:
+        raise SettingsError(
+            f"method.queue must be larger than batch_size, got {method.queue} and {batch_size}"
+        )
 
 
 class InfoNCE(Objective):
     """InfoNCE against a queue of keys from earlier batches (MoCo Eq. 1).
 
-    The queue takes a batch's keys at the end of the step, when all is scored: a key is never its own
-    negative, and nothing need be kept twice. It takes those of all processes, so it is the same in each.
-    Queue and place are buffers, so a checkpoint holds them.
+    A batch's keys enter the queue after the step, when everything has been scored: a key is never its own
+    negative. They are gathered from all processes, so every process holds the same queue. Queue and pointer
+    are buffers, so checkpoints hold them.
     """
 
     queue: Tensor
-    place: Tensor
+    pointer: Tensor
 
     def __init__(self, dim: int, size: int, temperature: float, symmetric: bool = True) -> None:
         super().__init__()
         self.temperature, self.symmetric = temperature, symmetric
         self.register_buffer("queue", F.normalize(torch.randn(size, dim), dim=1))  # (K, d)
-        self.register_buffer("place", torch.zeros((), dtype=torch.int64))
-        self.seen: list[Tensor] = []  # keys (n, d) that are to be taken
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))  # to the oldest key
+        self.pending: list[Tensor] = []  # keys (b, d) of this step
 
     def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
-        """All (B, d), the z without gradient. Returns a scalar."""
+        """All (b, d), the z without gradient. Returns a scalar."""
         if self.symmetric:
             loss = self.info_nce(p1, z2) / 2 + self.info_nce(p2, z1) / 2
-            self.seen += [z2.detach(), z1.detach()]
+            self.pending += [z2.detach(), z1.detach()]
         else:
             loss = self.info_nce(p1, z2)
-            self.seen += [z2.detach()]
+            self.pending += [z2.detach()]
         return loss
 
     def info_nce(self, p: Tensor, z: Tensor) -> Tensor:
-        """-log of the share that the positive has in exp(p.z / T) over positive and queue.
+        """Return -log of the positive's share of the sum of exp(p.z / T) over positive and queue.
 
-        An eighth of the queue at a time, its logits computed anew for the gradient (when the queue must be
-        the same): all (B, K) of them would take several times the memory of the queue (K, d).
+        The queue is scored in chunks whose logits are recomputed in the backward pass (so it must not change
+        before): all (b, K) of them at once would take several times the memory of the queue (K, d).
         """
-        positive = F.cosine_similarity(p.float(), z.float(), dim=1) / self.temperature  # (B,)
-        anchors = F.normalize(p.float(), dim=1) / self.temperature  # (B, d)
-        negatives = [
+        positive = F.cosine_similarity(p.float(), z.float(), dim=1) / self.temperature  # (b,)
+        anchors = F.normalize(p.float(), dim=1) / self.temperature  # (b, d)
+        negatives = [  # (b,) each
             checkpoint(log_sum_exp, anchors, keys, use_reentrant=False, preserve_rng_state=False)
-            for keys in self.queue.chunk(QUEUE_PARTS)
+            for keys in self.queue.chunk(QUEUE_CHUNKS)
         ]
         return (torch.stack([positive, *negatives]).logsumexp(dim=0) - positive).mean()
 
     @torch.no_grad()
-    def end(self) -> None:
-        """Put the keys in the places of the oldest, round and round; after backward, which needs those."""
-        of_all = all_gather(torch.cat(self.seen, dim=1)).chunk(len(self.seen), dim=1)
-        keys = F.normalize(torch.cat(of_all).float(), dim=1)[-len(self.queue) :]
-        places = (self.place + torch.arange(len(keys), device=keys.device)) % len(self.queue)
-        self.queue.index_copy_(0, places, keys)
-        self.place = (self.place + len(keys)) % len(self.queue)
-        self.seen = []
+    def after_step(self) -> None:
+        """Replace the oldest keys by those of this step."""
+        gathered = all_gather(torch.cat(self.pending, dim=1))  # n times (b, d) -> (b, nd) -> (B, nd)
+        keys = torch.cat(gathered.chunk(len(self.pending), dim=1))  # (nB, d)
+        keys = F.normalize(keys.float(), dim=1)[-len(self.queue) :]
+        slots = (self.pointer + torch.arange(len(keys), device=keys.device)) % len(self.queue)
+        self.queue.index_copy_(0, slots, keys)
+        self.pointer = (self.pointer + len(keys)) % len(self.queue)
+        self.pending = []
 
 
 def log_sum_exp(a: Tensor, b: Tensor) -> Tensor:
-    """(A, d), (B, d) -> (A,): of the products with each of b."""
+    """Return log sum exp over b of the products a.b: (A, d), (B, d) -> (A,)."""
     return (a @ b.T).logsumexp(dim=1)

@@ -4,16 +4,33 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from siam.errors import SettingsError
 from siam.objectives.cosine import negative_cosine
 from siam.parts.objective import Objective
 from siam.processes.gather import all_gather
+from siam.settings.method import Method, require_targets_without_gradient
+
+WORDS = "cosine similarity to a moving average"
+
+
+def build(method: Method, images: int) -> "MovingAverage":
+    return MovingAverage(images, method.dim)
+
+
+def check(method: Method, batch_size: int) -> None:
+    require_targets_without_gradient(method)
+    if not method.is_symmetric:
+        raise SettingsError(
+            f"objective 'moving_average' averages both views: method.symmetry must be 'symmetric', "
+            f"got '{method.symmetry}'"
+        )
 
 
 class MovingAverage(Objective):
     """eta_x <- m eta_x + (1 - m) F(T'(x)), m = 0.8, in place of the predictor's expectation over views.
 
     "This experiment has an accuracy of 55.0 %", where neither a predictor nor an average gives 0.1 %.
-    eta is (N, d), for N images: `begin` says which of them come next.
+    eta is (N, d), for N images: `before_step` says which of them come next.
     """
 
     eta: Tensor
@@ -22,19 +39,19 @@ class MovingAverage(Objective):
     def __init__(self, images: int, dim: int, momentum: float = 0.8) -> None:
         super().__init__()
         self.momentum = momentum
-        self.images = torch.zeros(0, dtype=torch.int64)
-        self.register_buffer("eta", torch.zeros(images, dim))
-        self.register_buffer("seen", torch.zeros(images, 1, dtype=torch.bool))
+        self.images = torch.zeros(0, dtype=torch.int64)  # (b,) of this step
+        self.register_buffer("eta", torch.zeros(images, dim))  # (N, d)
+        self.register_buffer("seen", torch.zeros(images, 1, dtype=torch.bool))  # (N, 1)
 
-    def begin(self, images: Tensor) -> None:
+    def before_step(self, images: Tensor, epoch: int) -> None:
         self.images = images.to(self.eta.device)
 
     def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
-        """All (B, d). Each view meets the average of the image's targets so far and the other view's."""
+        """All (b, d). Each view meets the average of the image's earlier targets and the other view's."""
         z1, z2 = (F.normalize(z.detach().float(), dim=1) for z in (z1, z2))
-        before, m = self.eta[self.images], self.momentum * self.seen[self.images]  # (B, d), (B, 1)
-        eta1, eta2 = torch.lerp(z2, before, m), torch.lerp(z1, before, m)
-        seen = all_gather(self.images)  # by all processes, each of which keeps all of eta
-        self.eta[seen] = all_gather((eta1 + eta2) / 2)
-        self.seen[seen] = True
+        before, m = self.eta[self.images], self.momentum * self.seen[self.images]  # (b, d), (b, 1)
+        eta1, eta2 = torch.lerp(z2, before, m), torch.lerp(z1, before, m)  # (b, d)
+        images = all_gather(self.images)  # (b,) -> (B,): every process holds the whole of eta
+        self.eta[images] = all_gather((eta1 + eta2) / 2)
+        self.seen[images] = True
         return negative_cosine(p1, eta1) / 2 + negative_cosine(p2, eta2) / 2

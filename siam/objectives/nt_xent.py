@@ -1,11 +1,19 @@
-"""Agreement against negatives: the objectives of SimCLR (Chen et al. 2020) and MoCo (He et al. 2020)."""
+"""NT-Xent, contrast within the batch: the objective of SimCLR (Chen et al. 2020)."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from siam.objectives.cosine import cosines
 from siam.parts.objective import Objective
 from siam.processes.gather import all_gather, rank
+from siam.settings.method import Method
+
+WORDS = "contrast with the batch"
+
+
+def build(method: Method, images: int) -> "NTXent":
+    return NTXent(method.temperature, method.is_symmetric)
 
 
 class NTXent(Objective):
@@ -21,17 +29,12 @@ class NTXent(Objective):
         self.temperature, self.symmetric = temperature, symmetric
 
     def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
-        """All (b, d), a process's share b of the batch B. Returns a scalar."""
-        z1, z2 = all_gather(torch.cat([z1, z2], dim=1)).chunk(2, dim=1)  # (B, d)
+        """All (b, d), this process's share of the batch B. Returns a scalar."""
+        z1, z2 = all_gather(torch.cat([z1, z2], dim=1)).chunk(2, dim=1)  # (b, 2d) -> (B, 2d) -> (B, d) each
         n = len(z1)
         anchors = torch.cat([p1, p2] if self.symmetric else [p1])  # (A, d), A = 2b or b
         logits = cosines(anchors, torch.cat([z1, z2])) / self.temperature  # (A, 2B)
-        view = torch.arange(len(p1), device=p1.device) + rank() * len(p1)  # (b,) where its keys lie
-        view = torch.cat([view, view + n])[: len(anchors)]
-        own = F.one_hot(view, 2 * n).bool()
+        view = torch.arange(len(p1), device=p1.device) + rank() * len(p1)  # (b,) positions of its own keys
+        view = torch.cat([view, view + n])[: len(anchors)]  # (A,)
+        own = F.one_hot(view, 2 * n).bool()  # (A, 2B)
         return F.cross_entropy(logits.masked_fill(own, -torch.inf), (view + n) % (2 * n))
-
-
-def cosines(a: Tensor, b: Tensor) -> Tensor:
-    """(A, d), (B, d) -> (A, B)."""
-    return F.normalize(a.float(), dim=1) @ F.normalize(b.float(), dim=1).T

@@ -1,17 +1,24 @@
-"""Agreement on clusters: the objective of SwAV (Caron et al. 2020)."""
+"""Swapped prediction of cluster assignments: the objective of SwAV (Caron et al. 2020)."""
 
 import torch
 from torch import Tensor, nn
 
-from siam.objectives.nt_xent import cosines
+from siam.objectives.cosine import cosines
 from siam.parts.objective import Objective
 from siam.processes.gather import all_gather, local_shard
+from siam.settings.method import Method
+
+WORDS = "swapped clusters"
+
+
+def build(method: Method, images: int) -> "SwappedPrediction":
+    return SwappedPrediction(method.dim, method.prototypes, method.temperature, method.is_symmetric)
 
 
 class SwappedPrediction(Objective):
     """Predict from one view the cluster that the other was assigned to (SwAV Eq. 2).
 
-    Prototypes are unit vectors (normalised when used). Assignments belong to the target branch: they pass
+    Prototypes are unit vectors (normalized when used). Assignments belong to the target branch: they pass
     gradient if and only if the targets do. They share out the global batch: each process computes those of
     all images and keeps its own.
     """
@@ -21,28 +28,32 @@ class SwappedPrediction(Objective):
         self.temperature, self.symmetric = temperature, symmetric
         self.prototypes = nn.Parameter(torch.randn(prototypes, dim))  # (K, d)
 
+    def before_step(self, images: Tensor, epoch: int) -> None:
+        """Freeze the prototypes in the first epoch, as SwAV does: they wait for the features."""
+        self.requires_grad_(epoch > 0)
+
     def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
-        """All (B, d). Returns a scalar."""
+        """All (b, d). Returns a scalar."""
         if not self.symmetric:
             return self.swapped(p1, z2)
         return self.swapped(p1, z2) / 2 + self.swapped(p2, z1) / 2
 
     def swapped(self, p: Tensor, z: Tensor) -> Tensor:
-        """Cross-entropy between the assignment of z and the softmax of p over prototypes."""
+        """Return the cross-entropy between the assignment of z and the softmax of p, both (b, d)."""
         targets = self.prototypes if z.requires_grad else self.prototypes.detach()
-        assignment = local_shard(sinkhorn(cosines(all_gather(z), targets)))  # (B, K) -> (b, K)
-        predicted = (cosines(p, self.prototypes) / self.temperature).log_softmax(dim=1)
+        assignment = local_shard(sinkhorn(cosines(all_gather(z), targets)))  # (B, d) -> (B, K) -> (b, K)
+        predicted = (cosines(p, self.prototypes) / self.temperature).log_softmax(dim=1)  # (b, K)
         return -(assignment * predicted).sum(dim=1).mean()
 
 
 def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
-    """Soft assignments (B, K) -> (B, K) near `scores` that share the batch equally among the clusters.
+    """Return soft assignments near `scores`, (B, K) -> (B, K), that spread the batch evenly over clusters.
 
     Sinkhorn-Knopp (Cuturi 2013; SwAV Eq. 3-5) in log space, out of place and differentiable. Afterwards rows
     sum to 1; columns sum to B/K, the closer the more iterations.
     """
     log_q = scores.float() / epsilon
     for _ in range(iterations):
-        log_q = log_q.log_softmax(dim=0)  # each cluster has an equal share of the batch
+        log_q = log_q.log_softmax(dim=0)  # each cluster gets an equal share of the batch
         log_q = log_q.log_softmax(dim=1)  # each image is assigned once
     return log_q.exp()

@@ -4,7 +4,7 @@ import io
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from rich.console import Console
 
 from siam.data.sources import open_images
 from siam.data.views import Unreadable, read_or_replace
-from siam.errors import RunError, SettingsError
+from siam.errors import Diverged, RunError, SettingsError
 from siam.paper.tables import Row, Table, table
 from siam.report.curves import figure2
 from siam.runs.folder import METRICS, open_run
@@ -23,7 +23,6 @@ from siam.settings.plain import differences, from_dict, to_dict
 from siam.settings.pretraining import Settings
 from siam.system.environment import environment
 from siam.system.files import write_atomically
-from siam.train.pretrain import Outcome
 from siam.train.start import MAY_CHANGE, start
 
 Scale = Literal["demo", "cifar", "imagenette", "imagenet"]
@@ -140,23 +139,20 @@ def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
     ends = [record for record in opened.metrics() if record["kind"] in ("end", "diverged")]
     if not ends:
         return None
-    names = {field.name for field in fields(Outcome)}
-    return {"run": str(run), **{name: value for name, value in ends[-1].items() if name in names}}
+    return {
+        "run": str(run),
+        **{name: value for name, value in ends[-1].items() if name not in ("kind", "step")},
+    }
 
 
 def _train(run: Path, settings: Settings, console: Console) -> dict[str, Any]:
     """Train, or go on. A loss that is not finite is a result here: some rows are known to end so."""
     try:
-        return asdict(
-            start(
-                settings, settings.method.name, lambda _: settings, None, run, resume="auto", console=console
-            )
-        )
+        name = settings.method.name
+        return start(settings, name, lambda _: settings, None, run, resume="auto", console=console).flat()
     except RunStopped:
         raise RunStopped(f"stopped as asked, and saved in {run}: the same command goes on") from None
-    except RunError as error:
-        if "not finite" not in str(error):
-            raise
+    except Diverged as error:
         console.print(str(error), highlight=False)
         return {"run": str(run), "verdict": "diverged"}
 

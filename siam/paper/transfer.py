@@ -13,7 +13,7 @@ from siam.errors import SettingsError
 from siam.runs.folder import METRICS, open_run
 from siam.system.environment import environment
 from siam.system.files import write_atomically
-from siam.transfer.published import COLUMNS, METHODS, TABLE5, column
+from siam.transfer.published import COLUMNS, TABLE5, column, row_of
 from siam.transfer.result import Outcome
 from siam.transfer.settings import TransferSettings
 from siam.transfer.start import transfer
@@ -90,7 +90,7 @@ def _published(run: str) -> str | None:
     first = opened.metrics()[:1] if (opened.folder / METRICS).exists() else []
     if first and first[0].get("layout") == "torchvision or timm":
         return "ImageNet supervised"
-    return METHODS.get(opened.settings.method.name)
+    return row_of(opened.settings.method.name)
 
 
 def _file_name(row: str) -> str:

@@ -1,1 +1,1 @@
-"""The parts that the two branches and their objectives are made of."""
+"""The parts of the network and of its objectives."""

@@ -1,4 +1,4 @@
-"""The encoder f's convolutional part: any timm model, with the stem that small images need."""
+"""The backbone of the encoder f: any timm model, with the stem that small images need."""
 
 import difflib
 from typing import Any, Literal
@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from siam.errors import SettingsError, first_line
 
 SMALL_IMAGE = 64
-"""Below this side (pixels) a ResNet's 7x7 stride-2 stem and max-pool would leave too little to see."""
+"""Side in pixels below which a ResNet's 7x7 stride-2 stem and max-pool would leave too small a grid."""
 
 
 def build_backbone(
     name: str, image_size: int, width: float = 1.0, stem: Literal["auto", "small", "standard"] = "auto"
 ) -> nn.Module:
-    """A timm model without its classifier: (B, 3, H, W) -> (B, D), see `features_of` for D.
+    """Build a timm model without its classifier: (B, 3, H, W) -> (B, D), see `features_of` for D.
 
-    width: factor on the channels of a ResNet's stages. stem: `small` is the CIFAR stem of He et al.
-    2016 (3x3, stride 1, no max-pool; SimSiam App. D); `auto` takes it for ResNets below 64 pixels.
+    width: multiplier of the channels of a ResNet's stages. stem: `small` is the CIFAR stem of He et al. 2016
+    (3x3, stride 1, no max-pool; SimSiam App. D); `auto` uses it for ResNets below 64 pixels.
     Residual branches start at zero (timm's default), as in the released SimSiam.
-    Raises SettingsError for a name that timm does not know or options the model does not have.
+    Raises SettingsError for a name that timm does not know, or an option that the model does not have.
     """
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
@@ -47,26 +47,26 @@ def build_backbone(
 
 
 def features_of(backbone: nn.Module) -> int:
-    """D, the length of the vector that the backbone gives for an image."""
+    """Return D, the number of features per image."""
     return int(getattr(backbone, "head_hidden_size", backbone.num_features))  # type: ignore[arg-type]
 
 
 @torch.no_grad()
 def require_fit(backbone: nn.Module, name: str, image_size: int) -> None:
-    """Pass one empty image, in eval mode. Raises SettingsError where the model cannot take this size."""
+    """Pass one empty image, in eval mode. Raises SettingsError where the model does not take this size."""
     backbone.eval()
     try:
         backbone(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise SettingsError(
             f"backbone '{name}' cannot take views of {image_size} x {image_size} pixels "
-            f"({first_line(error)}): set views.size to a size that it is made for, or take another backbone"
+            f"({first_line(error)}): set views.size to a size that it is made for, or choose another backbone"
         ) from None
     backbone.train()
 
 
 def _give_small_stem(resnet: nn.Module) -> None:
-    """3x3 stride 1 in place of 7x7 stride 2, and no max-pool."""
+    """Replace the 7x7 stride-2 convolution by 3x3 stride 1, and remove the max-pool."""
     first: Tensor = next(resnet.parameters())
     channels = int(resnet.bn1.num_features)  # type: ignore[union-attr, arg-type]
     resnet.conv1 = nn.Conv2d(first.shape[1], channels, kernel_size=3, stride=1, padding=1, bias=False)

@@ -6,41 +6,42 @@ from siam.methods import Method
 
 
 def build_projector(features: int, method: Method) -> nn.Sequential:
-    """(B, D) -> (B, d). "BN is applied to each fc layer, including its output fc. Its output fc has no ReLU."
+    """Build (B, D) -> (B, d), D being `features`.
 
-    The output BN has no affine parameters unless asked for. Without them z has mean 0 over a batch of B, so
-    that a collapse leaves one image opposite to all others and a std x sqrt(d) of 2 / sqrt(B), never 0.
+    "BN applied to each fc layer, including its output fc. Its output fc has no ReLU." Its BN is affine
+    only if `output_affine`. If not, z has mean 0 over a batch of B, so a collapse leaves one image opposite
+    to all others and a std x sqrt(d) of 2 / sqrt(B), never 0.
     """
     hidden_bn = method.batch_norm != "none"
     output_bn = method.batch_norm in ("default", "all")
     layers: list[nn.Module] = []
     width = features
     for _ in range(method.projector_layers - 1):
-        layers += _hidden(width, method.projector_hidden, hidden_bn)
+        layers += _hidden_layer(width, method.projector_hidden, hidden_bn)  # (B, width) -> (B, hidden)
         width = method.projector_hidden
-    layers.append(nn.Linear(width, method.dim, bias=not output_bn))
+    layers.append(nn.Linear(width, method.dim, bias=not output_bn))  # (B, width) -> (B, d)
     if output_bn:
         layers.append(nn.BatchNorm1d(method.dim, affine=method.output_affine))
     return nn.Sequential(*layers)
 
 
 def build_predictor(method: Method) -> nn.Module:
-    """h: (B, d) -> (B, d). "BN applied to its hidden fc layer. Its output fc does not have BN or ReLU."
+    """Build h: (B, d) -> (B, d). "BN applied to its hidden fc layer. Its output fc does not have BN or ReLU."
 
-    A bottleneck, d to d/4 and back. `fixed` keeps its random initialisation (Table 1b).
+    A bottleneck, d to d/4 and back. `fixed` is not trained (Table 1b), `none` is the identity.
     """
     if method.predictor == "none":
         return nn.Identity()
     output_bn = method.batch_norm == "all"
     layers = [
-        *_hidden(method.dim, method.predictor_hidden, bn=method.batch_norm != "none"),
-        nn.Linear(method.predictor_hidden, method.dim, bias=not output_bn),
+        *_hidden_layer(method.dim, method.predictor_hidden, bn=method.batch_norm != "none"),  # -> (B, d/4)
+        nn.Linear(method.predictor_hidden, method.dim, bias=not output_bn),  # -> (B, d)
     ]
     if output_bn:
         layers.append(nn.BatchNorm1d(method.dim))
     return nn.Sequential(*layers).requires_grad_(method.predictor == "learned")
 
 
-def _hidden(inputs: int, outputs: int, bn: bool) -> list[nn.Module]:
+def _hidden_layer(inputs: int, outputs: int, bn: bool) -> list[nn.Module]:
     norm = [nn.BatchNorm1d(outputs)] if bn else []
     return [nn.Linear(inputs, outputs, bias=not bn), *norm, nn.ReLU(inplace=True)]

@@ -49,7 +49,11 @@ class SyncedBatchNorm(_BatchNorm):
         activated: Tensor = self.after(out)
         return activated
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _normalize(self, x: Tensor) -> Tensor:
+        """Normalize with global statistics. Not compiled: Inductor (torch 2.14) sums the gradients of weight and
+        bias over the processes, too.
+        """
         mean, var, n = _global_statistics(x.detach())
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)

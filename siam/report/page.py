@@ -7,9 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from siam import __version__
+from siam import __version__, objectives
 from siam.measure.collapse import ADVICE
-from siam.methods import METHODS, Method
+from siam.methods import METHODS, Method, title
 from siam.report import curves
 from siam.report.pictures import Pictures, neighbours_html, pairs_html
 from siam.runs.folder import EVALUATIONS, REPORT, TRANSFERS, UNREADABLE, Run, open_run
@@ -19,7 +19,6 @@ from siam.system.files import write_atomically
 
 __all__ = ["Pictures", "write_report"]
 
-TITLES = {"simsiam": "SimSiam", "byol": "BYOL", "simclr": "SimCLR", "swav": "SwAV", "moco_v2": "MoCo v2"}
 FIGURE3 = {
     "predictor": {
         "learned": "learned predictor",
@@ -31,14 +30,7 @@ FIGURE3 = {
         "momentum": "slow copy of the encoder as the target branch",
         "gradient": "gradient through both branches",
     },
-    "objective": {
-        "cosine": "cosine similarity",
-        "cross_entropy": "softmax cross-entropy",
-        "nt_xent": "contrast with the batch",
-        "info_nce": "contrast with a queue",
-        "swapped_prediction": "swapped clusters",
-        "moving_average": "cosine similarity to a moving average",
-    },
+    "objective": {},  # in each objective's file
     "symmetry": {
         "symmetric": "in both directions",
         "asymmetric": "in one direction",
@@ -154,10 +146,10 @@ def _in_words(method: Method) -> str:
     parts = []
     for field, words in FIGURE3.items():
         value = getattr(method, field)
-        word = escape(words.get(value, value))
+        word = escape(objectives.words(value) if field == "objective" else words.get(value, value))
         same = value == getattr(published, field)
         parts.append(word if same else f'<span class="changed">{word} (changed)</span>')
-    return f"{escape(TITLES.get(name, name))}: {', '.join(parts)}"
+    return f"{escape(title(name))}: {', '.join(parts)}"
 
 
 def _data(data: str, latest: dict[str, Any]) -> str:

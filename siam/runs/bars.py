@@ -1,4 +1,4 @@
-"""Progress in one line that stays whole at any width: what matters least gives way, the bar first."""
+"""Progress bars on one line at any width: the bar shrinks first, then the least important words go."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,16 +13,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-_BETWEEN_LINES = 60.0  # seconds, where lines cannot be redrawn
-_RATE_OVER = 600.0  # seconds: rich's own 30 are less than ten steps of a large network on a CPU take
+_BETWEEN_LINES = 60.0  # seconds, if lines cannot be redrawn
+_RATE_OVER = 600.0  # seconds; rich's default of 30 is less than ten steps of a large network take on a CPU
 _SHORTEST, _LONGEST = 8, 40  # columns of a bar
 
 
 class Bars:
-    """Bars that are redrawn in a terminal; in a file or a pipe plain lines, at most one a minute."""
+    """Bars that are redrawn in a terminal; in a file or a pipe, plain lines, at most one a minute."""
 
     def __init__(self, console: Console, transient: bool = False) -> None:
-        """transient: the bars are wiped in the end."""
+        """transient: remove the bars at the end."""
         self.console = console
         self.live = not console.quiet and (console.is_interactive or console.is_jupyter)
         self.progress = Progress(
@@ -36,9 +36,9 @@ class Bars:
         self.silent_since = time.monotonic()
 
     def update(self, name: str, done: int, total: int, facts: Sequence[str] | None = None) -> None:
-        """Move the bar of that name, which begins with its first call.
+        """Move the bar of that name; the first call adds it.
 
-        facts: some words each, the most telling first; None leaves them as they are.
+        facts: a few words each, the most important first; None keeps them.
         """
         task = next((task for task in self.progress.tasks if task.description == name), None)
         if task is None:
@@ -51,17 +51,38 @@ class Bars:
             self.say("  ".join(_words(task)))
 
     def say(self, line: str, markup: bool = False) -> None:
-        """A line of its own, above the bars; broken between words in a terminal, and nowhere else."""
-        self.console.print(line, highlight=False, markup=markup, soft_wrap=not self.console.is_terminal)
+        """Print a line above the bars."""
+        print_line(self.console, line, markup)
         self.silent_since = time.monotonic()
 
 
+def print_line(console: Console, line: str, markup: bool = False) -> None:
+    """Print a line, wrapped between words in a terminal and left whole in a file or a pipe."""
+    console.print(line, highlight=False, markup=markup, soft_wrap=not console.is_terminal)
+
+
+OnProgress = Callable[[int, int], None]
+"""A progress callback: takes how many are done, and of how many."""
+
+
 @contextmanager
-def reading(console: Console) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Bars while something is read: called with what that is, gives what takes how many of how many."""
+def transient_progress(console: Console) -> Iterator[Callable[[str], OnProgress]]:
+    """Yield a function that adds a bar of a given name and returns its progress callback."""
     bars = Bars(console, transient=True)
     with bars.progress:
-        yield lambda what: partial(bars.update, what)
+        yield lambda name: partial(bars.update, name)
+
+
+def running_total(on_progress: OnProgress, of: int) -> Callable[[int], None]:
+    """Turn increments into calls of `on_progress` with their running total."""
+    done = 0
+
+    def add(count: int) -> None:
+        nonlocal done
+        done += count
+        on_progress(done, of)
+
+    return add
 
 
 class _Line(ProgressColumn):
@@ -71,7 +92,7 @@ class _Line(ProgressColumn):
 
 @dataclass
 class _Fitted:
-    """As many of the words, from the first, as fit; and a bar before them if there is room left."""
+    """As many of the words as fit, from the first on, and a bar before them if there is room."""
 
     words: list[str]
     percentage: float
@@ -91,7 +112,7 @@ class _Fitted:
 
 
 def _words(task: Task) -> list[str]:
-    """What can be told of a task, the most telling first."""
+    """Describe a task, the most important words first."""
     total = int(task.total or 0)
     left = "-:--:--" if task.time_remaining is None else timedelta(seconds=int(task.time_remaining))
     words = [

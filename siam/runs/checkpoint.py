@@ -1,11 +1,11 @@
-"""Everything that a run needs to go on as if it had never stopped."""
+"""Checkpoints: everything that a run needs to resume as if it had never stopped."""
 
 import contextlib
 import io
 import os
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,35 +16,36 @@ from siam.runs.folder import CHECKPOINT
 from siam.runs.tensors import load_checkpoint
 from siam.system.files import write_atomically
 
-P = TypeVar("P", bound=Any)
-
 
 @dataclass
 class Progress:
-    """Where a run stands. Chance follows from the position, so this and the weights are the whole state."""
+    """The position of a run. Random draws follow from it, so it and the weights are the whole state."""
 
-    epoch: int = 0
     step: int = 0
-    """Within the epoch."""
+    """Optimizer steps done."""
     seconds: float = 0.0
-    """Spent so far, over all its processes."""
-    metrics: int = 0
-    """Bytes of metrics.jsonl that belong to this position."""
+    """Training time so far, over all processes that worked on the run."""
+    log_bytes: int = 0
+    """Length of metrics.jsonl up to this position."""
     loss_sum: float = 0.0
-    """Over this epoch's steps."""
-    std_sum: float = 0.0
-    """Over this epoch's logged steps."""
-    logged: int = 0
-    knn: float | None = None
-    pixel_knn: float | None = None
-    untrained_knn: float | None = None
-    rank: float | None = None
+    """Sum of the losses since it was last reset: by pretraining, at the end of an epoch."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Running sums of what is logged as a mean, and how many values they hold."""
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    """The latest value of each metric; None without labels."""
     verdict: str = "healthy"
-    loss: float = 0.0
-    std: float = 0.0
-    """Of the last whole epoch, with the four above."""
-    broken: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
     """Images that could not be read, and why."""
+
+    def add(self, **values: float) -> None:
+        """Add values to the running sums."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def take(self) -> dict[str, float]:
+        """Return the running sums and start them again."""
+        sums, self.sums = self.sums, {}
+        return sums
 
 
 class Stateful(Protocol):
@@ -56,13 +57,13 @@ class Stateful(Protocol):
 
 
 def save_checkpoint(folder: Path, progress: Any, keep: int = 1, **parts: Stateful) -> None:
-    """Write RUN/checkpoint.pt atomically: where the run stands (a dataclass), and the state of each part.
+    """Write RUN/checkpoint.pt atomically: the position of the run (a dataclass) and the state of each part.
 
-    keep: how many checkpoints to have afterwards: the ones before become checkpoint.1.pt, checkpoint.2.pt ...
-    At every instant there is a whole checkpoint.pt. Raises OSError.
+    keep: checkpoints to keep; older ones become checkpoint.1.pt, checkpoint.2.pt ... There is a whole
+    checkpoint.pt at any instant. Raises OSError.
     """
     contents = {"progress": asdict(progress), **{name: part.state_dict() for name, part in parts.items()}}
-    data = io.BytesIO()  # torch.save ends the process where the disk is full, a plain write raises OSError
+    data = io.BytesIO()  # on a full disk torch.save aborts the process; a plain write raises OSError
     torch.save(contents, data)
     write_atomically(
         folder / CHECKPOINT, lambda file: file.write(data.getbuffer()), lambda: _rename(folder, keep - 1)
@@ -70,7 +71,7 @@ def save_checkpoint(folder: Path, progress: Any, keep: int = 1, **parts: Statefu
 
 
 def _rename(folder: Path, copies: int) -> None:
-    """Give the last checkpoint a second name, and those before it the next one, up to `copies`."""
+    """Link the last checkpoint to checkpoint.1.pt, and move older ones up by one, to `copies` at most."""
     for number in range(copies, 0, -1):
         older, newer = _numbered(folder, number), _numbered(folder, number - 1)
         if number > 1 and newer.exists():
@@ -81,29 +82,29 @@ def _rename(folder: Path, copies: int) -> None:
                 beside.unlink()
             try:
                 os.link(newer, beside)
-            except OSError:  # no links on this file system: for an instant there is only checkpoint.1.pt
+            except OSError:  # this file system has no links: for an instant there is only checkpoint.1.pt
                 newer.replace(older)
             else:
                 beside.replace(older)
 
 
 def _numbered(folder: Path, number: int) -> Path:
-    """checkpoint.pt, checkpoint.1.pt, ..."""
+    """Return checkpoint.pt for 0, checkpoint.1.pt for 1, ..."""
     file = folder / CHECKPOINT
     return file.with_name(f"{file.stem}.{number}{file.suffix}") if number else file
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Those of a run, the last one first."""
+    """Return the checkpoints of a run, the latest first."""
     pattern = f"{Path(CHECKPOINT).stem}.[0-9]*{Path(CHECKPOINT).suffix}"
     before = sorted(folder.glob(pattern), key=lambda file: int(file.name.split(".")[1]))
     return [file for file in (folder / CHECKPOINT, *before) if file.exists()]
 
 
 def load_last(folder: Path) -> tuple[dict[str, Any], str]:
-    """Contents of the last checkpoint that can be read, and what was wrong with later ones ("" if nothing).
+    """Return the contents of the last readable checkpoint, and a complaint about later ones ("" if none).
 
-    Raises RunError when none can be read.
+    Raises RunError if none can be read.
     """
     complaints: list[str] = []
     for file in checkpoints(folder):
@@ -113,37 +114,29 @@ def load_last(folder: Path) -> tuple[dict[str, Any], str]:
             complaints.append(str(error))
             continue
         if complaints:
-            complaints.append(f"going on from {file.name}")
+            complaints.append(f"resuming from {file.name}")
         return contents, "; ".join(complaints)
     raise RunError("; ".join(complaints) or f"there is no checkpoint in {folder}")
 
 
-def fit(contents: dict[str, Any], where: Path, start: P, **parts: Stateful) -> P:
-    """Put a checkpoint into the parts that it was saved from, and say where the run stands.
+def restore(contents: dict[str, Any], folder: Path, **parts: Stateful) -> Progress:
+    """Load a checkpoint into the parts that it was saved from, and return the position of the run.
 
-    start: where a run begins, for what the checkpoint does not say. where: its folder, for the error. Raises
-    RunError when it is of another run.
+    folder: the run's, for the error. Raises RunError if the checkpoint belongs to another run.
     """
     try:
         for name, part in parts.items():
             part.load_state_dict(contents[name])
-        known = {f.name for f in fields(start)}
-        return replace(start, **{key: value for key, value in contents["progress"].items() if key in known})
+        return Progress(**contents["progress"])
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise RunError(f"the checkpoint in {where} does not fit this run: {reason}") from None
-
-
-def restore(folder: Path, start: P, **parts: Stateful) -> P:
-    """`fit` with the last checkpoint of a run. Raises RunError when it is damaged or of another run."""
-    contents, _ = load_last(folder)
-    return fit(contents, folder, start, **parts)
+        raise RunError(f"the checkpoint in {folder} does not fit this run: {reason}") from None
 
 
 def load_init(run: str, weights: dict[str, Tensor], network: Network) -> str:
-    """Give `network` the weights of another run, part by part, and say which parts. Raises RunError.
+    """Load the weights of another run into `network`, part by part, and say which parts. Raises RunError.
 
-    The backbone must fit; a head that the run does not have, or has in another shape, stays as initialised.
+    The backbone must fit. A head that the run lacks, or has in another shape, keeps its initialization.
     """
     own = network.state_dict()
     taken: list[str] = []
@@ -152,12 +145,12 @@ def load_init(run: str, weights: dict[str, Tensor], network: Network) -> str:
         keys = [key for key in own if key.startswith(f"{part}.")]
         fits = all(key in weights and weights[key].shape == own[key].shape for key in keys)
         if part == "backbone" and not fits:
-            raise RunError(f"the backbone of {run} has another shape than the one asked for")
+            raise RunError(f"the backbone of {run} has a different shape from this run's")
         (taken if fits else fresh).append(part)
         if fits:
             own.update({key: weights[key] for key in keys})
     network.load_state_dict(own)
     if "target_encoder" in fresh:
         network.update_target(0.0)
-    rest = f"; {' and '.join(fresh)} as initialised" if fresh else ""
-    return f"beginning with the {', '.join(taken)} of {run}{rest}"
+    rest = f"; {' and '.join(fresh)} newly initialized" if fresh else ""
+    return f"initialized from the {', '.join(taken)} of {run}{rest}"

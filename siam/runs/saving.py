@@ -1,4 +1,4 @@
-"""When a run is saved, what asks it to stop, and what happens when the disk refuses."""
+"""When a run is saved, what asks it to stop, and what happens when the disk is full."""
 
 import os
 import signal
@@ -14,38 +14,36 @@ from siam.processes.launch import orphaned
 from siam.settings.pretraining import CheckpointSettings
 
 RESUME_ME = 75
-"""Exit status of a run that was asked to stop and can go on: EX_TEMPFAIL of sysexits.h, "try again later"."""
+"""Exit status of a run that was asked to stop and can be resumed: EX_TEMPFAIL of sysexits.h."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class RunStopped(SiamError):
-    """A run that was asked to stop, has saved, and can go on."""
+    """A run that was asked to stop, has saved, and can be resumed."""
 
     exit_status = RESUME_ME
 
 
 class StopRequest:
-    """`with StopRequest() as stop`: SIGTERM and SIGINT set `stop.asked`; a second one ends the process.
+    """`with StopRequest() as stop`: SIGTERM and SIGINT set `stop.asked`; a second signal kills the process.
 
-    Job managers signal a whole tree of processes, in which each parent passes the signal on: what comes
-    within two seconds of the first is its echo. Python allows handlers in the main thread alone; elsewhere
-    signals do what they did before.
+    Job managers signal a whole process tree, in which each parent passes the signal on, so a signal within
+    two seconds of the first is its echo. Python allows handlers in the main thread alone; in other threads
+    signals keep their handlers.
     """
 
     ECHO = 2.0
+    """Seconds."""
 
     def __init__(self) -> None:
-        self.by: str | None = None
-        self.since = 0.0
+        self.signaled_at: float | None = None
         self.before: dict[signal.Signals, Any] = {}
 
     @property
     def asked(self) -> bool:
-        """Also when the process that started this one is gone."""
-        if self.by is None and orphaned():
-            self.by = "the end of its parent"
-        return self.by is not None
+        """True after a signal, or once the process that started this one is gone."""
+        return self.signaled_at is not None or orphaned()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -53,9 +51,9 @@ class StopRequest:
         return self
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.by is None:
-            self.by, self.since = signal.Signals(number).name, time.monotonic()
-        elif time.monotonic() - self.since > self.ECHO:
+        if self.signaled_at is None:
+            self.signaled_at = time.monotonic()
+        elif time.monotonic() - self.signaled_at > self.ECHO:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
@@ -67,34 +65,34 @@ class StopRequest:
 
 
 class Saver:
-    """Saves when steps or time say so; a disk that is full is tried again, and ends the run in the end.
+    """Save when steps or time say so; retry while the disk is full, and end the run if that does not help.
 
-    tell: takes a line for the user.
+    warn: prints a line for the user.
     """
 
     ATTEMPTS = 5
-    """Failures in a row that end a run."""
+    """Consecutive failures that end a run."""
     WAIT = 60.0
-    """Seconds until a failed save is tried again, where none is due before."""
+    """Seconds until a failed save is retried, unless one is due earlier."""
 
-    def __init__(self, settings: CheckpointSettings, step: int, tell: Callable[[str], None]) -> None:
-        self.settings, self.tell = settings, tell
+    def __init__(self, settings: CheckpointSettings, step: int, warn: Callable[[str], None]) -> None:
+        self.settings, self.warn = settings, warn
         self.last_step: int | None = step if step else None
         self.failures = 0
         self.due_at = time.monotonic() + settings.seconds
 
-    def by_step(self, step: int) -> bool:
-        """Whether a save is due at this step, in every process alike."""
+    def is_due(self, step: int) -> bool:
+        """True if checkpoint.every names a multiple of this step; the same on all ranks."""
         return self.settings.steps > 0 and step % self.settings.steps == 0
 
-    def by_time(self) -> bool:
-        """Whether one is due by the clock of the first process."""
+    def time_is_up(self) -> bool:
+        """True if a save is due by the clock of rank 0; False on other ranks."""
         return rank() == 0 and time.monotonic() >= self.due_at
 
     def save(self, step: int, write: Callable[[], None], last_chance: bool = False) -> None:
-        """Call `write`; when it raises OSError, say so and let the run go on.
+        """Call `write`; if it raises OSError, warn and let the run continue.
 
-        last_chance: there is no later save, so it is tried again here. Raises RunError in the end.
+        last_chance: no later save will come, so retry here. Raises RunError after the last attempt.
         """
         while True:
             try:
@@ -106,9 +104,9 @@ class Saver:
                 if self.failures >= self.ATTEMPTS:
                     raise RunError(
                         f"step {step} cannot be saved: {reason}{where}, after {self.failures} attempts; "
-                        f"{self._kept()}; make room and go on with --resume"
+                        f"{self._kept()}; free some space and continue with --resume"
                     ) from None
-                self.tell(f"step {step} cannot be saved: {reason}{where}; {self._kept()}; it is tried again")
+                self.warn(f"step {step} cannot be saved: {reason}{where}; {self._kept()}; retrying")
                 self.due_at = time.monotonic() + min(self.WAIT, self.settings.seconds)
                 if not last_chance:
                     return

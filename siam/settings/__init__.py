@@ -1,1 +1,1 @@
-"""Everything that can be set."""
+"""Settings as dataclasses that check themselves, and the recipes to start from."""

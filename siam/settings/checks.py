@@ -1,54 +1,132 @@
-"""Values held against their annotations: a settings file is written by hand as often as not."""
+"""The annotation is the check: `lr: Annotated[float, Above(0)]` holds a finite number above 0 or raises.
+
+Settings come from the command line, from Python and from files that people edit, so every value is checked
+against its type and its rules, wherever it comes from. Rules for several fields at once are code.
+"""
 
 import math
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from siam.errors import SettingsError
+from siam.errors import SettingsError, did_you_mean
 
 
-def check_types(settings: object, group: str = "") -> None:
-    """Raises SettingsError, by name, for a field of a dataclass whose value is not what its annotation says.
+@dataclass(frozen=True)
+class Rule:
+    """A condition on a value, or on each of the numbers in a tuple, and its wording after "must"."""
 
-    group: what stands before the names, as in `network.`.
+    words: str
+    holds: Callable[[Any], bool]
+    each: bool = True
+    """False where it is about a tuple as a whole."""
+
+
+# Rules are read as part of an annotation, hence their capitals.
+
+
+def Above(bound: float) -> Rule:
+    return Rule(f"be above {bound:g}", lambda value: value > bound)
+
+
+def Below(bound: float) -> Rule:
+    return Rule(f"be below {bound:g}", lambda value: value < bound)
+
+
+def AtLeast(bound: float, unit: str = "") -> Rule:
+    words = f"be at least {bound:g} {unit}".rstrip() if bound or unit else "not be negative"
+    return Rule(words, lambda value: value >= bound)
+
+
+def Within(low: float, high: float, unit: str = "") -> Rule:
+    return Rule(f"lie in [{low:g}, {high:g}] {unit}".rstrip(), lambda value: low <= value <= high)
+
+
+def Ascending() -> Rule:
+    return Rule("be in ascending order", lambda values: list(values) == sorted(values), each=False)
+
+
+def NotEmpty() -> Rule:
+    return Rule("hold at least one value", lambda values: len(values) > 0, each=False)
+
+
+def Duration() -> Rule:
+    return Rule("be a time such as 90s, 10m or 2h", lambda text: _seconds(text) is not None)
+
+
+def check(settings: object, group: str = "") -> None:
+    """Raise SettingsError, by name, for a field of a dataclass with a value that its annotation excludes.
+
+    group: prefix of the names, such as `method.`.
     """
-    kind: Any = type(settings)
-    for name, hint in _hints(kind).items():
+    owner: Any = type(settings)
+    for name, hint in _hints(owner).items():
         value = getattr(settings, name)
-        wanted = _type_error(value, hint)
+        kind, *rules = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        wanted = _type_error(value, kind)
         if wanted:
-            raise SettingsError(f"{group}{name} must be {wanted}, got {value!r}")
+            raise SettingsError(f"{group}{name} must be {wanted}, got {value!r}{_meant(value, kind)}")
+        for rule in rules:
+            if isinstance(rule, Rule) and not _holds(rule, value):
+                raise SettingsError(f"{group}{name} must {rule.words}, got {_shown(value)}")
 
 
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
+    return get_type_hints(kind, include_extras=True)
 
 
-def _type_error(value: Any, hint: Any) -> str:
-    """What it should be, in words; nothing where it is."""
-    if get_origin(hint) is Literal:
-        return "" if value in get_args(hint) else " or ".join(map(str, get_args(hint)))
-    if get_origin(hint) is tuple:
-        ends = get_args(hint)
-        fits = isinstance(value, tuple) and len(value) == len(ends)
-        return "" if fits and not any(map(_type_error, value, ends)) else f"{len(ends)} numbers"
-    if hint is float:
+def _type_error(value: Any, kind: Any) -> str:
+    """Return what the value should be, in words; "" where it is."""
+    if get_origin(kind) is Literal:
+        return "" if value in get_args(kind) else " or ".join(map(str, get_args(kind)))
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        count = "" if kinds[-1] is ... else f"{len(kinds)} "
+        if isinstance(value, tuple) and not count:
+            kinds = kinds[:1] * len(value)
+        fits = isinstance(value, tuple) and len(value) == len(kinds)
+        return "" if fits and not any(map(_type_error, value, kinds)) else f"{count}numbers"
+    if kind is float:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return "" if number and math.isfinite(value) else "a finite number"
-    if hint is int:
+    if kind is int:
         return "" if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
-    if hint is bool:
+    if kind is bool:
         return "" if isinstance(value, bool) else "true or false"
-    if hint is str:
+    if kind is str:
         return "" if isinstance(value, str) else "a text"
     return ""
 
 
+def _meant(value: Any, kind: Any) -> str:
+    """Return a hint at the choice that was probably meant, if there is one."""
+    choices = [choice for choice in get_args(kind) if isinstance(choice, str)]
+    return did_you_mean(value, choices) if isinstance(value, str) else ""
+
+
+def _holds(rule: Rule, value: Any) -> bool:
+    return all(map(rule.holds, value)) if rule.each and isinstance(value, tuple) else rule.holds(value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(f"{number:g}" for number in value) or "none"
+    return repr(value)
+
+
 def parse_duration(text: str, name: str) -> float:
-    """`90s`, `10m`, `2h` in seconds. Raises SettingsError, which calls the setting by its name."""
+    """Return `90s`, `10m`, `2h` in seconds. Raises SettingsError, which calls the setting by its name."""
+    seconds = _seconds(text)
+    if seconds is None:
+        raise SettingsError(f"{name} must {Duration().words}, got {text!r}")
+    return seconds
+
+
+def _seconds(text: str) -> float | None:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh])\s*", text)
     if found is None or float(found[1]) <= 0:
-        raise SettingsError(f"{name} must be a time such as 90s, 10m or 2h, got '{text}'")
+        return None
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]

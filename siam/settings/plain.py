@@ -1,4 +1,4 @@
-"""Settings as nested plain values, as settings.yaml holds them, and back."""
+"""Convert settings to nested plain values, as in settings.yaml, and back."""
 
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any
@@ -8,19 +8,21 @@ from siam.settings.pretraining import Settings
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
-    """Nested plain values, as settings.yaml holds them."""
-    plain = asdict(settings)
-    return {key: _listed(value) for key, value in plain.items()}
+    """Return nested dicts of plain values; tuples become lists."""
+    return {key: _plain(value) for key, value in asdict(settings).items()}
 
 
-def _listed(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _listed(inner) for key, inner in value.items()}
+        return {key: _plain(inner) for key, inner in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 
 def from_dict(plain: dict[str, Any], base: Any = None, path: str = "") -> Any:
-    """Settings from nested plain values; what is absent is as in `base`. Raises SettingsError by name."""
+    """Return `base` (the defaults if None) with the given plain values. Raises SettingsError by name.
+
+    path: prefix of the names in errors, such as `method.`.
+    """
     base = Settings() if base is None else base
     known = {f.name for f in fields(base)}
     changes: dict[str, Any] = {}
@@ -37,7 +39,7 @@ def from_dict(plain: dict[str, Any], base: Any = None, path: str = "") -> Any:
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:
-    """Names of the settings in which two differ, with both values."""
+    """Return the settings in which two differ, as 'epochs (100 and 5)'."""
     found: list[str] = []
     for f in fields(one):
         a, b = getattr(one, f.name), getattr(other, f.name)

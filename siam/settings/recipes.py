@@ -1,4 +1,4 @@
-"""Named starting points, each with what it is expected to reach; any setting can be changed from there."""
+"""Recipes: named starting points with the accuracy to expect; any setting can be changed from there."""
 
 from dataclasses import replace
 from typing import Any
@@ -30,17 +30,23 @@ PUBLISHED: dict[str, tuple[Method, OptimizerSettings]] = {
         OptimizerSettings(lr=0.03),
     ),
 }  # fmt: skip
-"""Heads and optimizer of each method for 100 epochs of ImageNet, as its own paper and SimSiam's App. C say.
+"""Heads and optimizer of each method for 100 epochs of ImageNet, from its own paper and SimSiam's App. C.
 
 - SimSiam (Chen & He 2021), Sec. 3: batch 256.
 - BYOL (Grill et al. 2020), Sec. 3: heads 4096-256, predictor 4096; App.: for 100 epochs lr 0.45, weight decay
-  1e-6, momentum from 0.99 (for 1,000 they are 0.2, 1.5e-6 and 0.996); batch 4096.
-- SimCLR (Chen et al. 2020), Sec. 2.2 and App. B: temperature 0.1, lr 0.3; batch 4096. Three layers in the
-  projector where that paper has two, as in App. C.
+  1e-6, momentum from 0.99 (for 1,000 epochs 0.2, 1.5e-6 and 0.996); batch 4096.
+- SimCLR (Chen et al. 2020), Sec. 2.2 and App. B: temperature 0.1, lr 0.3; batch 4096. Three projector
+  layers, as in SimSiam's App. C, where that paper has two.
 - SwAV (Caron et al. 2020), Sec. 4 and App. A: 3000 prototypes, temperature 0.1; batch 4096. Three layers.
 - MoCo v2 (Chen et al. 2020b), Sec. 3: head 2048-128 without BN, temperature 0.2, momentum 0.999; batch 256.
-  Its loss is symmetric here, as in App. C.
+  Its loss is symmetrized here, as in SimSiam's App. C.
 """
+
+
+def published(method: str) -> tuple[Method, OptimizerSettings]:
+    """Return heads and optimizer as published; SimSiam's for a method that PUBLISHED does not list."""
+    return PUBLISHED.get(method, (METHODS[method], OptimizerSettings()))
+
 
 IMAGENET = Settings()
 """SimSiam Sec. 3: ResNet-50, 224 pixels, batch 256. Published: 68.3 % linear on ImageNet, 100 epochs."""
@@ -80,21 +86,21 @@ DEMO = Settings(
     optimizer=OptimizerSettings(lr=0.8, weight_decay=5e-4, warmup_epochs=1),  # lr 0.1 for a batch of 32
     monitor=MonitorSettings(knn_k=20, bank=5000, queries=1000),
 )  # fmt: skip
-"""The demo set in minutes on two CPU cores: small batches, so many steps, and a modest d. kNN: 83 to 88 %.
+"""The demo set in minutes on two CPU cores: small batches, hence many steps, and a small d. kNN: 83 to 88 %.
 
-Its views turn no hue: the fast views turn it in YIQ and the published pipeline in HSV (docs/views.md).
-The projector's output has no BN (Table 3: 67.4 against 68.1): with one, a batch of 32 could not show what a
-collapse is (see `std_at_collapse`).
+Its views leave the hue alone, because the fast views rotate it in YIQ and the published pipeline in HSV
+(docs/views.md). The projector's output has no BN (Table 3: 67.4 against 68.1), because with BN a batch of 32
+could not show a collapse (see `std_at_collapse`).
 """
 
 RECIPES = {"imagenet": IMAGENET, "cifar10": CIFAR10, "imagenette": IMAGENETTE, "demo": DEMO}
 
 
 def starting_point(recipe: str | None, method: str, data: str, side: int, size: int) -> Settings:
-    """The settings before the user's own: of the recipe, or fitted to the images, for the method.
+    """Return the settings that the user's overrides apply to: the recipe's, or those that fit the images.
 
-    side: the shorter side (pixels) of a typical image. size: how many images there are.
-    Raises SettingsError for names that do not exist.
+    side: the shorter side of a typical image in pixels. size: number of images.
+    Raises SettingsError for a method or recipe that does not exist.
     """
     if method not in METHODS:
         raise SettingsError(
@@ -108,23 +114,23 @@ def starting_point(recipe: str | None, method: str, data: str, side: int, size: 
     if base is CIFAR10:
         base = replace(base, views=replace(base.views, size=min(max(side, 16), 64)))
     batch = base.batch_size
-    while batch > max(min(size, 8), size // 4):  # a few steps in an epoch, and something for BN to see
+    while batch > max(min(size, 8), size // 4):  # several steps per epoch, and enough images for BN
         batch //= 2
-    chosen, optimizer = PUBLISHED[method]
-    if base is not IMAGENET:  # one set of widths and rates for all methods, as the paper compares them
+    chosen, optimizer = published(method)
+    if base is not IMAGENET:  # the same widths and learning rate for all methods, to compare them
         chosen, optimizer = _with_sizes_of(base.method, chosen), base.optimizer
     return replace(base, data=data, method=chosen, optimizer=optimizer, batch_size=batch)
 
 
 def _fitting(data: str, side: int) -> str:
-    """The recipe for this set, or for images whose shorter side has this many pixels."""
+    """Return the recipe for this dataset, or for images whose shorter side has this many pixels."""
     if data == "demo":
         return "demo"
     return "cifar10" if side <= 64 else "imagenette" if side <= 160 else "imagenet"
 
 
 def _with_sizes_of(sizes: Method, method: Method) -> Method:
-    """`method` with the widths, and the momentum, queue and prototypes, that suit a set."""
+    """Return `method` with a recipe's head widths, momentum, queue and prototypes."""
     heads = ["projector_layers", "projector_hidden", "dim", "predictor_hidden", "batch_norm"]
     names = [*heads, "momentum", "queue", "prototypes"]
     return replace(method, **{name: getattr(sizes, name) for name in names})

@@ -75,7 +75,7 @@ def _train_together(settings: Settings, folder: Path) -> Outcome:
 def _train(settings: Settings, folder: Path, console: Console, open_once: Opener) -> Outcome:
     require_equal_shares(settings.batch_size, world_size(), settings.grad_accum)
     sets = _the_same_everywhere(settings.data, console, open_once)
-    return train(sets, settings, folder, resume=True, console=console)
+    return train(sets, settings, folder, console)
 
 
 def _settle(

@@ -18,10 +18,11 @@ from siam.train.optimizer import build_optimizer
 
 
 class Step:
-    """step(views, images) trains on a batch.
+    """step(views, images, epoch) trains on a batch.
 
     views: 2, or 4 with doubled sampling, each (B, 3, S, S) on the device. images: their indices (B,) in the
-    set, on the CPU. Returns the loss, a scalar without gradient, and z1 (B, d) of the first two views.
+    set, on the CPU. epoch: from 0. Returns the loss, a scalar without gradient, and z1 (B, d) of the first
+    two views.
     With `settings.grad_accum` k, parts of B/k images pass one after another and their gradients are averaged.
     The momentum encoder is the caller's to update, who knows how far training has come. Raises SettingsError
     for a backbone that does not support `settings.activation_checkpointing`.
@@ -38,17 +39,16 @@ class Step:
                 network.backbone.set_grad_checkpointing(True)  # type: ignore[operator]
             except (AssertionError, AttributeError):  # timm's way of saying so
                 raise SettingsError(
-                    f"activation_checkpointing: {settings.backbone} cannot do without activations"
+                    f"activation_checkpointing: {settings.backbone} does not support it"
                 ) from None
-        self.forward: Any = data_parallel(network, device, settings.sync_bn)
-        if settings.compile:
-            self.forward = torch.compile(self.forward)
+        self.network: Any = data_parallel(network, device, settings.sync_bn)
+        self.forward: Any = torch.compile(self.network) if settings.compile else self.network
 
-    def __call__(self, views: Sequence[Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, views: Sequence[Tensor], images: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         self.optimizer.zero_grad()
         loss, targets = torch.zeros((), device=self.device), []
         for part, share, exchange in self._parts(len(images)):
-            self.objective.begin(images[part])
+            self.objective.before_step(images[part], epoch)
             with exchange:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                     pairs = zip(views[0::2], views[1::2], strict=True)
@@ -59,16 +59,16 @@ class Step:
             targets.append(outputs[0][2].detach())
         average_gradients(self.objective)
         self.optimizer.step()
-        self.objective.end()
+        self.objective.after_step()
         return loss, torch.cat(targets)
 
     def _parts(self, count: int) -> Iterator[tuple[slice, float, AbstractContextManager[None]]]:
         """Which images, their share of the batch, and a context: gradients are exchanged after the last."""
         for i in range(self.parts):
             start, stop = count * i // self.parts, count * (i + 1) // self.parts
-            quiet = i + 1 < self.parts and isinstance(self.forward, DistributedDataParallel)
+            quiet = i + 1 < self.parts and isinstance(self.network, DistributedDataParallel)
             yield (
                 slice(start, stop),
                 (stop - start) / count,
-                self.forward.no_sync() if quiet else nullcontext(),
+                self.network.no_sync() if quiet else nullcontext(),
             )

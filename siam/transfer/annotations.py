@@ -1,4 +1,4 @@
-"""Photographs with boxes, perhaps outlines, around the objects in them, whatever layout they came in."""
+"""Images with annotated objects, boxes and perhaps masks, whatever layout they came in."""
 
 import json
 from collections.abc import Iterable
@@ -13,62 +13,63 @@ from torch import Tensor
 from siam.data.decode import BrokenImage, Shrink, decode
 
 Box = tuple[float, float, float, float]
-"""left, top, right, bottom, in pixels from the image's upper left corner; right and bottom are outside."""
+"""left, top, right, bottom in pixels from the image's upper left corner; right and bottom are exclusive."""
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One object in a photograph."""
+    """One object in an image."""
 
     id: int
     box: Box
     label: int
     """1 ... K; 0 is the background."""
     area: float
-    """In pixels, of the outline where there is one."""
-    crowd: bool = False
-    """Many objects in one outline (COCO): not learnt from, and not counted when measuring."""
+    """In pixels; of the mask where there is one."""
+    iscrowd: bool = False
+    """One annotation for many objects (COCO): neither trained on nor counted in the test."""
     difficult: bool = False
-    """Hard to see (VOC): learnt from, but not counted when measuring."""
-    outline: Any = None
-    """COCO's segmentation: polygons [[x, y, x, y, ...], ...] or RLE {counts, size}."""
+    """Hard to recognize (VOC): trained on, but not counted in the test."""
+    segmentation: Any = None
+    """As in COCO: polygons [[x, y, x, y, ...], ...] or RLE {counts, size}."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One photograph and what is in it."""
+    """One image and the objects in it."""
 
     id: int
     file: Path
     width: int
     height: int
-    things: tuple[Instance, ...]
+    instances: tuple[Instance, ...]
 
 
 class Skipped(dict[str, tuple[int, str]]):
-    """What in the annotations could not be used: for each reason how often, and where first."""
+    """Annotations that could not be used: for each reason how many, and where the first one is."""
 
     def note(self, reason: str, where: str) -> None:
+        """Count one more."""
         count, first = self.get(reason, (0, where))
         self[reason] = count + 1, first
 
     def lines(self) -> list[str]:
-        """'12 x a box outside its image, the first in 000012.xml'"""
+        """Return '12 x a box outside its image, the first in 000012.xml' for each reason."""
         return [f"{count} x {reason}, the first in {first}" for reason, (count, first) in self.items()]
 
 
 class AnnotatedImages:
-    """A set of annotated photographs, in a fixed order; `read` and `path` as in `siam.data.images.Images`.
+    """A sequence of examples; `read` and `path` as in `siam.data.images.Images`.
 
-    Held as one block of JSON: millions of small objects would be slow to hand to the data workers.
+    Held as one block of JSON: millions of small objects would be slow to send to the data workers.
     """
 
     labels: NDArray[np.int64] | None = None
     classes: tuple[str, ...] = ()
 
-    def __init__(self, name: str, photos: Iterable[Example]) -> None:
+    def __init__(self, name: str, examples: Iterable[Example]) -> None:
         self.name = name
-        blocks = [_dump(photo) for photo in photos]
+        blocks = [_dump(example) for example in examples]
         self.offsets = np.cumsum([0, *map(len, blocks)])
         self.block = b"".join(blocks)
 
@@ -84,52 +85,53 @@ class AnnotatedImages:
         return str(self[i].file)
 
     def read(self, i: int, shrink: Shrink | None = None) -> Tensor:
-        """uint8 (3, H, W), whole. Raises BrokenImage, also where the size is not the annotated one."""
-        photo = self[i]
+        """Return image i, uint8 (3, H, W), at full size. Raises BrokenImage, also for an unexpected size."""
+        example = self[i]
         try:
-            image = decode(photo.file.read_bytes())
+            image = decode(example.file.read_bytes())
         except OSError as error:
             raise BrokenImage(error.strerror or "cannot be opened") from None
         height, width = image.shape[1:]
-        if (width, height) != (photo.width, photo.height):
-            raise BrokenImage(f"is {width} x {height}, but {photo.width} x {photo.height} in its annotation")
+        if (width, height) != (example.width, example.height):
+            annotated = f"{example.width} x {example.height}"
+            raise BrokenImage(f"is {width} x {height}, but {annotated} in its annotation")
         return image
 
 
-def _dump(photo: Example) -> bytes:
-    things = [vars(thing) for thing in photo.things]
-    return json.dumps({**vars(photo), "file": str(photo.file), "things": things}).encode()
+def _dump(example: Example) -> bytes:
+    instances = [vars(instance) for instance in example.instances]
+    return json.dumps({**vars(example), "file": str(example.file), "instances": instances}).encode()
 
 
 def _load(block: bytes) -> Example:
     plain = json.loads(block)
-    things = tuple(Instance(**{**thing, "box": tuple(thing["box"])}) for thing in plain["things"])
-    return Example(**{**plain, "file": Path(plain["file"]), "things": things})
+    instances = tuple(Instance(**{**one, "box": tuple(one["box"])}) for one in plain["instances"])
+    return Example(**{**plain, "file": Path(plain["file"]), "instances": instances})
 
 
 @dataclass(frozen=True)
 class DetectionDataset:
-    """What a source of annotated photographs holds."""
+    """A dataset for detection, from either layout."""
 
     name: str
     layout: str
     """voc or coco."""
     years: int
-    """How many years of VOC lie together; 1 for COCO."""
+    """Number of years of VOC, which are merged; 1 for COCO."""
     classes: tuple[str, ...]
     """Names of labels 1 ... K."""
     category_ids: tuple[int, ...]
-    """What the layout calls labels 1 ... K."""
+    """The layout's own numbers of labels 1 ... K."""
     train: AnnotatedImages
-    """Those with an object to learn from."""
+    """Images with at least one object to learn from."""
     test: AnnotatedImages
     masks: bool
-    """Whether objects have outlines."""
+    """True where instances may have a segmentation."""
     skipped: Skipped
 
 
-def clipped(box: Box, width: int, height: int) -> Box | None:
-    """The part of the box that lies in the image; None where less than a pixel of it does."""
+def clip_box(box: Box, width: int, height: int) -> Box | None:
+    """Return the part of a box inside the image; None where that is less than a pixel wide or high."""
     left, top, right, bottom = box
     left, right = max(left, 0.0), min(right, float(width))
     top, bottom = max(top, 0.0), min(bottom, float(height))

@@ -1,4 +1,4 @@
-"""The layout of COCO: annotations/instances_*.json, and a folder of images for each (Lin et al. 2014)."""
+"""COCO's layout: annotations/instances_*.json, each with a folder of images (Lin et al. 2014)."""
 
 import json
 import math
@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from siam.errors import DataError
+from siam.errors import DataError, first_line
 from siam.transfer.annotations import (
     AnnotatedImages,
     Box,
@@ -14,14 +14,15 @@ from siam.transfer.annotations import (
     Example,
     Instance,
     Skipped,
-    clipped,
+    clip_box,
 )
 
-_MISSING = "an image that is listed but missing"
+Rows = dict[str, list[dict[str, Any]]]
+"""A file's images, annotations and categories."""
 
 
 def coco_files(root: Path) -> tuple[Path, Path] | None:
-    """Annotations to train and to test on: of the latest year in `root`, or in a folder in it."""
+    """Return the annotations to train and to test on: the latest year in `root`, or in a folder in it."""
     for folder in (root, *(p for p in sorted(root.glob("*")) if p.is_dir())):
         train = sorted(folder.glob("annotations/instances_train*.json"))
         kinds = (sorted(folder.glob(f"annotations/instances_{kind}*.json")) for kind in ("val", "test"))
@@ -32,43 +33,44 @@ def coco_files(root: Path) -> tuple[Path, Path] | None:
 
 
 def open_coco(name: str, files: tuple[Path, Path], masks: bool) -> DetectionDataset:
-    """Read all annotations; what cannot be used is skipped and counted.
+    """Read all annotations; those that cannot be used are skipped and counted.
 
-    masks: whether objects need outlines. Raises DataError where a file is not in COCO's format, or the two
-    give one number to different categories.
+    masks: True where instances need a segmentation. Raises DataError where a file is not in COCO's format, or
+    the two files give one number to different categories.
     """
     skipped = Skipped()
     contents = [_read(file) for file in files]
-    named, tested = (_categories(plain, file) for plain, file in zip(contents, files, strict=True))
-    for number in named.keys() & tested.keys():
-        if named[number] != tested[number]:
+    train_names, test_names = (_categories(rows, file) for rows, file in zip(contents, files, strict=True))
+    for number in train_names.keys() & test_names.keys():
+        if train_names[number] != test_names[number]:
             raise DataError(
-                f"{files[1]} calls category {number} {tested[number]}, but {files[0].name} "
-                f"calls it {named[number]}"
+                f"{files[1]} calls category {number} {test_names[number]}, but {files[0].name} "
+                f"calls it {train_names[number]}"
             )
-    ids = tuple(sorted(named))
-    place = {number: i + 1 for i, number in enumerate(ids)}
+    ids = tuple(sorted(train_names))
+    label_of = {number: i + 1 for i, number in enumerate(ids)}
     train, test = (
-        _photos(plain, file, place, masks, skipped) for plain, file in zip(contents, files, strict=True)
+        _examples(rows, file, label_of, masks, skipped) for rows, file in zip(contents, files, strict=True)
     )
+    learnable = (example for example in train if not all(one.iscrowd for one in example.instances))
     return DetectionDataset(
         name=name,
         layout="coco",
         years=1,
-        classes=tuple(named[number] for number in ids),
+        classes=tuple(train_names[number] for number in ids),
         category_ids=ids,
-        train=AnnotatedImages(f"{name} (train)", (p for p in train if any(not t.crowd for t in p.things))),
+        train=AnnotatedImages(f"{name} (train)", learnable),
         test=AnnotatedImages(f"{name} (test)", test),
         masks=True,
         skipped=skipped,
     )
 
 
-def _read(file: Path) -> dict[str, list[dict[str, Any]]]:
+def _read(file: Path) -> Rows:
     try:
         plain = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read as JSON: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{file} cannot be read as JSON: {first_line(error)}") from None
     for part in ("images", "annotations", "categories"):
         rows = plain.get(part) if isinstance(plain, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -76,55 +78,67 @@ def _read(file: Path) -> dict[str, list[dict[str, Any]]]:
     return plain
 
 
-def _categories(plain: dict[str, list[dict[str, Any]]], file: Path) -> dict[int, str]:
+def _categories(rows: Rows, file: Path) -> dict[int, str]:
+    """Return names by number."""
     try:
-        return {int(row["id"]): str(row["name"]) for row in plain["categories"]}
+        return {int(row["id"]): str(row["name"]) for row in rows["categories"]}
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{file} is not in COCO's format: a category has no id or name") from None
 
 
-def _photos(
-    plain: dict[str, list[dict[str, Any]]], file: Path, place: dict[int, int], masks: bool, skipped: Skipped
+def _examples(
+    rows: Rows, file: Path, label_of: dict[int, int], masks: bool, skipped: Skipped
 ) -> list[Example]:
-    """Every image that is there, and its objects."""
+    """Return every image that exists, with its instances."""
     images: dict[Any, dict[str, Any]] = {}
-    for row in plain["images"]:
+    for row in rows["images"]:
         usable = isinstance(row.get("id"), int) and isinstance(row.get("file_name"), str)
         if usable and all(isinstance(row.get(side), int) and row[side] >= 1 for side in ("width", "height")):
             images[row["id"]] = row
         else:
             skipped.note("an image without id, file name or size", f"{file.name}: {row.get('id')}")
     folder = _folder_of(images, file)
-
-    things: dict[Any, list[Instance]] = defaultdict(list)
-    numbers = [row.get("id") for row in plain["annotations"]]
-    # Ids identify objects when measuring, and pycocotools takes 0 for 'none'.
-    own = all(isinstance(n, int) and n > 0 for n in numbers) and len(set(numbers)) == len(numbers)
-    for at, row in enumerate(plain["annotations"], start=1):
-        where = f"{file.name}: annotation {row.get('id', at)}"
-        image = images.get(row.get("image_id"))
-        if image is None:
-            skipped.note("an annotation for no image", where)
-        elif row.get("category_id") not in place:
-            skipped.note("an annotation of no category that is trained on", where)
-        else:
-            number, label = row["id"] if own else at, place[row["category_id"]]
-            thing = _thing(row, number, label, image, masks, where, skipped)
-            if thing is not None:
-                things[image["id"]].append(thing)
-
+    instances = _instances(rows["annotations"], file, images, label_of, masks, skipped)
     found = []
     for number, row in images.items():
         path = folder / row["file_name"]
         if path.is_file():
-            found.append(Example(number, path, row["width"], row["height"], tuple(things[number])))
+            found.append(Example(number, path, row["width"], row["height"], tuple(instances[number])))
         else:
-            skipped.note(_MISSING, f"{file.name}: {row['file_name']}")
+            skipped.note("an image that is listed but missing", f"{file.name}: {row['file_name']}")
     return found
 
 
+def _instances(
+    rows: list[dict[str, Any]],
+    file: Path,
+    images: dict[Any, dict[str, Any]],
+    label_of: dict[int, int],
+    masks: bool,
+    skipped: Skipped,
+) -> dict[Any, list[Instance]]:
+    """Return the usable instances of each image."""
+    instances: dict[Any, list[Instance]] = defaultdict(list)
+    ids = [row.get("id") for row in rows]
+    # Ids identify objects in the test, and pycocotools takes 0 for "none".
+    valid_ids = all(isinstance(n, int) and n > 0 for n in ids) and len(set(ids)) == len(ids)
+    for at, row in enumerate(rows, start=1):
+        where = f"{file.name}: annotation {row.get('id', at)}"
+        image = images.get(row.get("image_id"))
+        if image is None:
+            skipped.note("an annotation for no image", where)
+        elif row.get("category_id") not in label_of:
+            skipped.note("an annotation of a category that is not trained on", where)
+        else:
+            number, label = row["id"] if valid_ids else at, label_of[row["category_id"]]
+            instance = _instance(row, number, label, image, masks, where, skipped)
+            if instance is not None:
+                instances[image["id"]].append(instance)
+    return instances
+
+
 def _folder_of(images: dict[Any, dict[str, Any]], file: Path) -> Path:
-    """instances_train2017.json speaks of train2017/, perhaps below images/, or of any folder that fits."""
+    """Return the folder that holds a file's images: train2017/, images/train2017/, or any that fits."""
     root, part = file.parent.parent, file.stem.removeprefix("instances_")
     folders = [root / part, root / "images" / part, root / "images", root]
     some = [row["file_name"] for row in list(images.values())[:100]]
@@ -132,7 +146,7 @@ def _folder_of(images: dict[Any, dict[str, Any]], file: Path) -> Path:
     return next(fits, folders[0])
 
 
-def _thing(
+def _instance(
     row: dict[str, Any],
     number: int,
     label: int,
@@ -142,19 +156,20 @@ def _thing(
     skipped: Skipped,
 ) -> Instance | None:
     box = _box(row.get("bbox"))
-    if box is None or clipped(box, image["width"], image["height"]) is None:
+    if box is None or clip_box(box, image["width"], image["height"]) is None:
         skipped.note("a box that is empty or outside its image", where)
         return None
-    outline = row.get("segmentation")
-    if not _is_outline(outline, image):
+    segmentation = row.get("segmentation")
+    if not _is_segmentation(segmentation, image):
         if masks:
-            skipped.note("an object without an outline", where)
+            skipped.note("an object without a segmentation", where)
             return None
-        outline = None
+        segmentation = None
     left, top, right, bottom = box
     area = row.get("area")
     area = float(area) if isinstance(area, (int, float)) else (right - left) * (bottom - top)
-    return Instance(number, box, label, area, crowd=bool(row.get("iscrowd", 0)), outline=outline)
+    crowd = bool(row.get("iscrowd", 0))
+    return Instance(number, box, label, area, iscrowd=crowd, segmentation=segmentation)
 
 
 def _box(bbox: Any) -> Box | None:
@@ -166,14 +181,13 @@ def _box(bbox: Any) -> Box | None:
     return (x, y, x + width, y + height) if math.isfinite(x + y + width + height) else None
 
 
-def _is_outline(outline: Any, image: dict[str, Any]) -> bool:
-    """Polygons of three corners or more, or run lengths, plain or compressed, of the image's size."""
-    if isinstance(outline, list):
-        return bool(outline) and all(
-            isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in outline
+def _is_segmentation(value: Any, image: dict[str, Any]) -> bool:
+    """True for polygons of three corners or more, and for RLE, plain or compressed, of the image's size."""
+    if isinstance(value, list):
+        return bool(value) and all(
+            isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in value
         )
-    if not isinstance(outline, dict):
+    if not isinstance(value, dict):
         return False
-    counts = outline.get("counts")
-    size = outline.get("size")
-    return isinstance(counts, (list, str)) and size == [image["height"], image["width"]]
+    is_rle = isinstance(value.get("counts"), (list, str))
+    return is_rle and value.get("size") == [image["height"], image["width"]]

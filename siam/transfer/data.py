@@ -1,7 +1,7 @@
-"""Which layout a folder has, and batches of photographs with their targets, from any step on.
+"""Open a folder in either layout, and make batches of images with their targets from any step on.
 
-As in pretraining, what happens to a photograph follows from (seed, epoch, index): a run does not depend on
-the number of workers, and a resumed run is the uninterrupted one.
+As in pretraining, what happens to an image follows from (seed, epoch, index): a run does not depend on the
+number of workers, and a resumed run equals the uninterrupted one.
 """
 
 from collections.abc import Iterator
@@ -19,29 +19,29 @@ from siam.data.random import counter_uniform, permutation
 from siam.data.views import GEOMETRY, Unreadable, read_or_replace
 from siam.data.workers import batches_of
 from siam.errors import DataError
-from siam.transfer.annotations import AnnotatedImages, DetectionDataset, Example, clipped
+from siam.transfer.annotations import AnnotatedImages, DetectionDataset, Example, clip_box
 from siam.transfer.coco import coco_files, open_coco
-from siam.transfer.outlines import mask_of
+from siam.transfer.masks import decode_mask
 from siam.transfer.voc import open_voc, voc_years
 
 MAX_UNREADABLE = 0.1
 
 Target = dict[str, Tensor]
-"""boxes float (n, 4): left, top, right, bottom; labels int64 (n,) from 1; perhaps masks uint8 (n, H, W)"""
+"""boxes float (n, 4): left, top, right, bottom; labels int64 (n,), from 1; perhaps masks uint8 (n, H, W)."""
 
 Examples = list[tuple[Tensor, Target]]
-"""images uint8 (3, H, W) of one batch, each of its own size, and what is in them"""
+"""One batch: images uint8 (3, H, W), each of its own size, with their targets."""
 
 
 def open_annotated(data: str | Path, masks: bool) -> DetectionDataset:
-    """Photographs with boxes (and outlines, if `masks`), in VOC's layout or COCO's, which is told by looking.
+    """Open a dataset with boxes (and segmentations, if `masks`) in the layout of VOC or COCO.
 
-    Raises DataError: neither of the two, no outlines where they are needed, nothing usable.
+    Raises DataError where it has neither layout, no segmentations where they are needed, or nothing usable.
     """
     name, root = str(data), Path(data)
     if not root.is_dir():
-        what = "is not a folder: unpack it" if root.exists() else "does not exist"
-        raise DataError(f"{name} {what}; transfer needs a folder in the layout of VOC or COCO")
+        problem = "is not a folder: unpack it" if root.exists() else "does not exist"
+        raise DataError(f"{name} {problem}; transfer needs a folder in the layout of VOC or COCO")
     years, files = voc_years(root), coco_files(root)
     if files is not None:
         found = open_coco(name, files, masks)
@@ -56,23 +56,23 @@ def open_annotated(data: str | Path, masks: bool) -> DetectionDataset:
         raise DataError(
             f"{name} has boxes only, as VOC has: choose --task detection, or data in COCO's layout"
         )
-    for photos, purpose in ((found.train, "train"), (found.test, "test")):
-        if not any(photos[i].things for i in range(len(photos))):
+    for images, purpose in ((found.train, "train"), (found.test, "test")):
+        if not any(images[i].instances for i in range(len(images))):
             why = "; skipped: " + "; ".join(found.skipped.lines()) if found.skipped else ""
-            raise DataError(f"{name} has no usable photograph with an object to {purpose} on{why}")
+            raise DataError(f"{name} has no usable image with an object to {purpose} on{why}")
     return found
 
 
 class Batches:
-    """Training batches: iterate over `batches(first)`; this process gets its share of each.
+    """Training batches, of which this process gets its share: iterate over `batches(first, last)`.
 
-    rank, world: which process of how many. What could not be read is collected in `broken`; over 10 % of
-    the set raises DataError.
+    rank, world: this process and their number. Images that cannot be read are replaced and collected in
+    `broken`; more than 10 % of the set raises DataError.
     """
 
     def __init__(
         self,
-        photos: AnnotatedImages,
+        images: AnnotatedImages,
         batch_size: int,
         seed: int,
         masks: bool,
@@ -80,31 +80,31 @@ class Batches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.photos, self.workers, self.broken = photos, workers, Unreadable()
-        self.dataset = _Examples(photos, seed, masks)
+        self.images, self.workers, self.broken = images, workers, Unreadable()
+        self.dataset = _Examples(images, seed, masks)
         self.order = (batch_size, seed, rank, world)
 
     def batches(self, first: int, last: int) -> Iterator[Examples]:
-        """Those of steps `first` ... `last` - 1, each made from (seed, epoch, index) alone."""
-        order = _Order(len(self.photos), *self.order, first, last)
+        """Yield the batches of steps `first` ... `last` - 1, each made from (seed, epoch, index) alone."""
+        order = _Order(len(self.images), *self.order, first, last)
         for examples, broken, reason in batches_of(self.dataset, order, self.workers):
             self.broken.update(broken)
-            if len(self.broken) > MAX_UNREADABLE * len(self.photos):
+            if len(self.broken) > MAX_UNREADABLE * len(self.images):
                 raise DataError(
-                    f"{len(self.broken)} of {len(self.photos)} photographs in {self.photos.name} cannot be "
-                    f"read, more than 10 %: {self.broken.first_few()}; put whole ones in their place"
+                    f"{len(self.broken)} of {len(self.images)} images in {self.images.name} cannot be "
+                    f"read, more than 10 %: {self.broken.first_few()}; replace them by intact ones"
                 )
             if reason:
-                raise DataError(f"the photographs of {self.photos.name} cannot be read: {reason}")
+                raise DataError(f"the images of {self.images.name} cannot be read: {reason}")
             yield examples
 
 
 _Key = list[tuple[int, int]]
-"""epoch and index of each photograph in a batch"""
+"""Epoch and index of each image in a batch."""
 
 
 class _Order(Sampler[_Key]):
-    """Which photographs make which batch: epoch after epoch, each in an order of its own."""
+    """Keys of the batches: epoch after epoch, each in its own order; the last batch runs into the next."""
 
     def __init__(
         self, size: int, batch: int, seed: int, rank: int, world: int, first: int, last: int
@@ -116,58 +116,63 @@ class _Order(Sampler[_Key]):
         epoch, order = -1, np.empty(0, dtype=np.int64)
         for step in range(self.first, self.last):
             key = []
-            for place in range(step * self.batch, (step + 1) * self.batch):
-                if place // self.size != epoch:
-                    epoch = place // self.size
+            for position in range(step * self.batch, (step + 1) * self.batch):
+                if position // self.size != epoch:
+                    epoch = position // self.size
                     order = permutation(self.seed, epoch, self.size)
-                key.append((epoch, int(order[place % self.size])))
+                key.append((epoch, int(order[position % self.size])))
             yield key[self.rank :: self.world]
 
 
 class _Examples(Dataset[Any]):
-    """dataset[key] -> the batch, what could not be read in it, and why there is none. Runs in the workers."""
+    """dataset[key] -> the batch, what could not be read in it, and why there is none ("" if there is one).
 
-    def __init__(self, photos: AnnotatedImages, seed: int, masks: bool) -> None:
-        self.photos, self.seed, self.masks = photos, seed, masks
+    Runs in the workers.
+    """
+
+    def __init__(self, images: AnnotatedImages, seed: int, masks: bool) -> None:
+        self.images, self.seed, self.masks = images, seed, masks
 
     def __getitem__(self, key: _Key) -> tuple[Examples, Unreadable, str]:
         broken, examples = Unreadable(), []
         for epoch, index in key:
             try:
-                image, used = read_or_replace(self.photos, index, broken)
-            except BrokenImage as error:  # as a word: an error that a worker raises comes with its traceback
+                image, used = read_or_replace(self.images, index, broken)
+            except BrokenImage as error:  # returned: an error raised in a worker would carry its traceback
                 return [], broken, error.reason
             flip = counter_uniform(self.seed, epoch, np.array([used]), GEOMETRY, 1)[0, 0] < 0.5
-            examples.append(example(image, self.photos[used], bool(flip), self.masks))
+            examples.append(with_target(image, self.images[used], bool(flip), self.masks))
         return examples, broken, ""
 
 
-def example(image: Tensor, photo: Example, flip: bool, masks: bool) -> tuple[Tensor, Target]:
-    """The image uint8 (3, H, W), perhaps mirrored, and its target. Crowds are left out."""
-    things = [thing for thing in photo.things if not thing.crowd]
-    boxes = [clipped(thing.box, photo.width, photo.height) for thing in things]
+def with_target(image: Tensor, example: Example, flip: bool, masks: bool) -> tuple[Tensor, Target]:
+    """Return the image, uint8 (3, H, W), flipped if asked for, and its target without crowds."""
+    instances = [one for one in example.instances if not one.iscrowd]
+    width, height = example.width, example.height
+    boxes = [clip_box(one.box, width, height) for one in instances]
     target = {
         "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        "labels": torch.tensor([thing.label for thing in things], dtype=torch.int64),
+        "labels": torch.tensor([one.label for one in instances], dtype=torch.int64),
     }
     if masks:
-        drawn = [mask_of(thing.outline, photo.width, photo.height) for thing in things]
-        stacked: NDArray[np.uint8] = np.stack(drawn)
-        target["masks"] = torch.from_numpy(stacked)
+        stacked: NDArray[np.uint8] = np.stack(
+            [decode_mask(one.segmentation, width, height) for one in instances]
+        )
+        target["masks"] = torch.from_numpy(stacked)  # (n, H, W)
     if flip:
         image = image.flip(2)
         left, top, right, bottom = target["boxes"].unbind(1)
-        target["boxes"] = torch.stack([photo.width - right, top, photo.width - left, bottom], dim=1)
+        target["boxes"] = torch.stack([width - right, top, width - left, bottom], dim=1)
         if masks:
             target["masks"] = target["masks"].flip(2)
     return image, target
 
 
 class TestImages(Dataset[Any]):
-    """dataset[i] -> image uint8 (3, H, W), or None and why it cannot be read; its place in the set."""
+    """dataset[i] -> its index in the set, the image uint8 (3, H, W) or None, and why it cannot be read."""
 
-    def __init__(self, photos: AnnotatedImages, indices: list[int]) -> None:
-        self.photos, self.indices = photos, indices
+    def __init__(self, images: AnnotatedImages, indices: list[int]) -> None:
+        self.images, self.indices = images, indices
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -175,6 +180,6 @@ class TestImages(Dataset[Any]):
     def __getitem__(self, at: int) -> tuple[int, Tensor | None, str]:
         index = self.indices[at]
         try:
-            return index, self.photos.read(index), ""
+            return index, self.images.read(index), ""
         except BrokenImage as error:
             return index, None, error.reason

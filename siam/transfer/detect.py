@@ -1,4 +1,4 @@
-"""A trained detector on test photographs: what it finds, as COCO's results, and a picture of it."""
+"""Run a trained detector on test images: predictions as COCO's results, and pictures of them."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from siam.data.workers import batches_of
 from siam.transfer.annotations import AnnotatedImages, DetectionDataset, Example
 from siam.transfer.data import TestImages
+from siam.transfer.masks import decode_mask, encode_mask
 from siam.transfer.measure import Prediction
-from siam.transfer.outlines import mask_of, run_lengths_of
 from siam.transfer.settings import TransferSettings
 
 _COLORS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008b8b", "#c71585", "#8b6508")
-_SHOWN_SCORE = 0.5
-_MOST_SHOWN = 12
+_DRAWN_SCORE = 0.5
+_MAX_DRAWN = 12
 _SIDE = 360  # pixels, the longer side of a picture
 
 
@@ -32,71 +32,74 @@ def detect(
     workers: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[Prediction], dict[int, str]]:
-    """What is found in the test photographs `indices`, at most 100 in each, and why others cannot be read.
+    """Return the predictions for the test images `indices`, and why others cannot be read, by their ids.
 
-    One photograph at a time, so that what is found in it does not depend on others.
+    One image at a time, so that its predictions, at most 100, do not depend on others. progress: called with
+    the number of images done.
     """
     detector.eval()
-    _at_test_size(detector, settings)
+    _set_test_size(detector, settings)
     tests = batches_of(TestImages(data.test, indices), range(len(indices)), workers)
     predictions: list[Prediction] = []
     unread: dict[int, str] = {}
     for done, (index, image, reason) in enumerate(tests, start=1):
-        photo = data.test[index]
+        example = data.test[index]
         if image is None:
-            unread[photo.id] = reason
+            unread[example.id] = reason
         else:
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 found = detector([image.to(device).float() / 255])[0]
-            predictions += _results(found, photo, data)
+            predictions += _results(found, example, data)
         progress(done)
     return predictions, unread
 
 
-def _at_test_size(detector: nn.Module, settings: TransferSettings) -> None:
-    """torchvision tests at the last of the training sizes."""
+def _set_test_size(detector: nn.Module, settings: TransferSettings) -> None:
+    """Append the test size to the training sizes, because torchvision tests at the last of them."""
     transform: Any = detector.transform
     transform.min_size = (*settings.train_sides, settings.test_side)
 
 
-def _results(found: dict[str, Tensor], photo: Example, data: DetectionDataset) -> Iterator[Prediction]:
+def _results(found: dict[str, Tensor], example: Example, data: DetectionDataset) -> Iterator[Prediction]:
+    """Yield COCO's results. found: boxes (n, 4), scores (n,), labels (n,), perhaps masks (n, 1, H, W)."""
     boxes, scores, labels = (found[name].float().cpu().tolist() for name in ("boxes", "scores", "labels"))
     masks = (found["masks"][:, 0] > 0.5).cpu().numpy() if "masks" in found else None
     for i, ((left, top, right, bottom), score, label) in enumerate(zip(boxes, scores, labels, strict=True)):
         row: Prediction = {
-            "image_id": photo.id,
+            "image_id": example.id,
             "category_id": data.category_ids[int(label) - 1],
             "bbox": [left, top, right - left, bottom - top],
             "score": score,
         }
-        yield row if masks is None else {**row, "segmentation": run_lengths_of(masks[i])}
+        yield row if masks is None else {**row, "segmentation": encode_mask(masks[i])}
 
 
 def draw(
-    photos: AnnotatedImages, index: int, predictions: list[Prediction], named: dict[int, str], file: Path
+    images: AnnotatedImages, index: int, predictions: list[Prediction], named: dict[int, str], file: Path
 ) -> None:
-    """Save the photograph, as a JPEG, with what was found in it (score 0.5 or more; else the best one).
+    """Save an image as a JPEG with its predictions of score 0.5 or more, or else the best one.
 
-    named: categories by number. True boxes are white, predicted ones in the color of their class.
+    named: names of categories by number. True boxes are white, predicted ones in the color of their class.
     """
-    photo = photos[index]
-    image = photos.read(index)
+    example = images[index]
+    image = images.read(index)  # uint8 (3, H, W)
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     scale = min(1.0, _SIDE / max(picture.size))
-    picture = picture.resize(
-        (round(photo.width * scale), round(photo.height * scale)), Image.Resampling.LANCZOS
-    )
+    size = round(example.width * scale), round(example.height * scale)
+    picture = picture.resize(size, Image.Resampling.LANCZOS)
     numbers = sorted(named)
-    mine = sorted((p for p in predictions if p["image_id"] == photo.id), key=lambda p: -p["score"])
-    shown = [p for p in mine if p["score"] >= _SHOWN_SCORE][:_MOST_SHOWN] or mine[:1]
+    mine = sorted((p for p in predictions if p["image_id"] == example.id), key=lambda p: -p["score"])
+    shown = [p for p in mine if p["score"] >= _DRAWN_SCORE][:_MAX_DRAWN] or mine[:1]
     for prediction in shown:
         if "segmentation" in prediction:
-            mask = Image.fromarray(mask_of(prediction["segmentation"], photo.width, photo.height) * 110)
+            mask = Image.fromarray(
+                decode_mask(prediction["segmentation"], example.width, example.height) * 110
+            )
             color = _color(numbers, prediction)
             picture.paste(Image.new("RGB", picture.size, color), mask=mask.resize(picture.size))
     pen = ImageDraw.Draw(picture)
-    for thing in photo.things:
-        pen.rectangle([side * scale for side in thing.box], outline="white")
+    for instance in example.instances:
+        pen.rectangle([side * scale for side in instance.box], outline="white")
     for prediction in shown:
         x, y, width, height = (side * scale for side in prediction["bbox"])
         color = _color(numbers, prediction)

@@ -1,8 +1,8 @@
 """Faster and Mask R-CNN on a run's ResNet: the paper's C4, and torchvision's feature pyramid.
 
-C4 (He et al. 2017, Detectron2's R50-C4): the stem to res4 serve the RPN, RoIAlign cuts 14 x 14 from res4, and
-res5 is the head of boxes and masks, here followed by a batch norm, since features of another pretraining may
-have any scale (MoCo, He et al. 2020, Sec. 4.2; SimSiam, Chen & He 2021, Sec. 6.1). All batch norm is tuned.
+C4 (He et al. 2017, Detectron2's R50-C4): stem to res4 feed the RPN, RoIAlign pools 14 x 14 from res4, and
+res5 is the head of boxes and masks, followed by an extra batch norm because pretrained features may have any
+scale (MoCo, He et al. 2020, Sec. 4.2; SimSiam, Chen & He 2021, Sec. 6.1). All batch norm is trained.
 """
 
 import math
@@ -37,17 +37,17 @@ Targets = list[dict[str, Tensor]]
 _SHAPES = (0.5, 1.0, 2.0)
 """Height over width of the anchors."""
 _ROI = 14
-"""Side of what RoIAlign cuts from res4, in cells."""
-_MASK_CHANNELS = 256  # of the mask head of C4
-_PYRAMID = 256  # channels of each level
+"""Side of the grid that RoIAlign pools from res4, in cells."""
+_MASK_CHANNELS = 256  # of C4's mask head
+_PYRAMID_CHANNELS = 256  # of each level
 
 
 def build_detector(resnet: nn.Module, classes: int, settings: TransferSettings) -> nn.Module:
-    """A torchvision detector with `resnet`'s own layers in it; all else is new.
+    """Build a torchvision detector around `resnet`'s own layers; all others are new.
 
-    resnet: a timm ResNet. classes: K, without the background. In training it maps images, float (3, H, W) in
-    [0, 1], and targets to losses by name; in eval mode images to boxes, labels, scores and perhaps masks.
-    Raises SettingsError for a backbone without a ResNet's stages.
+    resnet: a timm ResNet. classes: K, without the background. In training mode it maps images, float
+    (3, H, W) in [0, 1], and targets to losses by name; in eval mode images to boxes, labels, scores and
+    perhaps masks. Raises SettingsError for a backbone without a ResNet's stages.
     """
     stages = ("conv1", "bn1", "maxpool", "layer1", "layer2", "layer3", "layer4")
     if not all(hasattr(resnet, stage) for stage in stages):
@@ -59,7 +59,7 @@ def build_detector(resnet: nn.Module, classes: int, settings: TransferSettings) 
 
 
 def backbone_weights(detector: nn.Module) -> dict[str, Tensor]:
-    """The parameters and statistics that came from the run, by their names in encoder.safetensors."""
+    """Return the parameters and buffers that came from the run, by their names in encoder.safetensors."""
     prefixes = ("backbone.body.", "roi_heads.box_head.res5.")
     return {
         key.removeprefix(prefix): value
@@ -95,7 +95,7 @@ def _fpn(resnet: nn.Module, classes: int, settings: TransferSettings) -> FasterR
     widths = [channels_of(getattr(resnet, layer)) for layer in layers]
     kind = MaskRCNN if settings.task == "segmentation" else FasterRCNN
     return kind(
-        BackboneWithFPN(resnet, layers, widths, _PYRAMID),
+        BackboneWithFPN(resnet, layers, widths, _PYRAMID_CHANNELS),
         num_classes=classes + 1,
         min_size=settings.train_sides,
         max_size=settings.max_side,
@@ -112,14 +112,14 @@ def _fpn(resnet: nn.Module, classes: int, settings: TransferSettings) -> FasterR
 
 
 def channels_of(stage: nn.Module) -> int:
-    """Channels that a ResNet's stage gives out: those of the last norm on its main path."""
+    """Return the output channels of a ResNet's stage: those of the last norm on its main path."""
     block = list(stage.children())[-1]
     last = [getattr(block, name) for name in ("bn1", "bn2", "bn3") if hasattr(block, name)][-1]
     return int(last.num_features)
 
 
 class Trunk(nn.Module):
-    """The stem to res4: (B, 3, H, W) -> {"0": (B, C4, H / 16, W / 16)}."""
+    """Stem to res4: (B, 3, H, W) -> {"0": (B, C4, H/16, W/16)}."""
 
     def __init__(self, resnet: nn.Module) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class Res5(nn.Module):
 
 
 class BoxPredictor(nn.Module):
-    """Scores of the K classes and the background, and four offsets for each class; initialised as there."""
+    """Scores of the K classes and the background, and four offsets per class; Detectron2's initialization."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -159,12 +159,12 @@ class BoxPredictor(nn.Module):
         nn.init.zeros_(self.bbox_pred.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, C5) -> (R, K + 1), background first, and (R, 4 (K + 1)), whose first four are void."""
+        """(R, C5) -> (R, K + 1), background first, and (R, 4 (K + 1)), whose first four are unused zeros."""
         return self.cls_score(x), F.pad(self.bbox_pred(x), (4, 0))
 
 
 class MaskPredictor(nn.Module):
-    """A deconvolution to 256 channels, and a mask for each class."""
+    """A deconvolution to 256 channels, then one mask per class."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -176,15 +176,15 @@ class MaskPredictor(nn.Module):
         nn.init.zeros_(self.predictor.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R, C5, 7, 7) -> (R, K + 1, 14, 14), of which the first, for the background, is void."""
-        logits: Tensor = self.predictor(F.relu(self.deconv(x)))
+        """(R, C5, 7, 7) -> (R, K + 1, 14, 14), whose first, for the background, is unused zeros."""
+        logits: Tensor = self.predictor(F.relu(self.deconv(x)))  # (R, 256, 14, 14) -> (R, K, 14, 14)
         return F.pad(logits, (0, 0, 0, 0, 1, 0))
 
 
 class C4Heads(RoIHeads):  # type: ignore[misc]
-    """torchvision's heads, but boxes and masks share one pass through res5, as in Detectron2.
+    """torchvision's heads, except that boxes and masks share one pass through res5, as in Detectron2.
 
-    So batch norm sees every sampled box once, and not the objects among them a second time.
+    So batch norm sees every sampled box once, and objects not a second time.
     """
 
     def __init__(
@@ -208,11 +208,11 @@ class C4Heads(RoIHeads):  # type: ignore[misc]
         image_shapes: list[tuple[int, int]],
         targets: Targets | None = None,
     ) -> tuple[Targets, dict[str, Tensor]]:
-        """proposals: boxes (P, 4) of each image. Returns what was found (eval) and losses (training)."""
+        """Return detections (eval mode) and losses (training mode). proposals: boxes (P, 4) of each image."""
         if self.training:
             return [], self._losses(features["0"], proposals, image_shapes, targets)
         x = self._pooled(features["0"], proposals, image_shapes)  # (R, C5, 7, 7)
-        scores, offsets = self.box_predictor(x.mean(dim=(2, 3)))
+        scores, offsets = self.box_predictor(x.mean(dim=(2, 3)))  # (R, K + 1), (R, 4 (K + 1))
         found = self.postprocess_detections(scores.float(), offsets.float(), proposals, image_shapes)
         results = [
             {"boxes": boxes, "scores": score, "labels": labels}
@@ -234,7 +234,7 @@ class C4Heads(RoIHeads):  # type: ignore[misc]
     ) -> dict[str, Tensor]:
         proposals, matched, labels, offsets = self.select_training_samples(proposals, targets)
         x = self._pooled(res4, proposals, image_shapes)  # (R, C5, 7, 7)
-        scores, deltas = self.box_predictor(x.mean(dim=(2, 3)))
+        scores, deltas = self.box_predictor(x.mean(dim=(2, 3)))  # (R, K + 1), (R, 4 (K + 1))
         classification, regression = fastrcnn_loss(scores.float(), deltas.float(), labels, offsets)
         losses = {"loss_classifier": classification, "loss_box_reg": regression}
         if self.mask_predictor is not None:
@@ -251,9 +251,9 @@ class C4Heads(RoIHeads):  # type: ignore[misc]
         return losses
 
     def _pooled(self, res4: Tensor, boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
-        """RoIAlign on res4 and res5: (R, C5, 7, 7). boxes: (n, 4) of each image, in its pixels."""
+        """Apply RoIAlign and res5, (B, C4, H/16, W/16) -> (R, C5, 7, 7). boxes: (n, 4) per image, pixels."""
         stride = max(side for shape in image_shapes for side in shape) / max(res4.shape[-2:])
-        scale = 2.0 ** -round(math.log2(stride))  # a power of two, which padding blurs
-        cut = roi_align(res4, boxes, _ROI, spatial_scale=scale, sampling_ratio=0, aligned=True)
-        x: Tensor = self.box_head(cut)
+        scale = 2.0 ** -round(math.log2(stride))  # a power of two; padding makes the quotient inexact
+        pooled = roi_align(res4, boxes, _ROI, spatial_scale=scale, sampling_ratio=0, aligned=True)
+        x: Tensor = self.box_head(pooled)  # (R, C4, 14, 14) -> (R, C5, 7, 7)
         return x

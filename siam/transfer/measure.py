@@ -1,8 +1,8 @@
 """Average precision of boxes and masks, as COCO defines it (Lin et al. 2014), by faster-coco-eval.
 
-AP is the mean over IoU thresholds 0.5, 0.55, ..., 0.95; AP50 and AP75 are those at one threshold. Sizes are
-areas in pixels: small below 32 x 32, large above 96 x 96. VOC is measured in the same way; the published VOC
-figures interpolate precision at 11 points of recall rather than 101.
+AP is the mean over IoU thresholds 0.5, 0.55, ..., 0.95; AP50 and AP75 are at one threshold. Sizes are areas
+in pixels: small below 32 x 32, large above 96 x 96. VOC is measured in the same way, whereas the published
+VOC numbers interpolate precision at 11 points of recall rather than 101.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from siam.transfer.annotations import DetectionDataset
 
 Prediction = dict[str, Any]
-"""One line of COCO's results: image_id, category_id, bbox [x, y, width, height], score, segmentation."""
+"""One of COCO's results: image_id, category_id, bbox [x, y, width, height], score, perhaps segmentation."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Average precisions in [0, 1]; None where the test has no object of that kind."""
+    """Average precisions in [0, 1]; None where the test set has no object of that size."""
 
     ap: float | None
     ap50: float | None
@@ -32,30 +32,31 @@ class Precision:
     medium: float | None
     large: float | None
     per_class: dict[str, float]
-    """AP of each class that the test has."""
+    """AP of each class in the test set."""
 
 
 def truth(data: DetectionDataset, unread: Iterable[int] = ()) -> dict[str, Any]:
-    """The test photographs' objects in COCO's format; crowds and difficult ones are not to be counted.
+    """Return the test set in COCO's format; crowds and difficult instances are marked as not counted.
 
-    unread: ids of photographs that could not be read, and are left out.
+    unread: ids of images to leave out because they could not be read.
     """
-    photos = [data.test[i] for i in range(len(data.test))]
-    photos = [photo for photo in photos if photo.id not in set(unread)]
+    excluded = set(unread)
+    examples = [data.test[i] for i in range(len(data.test))]
+    examples = [example for example in examples if example.id not in excluded]
     annotations = []
-    for photo in photos:
-        for thing in photo.things:
-            left, top, right, bottom = thing.box
+    for example in examples:
+        for one in example.instances:
+            left, top, right, bottom = one.box
             row = {
-                "id": thing.id, "image_id": photo.id, "category_id": data.category_ids[thing.label - 1],
-                "bbox": [left, top, right - left, bottom - top], "area": thing.area,
-                "iscrowd": int(thing.crowd or thing.difficult),
+                "id": one.id, "image_id": example.id, "category_id": data.category_ids[one.label - 1],
+                "bbox": [left, top, right - left, bottom - top], "area": one.area,
+                "iscrowd": int(one.iscrowd or one.difficult),
             }  # fmt: skip
-            annotations.append(row if thing.outline is None else {**row, "segmentation": thing.outline})
+            annotations.append(row if one.segmentation is None else {**row, "segmentation": one.segmentation})
     return {
         "info": {},
         "images": [
-            {"id": p.id, "file_name": p.file.name, "width": p.width, "height": p.height} for p in photos
+            {"id": e.id, "file_name": e.file.name, "width": e.width, "height": e.height} for e in examples
         ],
         "annotations": annotations,
         "categories": [
@@ -65,15 +66,15 @@ def truth(data: DetectionDataset, unread: Iterable[int] = ()) -> dict[str, Any]:
 
 
 def average_precision(true: dict[str, Any], predictions: list[Prediction], masks: bool) -> Precision:
-    """Of boxes, or of masks. Neither argument is changed."""
+    """Measure boxes, or masks. Neither argument is modified."""
     with contextlib.redirect_stdout(io.StringIO()):
         reference = COCO(true, use_deepcopy=True)
-        found = reference.loadRes(_plain(predictions, masks)) if predictions else COCO(_empty(true))
+        found = reference.loadRes(_without_other(predictions, masks)) if predictions else COCO(_empty(true))
         evaluation = COCOeval_faster(reference, found, iouType="segm" if masks else "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
-    # IoU thresholds T, recalls, classes K, areas (all, small, medium, large), most detections (1, 10, 100)
-    precision: NDArray[np.float64] = evaluation.eval["precision"][..., -1]
+    # (T, R, K, A, M): IoU thresholds, recalls, classes, areas (all, small, medium, large), max detections
+    precision: NDArray[np.float64] = evaluation.eval["precision"][..., -1]  # (T, R, K, A), of 100 detections
     named = {row["id"]: row["name"] for row in true["categories"]}
     per_class = {
         named[number]: _mean(precision[:, :, k, 0]) for k, number in enumerate(evaluation.params.catIds)
@@ -90,15 +91,15 @@ def average_precision(true: dict[str, Any], predictions: list[Prediction], masks
 
 
 def _mean(precision: NDArray[np.float64]) -> float | None:
-    """Of those that are defined: -1 stands where the test has no object."""
+    """Return the mean of the defined values; -1 means that the test set has no such object."""
     known = precision[precision > -1]
     return float(known.mean()) if known.size else None
 
 
-def _plain(predictions: list[Prediction], masks: bool) -> list[Prediction]:
-    """Copies, of what is measured only: with masks there, sizes of boxes would be those of masks."""
-    left_out = "bbox" if masks else "segmentation"
-    return [{key: value for key, value in row.items() if key != left_out} for row in predictions]
+def _without_other(predictions: list[Prediction], masks: bool) -> list[Prediction]:
+    """Copy predictions without the other kind: with masks there, boxes would get the areas of masks."""
+    other = "bbox" if masks else "segmentation"
+    return [{key: value for key, value in row.items() if key != other} for row in predictions]
 
 
 def _empty(true: dict[str, Any]) -> dict[str, Any]:

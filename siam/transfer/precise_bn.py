@@ -1,6 +1,6 @@
-"""Precise batch norm: running statistics as the mean over batches, not a moving average of the last ones.
+"""Precise batch norm: running statistics as the mean over many batches, not a moving average of the last.
 
-Wu & Johnson 2021 ("Rethinking 'Batch' in BatchNorm"), Sec. 3.1; so do the published C4 recipes (MoCo's).
+Wu & Johnson 2021 ("Rethinking 'Batch' in BatchNorm"), Sec. 3.1; the published C4 recipes (MoCo's) use it too.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 @torch.no_grad()
 def measure_statistics(network: nn.Module, batches: Iterable[T], forward: Callable[[T], object]) -> None:
-    """Let every running statistic be its mean over `batches`. No parameter changes, nor the mode.
+    """Set every running statistic to its mean over `batches`, without changing parameters or mode.
 
-    forward: passes one batch through the network in training mode.
+    forward: passes one batch through the network, which is in training mode.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     before = [norm.momentum for norm in norms]
@@ -24,7 +24,7 @@ def measure_statistics(network: nn.Module, batches: Iterable[T], forward: Callab
     network.train()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a cumulative mean
+        norm.momentum = None  # cumulative mean
     try:
         for batch in batches:
             forward(batch)

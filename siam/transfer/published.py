@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from siam.methods import title
+
 
 class Triple(NamedTuple):
     ap50: float
@@ -27,18 +29,15 @@ TABLE5 = {
     "SimSiam, optimal": _row("77.3/48.5/52.5", "82.4/57.0/63.7", "59.3/39.2/42.1", "56.0/34.4/36.7"),
 }
 
-METHODS = {
-    "simsiam": "SimSiam, base",
-    "byol": "BYOL",
-    "simclr": "SimCLR",
-    "swav": "SwAV",
-    "moco_v2": "MoCo v2",
-}
-"""The row of each method."""
+
+def row_of(method: str) -> str | None:
+    """Return the row of TABLE5 for a method; None where the paper has none."""
+    row = "SimSiam, base" if method == "simsiam" else title(method)
+    return row if row in TABLE5 else None
 
 
 def column(layout: str, years: int, masks: bool) -> int:
-    """Which column stands beside a measurement on such data."""
+    """Return the column to compare a measurement on such data with."""
     if layout == "coco":
         return 3 if masks else 2
     return 1 if years > 1 else 0

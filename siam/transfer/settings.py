@@ -1,17 +1,20 @@
-"""How a detector is trained and measured, as one frozen dataclass, and the recipes to start from."""
+"""The settings of a transfer, as a frozen dataclass, and the recipes to start from."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Annotated, Literal
 
 from siam.errors import SettingsError, did_you_mean
-from siam.settings.checks import parse_duration
-from siam.settings.pretraining import CheckpointSettings
+from siam.settings.checks import Above, Ascending, AtLeast, Below, Duration, NotEmpty, check
+from siam.settings.pretraining import CheckpointSettings, Count
 
 Task = Literal["detection", "segmentation"]
 Detector = Literal["c4", "fpn"]
 
 BATCH = 16
-"""Images in a step for which learning rates are given; the rate used is lr x batch_size / 16."""
+"""Batch size that learning rates are given for; the one used is lr x batch_size / 16."""
+
+Natural = Annotated[int, AtLeast(0)]
+Side = Annotated[int, AtLeast(32, "pixels")]
 
 
 @dataclass(frozen=True)
@@ -19,102 +22,68 @@ class TransferSettings:
     """One fine-tuning, complete. Defaults: the paper's VOC07, Faster R-CNN on ResNet-50-C4."""
 
     task: Task = "detection"
-    """detection (boxes), or segmentation (boxes and a mask for each)."""
+    """detection (boxes), or segmentation (boxes and masks)."""
     detector: Detector = "c4"
     """c4: the paper's, RPN and RoIAlign on res4, res5 as the head. fpn: torchvision's feature pyramid."""
     init: str = ""
-    """What the backbone begins with: `random`, a checkpoint file, another run; RUN itself if left out."""
-    iterations: int = 9000
-    """Steps of training."""
-    batch_size: int = 16
-    """Images in a step, over all devices together."""
-    lr: float = 0.02
-    """Learning rate for a batch of 16; the rate used is lr x batch_size / 16."""
-    momentum: float = 0.9
-    """Momentum of the gradient."""
-    weight_decay: float = 1e-4
+    """Initial weights of the backbone: `random`, a checkpoint file or another run; RUN itself if left out."""
+    iterations: Count = 9000
+    """Training steps."""
+    batch_size: Count = 16
+    """Global batch size: images per step over all devices together."""
+    lr: Annotated[float, Above(0)] = 0.02
+    """Base learning rate, for a batch of 16: the one used is lr x batch_size / 16."""
+    momentum: Annotated[float, AtLeast(0), Below(1)] = 0.9
+    """SGD momentum."""
+    weight_decay: Annotated[float, AtLeast(0)] = 1e-4
     """Weight decay, on every parameter."""
-    warmup: int = 100
-    """Steps in which the learning rate rises from a thousandth of itself."""
-    drops: tuple[float, ...] = (3 / 4, 11 / 12)
-    """Shares of the training after which the learning rate falls to a tenth."""
-    train_sides: tuple[int, ...] = tuple(range(480, 801, 32))
-    """Shorter side of a training image in pixels, one of these at random."""
-    test_side: int = 800
+    warmup: Natural = 100
+    """Steps of linear warm-up from a thousandth of the learning rate."""
+    drops: Annotated[tuple[float, ...], Above(0), Below(1), Ascending()] = (3 / 4, 11 / 12)
+    """Fractions of the training after which the learning rate drops to a tenth."""
+    train_sides: Annotated[tuple[int, ...], AtLeast(32, "pixels"), NotEmpty()] = tuple(range(480, 801, 32))
+    """Shorter side of a training image in pixels: one of these at random."""
+    test_side: Side = 800
     """Shorter side of a test image in pixels."""
-    max_side: int = 1333
-    """Longer side in pixels, at most."""
-    anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
-    """Sides of the anchor boxes in pixels, in three shapes: all at each place (c4), one a level (fpn)."""
-    candidates: tuple[int, int] = (12000, 6000)
-    """Boxes that the RPN puts through non-maximum suppression: training, test."""
-    proposals: tuple[int, int] = (2000, 1000)
-    """Boxes that it keeps for the head: training, test."""
-    rois: int = 512
-    """Of these the head learns from so many in each image, a quarter of them objects."""
-    score_threshold: float = 0.05
-    """Predictions below it are dropped."""
-    precise_bn: int = 200
-    """Batches over which the running statistics of batch norm are measured anew before the test."""
-    seed: int = 0
-    """Of order, flips, sizes, samples of boxes, and all that is not pretrained."""
+    max_side: Side = 1333
+    """Longer side of any image in pixels, at most."""
+    anchors: Annotated[tuple[int, ...], AtLeast(1), NotEmpty()] = (32, 64, 128, 256, 512)
+    """Sides of the anchor boxes in pixels, three shapes each: all per location (c4), one per level (fpn)."""
+    candidates: Annotated[tuple[int, int], AtLeast(1)] = (12000, 6000)
+    """RPN boxes before non-maximum suppression: training, test."""
+    proposals: Annotated[tuple[int, int], AtLeast(1)] = (2000, 1000)
+    """RPN boxes after non-maximum suppression: training, test."""
+    rois: Count = 512
+    """Proposals per image that the head learns from, a quarter of them objects."""
+    score_threshold: Annotated[float, AtLeast(0), Below(1)] = 0.05
+    """Discard predictions with a lower score."""
+    precise_bn: Natural = 200
+    """Precise batch norm: batches to measure the running statistics over before the test; 0: none."""
+    seed: Natural = 0
+    """Random seed: order, flips, sizes, sampled boxes, and layers that are not pretrained."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1."""
-    devices: int = 0
-    """Processes that train together, a GPU each (or, with device cpu, some cores); 0: one for each GPU."""
-    timeout: str = "10m"
-    """How long processes wait for each other before they take one for lost."""
+    devices: Natural = 0
+    """Data-parallel processes, one per GPU (or some cores each with device cpu); 0: as many as GPUs."""
+    timeout: Annotated[str, Duration()] = "10m"
+    """How long a process waits for the others before it gives them up as lost."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """bf16 autocast, or not; `auto` takes it where the machine is fast at it."""
-    workers: int = -1
-    """Processes that decode; -1 chooses. Results do not depend on it."""
-    log_every: int = 20
-    """Steps between lines in metrics.jsonl."""
+    """Mixed precision (bf16 autocast) or float32; `auto`: bf16 where the hardware is fast at it."""
+    workers: Annotated[int, AtLeast(-1, "(automatic)")] = -1
+    """Worker processes that decode; -1: by the number of cores. Results do not depend on it."""
+    log_every: Count = 20
+    """Steps between records in metrics.jsonl."""
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
 
     def __post_init__(self) -> None:
-        for name, kinds in (("task", get_args(Task)), ("detector", get_args(Detector))):
-            value = getattr(self, name)
-            if value not in kinds:
-                raise SettingsError(
-                    f"unknown {name} '{value}'{did_you_mean(value, kinds)}; there are {', '.join(kinds)}"
-                )
-        for name in ("iterations", "batch_size", "rois", "log_every"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("weight_decay", "warmup", "precise_bn", "seed", "devices"):
-            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("candidates", "proposals", "train_sides", "anchors"):
-            values = getattr(self, name)
-            _require(bool(values) and min(values) >= 1, f"{name} must be 1 or more, got {_listed(values)}")
-        parse_duration(self.timeout, "timeout")
-        _require(self.lr > 0, f"lr must be above 0, got {self.lr:g}")
-        threshold = self.score_threshold
-        _require(0 <= threshold < 1, f"score_threshold must lie in [0, 1), got {threshold:g}")
-        _require(0 <= self.momentum < 1, f"momentum must lie in [0, 1), got {self.momentum:g}")
-        _require(self.workers >= -1, f"workers must be -1 (automatic), 0 or more, got {self.workers}")
-        _require(
-            list(self.drops) == sorted(self.drops) and all(0 < share < 1 for share in self.drops),
-            f"drops must be rising shares of the training within (0, 1), got {_listed(self.drops)}",
-        )
-        sides = (*self.train_sides, self.test_side, self.max_side)
-        _require(min(sides) >= 32, f"sides must be at least 32 pixels, got {min(sides)}")
-        _require(
-            self.detector == "c4" or len(self.anchors) == 5,
-            f"fpn has five levels, so anchors must be five sides, got {_listed(self.anchors)}",
-        )
-
-
-def _require(holds: bool, what: str) -> None:
-    if not holds:
-        raise SettingsError(what)
-
-
-def _listed(values: tuple[Any, ...]) -> str:
-    return " ".join(f"{value:g}" for value in values) or "none"
+        check(self)
+        if self.detector == "fpn" and len(self.anchors) != 5:
+            listed = " ".join(map(str, self.anchors))
+            raise SettingsError(f"fpn has five levels, so anchors must be five sides, got {listed}")
 
 
 def rate_at(step: int, settings: TransferSettings) -> float:
-    """The learning rate at `step` (from 0): a linear rise, then a tenth after each of `drops`."""
+    """Return the learning rate at `step` (from 0): linear warm-up, then a tenth after each of `drops`."""
     rate = settings.lr * settings.batch_size / BATCH
     if step < settings.warmup:  # from 1/1000, as in Detectron2
         return rate * (0.001 + 0.999 * step / settings.warmup)
@@ -150,15 +119,18 @@ SMALL = TransferSettings(
     rois=64,
     precise_bn=50,
 )
-"""A few hundred images at half size, to compare encoders: minutes on a GPU."""
+"""A few hundred images at half size, to compare encoders in minutes on a GPU."""
+
+_LARGE = 2000  # training images: with fewer, the paper's schedules repeat each too often
 
 RECIPES = {"voc07": VOC07, "voc0712": VOC0712, "coco-1x": COCO_1X, "small": SMALL}
 
 
 def starting_point(recipe: str | None, layout: str, years: int, images: int) -> TransferSettings:
-    """The settings before the user's own: of the recipe, or of the one that fits the data.
+    """Return the settings that the user's overrides apply to: the recipe's, or those that fit the data.
 
-    layout: voc or coco. years: of VOC. images: to train on. Raises SettingsError for an unknown name.
+    layout: voc or coco. years: number of years of VOC. images: number of training images. Raises
+    SettingsError for a recipe that does not exist.
     """
     if recipe is None:
         large = {"coco": "coco-1x", "voc": "voc0712" if years > 1 else "voc07"}[layout]
@@ -168,6 +140,3 @@ def starting_point(recipe: str | None, layout: str, years: int, images: int) -> 
             f"unknown recipe '{recipe}'{did_you_mean(recipe, RECIPES)}; there are {', '.join(RECIPES)}"
         )
     return RECIPES[recipe]
-
-
-_LARGE = 2000  # images: fewer are seen too often in the paper's schedules

@@ -1,7 +1,7 @@
-"""The layout of Pascal VOC: a folder for each year, with JPEGImages, Annotations and ImageSets/Main.
+"""Pascal VOC's layout: a folder for each year, with JPEGImages, Annotations and ImageSets/Main.
 
-Everingham et al. 2010. All years lie together: what any of them has for training is trained on, and what any
-has for the test is tested on. Pixels count from 1 there, and a box includes its last ones.
+Everingham et al. 2010. Years are merged: the training lists of all are trained on, the test lists of all
+tested on. VOC counts pixels from 1, and its boxes include their last pixels.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from siam.transfer.annotations import (
     Example,
     Instance,
     Skipped,
-    clipped,
+    clip_box,
 )
 
 _LISTS = Path("ImageSets") / "Main"
@@ -28,7 +28,7 @@ _ENDINGS = (".jpg", ".jpeg", ".JPEG", ".png")
 
 @dataclass(frozen=True)
 class _Named:
-    """An object before its class has a number."""
+    """An instance whose class has no number yet."""
 
     name: str
     box: Box
@@ -40,7 +40,7 @@ _Read = tuple[Path, int, int, list[_Named]]
 
 
 def voc_years(root: Path) -> list[Path]:
-    """The years in VOC's layout: `root` itself, folders in it, or folders one deeper (VOCdevkit/VOC2007)."""
+    """Return the years in VOC's layout: `root` itself, or folders one or two below (VOCdevkit/VOC2007)."""
     for pattern in ("", "*", "*/*"):
         years = [p for p in sorted(root.glob(pattern) if pattern else [root]) if (p / _LISTS).is_dir()]
         if years:
@@ -49,23 +49,26 @@ def voc_years(root: Path) -> list[Path]:
 
 
 def open_voc(name: str, years: list[Path]) -> DetectionDataset:
-    """Read all annotations; what cannot be used is skipped and counted. Raises DataError for no lists."""
+    """Read all annotations; those that cannot be used are skipped and counted.
+
+    Raises DataError where there are no lists of images to train and test on.
+    """
     skipped = Skipped()
     train_lists, test_lists = _lists(name, years)
     train = list(_read_all(train_lists, skipped))
     test = list(_read_all(test_lists, skipped))
-    classes = tuple(sorted({thing.name for _, _, _, things in train for thing in things}))
-    place = {c: i + 1 for i, c in enumerate(classes)}
+    classes = tuple(sorted({one.name for _, _, _, named in train for one in named}))
+    label_of = {name: i + 1 for i, name in enumerate(classes)}
     learnable = [read for read in train if read[3]]
-    count = len(learnable) + 1
+    first_test = len(learnable) + 1
     return DetectionDataset(
         name=name,
         layout="voc",
         years=len(years),
         classes=classes,
         category_ids=tuple(range(1, len(classes) + 1)),
-        train=AnnotatedImages(f"{name} (train)", _number(learnable, place, 1, skipped)),
-        test=AnnotatedImages(f"{name} (test)", _number(test, place, count, skipped)),
+        train=AnnotatedImages(f"{name} (train)", _examples(learnable, label_of, 1, skipped)),
+        test=AnnotatedImages(f"{name} (test)", _examples(test, label_of, first_test, skipped)),
         masks=False,
         skipped=skipped,
     )
@@ -76,7 +79,7 @@ _List = tuple[Path, str]
 
 
 def _lists(name: str, years: list[Path]) -> tuple[list[_List], list[_List]]:
-    """trainval against test; where no year has a test, train against val."""
+    """Return lists to train and to test on: trainval and test, or where no year has a test, train and val."""
 
     def lists(year: Path, *parts: str) -> list[_List]:
         return [(year, part) for part in parts if (year / _LISTS / f"{part}.txt").is_file()]
@@ -105,7 +108,7 @@ def _read_all(lists: list[_List], skipped: Skipped) -> Iterator[_Read]:
 
 
 def _read(year: Path, stem: str, skipped: Skipped) -> _Read | None:
-    """One photograph, or None with the reason noted."""
+    """Read one image's annotation; None, with the reason noted, where it cannot be used."""
     xml = year / "Annotations" / f"{stem}.xml"
     files = (year / "JPEGImages" / (stem + ending) for ending in _ENDINGS)
     file = next((file for file in files if file.is_file()), None)
@@ -120,23 +123,33 @@ def _read(year: Path, stem: str, skipped: Skipped) -> _Read | None:
     except (ElementTree.ParseError, OSError, ValueError, LookupError):  # LookupError: an unknown encoding
         skipped.note("an annotation that is not XML", xml.name)
         return None
+    size = _size(root, file, xml.name, skipped)
+    if size is None:
+        return None
+    width, height = size
+    named = (_named(element, width, height, xml.name, skipped) for element in root.iter("object"))
+    return file, width, height, [one for one in named if one is not None]
+
+
+def _size(root: ElementTree.Element, file: Path, where: str, skipped: Skipped) -> tuple[int, int] | None:
+    """Return width and height, from the image itself where the annotation lacks them."""
     try:
         width, height = int(root.findtext("size/width", "")), int(root.findtext("size/height", ""))
     except ValueError:
         width = height = 0
-    if width < 1 or height < 1:
-        try:
-            with Image.open(file) as image:
-                width, height = image.size
-        except (OSError, Image.DecompressionBombError):
-            skipped.note("an annotation without size, for an image that cannot be read", xml.name)
-            return None
-        skipped.note("an annotation without size, which was taken from the image", xml.name)
-    things = (_thing(element, width, height, xml.name, skipped) for element in root.iter("object"))
-    return file, width, height, [thing for thing in things if thing is not None]
+    if width >= 1 and height >= 1:
+        return width, height
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+    except (OSError, Image.DecompressionBombError):
+        skipped.note("an annotation without size, for an image that cannot be read", where)
+        return None
+    skipped.note("an annotation without size, which was taken from the image", where)
+    return width, height
 
 
-def _thing(
+def _named(
     element: ElementTree.Element, width: int, height: int, where: str, skipped: Skipped
 ) -> _Named | None:
     name = (element.findtext("name") or "").strip()
@@ -149,23 +162,25 @@ def _thing(
         skipped.note("an object without name or box", where)
         return None
     box = (left - 1, top - 1, right, bottom)
-    if clipped(box, width, height) is None:
+    if clip_box(box, width, height) is None:
         skipped.note("a box that is empty or outside its image", where)
         return None
     return _Named(name, box, element.findtext("difficult", "0").strip() == "1")
 
 
-def _number(reads: list[_Read], place: dict[str, int], first: int, skipped: Skipped) -> Iterator[Example]:
-    """Photographs with ids from `first` on, and objects with labels and ids."""
+def _examples(
+    reads: list[_Read], label_of: dict[str, int], first: int, skipped: Skipped
+) -> Iterator[Example]:
+    """Give images ids from `first` on, and instances ids and labels."""
     ids = 0
     for at, (file, width, height, named) in enumerate(reads, start=first):
-        things = []
-        for thing in named:
-            if thing.name not in place:
-                skipped.note("an object whose class is never trained on", f"{file.name} ({thing.name})")
+        instances = []
+        for one in named:
+            if one.name not in label_of:
+                skipped.note("an object of a class that is not trained on", f"{file.name} ({one.name})")
                 continue
             ids += 1
-            left, top, right, bottom = thing.box
+            left, top, right, bottom = one.box
             area = (right - left) * (bottom - top)
-            things.append(Instance(ids, thing.box, place[thing.name], area, difficult=thing.difficult))
-        yield Example(at, file, width, height, tuple(things))
+            instances.append(Instance(ids, one.box, label_of[one.name], area, difficult=one.difficult))
+        yield Example(at, file, width, height, tuple(instances))

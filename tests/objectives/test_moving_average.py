@@ -24,7 +24,7 @@ def test_moving_average_by_hand_over_three_batches():
                 loss -= unit(p)[i] @ to / np.linalg.norm(to) / 2 / len(batch)
             new[image] = (to1 + to2) / 2
         eta |= new
-        objective.begin(torch.tensor(batch))
+        objective.before_step(torch.tensor(batch), epoch=0)
         found = objective(*(torch.from_numpy(x).float() for x in (p1, p2, z1, z2)))
         assert abs(float(found) - loss) < 1e-5
     for image, expected in eta.items():
@@ -33,7 +33,7 @@ def test_moving_average_by_hand_over_three_batches():
 
 def test_no_gradient_reaches_what_is_remembered():
     objective = MovingAverage(images=3, dim=4)
-    objective.begin(torch.arange(3))
+    objective.before_step(torch.arange(3), epoch=0)
     p, z = torch.randn(3, 4, requires_grad=True), torch.randn(3, 4, requires_grad=True)
     for _ in range(2):
         objective(p, p, z, z).backward()

@@ -133,11 +133,11 @@ def test_contrast_with_a_predictor_scores_predictions_against_targets():
     assert float(NTXent(0.2)(*tensors([p1, p2, z1, z2]))) == pytest.approx(total / 6, abs=1e-5)
 
 
-def test_info_nce_over_steps_with_a_queue_that_goes_round():
+def test_info_nce_over_steps_with_a_circular_queue():
     """MoCo Eq. 1 over five steps; K = 7 is no multiple of what is taken; keys enter after scoring."""
     torch.manual_seed(0)
     objective = InfoNCE(dim=4, size=7, temperature=0.2)
-    queue, place = objective.queue.numpy().copy(), 0
+    queue, pointer = objective.queue.numpy().copy(), 0
     for step in range(5):
         p1, p2, z1, z2 = vectors(2, 4, seed=step)
 
@@ -150,12 +150,12 @@ def test_info_nce_over_steps_with_a_queue_that_goes_round():
 
         expected = (loss(p1, z2) + loss(p2, z1)) / 2
         assert float(objective(*tensors([p1, p2, z1, z2]))) == pytest.approx(expected, abs=1e-5)
-        objective.end()
+        objective.after_step()
         for key in unit(np.concatenate([z2, z1])):
-            queue[place] = key
-            place = (place + 1) % 7
+            queue[pointer] = key
+            pointer = (pointer + 1) % 7
         assert np.allclose(objective.queue.numpy(), queue, atol=1e-6)
-        assert int(objective.place) == place
+        assert int(objective.pointer) == pointer
 
 
 def test_a_key_is_never_its_own_negative():
@@ -169,7 +169,7 @@ def test_a_key_is_never_its_own_negative():
     assert objective(p1, p2, z1, z2) == objective(p1, p2, z1, z2)
     assert torch.equal(objective.queue, scored)
     assert torch.cdist(scored, keys).min() > 1e-3
-    objective.end()
+    objective.after_step()
     assert torch.cdist(objective.queue, keys).min(dim=0).values.max() < 1e-3
 
 
@@ -178,12 +178,12 @@ def test_the_queue_survives_a_checkpoint_and_the_backward_pass():
     p1, p2, z1, z2 = tensors(vectors(3, 4, seed=0))
     p1.requires_grad_()
     objective(p1, p2, z1, z2).backward()
-    objective.end()
+    objective.after_step()
     assert p1.grad.abs().sum() > 0
     other = InfoNCE(dim=4, size=10, temperature=0.2)
     other.load_state_dict(objective.state_dict())
     assert torch.equal(other.queue, objective.queue)
-    assert other.place == 6
+    assert other.pointer == 6
 
 
 @given(st.integers(2, 12), st.integers(2, 6), st.integers(0, 10**6))
@@ -247,6 +247,13 @@ def test_prototypes_learn_from_assignments_only_when_targets_do():
     assert torch.allclose(ours, objective.prototypes.grad, atol=1e-5)
 
 
+def test_prototypes_are_frozen_in_the_first_epoch_alone():
+    objective = SwappedPrediction(4, prototypes=5, temperature=0.1)
+    for epoch in (0, 1, 2):
+        objective.before_step(torch.arange(3), epoch)
+        assert objective.prototypes.requires_grad == (epoch > 0)
+
+
 def test_assignments_pass_gradient_when_targets_do():
     objective = SwappedPrediction(4, prototypes=5, temperature=0.1)
     p1, p2, z1, z2 = tensors(vectors(3, 4, seed=0))
@@ -257,7 +264,7 @@ def test_assignments_pass_gradient_when_targets_do():
 
 
 class TestAgainstLightly:
-    """The same numbers as an independent implementation, where it is installed (it comes with `dev`)."""
+    """Equal to an independent implementation, where it is installed (it comes with `dev`)."""
 
     @pytest.fixture(autouse=True)
     def loss(self):
@@ -301,4 +308,4 @@ class TestAgainstLightly:
             p1, p2, z1, z2 = tensors(vectors(4, 6, seed=seed))
             expected = float(theirs(p1.requires_grad_(), z2).detach())
             assert float(ours(p1, p2, z1, z2).detach()) == pytest.approx(expected, abs=1e-5)
-            ours.end()
+            ours.after_step()

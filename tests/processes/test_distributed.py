@@ -63,14 +63,14 @@ def two_steps(name):
     for step in range(2):
         g = torch.Generator().manual_seed(step)
         views = [local_shard(torch.randn(BATCH, 3, 16, 16, generator=g)) for _ in range(4)]
-        objective.begin(local_shard(torch.randperm(IMAGES, generator=g)[:BATCH]))
+        objective.before_step(local_shard(torch.randperm(IMAGES, generator=g)[:BATCH]), epoch=1)
         pairs = [views[:2], views[2:]] if method.symmetry == "asymmetric_2x" else [views[:2]]
         loss = torch.stack([objective(*forward(*pair)) for pair in pairs]).mean()
         network.zero_grad()
         objective.zero_grad()
         loss.backward()
         average_gradients(objective)
-        objective.end()
+        objective.after_step()
         result[f"{step} loss"] = agree.all_reduce_mean(loss.detach())
         for part, module in (("network", network), ("objective", objective)):
             for key, p in module.named_parameters():

@@ -9,7 +9,7 @@ from rich.console import Console
 from siam.data.loader import ViewLoader
 from siam.data.sources import open_images
 from siam.runs import bars
-from siam.runs.bars import Bars, reading
+from siam.runs.bars import Bars, transient_progress
 from siam.settings.pretraining import LoaderSettings, Settings, ViewSettings
 from siam.train.monitor import Monitor
 from tests.conftest import save_images
@@ -95,7 +95,7 @@ def test_a_line_of_its_own_is_news_enough_for_a_minute(clock):
 
 def test_a_quiet_console_stays_quiet(clock):
     file = io.StringIO()
-    with reading(Console(file=file, force_terminal=True, quiet=True)) as bar:
+    with transient_progress(Console(file=file, force_terminal=True, quiet=True)) as bar:
         tell = bar("images")
         tell(1, 2)
         clock[0] = 100.0

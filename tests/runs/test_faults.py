@@ -89,7 +89,7 @@ def test_sigterm_saves_and_says_resume_me(classes, tmp_path, capsys):
         process.signal(number)
         assert process.wait() == 75
         saved = load_checkpoint(stopped / "checkpoint.pt")["progress"]
-        assert saved["metrics"] == log.stat().st_size  # up to the very step that was under way
+        assert saved["log_bytes"] == log.stat().st_size  # up to the very step that was under way
     status, err = command(capsys, *args)
     assert status == 0
     assert "(resumed)" in err
@@ -141,8 +141,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(photos, tmp_path, cap
     run = tmp_path / "run"
     assert command(capsys, "pretrain", photos, *flags, "--out", run)[0] == 0
     assert [file.name for file in checkpoints(run)] == [f"checkpoint{n}.pt" for n in ("", ".1", ".2")]
-    steps = [load_checkpoint(file)["progress"] for file in checkpoints(run)]
-    assert [(p["epoch"], p["step"]) for p in steps] == [(2, 0), (1, 2), (1, 1)]
+    assert [load_checkpoint(file)["progress"]["step"] for file in checkpoints(run)] == [6, 5, 4]
     weights = load_checkpoint(run / "checkpoint.pt")["network"]
 
     file = run / "checkpoint.pt"
@@ -156,7 +155,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(photos, tmp_path, cap
         file.unlink()
     status, err = command(capsys, "pretrain", photos, *flags, "--out", run, "--resume")
     assert status == 0
-    assert ("going on from checkpoint.1.pt" in err) == (harm != "gone")
+    assert ("resuming from checkpoint.1.pt" in err) == (harm != "gone")
     again = load_checkpoint(run / "checkpoint.pt")["network"]
     assert all(torch.equal(again[key], weights[key]) for key in weights)
 
@@ -202,7 +201,7 @@ def test_a_disk_that_stays_full_ends_the_run_after_some_attempts():
     assert "step 1 cannot be saved: No space left on device (run/checkpoint.pt); nothing was saved" in said[0]
     assert "step 3 is kept" in said[-1]
     with pytest.raises(
-        RunError, match=r"after 5 attempts; step 3 is kept; make room and go on with --resume"
+        RunError, match=r"after 5 attempts; step 3 is kept; free some space and continue with --resume"
     ):
         saver.save(8, write)
 
@@ -237,7 +236,9 @@ def test_a_full_disk_is_told_survived_and_when_it_stays_full_the_last_checkpoint
     assert process.wait() == 2
     err = process.said()
     assert "cannot be saved: No space left on device" in err
-    assert re.search(r"siam: step \d+ cannot be saved: .* after 5 attempts; step \d+ is kept; make room", err)
+    assert re.search(
+        r"siam: step \d+ cannot be saved: .* after 5 attempts; step \d+ is kept; free some space", err
+    )
     assert "Traceback" not in err
     kept, complaint = load_last(run)
     assert f"step {kept['progress']['epoch'] * 3 + kept['progress']['step']} is kept" in err
@@ -298,7 +299,7 @@ def test_images_that_vanish_end_the_run_and_cost_nothing(photos, tmp_path, capsy
     assert re.search(r"can no longer be read: 24 images in a row, .* \(No such file or directory\)", err)
     assert "go on with --resume" in err
     saved = load_checkpoint(run / "checkpoint.pt")["progress"]
-    assert (saved["epoch"], saved["step"], saved["broken"]) == (1, 1, {})
+    assert (saved["step"], saved["unreadable"]) == (4, {})
     away.rename(photos)
     assert command(capsys, "pretrain", photos, *RUN, "--out", run, "--resume")[0] == 0
     assert_same_run(whole, run)
@@ -363,7 +364,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_batch(photos, tmp_path, ca
     names = ", ".join(open_images(photos).train.path(int(i)) for i in order.epoch(1)[1][:3])
     assert f"the loss is not finite at step 5 (epoch 2), with the batch of {names} ...;" in err
     saved = load_checkpoint(run / "checkpoint.pt")["progress"]
-    assert (saved["epoch"], saved["step"]) == (1, 1)
+    assert saved["step"] == 4
 
 
 @pytest.mark.parametrize(

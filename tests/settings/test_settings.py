@@ -1,6 +1,9 @@
-"""Settings: there and back again, by name, and refusing what cannot be."""
+"""Settings: to plain values and back, errors that name the setting, recipes, and no torch."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -9,6 +12,8 @@ from hypothesis import strategies as st
 from siam.errors import SettingsError
 from siam.methods import METHODS
 from siam.settings import recipes
+from siam.settings.checks import Rule
+from siam.settings.method import Method
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.settings.pretraining import (
     CheckpointSettings,
@@ -18,6 +23,7 @@ from siam.settings.pretraining import (
     Settings,
     ViewSettings,
 )
+from siam.transfer.settings import TransferSettings
 
 
 @given(
@@ -54,22 +60,39 @@ def test_an_unknown_setting_is_named_with_the_nearest():
             lambda: Settings(method=replace(METHODS["moco_v2"], queue=256)),
             "queue must be larger than batch_size",
         ),
-        (lambda: ViewSettings(scale=(0.5, 0.2)), r"views\.scale"),
-        (lambda: ViewSettings(hue=0.7), r"views\.hue"),
-        (lambda: ViewSettings(blur_p=1.1), r"views\.blur_p"),
-        (lambda: ViewSettings(blur_sigma=(0.0, 1.0)), r"views\.blur_sigma"),
-        (lambda: ViewSettings(size=4), r"views\.size"),
-        (lambda: OptimizerSettings(lr=0), r"optimizer\.lr"),
-        (lambda: OptimizerSettings(momentum=1.0), r"optimizer\.momentum"),
-        (lambda: OptimizerSettings(weight_decay=-1), r"optimizer\.weight_decay"),
-        (lambda: LoaderSettings(workers=-2), r"loader\.workers"),
-        (lambda: MonitorSettings(knn_k=0), r"monitor\.knn_k"),
-        (lambda: CheckpointSettings(every="0m"), r"checkpoint\.every"),
+        (lambda: Settings(method=replace(METHODS["moco_v2"], target="gradient")), "cannot be 'gradient'"),
+        (lambda: Settings(devices=-1), "devices must not be negative, got -1"),
+        (lambda: Settings(timeout="10"), "timeout must be a time such as 90s, 10m or 2h, got '10'"),
+        (lambda: ViewSettings(scale=(0.5, 0.2)), r"views\.scale must be in ascending order, got 0\.5 0\.2"),
+        (lambda: ViewSettings(scale=(0.0, 0.2)), r"views\.scale must be above 0, got 0 0\.2"),
+        (lambda: ViewSettings(scale=(0.5, 1.2)), r"views\.scale must lie in \[0, 1\], got 0\.5 1\.2"),
+        (lambda: ViewSettings(hue=0.7), r"views\.hue must lie in \[0, 0\.5\] turns, got 0\.7"),
+        (lambda: ViewSettings(blur_p=1.1), r"views\.blur_p must lie in \[0, 1\], got 1\.1"),
+        (lambda: ViewSettings(contrast=-0.1), r"views\.contrast must not be negative, got -0\.1"),
+        (lambda: ViewSettings(blur_sigma=(0.0, 1.0)), r"views\.blur_sigma must be above 0, got 0 1"),
+        (lambda: ViewSettings(size=4), r"views\.size must be at least 8 pixels, got 4"),
+        (lambda: OptimizerSettings(lr=0), r"optimizer\.lr must be above 0, got 0"),
+        (lambda: OptimizerSettings(momentum=1.0), r"optimizer\.momentum must be below 1, got 1\.0"),
+        (lambda: OptimizerSettings(weight_decay=-1), r"optimizer\.weight_decay must not be negative, got -1"),
+        (lambda: LoaderSettings(workers=-2), r"loader\.workers must be at least -1 \(automatic\), got -2"),
+        (lambda: MonitorSettings(knn_k=0), r"monitor\.knn_k must be at least 1, got 0"),
+        (lambda: CheckpointSettings(keep=0), r"checkpoint\.keep must be at least 1, got 0"),
+        (lambda: CheckpointSettings(every="0m"), r"checkpoint\.every must be a time such as"),
+        (lambda: CheckpointSettings(every="10m,0"), r"checkpoint\.every must be above 0, got 0"),
     ],
 )
 def test_what_cannot_work_fails_by_name_when_built(build, says):
     with pytest.raises(SettingsError, match=says):
         build()
+
+
+def test_settings_and_the_names_of_objectives_need_no_torch():
+    code = (
+        "import sys, siam.objectives, siam.transfer.settings; "
+        "from siam.settings.pretraining import Settings; "
+        "Settings(); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_differences_are_named_with_both_values():
@@ -108,7 +131,7 @@ def test_simsiam_is_as_published():
             {"method": {"target": "liv"}},
             "method.target must be stop_gradient or momentum or gradient, got 'liv'",
         ),
-        ({"method": {"batch_norm": "defualt"}}, "method.batch_norm must be none or hidden"),
+        ({"method": {"batch_norm": "defualt"}}, "got 'defualt'; did you mean default?"),
         ({"method": {"momentum": "0.9"}}, "method.momentum must be a finite number, got '0.9'"),
         ({"method": {"temperature": float("inf")}}, "method.temperature must be a finite number"),
         ({"method": {"prototypes": 2.5}}, "method.prototypes must be a whole number, got 2.5"),
@@ -129,6 +152,18 @@ def test_values_are_what_their_annotations_say(plain, says):
     with pytest.raises(SettingsError) as refused:
         from_dict(plain)
     assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [ViewSettings, Method, OptimizerSettings, LoaderSettings, MonitorSettings, CheckpointSettings, Settings,
+     TransferSettings],
+)  # fmt: skip
+def test_every_number_has_a_range(kind):
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        kind, *rules = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if kind in (int, float) or get_origin(kind) is tuple:
+            assert any(isinstance(rule, Rule) for rule in rules), name
 
 
 def test_small_sets_get_batches_of_at_least_eight_where_they_have_them():

@@ -28,7 +28,7 @@ def step(batch):
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    objective.end()
+    objective.after_step()
     network.update_target(0.99)
 
 torch.set_num_threads(1)

@@ -85,8 +85,8 @@ def test_python_runs_embeds_and_loads(classes, tmp_path):
         "method": {"dim": 16, "projector_hidden": 16, "predictor_hidden": 4},
     }  # fmt: skip
     outcome = package.pretrain(classes, out=tmp_path / "run", **flags)
-    assert 0 <= outcome.knn <= 1
-    assert outcome.pixel_knn >= 0.9  # dark and light images: pixels tell them apart
+    assert 0 <= outcome.metrics["knn"] <= 1
+    assert outcome.metrics["pixel_knn"] >= 0.9  # dark and light images: pixels tell them apart
     encoder = package.load(outcome.run)
     assert not encoder.training
     vectors, paths = package.embed(outcome.run, classes)

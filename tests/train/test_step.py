@@ -30,7 +30,7 @@ def a_step(method, frozen_statistics, **changes):
     views = torch.randn(2, 8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.nbytes) or x, lambda x: x):
-        loss, z1 = step(views, IMAGES)
+        loss, z1 = step(views, IMAGES, epoch=1)
     return loss, z1, dict(network.named_parameters()), sum(kept)
 
 
@@ -48,8 +48,8 @@ def test_in_parts_the_queue_takes_the_keys_of_all():
     network, objective = Network(method, "resnet10t", 16, width=0.125), build_objective(method)
     step = Step(network, objective, replace(SETTINGS, method=method, grad_accum=2), torch.device("cpu"))
     before = objective.queue.clone()
-    _, z1 = step(torch.randn(2, 8, 3, 16, 16), IMAGES)
-    assert int(objective.place) == 16
+    _, z1 = step(torch.randn(2, 8, 3, 16, 16), IMAGES, epoch=1)
+    assert int(objective.pointer) == 16
     assert torch.equal(objective.queue[16:], before[16:])
     keys = torch.nn.functional.normalize(z1, dim=1)
     assert torch.cdist(objective.queue, keys).min(dim=0).values.max() < 1e-3

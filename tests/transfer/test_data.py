@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from siam.errors import DataError
-from siam.transfer.annotations import Example, Instance, clipped
-from siam.transfer.data import Batches, example, open_annotated
-from siam.transfer.outlines import mask_of, run_lengths_of
+from siam.transfer.annotations import Example, Instance, clip_box
+from siam.transfer.data import Batches, open_annotated, with_target
+from siam.transfer.masks import decode_mask, encode_mask
 from tests.conftest import siam
 from tests.transfer.conftest import LITTLE, few_of_coco, few_of_voc, names_of_voc
 
@@ -73,7 +73,7 @@ def test_voc_as_it_is(voc):
     assert not found.skipped
     first = found.train[names_of_voc(voc, "trainval").index("000004")]
     text = (voc / "VOC2007" / "Annotations" / f"{first.file.stem}.xml").read_text()
-    left, top, right, bottom = first.things[0].box
+    left, top, right, bottom = first.instances[0].box
     for side, value in (("xmin", left + 1), ("ymin", top + 1), ("xmax", right), ("ymax", bottom)):
         assert f"<{side}>{value:.0f}</{side}>" in text
     with pytest.raises(DataError, match="has boxes only"):
@@ -88,7 +88,7 @@ def test_coco_as_it_is(coco):
     assert (found.layout, len(found.train), len(found.test)) == ("coco", len(with_objects), 100)
     assert found.category_ids[-1] == 90
     assert found.classes[0] == "person"
-    assert sum(len(found.train[i].things) for i in range(len(found.train))) == len(plain["annotations"])
+    assert sum(len(found.train[i].instances) for i in range(len(found.train))) == len(plain["annotations"])
 
 
 def test_several_years_lie_together(tmp_path):
@@ -101,7 +101,7 @@ def test_several_years_lie_together(tmp_path):
         found = open_annotated(root, masks=False)
         assert (found.years, len(found.train), len(found.test)) == (2, 3, 2)
         assert found.classes == ("cat", "dog")
-        assert found.test[1].things[0].difficult
+        assert found.test[1].instances[0].difficult
     alone = open_annotated(tmp_path / "VOCdevkit" / "VOC2012", masks=False)
     assert (alone.years, len(alone.train), len(alone.test)) == (1, 1, 1)
 
@@ -130,9 +130,9 @@ def test_bad_voc_is_skipped_and_counted(tmp_path):
         "an object without name or box": 2,
         "an image that is listed but missing": 1,
         "an image without annotation": 1,
-        "an object whose class is never trained on": 1,
+        "an object of a class that is not trained on": 1,
     }
-    assert [len(found.train[i].things) for i in range(len(found.train))] == [2, 1]
+    assert [len(found.train[i].instances) for i in range(len(found.train))] == [2, 1]
     assert (found.train[1].width, found.train[1].height) == (40, 40)
     assert "2 x an object without name or box, the first in nameless.xml" in found.skipped.lines()
 
@@ -157,17 +157,17 @@ def test_bad_coco_is_skipped_and_counted(tmp_path):
     found = open_annotated(root, masks=True)
     assert {reason: count for reason, (count, _) in found.skipped.items()} == {
         "an annotation for no image": 1,
-        "an annotation of no category that is trained on": 1,
+        "an annotation of a category that is not trained on": 1,
         "a box that is empty or outside its image": 4,
-        "an object without an outline": 2,
+        "an object without a segmentation": 2,
         "an image without id, file name or size": 1,
         "an image that is listed but missing": 1,
     }
     assert found.category_ids == (7, 9)
-    (thing,) = found.train[0].things
+    (thing,) = found.train[0].instances
     assert (thing.label, thing.id, thing.box) == (2, 9, (10, 10, 20, 20))
     boxes_only = open_annotated(root, masks=False)
-    assert len(boxes_only.train[0].things) == 3
+    assert len(boxes_only.train[0].instances) == 3
 
 
 @pytest.mark.parametrize(
@@ -179,10 +179,10 @@ def test_bad_coco_is_skipped_and_counted(tmp_path):
         (lambda root: make_voc(root / "VOC2007", {"trainval": {"1": xml([])}}), "lacks lists"),
         (
             lambda root: make_voc(root / "V", {"trainval": {"1": "<a"}, "test": {"2": xml([])}}),
-            "no usable photograph with an object to train on; skipped: 1 x an annotation that is not "
+            "no usable image with an object to train on; skipped: 1 x an annotation that is not "
             "XML, the first in 1.xml",
         ),
-        (lambda root: make_coco(root, coco_json([])), "no usable photograph with an object to train on"),
+        (lambda root: make_coco(root, coco_json([])), "no usable image with an object to train on"),
         (lambda root: make_coco(root, coco_json([GOOD]), coco_json([])), "with an object to test on"),
         (
             lambda root: make_coco(root, coco_json([GOOD]), coco_json([GOOD], ((9, "fox"),))),
@@ -212,29 +212,29 @@ def test_nothing_usable_is_exit_status_2_and_one_line(tmp_path, encoder):
     make_voc(tmp_path / "d" / "VOC2007", {"trainval": {"1": xml([])}, "test": {"2": xml([])}})
     done = siam("transfer", encoder, tmp_path / "d", *LITTLE, "--out", tmp_path / "out", check=2)
     assert len(done.stderr.strip().splitlines()) == 1
-    assert "has no usable photograph with an object to train on" in done.stderr
+    assert "has no usable image with an object to train on" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
 def test_boxes_are_cut_to_the_image():
-    assert clipped((-5, 3, 20, 50), 40, 40) == (0, 3, 20, 40)
-    assert clipped((3, 3, 3.5, 20), 40, 40) is None
-    assert clipped((40, 3, 60, 20), 40, 40) is None
-    assert clipped((20, 3, 10, 20), 40, 40) is None
-    assert clipped((float("nan"), 3, 10, 20), 40, 40) is None
+    assert clip_box((-5, 3, 20, 50), 40, 40) == (0, 3, 20, 40)
+    assert clip_box((3, 3, 3.5, 20), 40, 40) is None
+    assert clip_box((40, 3, 60, 20), 40, 40) is None
+    assert clip_box((20, 3, 10, 20), 40, 40) is None
+    assert clip_box((float("nan"), 3, 10, 20), 40, 40) is None
 
 
 def test_flipping_takes_boxes_and_masks_along(tmp_path):
     """A box's mask fills it, before and after; a crowd is not learnt from, something difficult is."""
     outline = [[5, 10, 15, 10, 15, 30, 5, 30]]
     things = (
-        Instance(1, (5, 10, 15, 30), 2, 200, outline=outline),
-        Instance(2, (0, 0, 40, 40), 1, 1600, crowd=True, outline=outline),
-        Instance(3, (-4, 0, 8, 8), 1, 96, difficult=True, outline=[[0, 0, 8, 0, 8, 8, 0, 8]]),
+        Instance(1, (5, 10, 15, 30), 2, 200, segmentation=outline),
+        Instance(2, (0, 0, 40, 40), 1, 1600, iscrowd=True, segmentation=outline),
+        Instance(3, (-4, 0, 8, 8), 1, 96, difficult=True, segmentation=[[0, 0, 8, 0, 8, 8, 0, 8]]),
     )
     ramp = torch.arange(40, dtype=torch.uint8).expand(3, 40, 40)
     for flip in (False, True):
-        image, target = example(ramp, Example(1, tmp_path, 40, 40, things), flip, masks=True)
+        image, target = with_target(ramp, Example(1, tmp_path, 40, 40, things), flip, masks=True)
         assert image[0, 0, 0] == (39 if flip else 0)
         assert target["labels"].tolist() == [2, 1]
         expected = [[25, 10, 35, 30], [32, 0, 40, 8]] if flip else [[5, 10, 15, 30], [0, 0, 8, 8]]
@@ -245,7 +245,7 @@ def test_flipping_takes_boxes_and_masks_along(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools'
-def test_outlines_in_all_their_forms():
+def test_segmentations_in_all_their_forms():
     """One square as polygon, as plain run lengths, and compressed; and pycocotools reads what is written."""
     pycocotools = pytest.importorskip("pycocotools.mask")
     expected = np.zeros((6, 8), dtype=np.uint8)
@@ -257,10 +257,10 @@ def test_outlines_in_all_their_forms():
             value, run = pixel, 0
         run += 1
     plain = {"size": [6, 8], "counts": [*counts, run]}
-    compressed = run_lengths_of(expected.astype(bool))
+    compressed = encode_mask(expected.astype(bool))
     assert isinstance(compressed["counts"], str)
-    for outline in ([[2, 1, 5, 1, 5, 4, 2, 4]], plain, compressed):
-        assert np.array_equal(mask_of(outline, 8, 6), expected)
+    for segmentation in ([[2, 1, 5, 1, 5, 4, 2, 4]], plain, compressed):
+        assert np.array_equal(decode_mask(segmentation, 8, 6), expected)
     assert np.array_equal(pycocotools.decode(compressed), expected)
 
 
@@ -299,9 +299,7 @@ def test_a_photograph_that_cannot_be_read_is_replaced_and_listed(voc, tmp_path):
     other = few / "VOC2007" / "JPEGImages" / f"{names[5]}.jpg"
     Image.new("RGB", (30, 20)).save(other)
     batches = Batches(open_annotated(few, masks=False).train, 4, 0, False, 0)
-    with pytest.raises(
-        DataError, match=r"2 of 12 photographs .* cannot be read, more than 10 %: .* \(.*\), .*\("
-    ):
+    with pytest.raises(DataError, match=r"2 of 12 images .* cannot be read, more than 10 %: .* \(.*\), .*\("):
         list(batches.batches(0, 3))
 
 
@@ -312,7 +310,7 @@ def test_photographs_of_which_none_can_be_read(tmp_path, workers):
     for file in (year / "JPEGImages").iterdir():
         file.write_bytes(b"no image")
     batches = Batches(open_annotated(tmp_path, masks=False).train, 2, 0, False, workers)
-    with pytest.raises(DataError, match=r"2 of 2 photographs .* cannot be read") as raised:
+    with pytest.raises(DataError, match=r"2 of 2 images .* cannot be read") as raised:
         list(batches.batches(0, 1))
     assert "\n" not in str(raised.value)
 

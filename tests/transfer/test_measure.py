@@ -78,7 +78,7 @@ def test_half_of_the_objects_found_and_a_false_one_before(tmp_path):
     assert average_precision(true, [false, right], masks=False).ap50 == pytest.approx(0.5 * 51 / 101)
 
 
-@pytest.mark.parametrize("how", ["difficult", "crowd"])
+@pytest.mark.parametrize("how", ["difficult", "iscrowd"])
 def test_what_is_not_to_be_counted_is_neither_missed_nor_false(tmp_path, how):
     hard = Instance(3, (120, 10, 170, 60), 1, 2500, **{how: True})
     true = truth(annotated([CAT, hard], tmp_path))

@@ -49,15 +49,22 @@ def test_a_recipe_fits_the_data(recipe, layout, years, images, expected):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"task": "classification"}, "unknown task 'classification'"),
-        ({"detector": "fpm"}, "unknown detector 'fpm'; did you mean fpn"),
+        ({"task": "classification"}, "task must be detection or segmentation, got 'classification'"),
+        ({"detector": "fpm"}, "detector must be c4 or fpn, got 'fpm'; did you mean fpn"),
         ({"iterations": 0}, "iterations must be at least 1, got 0"),
         ({"lr": 0.0}, "lr must be above 0, got 0"),
-        ({"drops": (0.9, 0.5)}, "drops must be rising shares .* got 0.9 0.5"),
-        ({"train_sides": ()}, "train_sides must be 1 or more, got none"),
-        ({"test_side": 16}, "sides must be at least 32 pixels, got 16"),
+        ({"drops": (0.9, 0.5)}, "drops must be in ascending order, got 0.9 0.5"),
+        ({"drops": (0.5, 1.0)}, "drops must be below 1, got 0.5 1"),
+        ({"train_sides": ()}, "train_sides must hold at least one value, got none"),
+        ({"train_sides": (64, 16)}, "train_sides must be at least 32 pixels, got 64 16"),
+        ({"test_side": 16}, "test_side must be at least 32 pixels, got 16"),
+        ({"candidates": (100, 0)}, "candidates must be at least 1, got 100 0"),
+        ({"candidates": (100,)}, "candidates must be 2 numbers"),
+        ({"anchors": (32, "64")}, "anchors must be numbers"),
+        ({"timeout": "soon"}, "timeout must be a time such as 90s, 10m or 2h, got 'soon'"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
         ({"detector": "fpn", "anchors": (32,)}, "anchors must be five sides, got 32"),
-        ({"workers": -2}, "workers must be -1"),
+        ({"workers": -2}, r"workers must be at least -1 \(automatic\), got -2"),
     ],
 )
 def test_impossible_settings_fail_when_built(change, complaint):

@@ -93,7 +93,9 @@ def test_eight_photographs_are_learnt_by_heart(capsys, voc, tmp_path):
     large = []
     for i in range(len(everything)):
         photo = everything[i]
-        if len(photo.things) <= 2 and all(t.area > 0.25 * photo.width * photo.height for t in photo.things):
+        if len(photo.instances) <= 2 and all(
+            t.area > 0.25 * photo.width * photo.height for t in photo.instances
+        ):
             large.append(photo.file.stem)
     eight = few_of_voc(voc, tmp_path / "eight", large[:8], large[:8])
     encoder = make_run(tmp_path / "run", "resnet18", 0.125, 128)

@@ -1,4 +1,4 @@
-"""What a run tells: a bar and a line per epoch for people, metrics.jsonl and TensorBoard for programs."""
+"""The log of a run: a progress bar and lines for people, metrics.jsonl and TensorBoard for programs."""
 
 import contextlib
 import errno
@@ -11,17 +11,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from torch.utils.tensorboard import SummaryWriter
 
 from siam.runs.bars import Bars
 from siam.runs.folder import METRICS
 
 
-class Logbook:
-    """Open it at `position`, the length of metrics.jsonl in bytes up to which its records count.
+class Logger:
+    """Log a run from `position` on, the length of metrics.jsonl in bytes up to which its records count.
 
-    A run that is resumed from an earlier checkpoint so forgets what was written after that checkpoint, and
-    writes it again. A disk that is full makes records wait; they are not lost while the process lives.
+    A run resumed from an earlier checkpoint forgets the records written after that checkpoint and writes them
+    again. While the disk is full, records wait in memory; they are not lost while the process lives.
     """
 
     def __init__(self, folder: Path, total_steps: int, step: int, position: int, console: Console) -> None:
@@ -30,9 +29,9 @@ class Logbook:
         os.truncate(file, position)
         self.file = file.open("ab", buffering=0)
         self.waiting = b""  # records that are not in the file yet
-        self.board: SummaryWriter | None = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        self.board = _tensorboard(folder, step)
         self.bars, self.total_steps = Bars(console), total_steps
-        self.advance(step)
+        self.progress(step)
 
     def __enter__(self) -> Self:
         self.bars.progress.start()
@@ -48,7 +47,7 @@ class Logbook:
                 self.board.close()
 
     def position(self) -> int:
-        """Bytes in metrics.jsonl, safely on disk. Raises OSError where it cannot be written."""
+        """Flush metrics.jsonl to disk and return its length in bytes. Raises OSError."""
         self._write()
         if self.waiting:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.file.name)
@@ -59,10 +58,10 @@ class Logbook:
         while self.waiting:
             self.waiting = self.waiting[self.file.write(self.waiting) :]
 
-    def record(self, kind: str, **values: Any) -> None:
-        """Add one record: a line of metrics.jsonl, and points in TensorBoard."""
+    def log(self, kind: str, **values: Any) -> None:
+        """Add a record: a line of metrics.jsonl, and points in TensorBoard."""
         self.waiting += json.dumps({"kind": kind, **values}).encode() + b"\n"
-        with contextlib.suppress(OSError):  # saving will say so
+        with contextlib.suppress(OSError):  # the next save reports it
             self._write()
         if "step" in values and self.board is not None:
             try:
@@ -71,44 +70,51 @@ class Logbook:
                         self.board.add_scalar(f"{kind}/{name}", value, values["step"])
             except OSError as error:
                 self.board = None
-                self.say(
-                    f"TensorBoard's events cannot be written ({error.strerror}): from here on there are none"
-                )
+                self.print(f"TensorBoard events cannot be written ({error.strerror}): logging without them")
 
-    def advance(self, step: int, facts: Sequence[str] | None = None) -> None:
-        """Move the bar to `step`. facts: some words each, the most telling first; None: as they were."""
+    def progress(self, step: int, facts: Sequence[str] | None = None) -> None:
+        """Move the bar to `step`. facts: a few words each, the most important first; None keeps them."""
         self.bars.update("", step, self.total_steps, facts)
 
-    def say(self, line: str) -> None:
-        """A line for people, above the bar."""
+    def print(self, line: str) -> None:
+        """Print a line above the bar."""
         self.bars.say(line, markup=True)
 
 
-class NoLogbook(Logbook):
-    """For the processes of a run that tell nothing, because the first one does."""
+class NullLogger(Logger):
+    """No-op logger for ranks other than 0."""
 
     def __init__(self) -> None:
-        """Nothing is opened."""
+        """Open nothing."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing was opened."""
+        """Close nothing."""
 
     def position(self) -> int:
         return 0
 
-    def record(self, kind: str, **values: Any) -> None:
-        """Not here."""
+    def log(self, kind: str, **values: Any) -> None:
+        """Do nothing."""
 
-    def advance(self, step: int, facts: Sequence[str] | None = None) -> None:
-        """Not here."""
+    def progress(self, step: int, facts: Sequence[str] | None = None) -> None:
+        """Do nothing."""
 
-    def say(self, line: str) -> None:
-        """Not here."""
+    def print(self, line: str) -> None:
+        """Do nothing."""
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    """Return a SummaryWriter that forgets events after `step`, or None where tensorboard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
 
 def percent(fraction: float | None) -> str:
-    """0.4213 -> '42.1 %'; '-' where there is nothing to say."""
+    """Format a fraction: 0.4213 -> '42.1 %', None -> '-'."""
     return "-" if fraction is None else f"{100 * fraction:.1f} %"

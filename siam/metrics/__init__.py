@@ -1,0 +1,89 @@
+"""Measurements of the network between epochs: one file a metric, found by listing this package.
+
+A metric's file name is its name in metrics.jsonl, --json and tables. Its module defines
+
+    TITLE       names it in the report
+    FORMAT      "percent", or a format spec such as ".1f"
+    measure     takes a Look, returns a float, or None if it cannot be measured
+
+and, where the defaults do not serve,
+
+    CAPTION     a sentence under its curve
+    LABEL       its short name in the terminal and in tables (the file name); "" leaves it out there
+    ORDER       its place among the others (0)
+    due         takes (settings, epoch); False skips an epoch (by default none is skipped)
+    QUERIES     True: needs the features of the validation images
+    BASELINES   True: also measured on raw pixels and the untrained network (pixel_NAME, untrained_NAME)
+    draw        takes (axes, history, color): draws its panel (a line over the epochs)
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from siam import plugins
+from siam.settings.pretraining import MonitorSettings, Settings
+
+Values = dict[str, float | None]
+"""Of each metric by name; None where it is not measured."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one pass over the images shows: all that a metric sees. All tensors are on the CPU.
+
+    On several ranks, `queries` are a rank's own and everything else is the same on all of them.
+    """
+
+    settings: MonitorSettings
+    features: Tensor
+    """Backbone features of the bank, (N, D)."""
+    sample: Tensor
+    """Features of up to 2,048 images of the bank, spread evenly over it, (n, D)."""
+    z: Tensor | None = None
+    """Projections of the sample, (n, d); None for raw pixels."""
+    labels: Tensor | None = None
+    """Classes of the bank (N,); None if the images have no labels."""
+    classes: int = 0
+    """Number of classes."""
+    queries: Tensor | None = None
+    """Features of validation images (M, D); None without labels."""
+    query_labels: Tensor | None = None
+    """Their classes (M,)."""
+
+
+def all_metrics() -> dict[str, ModuleType]:
+    """Return the modules by name, in order."""
+    return {module.__name__.rpartition(".")[2]: module for module in plugins.modules(__name__)}
+
+
+def due_metrics(settings: Settings, epoch: int) -> dict[str, ModuleType]:
+    """Return the metrics to measure at the end of `epoch`."""
+    return {name: m for name, m in all_metrics().items() if not hasattr(m, "due") or m.due(settings, epoch)}
+
+
+def baseline_metrics() -> dict[str, ModuleType]:
+    """Return the metrics that are also measured on raw pixels and on the untrained network."""
+    return {name: module for name, module in all_metrics().items() if getattr(module, "BASELINES", False)}
+
+
+def label(name: str, module: ModuleType) -> str:
+    """Return the short name of a metric; "" if it is left out of terminal and tables."""
+    return str(getattr(module, "LABEL", name))
+
+
+def format_value(module: ModuleType, value: float | None) -> str:
+    """Format a value as its metric says; "-" for None."""
+    if value is None:
+        return "-"
+    return f"{100 * value:.1f} %" if module.FORMAT == "percent" else f"{value:{module.FORMAT}}"
+
+
+def in_words(values: dict[str, Any]) -> Iterator[str]:
+    """Yield 'rank 12.3', 'kNN 45.6 %' ... for the metrics that have a label."""
+    for name, module in all_metrics().items():
+        if label(name, module) and name in values:
+            yield f"{label(name, module)} {format_value(module, values[name])}"

@@ -1,0 +1,33 @@
+"""k-NN accuracy on validation images: the quickest honest measure of a representation (Wu et al. 2018)."""
+
+from siam.measure.knn import knn_accuracy
+from siam.metrics import Look
+from siam.processes.agree import all_gather_object
+from siam.settings.pretraining import Settings
+
+ORDER = 30
+TITLE = "kNN accuracy"
+CAPTION = "Validation images classified by their nearest training images."
+LABEL = "kNN"
+FORMAT = "percent"
+QUERIES = True
+BASELINES = True
+
+
+def due(settings: Settings, epoch: int) -> bool:
+    """Return True every monitor.knn_every epochs and after the last one."""
+    every = settings.monitor.knn_every
+    return every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == settings.epochs)
+
+
+def measure(look: Look) -> float | None:
+    """Return the fraction of the queries, over all ranks, whose class the neighbors' vote names."""
+    m = look.settings
+    if look.queries is None or look.query_labels is None or look.labels is None or m.knn_every == 0:
+        return None
+    fraction = 0.0
+    if len(look.queries):
+        bank, queries = (look.features, look.labels), (look.queries, look.query_labels)
+        fraction = knn_accuracy(*bank, *queries, look.classes, m.knn_k, m.knn_temperature)
+    counts = all_gather_object((round(fraction * len(look.queries)), len(look.queries)))
+    return sum(right for right, _ in counts) / sum(asked for _, asked in counts)

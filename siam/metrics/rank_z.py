@@ -1,0 +1,14 @@
+"""Effective rank of the projections: a low one shows directions of z that died, which no channel shows."""
+
+from siam.measure.collapse import effective_rank
+from siam.metrics import Look
+
+ORDER = 20
+TITLE = "effective rank of the projections"
+LABEL = ""
+FORMAT = ".1f"
+
+
+def measure(look: Look) -> float | None:
+    """Return the effective rank of the sample's projections, between 1 and min(n, d)."""
+    return None if look.z is None else effective_rank(look.z)

@@ -1,0 +1,308 @@
+"""The session of a run: what every trainer needs around its steps, so that training loops read as training.
+
+It holds the folder, chooses the device, restores the last checkpoint, logs, saves, stops when asked to, and
+raises Diverged. All ranks call its methods at the same steps; rank 0 alone writes.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from siam.data.random import counter_uniform
+from siam.data.views import STEP
+from siam.errors import Diverged, SiamError
+from siam.processes.agree import (
+    AnyRankFlag,
+    all_gather_object,
+    all_reduce_mean,
+    on_rank_zero,
+    raise_everywhere,
+)
+from siam.processes.gather import rank, world_size
+from siam.processes.rendezvous import local_device
+from siam.runs.bars import print_line
+from siam.runs.checkpoint import Progress, Stateful, checkpoints, load_last, restore, save_checkpoint
+from siam.runs.clock import Clock
+from siam.runs.folder import CHECKPOINT, UNREADABLE
+from siam.runs.logger import Logger, NullLogger
+from siam.runs.saving import RunStopped, Saver, StopRequest
+from siam.settings.pretraining import CheckpointSettings
+from siam.system.device import find_device, tune_process, uses_bf16
+from siam.system.files import locked, write_atomically
+
+T = TypeVar("T")
+
+
+class SessionSettings(Protocol):
+    """The settings that a session reads."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def checkpoint(self) -> CheckpointSettings: ...
+
+
+class Session:
+    """`with Session(folder, settings, console) as run:` holds the run folder and chooses the device.
+
+    Then `restore` loads the last checkpoint, `begin` opens the log, and after each optimizer step `advance`
+    says what is due. write_report: draws report.html from the folder.
+    """
+
+    device: torch.device
+    bf16: bool
+    log: Logger
+    should_log: bool
+    should_save: bool
+    stopping: bool
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: SessionSettings,
+        console: Console,
+        write_report: Callable[[Path], object] = lambda folder: None,
+    ) -> None:
+        self.folder, self.settings = folder, settings
+        self.console = console if rank() == 0 else Console(quiet=True)
+        self.progress, self.resumed = Progress(), False
+        self.unreadable: dict[str, str] = {}
+        self._record_unreadable: Callable[[dict[str, str]], None] = self.unreadable.update
+        self._parts: dict[str, Stateful] = {}
+        self._write_report = write_report
+        self._before_save: list[Callable[[], object]] = []
+        self._write_with_checkpoint: Callable[[], object] = lambda: None
+        self._held = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as held:
+            on_rank_zero(lambda: held.enter_context(locked(self.folder)))
+            self.device = find_device(local_device(self.settings.device))
+            tune_process(self.device)
+            self.bf16 = uses_bf16(self.settings.precision, self.device)
+            self._held = held.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.__exit__(kind, error, trace)
+
+    # Before the first step.
+
+    def restore(self, **parts: Stateful) -> None:
+        """Load the last checkpoint into modules and optimizers, if there is one. Saves hold them too."""
+        self._parts = parts
+        self.resumed = on_rank_zero(lambda: bool(checkpoints(self.folder)))
+        if self.resumed:
+            contents, complaint = on_rank_zero(lambda: load_last(self.folder))
+            self.progress = restore(contents, self.folder, **parts)
+            if complaint:
+                self.print(complaint)
+
+    def track_unreadable(self, found: dict[str, str], record: Callable[[dict[str, str]], None]) -> None:
+        """Keep what a loader could not read with the run.
+
+        found: the loader's own record, path to reason, which is resumed here. record: adds what other ranks
+        found; it may raise DataError if too many images are unreadable.
+        """
+        self.unreadable, self._record_unreadable = found, record
+        found.update(self.progress.unreadable)
+
+    def begin(
+        self,
+        total_steps: int,
+        log_every: int,
+        lr_setting: str,
+        name_batch: Callable[[int], str] = lambda step: "",
+    ) -> None:
+        """Open the log where the run stands, and listen for signals.
+
+        log_every: steps between records. lr_setting, name_batch: for the error of a run that diverged: the
+        setting to lower, and a function that names the images of a step.
+        """
+        self.total_steps, self.log_every = total_steps, log_every
+        self.lr_setting, self.name_batch = lr_setting, name_batch
+        self.log = NullLogger()
+        if rank() == 0:
+            self.log = Logger(self.folder, total_steps, self.step, self.progress.log_bytes, self.console)
+        self._held.enter_context(self.log)
+        self.stop = self._held.enter_context(StopRequest())
+        self.saver = Saver(self.settings.checkpoint, self.step, self.log.print)
+        self.flags = AnyRankFlag()
+        self.clock = Clock(self.progress.seconds, self.step)
+        self.loss_sum = torch.tensor(self.progress.loss_sum, device=self.device)
+        self.diverged_at = torch.tensor(math.inf, device=self.device)
+
+    def before_save(self, *calls: Callable[[], object]) -> None:
+        """Call these on all ranks at each step that is saved, before anything is measured or written."""
+        self._before_save += calls
+
+    def with_checkpoint(self, write: Callable[[], object]) -> None:
+        """Call this on rank 0 with each checkpoint, to write what goes with it."""
+        self._write_with_checkpoint = write
+
+    # Around the step.
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.progress.step
+
+    def guard(self, batches: Iterator[T]) -> Iterator[T]:
+        """Yield the batches; if there can be no more of them, save what was learned before the error."""
+        try:
+            yield from batches
+        except SiamError:
+            if world_size() == 1:  # other ranks are in the middle of a step
+                self.save()
+            raise
+
+    def seed_step(self, step: int | None = None) -> None:
+        """Seed torch from (seed, step, rank), so that a resumed run draws what the uninterrupted one drew."""
+        step = self.step if step is None else step
+        u = counter_uniform(self.settings.seed, 0, np.array([step]), STEP, rank() + 1)[0, rank()]
+        torch.manual_seed(int(u * 2**53))
+
+    def advance(self, loss: Tensor, ends_epoch: bool = False) -> None:
+        """Count a step, and set `should_log`, `should_save` and `stopping`, which are the same on all ranks.
+
+        loss: scalar on the device, which is not waited for unless something is due. Raises Diverged.
+        """
+        self.loss_sum += loss
+        first = self.diverged_at.clamp(max=self.step)
+        self.diverged_at = torch.where(loss.isfinite(), self.diverged_at, first)
+        self.progress.step += 1
+        self.log.progress(self.step)
+        self.stopping, time_is_up = self.flags(self.stop.asked, self.saver.time_is_up())
+        self.should_save = ends_epoch or self.stopping or time_is_up or self.saver.is_due(self.step)
+        self.should_log = ends_epoch or self.step % self.log_every == 0
+        if self.should_log or self.should_save:
+            both = all_reduce_mean(torch.stack([loss, self.loss_sum]))
+            self.loss, self.progress.loss_sum = both.tolist()
+            self._require_finite()
+        if self.should_save:
+            self._share_unreadable()
+            for call in self._before_save:
+                call()
+
+    def take_loss(self) -> float:
+        """Return the sum of the losses and start it again."""
+        loss_sum, self.progress.loss_sum = self.progress.loss_sum, 0.0
+        self.loss_sum.zero_()
+        return loss_sum
+
+    def rate(self) -> float:
+        """Return images per second since the last call, measuring and saving left out."""
+        return self.clock.rate(self.step, self.settings.batch_size)
+
+    def save(self, last_chance: bool = False) -> None:
+        """Write a checkpoint, and what goes with it. last_chance: retry a failure now."""
+
+        def write() -> None:
+            self.progress.log_bytes, self.progress.seconds = self.log.position(), self.clock.seconds()
+            self._write_with_checkpoint()
+            save_checkpoint(self.folder, self.progress, self.settings.checkpoint.keep, **self._parts)
+
+        on_rank_zero(lambda: self.saver.save(self.step, write, last_chance))
+        self.clock.skip()
+
+    def save_or_stop(self) -> None:
+        """Save if a save is due; raise RunStopped if somebody asked to stop before the last step."""
+        done = self.step == self.total_steps
+        if self.should_save:
+            self.save(last_chance=self.stopping or done)
+        if self.stopping and not done:
+            raise_everywhere(
+                RunStopped(
+                    f"stopped as asked after step {self.step} of {self.total_steps}, saved in {self.folder}: "
+                    "continue with --resume"
+                )
+            )
+
+    def finish(self) -> None:
+        """Wait for the last exchange between the ranks."""
+        self.flags.close()
+
+    # For people.
+
+    def print(self, line: str) -> None:
+        """Print a line on rank 0."""
+        print_line(self.console, line)
+
+    def measuring(self, done: int, of: int) -> None:
+        """Show how many images are measured."""
+        self.log.progress(self.step, [f"measured {done:,} of {of:,} images"])
+
+    def write_report(self) -> None:
+        """Draw report.html; on a full disk say so and continue, since saving retries."""
+        self.try_to_write("the report", lambda: self._write_report(self.folder))
+
+    def try_to_write(self, name: str, write: Callable[[], object]) -> None:
+        """Call `write` on rank 0; an OSError costs only a line for the user."""
+
+        def attempt() -> None:
+            try:
+                write()
+            except OSError as error:
+                self.log.print(f"{name} cannot be written: {error.strerror}")
+
+        on_rank_zero(attempt)
+
+    def list_unreadable(self, files: Sequence[tuple[str, str]], of: int) -> None:
+        """Write unreadable.txt, a path and a reason a line. files: of the set. of: images in it."""
+        rows = [*sorted(files), *sorted(self.unreadable.items())]
+        if rows and rank() == 0:
+            text = "".join(f"{path}\t{reason}\n" for path, reason in rows)
+            write_atomically(
+                self.folder / UNREADABLE, lambda file: file.write(text.encode("utf-8", "surrogateescape"))
+            )
+        if self.unreadable:
+            self.print(
+                f"{len(self.unreadable)} of {of} images could not be read and were replaced: "
+                f"{self.folder / UNREADABLE} lists them"
+            )
+
+    def _share_unreadable(self) -> None:
+        for found in all_gather_object(dict(self.unreadable)):
+            self._record_unreadable(found)
+        self.progress.unreadable = dict(self.unreadable)
+
+    def _require_finite(self) -> None:
+        """Raise Diverged, on all ranks, if the loss or the weights are not finite.
+
+        A finite loss may have had an infinite gradient; such weights must not reach the checkpoint.
+        """
+        modules = [part for part in self._parts.values() if isinstance(part, nn.Module)]
+        if math.isfinite(self.progress.loss_sum) and all(map(_is_finite, modules)):
+            return
+        self.log.log("step", step=self.step, loss=math.nan)
+        self.log.log("diverged", step=self.step, verdict="diverged")
+        self.write_report()
+        at = min(map(float, all_gather_object(self.diverged_at)))
+        where = f"by step {self.step}: the weights are not finite"
+        if math.isfinite(at):
+            where = f"at step {int(at) + 1}{self.name_batch(int(at))}"
+        saved = (self.folder / CHECKPOINT).exists()
+        kept = "the last good checkpoint is kept" if saved else "nothing was saved"
+        fix = f"Lower {self.lr_setting}, or set precision float32"
+        raise_everywhere(Diverged(f"the loss is not finite {where}; {kept}. {fix}."))
+
+
+def _is_finite(module: nn.Module) -> bool:
+    parameters = [p.detach() for p in module.parameters()]
+    return not parameters or bool(torch.nn.utils.get_total_norm(parameters).isfinite())

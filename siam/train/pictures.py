@@ -1,0 +1,40 @@
+"""Pictures for the report, taken from the training loop: view pairs of a batch, and nearest neighbors."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from siam.data.images import Images
+from siam.data.loader import Batch
+from siam.data.photometry import denormalize
+from siam.network import Network
+from siam.report.pictures import Pictures
+from siam.train.monitor import Monitor
+
+PAIRS, QUERIES, NEIGHBORS = 24, 8, 8
+
+
+def take_pictures(batch: Batch, monitor: Monitor, network: Network, images: Images) -> Pictures:
+    """Return view pairs of this batch as the network saw them, and some images with their neighbors."""
+    pairs = torch.stack(batch.views[:2], dim=1)[:PAIRS]  # (n, 2, 3, S, S)
+    side = pairs.shape[-1]
+    chosen, nearest = monitor.neighbors(network, queries=QUERIES, count=NEIGHBORS)
+
+    def name(position: int) -> str:
+        index = int(monitor.bank_indices[position])
+        file = images.path(index).rpartition("/")[2]
+        return file if images.labels is None else f"{images.classes[images.labels[index]]}/{file}"
+
+    return Pictures(
+        pairs=_pixels(denormalize(pairs.flatten(0, 1)) * 255).reshape(-1, 2, side, side, 3),
+        queries=_pixels(monitor.views(chosen)),
+        neighbours=_pixels(monitor.views(nearest.ravel())).reshape(*nearest.shape, side, side, 3),
+        query_names=[name(i) for i in chosen],
+        neighbour_names=[[name(i) for i in row] for row in nearest],
+    )
+
+
+def _pixels(x: Tensor) -> NDArray[np.uint8]:
+    """(N, 3, S, S) in [0, 255] -> uint8 (N, S, S, 3)."""
+    return x.clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,32 @@
+"""Masks to and from COCO's `segmentation`: polygons and run-length encoding (RLE)."""
+
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import mask as coco_mask
+from numpy.typing import NDArray
+
+
+def decode_mask(segmentation: Any, width: int, height: int) -> NDArray[np.uint8]:
+    """Return a mask (H, W), 1 inside.
+
+    segmentation: polygons [[x, y, x, y, ...], ...], or RLE {counts, size}, plain or compressed.
+    """
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
+        rle = segmentation
+    else:
+        rle = coco_mask.frPyObjects(segmentation, height, width)
+    if isinstance(rle, list):
+        rle = coco_mask.merge(rle)
+    mask: NDArray[np.uint8] = coco_mask.decode(rle)
+    return mask
+
+
+def encode_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return the compressed RLE of a mask (H, W), as in COCO's results."""
+    encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    counts = encoded["counts"]
+    return {
+        "size": [int(side) for side in encoded["size"]],
+        "counts": counts.decode() if isinstance(counts, bytes) else counts,
+    }
