@@ -51,8 +51,9 @@ class SyncedBatchNorm(_BatchNorm):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _normalize(self, x: Tensor) -> Tensor:
-        """Normalize with global statistics. Not compiled: Inductor (torch 2.14) sums the gradients of weight and
-        bias over the processes, too.
+        """Normalize with global statistics.
+
+        Not compiled: Inductor (torch 2.14) also sums the gradients of weight and bias over the processes.
         """
         mean, var, n = _global_statistics(x.detach())
         if self.num_batches_tracked is not None:
