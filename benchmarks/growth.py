@@ -37,7 +37,7 @@ from siam.data.random import permutation
 from siam.data.sources import open_images
 from siam.data.views import ViewBatches
 from siam.settings.pretraining import LoaderSettings, Settings
-from siam.system.device import pick_device
+from siam.system.device import find_device, tune_process
 
 PARTS = ("images", "batch", "resolution", "workers", "memory", "index", "start")
 
@@ -52,7 +52,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--lightly-train", metavar="PYTHON", help="an interpreter that has lightly-train")
     args = parser.parse_args()
-    device = pick_device(args.device)
+    device = find_device(args.device)
+    tune_process(device)
     with photographs(args.folder, 240) as folder:
         measured: dict[str, Callable[[], dict[str, Any]]] = {
             "images": lambda: by_images(folder, args.files),

@@ -5,7 +5,6 @@ would take; then, for a few seconds, all of them together.
 """
 
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -30,8 +29,9 @@ from siam.objectives import build_objective
 from siam.settings import recipes
 from siam.settings.overrides import Overrides
 from siam.settings.pretraining import Settings
-from siam.system.device import pick_device, uses_bf16
-from siam.system.environment import machine
+from siam.system.device import find_device, tune_process, uses_bf16
+from siam.system.environment import environment
+from siam.system.resources import available_cores
 from siam.train.step import Step
 
 _SAMPLE = 512  # images, spread over the set: enough to be typical, few enough for seconds
@@ -69,7 +69,8 @@ def bench(overrides: Overrides, announce: Callable[[str], None] = lambda stage: 
     method = overrides.get("method.name", Settings().method.name)
     base = recipes.starting_point(None, method, data, min(height, width), len(everything))
     settings = overrides.over(base)
-    device = pick_device(settings.device)
+    device = find_device(settings.device)
+    tune_process(device)
 
     announce("step")
     settings, step, step_rate = _step_that_fits(replace(settings, epochs=10**6), device, len(images))
@@ -79,7 +80,7 @@ def bench(overrides: Overrides, announce: Callable[[str], None] = lambda stage: 
     announce("transfer and colors")
     rates = Rates(
         device=device.type,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=available_cores(),
         workers=0 if loader.cached else loader.workers,
         decode=decode,
         worker=worker,
@@ -97,7 +98,7 @@ def bench(overrides: Overrides, announce: Callable[[str], None] = lambda stage: 
         rates=rates,
         end_to_end=_end_to_end(loader, step, device),
         verdict=find_bottleneck(rates, height * width, settings.views.size),
-        machine=machine(),
+        machine=environment(),
     )
 
 

@@ -1,6 +1,5 @@
 """Decide whether a set is small enough to be kept on the device, and read it there."""
 
-import os
 from collections.abc import Callable
 
 import torch
@@ -11,11 +10,10 @@ from siam.data.images import Images
 from siam.data.unreadable import Unreadable, read_or_replace
 from siam.errors import DataError
 from siam.settings.pretraining import Settings
+from siam.system.resources import free_memory
 
 _SMALL = {"cpu": 64, "cuda": 256, "mps": 128}
 """Sides (pixels) up to which cropping on the device is faster than in the workers, by device."""
-
-_UNKNOWN_MEMORY = 4e9  # bytes, where the system does not say how much is free
 
 
 def load_cache(
@@ -49,7 +47,7 @@ def _wanted(images: Images, settings: Settings, device: torch.device) -> bool:
         return False
     height, width = images.size_hint
     small = max(height, width) <= _SMALL.get(device.type, 0)
-    fits = 3 * height * width * len(images) < _free_memory(device) / 4
+    fits = 3 * height * width * len(images) < free_memory(device) / 4
     return choice == "device" or (small and fits)
 
 
@@ -85,12 +83,3 @@ def _read(images: Images, i: int) -> Tensor:
     """Decode as the workers do for views."""
     data = images.encoded(i)
     return images.read(i) if data is None else decode(data, smooth_chroma=False)
-
-
-def _free_memory(device: torch.device) -> float:
-    """Return bytes."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    known = getattr(os, "sysconf_names", {})  # Windows has none, macOS no free pages
-    pages = next((name for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES") if name in known), None)
-    return _UNKNOWN_MEMORY if pages is None else float(os.sysconf("SC_PAGE_SIZE") * os.sysconf(pages))

@@ -13,6 +13,7 @@ from siam.data.unreadable import Unreadable
 from siam.errors import DataError
 from siam.processes.gather import rank, world_size
 from siam.settings.pretraining import Settings
+from siam.system.resources import available_cores
 
 MAX_UNREADABLE = 0.1
 """The fraction of a set that may be unreadable before a run ends."""
@@ -97,6 +98,5 @@ def default_workers(device: torch.device) -> int:
 
     Processes of one run on the same machine share its cores.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    cores = max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return max(1, cores // 4) if device.type == "cpu" else max(1, min(8, cores - 1))

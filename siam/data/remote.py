@@ -1,16 +1,17 @@
-"""Files behind URLs, through fsspec: read, listed, and cached on disk.
+"""Files behind URLs, through fsspec: reading, listing, and a cache on disk of bounded size.
 
-SIAM_CACHE is the folder of the cache (~/.cache/siam/fetched), SIAM_CACHE_SIZE its size in GB (50).
+SIAM_CACHE is the cache's folder (~/.cache/siam/fetched), SIAM_CACHE_SIZE its size in GB (50).
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
 import time
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from siam.errors import DataError, first_line
 
@@ -28,17 +29,17 @@ def is_remote(place: str) -> bool:
 
 
 def read(url: str) -> bytes:
-    """Read a small file. Raises DataError."""
+    """Return the content of a small file. Raises DataError."""
     file, path = _system(url)
     try:
         data: bytes = file.cat_file(path)
-    except Exception as error:  # each protocol raises errors of its own
+    except Exception as error:  # each protocol has its own errors
         raise DataError(f"{url} cannot be read: {first_line(error)}") from None
     return data
 
 
 def listed(url: str) -> list[str]:
-    """Return the URLs that match a pattern with * ? [], or a folder's files; sorted. Raises DataError."""
+    """Return the URLs that match a pattern with * ? [], or those in a folder, sorted. Raises DataError."""
     system, path = _system(url)
     scheme = url.partition("://")[0]
     try:
@@ -49,20 +50,19 @@ def listed(url: str) -> list[str]:
 
 
 def fetch(url: str) -> Path:
-    """The file at a URL, on this disk. Processes share what one of them fetched; the longest unused goes.
+    """Download a file into the cache unless it is there, and return its path.
 
-    Raises DataError when several attempts fail.
+    Processes share the cache; the least recently used files make room. Raises DataError after four failures.
     """
     folder = Path(os.environ.get("SIAM_CACHE", Path.home() / ".cache" / "siam" / "fetched"))
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{url.rpartition('/')[2]}"
-    with (folder / f"{file.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(folder / f"{file.name}.lock"):  # one process downloads, the others wait
         if not file.exists():
             _download(url, file)
             _make_room(folder, keep=file)
     with contextlib.suppress(OSError):
-        os.utime(file)  # used just now
+        os.utime(file)  # the time of its last use
     return file
 
 
@@ -97,12 +97,15 @@ def _make_room(folder: Path, keep: Path) -> None:
     total = sum(size for _, size, _ in files)
     for _, size, file in sorted(files):
         if total > limit and file != keep:
-            file.unlink(missing_ok=True)  # a process that has it open can still read it
-            total -= size
+            with contextlib.suppress(
+                OSError
+            ):  # Windows keeps a file that is open; elsewhere its readers read on
+                file.unlink(missing_ok=True)
+                total -= size
 
 
 def _system(url: str) -> tuple[Any, str]:
-    """Return fsspec's file system, and the path in it. Raises DataError."""
+    """Return fsspec's file system for a URL, and the path in it. Raises DataError."""
     import fsspec
 
     scheme = url.partition("://")[0]

@@ -23,7 +23,7 @@ from siam.settings import recipes
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.settings.pretraining import Settings
-from siam.system.environment import machine
+from siam.system.environment import environment
 from siam.train.start import MAY_CHANGE, Opener, start
 
 Scale = Literal["demo", "cifar", "imagenette", "imagenet"]
@@ -84,7 +84,7 @@ def reproduce(
         if outcome is None:
             outcome, facts = _train(run, seeded, console, open_once), None
         studies[row.name].outcomes.append(outcome)
-        facts = facts or {**machine(), "command": command}
+        facts = facts or {**environment(), "command": command}
         _write(folder, name, chosen, list(studies.values()), scale, facts)
     return folder
 
@@ -118,7 +118,7 @@ def _facts(folder: Path) -> dict[str, Any] | None:
     """Return when and where the table in this folder was measured, and by which command."""
     try:
         before = json.loads((folder / "table.json").read_text())
-        return {name: before[name] for name in (*machine(), "command")}
+        return {name: before[name] for name in (*environment(), "command")}
     except (OSError, ValueError, KeyError):
         return None
 

@@ -18,7 +18,7 @@ from siam.measure.features import center_views, extract
 from siam.metrics import Look, Values, all_metrics, baseline_metrics, due_metrics
 from siam.network import Network
 from siam.parts.backbone import features_of
-from siam.processes.agree import all_gather_object, join
+from siam.processes.agree import all_gather_object, gather_uneven
 from siam.processes.gather import rank, world_size
 from siam.runs.bars import OnProgress, running_total
 from siam.settings.pretraining import Settings
@@ -107,7 +107,7 @@ class Monitor:
         self, network: Network, queries: int, count: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return evenly spread positions in the bank (queries,), and their neighbors' (queries, count)."""
-        features = F.normalize(join(self._features(network, self.bank)), dim=1)
+        features = F.normalize(gather_uneven(self._features(network, self.bank)), dim=1)
         chosen = torch.from_numpy(_evenly(len(features), queries))
         similarity = features[chosen] @ features.T
         similarity[torch.arange(len(chosen)), chosen] = -torch.inf
@@ -118,14 +118,14 @@ class Monitor:
         """Return the pixels at some positions of the bank, uint8 (N, 3, S, S), whichever rank holds them."""
         first = sum(all_gather_object(len(self.bank))[: rank()])
         here = np.flatnonzero((positions >= first) & (positions < first + len(self.bank)))
-        found = join(self.bank[positions[here] - first])
+        found = gather_uneven(self.bank[positions[here] - first])
         return found[np.argsort(np.concatenate(all_gather_object(here)))]
 
     def _look(self, network: Network, metrics: dict[str, ModuleType], on_progress: OnProgress) -> Look:
         """Pass the bank through the network, and the queries if a metric needs them."""
         queries = self.queries if any(getattr(m, "QUERIES", False) for m in metrics.values()) else None
         count = running_total(on_progress, len(self.bank) + (0 if queries is None else len(queries)))
-        features = join(self._features(network, self.bank, count))  # (N, D)
+        features = gather_uneven(self._features(network, self.bank, count))  # (N, D)
         query_features = None if queries is None else self._features(network, queries, count)
         sample = features[
             _evenly(len(features), RANK_IMAGES)
@@ -140,7 +140,7 @@ class Monitor:
     def _look_at_pixels(self) -> Look:
         """Take the normalized pixels themselves for features."""
         assert self.queries is not None
-        bank = join(_flat_pixels(self.bank))
+        bank = gather_uneven(_flat_pixels(self.bank))
         sample = bank[_evenly(len(bank), RANK_IMAGES)]
         return self._as_look(bank, sample, None, _flat_pixels(self.queries))
 

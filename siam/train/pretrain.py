@@ -20,8 +20,7 @@ from siam.parts.momentum import momentum_at
 from siam.parts.objective import Objective
 from siam.processes.agree import on_rank_zero
 from siam.processes.data_parallel import average_statistics
-from siam.processes.gather import gather as all_gather
-from siam.processes.gather import world_size
+from siam.processes.gather import all_gather, world_size
 from siam.runs.bars import transient_progress
 from siam.runs.checkpoint import load_init
 from siam.runs.encoder import load_network, save_encoder

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from siam.data.loader import default_workers
 from siam.errors import DataError
-from siam.processes.agree import all_gather_object, on_rank_zero
-from siam.processes.agree import mean as all_reduce_mean
-from siam.processes.data_parallel import parallel as data_parallel
+from siam.processes.agree import all_gather_object, all_reduce_mean, on_rank_zero
+from siam.processes.data_parallel import data_parallel
 from siam.processes.gather import rank, world_size
 from siam.runs.results import BOXES, DRAWN, MASKS, TRUTH, TransferResult
 from siam.runs.session import Session

@@ -16,7 +16,7 @@ from pathlib import Path
 from siam import plugins
 from siam.data.images import ImageSets
 from siam.data.patterns import expand_shards
-from siam.errors import DataError, near
+from siam.errors import DataError, did_you_mean
 
 _COMPRESSED = (".xz", ".gz", ".bz2", ".zst", ".tgz", ".zip")
 
@@ -46,8 +46,8 @@ def _not_recognized(name: str) -> str:
     with contextlib.suppress(OSError, ValueError), os.scandir(path.parent) as entries:
         siblings = [entry.name for entry in itertools.islice(entries, 1000)]
     if path.name != name or path.suffix:
-        return f"there is no folder or file {name}{near(path.name, siblings)}"
+        return f"there is no folder or file {name}{did_you_mean(path.name, siblings)}"
     known = [known for source in sources for known in getattr(source, "NAMES", ())]
-    return f"there is no folder or file {name}, nor a set of that name ({', '.join(known)})" + near(
+    return f"there is no folder or file {name}, nor a set of that name ({', '.join(known)})" + did_you_mean(
         name, [*siblings, *known]
     )
