@@ -65,8 +65,8 @@ def _duration(seconds: float) -> str:
 def classes_table(per_class: dict[str, float], confusion: list[list[int]]) -> Any:
     """Return a rich table of the classes with the lowest accuracy, and what each is most confused with.
 
-    confusion: images of class (row) that were predicted as class (column). A class without validation images
-    is a row of zeros there, and absent from `per_class`; which column is whose cannot be told then.
+    confusion: number of images of class (row) that were classified as class (column). A class without
+    validation images has a row of zeros there and is absent from `per_class`, so columns have no names then.
     """
     from rich.table import Table
 
