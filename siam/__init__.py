@@ -12,7 +12,7 @@ from siam.errors import DataError, RunError, SettingsError, SiamError
 from siam.methods import BYOL, METHODS, MOCO_V2, SIMCLR, SIMSIAM, SWAV, Method
 
 if TYPE_CHECKING:
-    from siam.api import embed, load, pretrain
+    from siam.api import embed, evaluate, export, import_, inspect, load, pretrain
     from siam.network import Network
 
 __all__ = [
@@ -29,17 +29,22 @@ __all__ = [
     "SettingsError",
     "SiamError",
     "embed",
+    "evaluate",
+    "export",
+    "import_",
+    "inspect",
     "load",
     "pretrain",
 ]
 
-_LATER = {"Network": "siam.network", "pretrain": "siam.api", "load": "siam.api", "embed": "siam.api"}
+_API = ("embed", "evaluate", "export", "import_", "inspect", "load", "pretrain")
+_LAZY = {"Network": "siam.network", **dict.fromkeys(_API, "siam.api")}
 
 
 def __getattr__(name: str) -> Any:
-    """Names that need torch are imported when first used, so that the command line answers at once."""
-    if name in _LATER:
+    """Import what needs torch when it is first used, so that the command line answers at once."""
+    if name in _LAZY:
         from importlib import import_module
 
-        return getattr(import_module(_LATER[name]), name)
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'siam' has no attribute '{name}'")

@@ -1,38 +1,50 @@
-"""The functions that people call from Python: train, load, embed."""
+"""Siam in Python: what the verbs of the command line do, as functions.
+
+All raise SiamError for what the user can fix: SettingsError, DataError or RunError, one sentence each.
+"""
 
 from pathlib import Path
 from typing import Any
 
+from siam.convert.export import export
+from siam.convert.importer import import_checkpoint as import_
+from siam.convert.inspecting import inspect
 from siam.convert.vectors import embed
+from siam.protocols.evaluate import evaluate
 from siam.runs.encoder import load
-from siam.settings.plain import from_dict
-from siam.settings.pretraining import Settings
+from siam.settings.overrides import Overrides
 from siam.train.pretrain import Outcome
 from siam.train.start import Resume, start
 
-__all__ = ["embed", "load", "pretrain"]
+__all__ = ["embed", "evaluate", "export", "import_", "inspect", "load", "pretrain"]
 
 
 def pretrain(
     data: str | Path | None = None,
     *,
-    method: str | dict[str, Any] = "simsiam",
+    method: str | dict[str, Any] | None = None,
     out: str | Path | None = None,
     recipe: str | None = None,
     resume: Resume = False,
     **settings: Any,
 ) -> Outcome:
-    """Train an encoder on images without labels; `siam pretrain` in Python.
+    """Learn an encoder from images without labels, as `siam pretrain` does.
 
-    data: a folder, list file, .tar, .npy, .npz, or the name of a torchvision set; None is the demo set.
-    method: its name, or its name and what it changes: {"name": "byol", "momentum": 0.99}.
-    resume: go on with the run in `out`; "auto" begins one where there is none.
-    settings: any setting by name, groups as dicts: epochs=100, optimizer={"lr": 0.03}.
-    Returns what the run came to; its folder is `.run`. Raises SiamError for what can be mended.
+    data: a folder, list file, .tar, .npy, .npz, or the name of a torchvision set; the demo set if left out.
+    method: its name, simsiam if left out, or its name and settings: {"name": "byol", "momentum": 0.99}.
+    out: the run's folder; runs/METHOD-DATA if left out.
+    recipe: imagenet, cifar10, imagenette or demo: the base of the settings; fitted to the images if left out.
+    resume: continue the run in `out`; "auto" begins one if there is none.
+    settings: any other setting by name, groups as dicts: epochs=100, optimizer={"lr": 0.03}.
+
+    Returns the outcome of the run: its verdict, loss, std x sqrt(d), effective rank, and kNN accuracies as
+    fractions in [0, 1], None without labels. The run's folder is `.run`.
+    Raises SettingsError (unknown or impossible settings), DataError (no images, or none that can be read) or
+    RunError (a folder that is in use or holds another run, a loss that is not finite).
     """
-    changes = {} if isinstance(method, str) else method
-    name = method if isinstance(method, str) else method.get("name", "simsiam")
-    asked = Settings(data="demo" if data is None else str(data))
-    return start(
-        asked, name, lambda base: from_dict({**settings, "method": changes}, base), recipe, out, resume
-    )
+    given: dict[str, Any] = dict(settings)
+    if data is not None:
+        given["data"] = str(data)
+    if method is not None:
+        given["method"] = {"name": method} if isinstance(method, str) else method
+    return start(Overrides(given), recipe, out, resume)

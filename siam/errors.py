@@ -1,15 +1,15 @@
-"""What a user can mend: each is one plain sentence, and the command ends with exit status 2."""
+"""Errors that the user can fix: each is one plain sentence, and the command ends with exit status 2."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class SiamError(Exception):
-    """Something outside the program is wrong; the message says what, where, and the mend."""
+    """Something outside the program is wrong; the message says what, where, and how to fix it."""
 
     exit_status = 2
     on_all_ranks = False
-    """Whether every process of a run raises it: then the first one tells it."""
+    """True if every rank raises this error, so that only rank 0 prints it."""
 
 
 class SettingsError(SiamError):
@@ -17,11 +17,11 @@ class SettingsError(SiamError):
 
 
 class DataError(SiamError):
-    """Images that are not there, too few of them, or too many that cannot be read."""
+    """Images that are missing, too few, or unreadable."""
 
 
 class RunError(SiamError):
-    """A run folder that is missing, in use, or does not fit what is asked of it."""
+    """A run folder that is missing, in use, or of no use for what is asked."""
 
 
 class Diverged(RunError):
@@ -29,12 +29,12 @@ class Diverged(RunError):
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error, short enough for a list."""
+    """Return the first line of an error, short enough for a list."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:100]
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """'; did you mean ...?' with the most similar known names, or nothing."""
+    """Return '; did you mean ...?' with the most similar known names, or ''."""
     matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(matches)}?" if matches else ""

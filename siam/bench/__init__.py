@@ -1,1 +1,1 @@
-"""What limits the speed of training on this machine."""
+"""The bottleneck of training on this machine."""

@@ -1,61 +1,141 @@
-"""A verb's arguments as a dataclass; what cannot be read is one plain sentence."""
+"""From the command line to a verb's options; what cannot be read is one plain sentence."""
 
 import contextlib
 import io
 import re
-from dataclasses import is_dataclass
-from typing import Any, TypeVar
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass, make_dataclass, replace
+from itertools import pairwise
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from siam.errors import SettingsError
+import tyro
+
+from siam.cli.flags import CommandLine, Switch
+from siam.errors import SettingsError, near
+from siam.settings.overrides import Overrides
 
 T = TypeVar("T")
 
+_RENAMED = {
+    "accumulate": "grad-accum",
+    "recompute": "activation-checkpointing",
+    "network": "method",
+    "loader.resident": "loader.cache",
+    "views.grey-p": "views.grayscale-p",
+    "random-init": "untrained",
+}
+"""Earlier names of flags, or of their groups. They are not accepted: the new one is suggested."""
 
-def parse(kind: type[T], args: list[str], prog: str, defaults: T | None = None) -> T:
-    """A dataclass from the command line, over `defaults`; raises SettingsError, one plain sentence."""
-    import tyro
+_JSON = Annotated[Switch, tyro.conf.arg(help="Print the result as one JSON object on stdout.")]
 
-    args = [re.sub(r"(?<![^=])(true|false)$", lambda word: word[0].capitalize(), arg) for arg in args]
-    args = ["--views.pipeline" if arg == "--views" else arg for arg in args]
+
+def parse(
+    kind: type[T], args: list[str], prog: str, hints: Mapping[str, str] | None = None
+) -> tuple[T, bool]:
+    """Read a verb's options, and whether --json was given.
+
+    kind: the verb's dataclass. Two types of field are filled here: Overrides holds the settings that were
+    given, without the defaults; a CommandLine is what was typed.
+    hints: what to say about flags that the verb deliberately does not have. Raises SettingsError.
+    """
+    extended: Any = make_dataclass(
+        kind.__name__, [("json", _JSON, False)], bases=(kind,), frozen=True, kw_only=True
+    )
+    extended.__doc__ = kind.__doc__
+    command, args = shlex.join([*prog.split(), *args]), _normalize(args, kind)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            start = tyro.MISSING_NONPROP if defaults is None else defaults
-            parsed, unknown = tyro.cli(kind, prog=prog, args=args, default=start, return_unknown_args=True)
+            parsed, unknown = tyro.cli(extended, prog=prog, args=args, return_unknown_args=True)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise SettingsError(_inside_the_box(complaint.getvalue())) from None
+        raise SettingsError(_message_in(complaint.getvalue())) from None
     if unknown:
-        if unknown[0].startswith("-"):
-            raise SettingsError(f"unknown setting '{unknown[0]}'{_nearest(unknown[0], _flags(parsed))}")
-        raise SettingsError(f"one argument too many: '{unknown[0]}'")
-    return parsed
+        raise SettingsError(_complaint(unknown[0], _flags(parsed), hints or {}))
+    filled: dict[str, Any] = {}
+    for name, hint in get_type_hints(kind).items():
+        if hint is Overrides:
+            filled[name] = Overrides(_given(getattr(parsed, name), args))
+        elif hint is CommandLine:
+            filled[name] = command
+    return replace(parsed, **filled), parsed.json
 
 
-def _nearest(flag: str, known: list[str]) -> str:
-    """Flags of that name in some group, --optimizer.lr for --lr; else the most similar ones."""
-    from siam.errors import near
+def _normalize(args: list[str], kind: type) -> list[str]:
+    """Spell out shorthands: True for true, --views.pipeline for --views, --resume=yes for --resume."""
+    args = [re.sub(r"(?<![^=])(true|false)$", lambda word: word[0].capitalize(), arg) for arg in args]
+    args = [re.sub(r"^--views(?==|$)", "--views.pipeline", arg) for arg in args]
+    for name, hint in get_type_hints(kind).items():
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        if "yes" in choices:
+            args = [
+                f"{arg}=yes" if arg == f"--{name}" and after not in choices else arg
+                for arg, after in pairwise([*args, ""])
+            ]
+    return args
 
-    name = flag.lstrip("-").split("=")[0]
-    same = [other for other in known if other.split(".")[-1] == name]
-    return f"; did you mean {' or '.join(same)}?" if same else near(flag, known)
+
+def _given(settings: Any, args: list[str]) -> dict[str, Any]:
+    """Return the settings that `args` name, nested; a positional one was given if it is not the default."""
+    typed = {arg.partition("=")[0].replace("_", "-") for arg in args if arg.startswith("--")}
+    defaults = dict(_leaves(type(settings)()))
+    given: dict[str, Any] = {}
+    for path, value in _leaves(settings):
+        if _flag(path) in typed or value != defaults[path]:
+            group = given
+            for name in path[:-1]:
+                group = group.setdefault(name, {})
+            group[path[-1]] = value
+    return given
 
 
-def _flags(group: Any, prefix: str = "--") -> list[str]:
-    """Every flag of a nested dataclass."""
+def _flags(options: Any) -> list[str]:
+    """Return every flag of a verb. Its groups of settings lend their flags no prefix of their own."""
     found: list[str] = []
-    for name, value in vars(group).items():
-        flag = prefix + name.replace("_", "-")
-        if is_dataclass(value):
-            found += _flags(value, prefix if name in ("settings", "asked") else flag + ".")
-        else:
-            found.append(flag)
+    for name, value in vars(options).items():
+        found += [_flag(path) for path, _ in _leaves(value)] if is_dataclass(value) else [_flag((name,))]
     return found
 
 
-def _inside_the_box(box: str) -> str:
-    """The first message that tyro frames."""
+def _leaves(settings: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the path and the value of every setting of a nested dataclass."""
+    for name, value in vars(settings).items():
+        if is_dataclass(value):
+            yield from _leaves(value, (*above, name))
+        else:
+            yield (*above, name), value
+
+
+def _flag(path: tuple[str, ...]) -> str:
+    """Return the flag of a setting: --optimizer.lr, and --method for the method's name."""
+    return "--" + ".".join(path).replace("_", "-").replace("method.name", "method")
+
+
+def _complaint(argument: str, known: list[str], hints: Mapping[str, str]) -> str:
+    """Say what is wrong with an argument that the verb does not know, and which one was probably meant."""
+    flag = argument.partition("=")[0]
+    if not flag.startswith("-"):
+        return f"one argument too many: '{argument}'"
+    if flag in hints:
+        return f"unknown setting '{flag}': {hints[flag]}"
+    return f"unknown setting '{flag}'{_suggestion(flag, known)}"
+
+
+def _suggestion(flag: str, known: list[str]) -> str:
+    """Suggest a flag's new name, else its name in a group (--optimizer.lr for --lr), else similar flags."""
+    name = flag.lstrip("-").replace("_", "-")
+    for old, new in _RENAMED.items():
+        renamed = "--" + re.sub(rf"^{re.escape(old)}(?=\.|$)", new, name)
+        if renamed != f"--{name}" and renamed in known:
+            return f"; did you mean {renamed}?"
+    same = [other for other in known if re.split(r"[.]|--", other)[-1] == name]
+    return f"; did you mean {' or '.join(same)}?" if same else near(flag, known)
+
+
+def _message_in(box: str) -> str:
+    """Return the first message that tyro frames."""
     lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     end = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
     message = " ".join(lines[:end]) or "the command line cannot be read; see --help"

@@ -1,71 +1,91 @@
-"""What a verb came to: one JSON object on stdout for programs, a small table for people."""
+"""How results are printed: as one JSON object for programs, as a small table for people. Both on stdout."""
 
 import json
-import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-_WORST = 20  # classes that are shown
-_SHARES = ("top1", "top5", "interval", "per_class", "labels")
+from siam.report.formats import percent as percent_of
+
+_MOST_ROWS = 20  # classes
 
 
-def tells() -> bool:
-    """Whether this process speaks for those that work together: the first one does."""
-    return int(os.environ.get("RANK", "0")) == 0
+def show(result: Any, as_json: bool = False, render: Callable[[Any], Iterable[Any]] | None = None) -> None:
+    """Print the result of a verb, a dict or a dataclass.
 
-
-def tell(outcome: dict[str, Any], as_json: bool) -> None:
-    """The result: one JSON object on stdout, or a small table for people."""
+    render: turns it into strings and rich renderables for people; if left out, a table of its fields.
+    """
+    facts = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
     if as_json:
-        print(json.dumps(outcome))
+        print(json.dumps(facts))
         return
     from rich.console import Console
+
+    console = Console(highlight=False)
+    for part in [facts_table(facts)] if render is None else render(result):
+        console.print(part, soft_wrap=isinstance(part, str))
+
+
+def facts_table(facts: dict[str, Any], percent: Iterable[str] = ()) -> Any:
+    """Return a rich table with a row for each fact. percent: names of the fractions to print in percent."""
     from rich.table import Table
 
     table = Table(show_header=False, box=None, padding=(0, 2))
-    for name, value in outcome.items():
-        table.add_row(name.replace("_", " "), _in_words(name, value))
-    Console(highlight=False).print(table)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # a path is shown whole
+    in_percent = set(percent)
+    for name, value in facts.items():
+        words = _duration(value) if name == "seconds" else _in_words(value, name in in_percent)
+        table.add_row(name.replace("_", " "), words)
+    return table
 
 
-def tell_classes(per_class: dict[str, float], confusion: list[list[int]]) -> None:
-    """How often each class was named rightly, the worst first, and what it was mostly taken for."""
-    from rich.console import Console
+def _in_words(value: Any, percent: bool) -> str:
+    match value:
+        case None | () | []:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case dict():
+            return "  ".join(f"{key} {_in_words(inner, percent)}" for key, inner in value.items())
+        case tuple() | list():
+            between = ", " if isinstance(value[0], str) else " to "
+            return between.join(_in_words(inner, percent) for inner in value)
+        case float():
+            return percent_of(value) if percent else f"{value:.4g}"
+        case _:
+            return str(value)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} ({seconds / 60:.1f} minutes)" if seconds >= 120 else f"{seconds:.4g}"
+
+
+def classes_table(per_class: dict[str, float], confusion: list[list[int]]) -> Any:
+    """Return a rich table of the classes with the lowest accuracy, and what each is most confused with.
+
+    confusion: images of class (row) that were predicted as class (column). A class without validation images
+    is a row of zeros there, and absent from `per_class`; which column is whose cannot be told then.
+    """
     from rich.table import Table
 
-    table = Table("class", "named rightly", "else mostly", box=None, padding=(0, 2))
+    table = Table("class", "accuracy", "most confused with", box=None, padding=(0, 2))
     rows = [counts for counts in confusion if sum(counts)]
-    for name, counts in sorted(zip(per_class, rows, strict=True), key=lambda row: per_class[row[0]])[:_WORST]:
+    lowest = sorted(zip(per_class, rows, strict=True), key=lambda row: per_class[row[0]])[:_MOST_ROWS]
+    for name, counts in lowest:
         others = {other: n for other, n in zip(per_class, counts, strict=False) if other != name and n}
-        mostly = max(others, key=lambda other: others[other]) if len(rows) == len(counts) and others else "-"
-        table.add_row(name, f"{100 * per_class[name]:.1f} %", mostly)
-    if len(per_class) > _WORST:
-        table.caption = f"the {_WORST} worst of {len(per_class)} classes; --json prints all"
-    Console(highlight=False).print(table)
+        known = others and len(rows) == len(counts)
+        table.add_row(
+            name, percent_of(per_class[name]), max(others, key=others.__getitem__) if known else "-"
+        )
+    if len(per_class) > _MOST_ROWS:
+        table.caption = f"the {_MOST_ROWS} lowest of {len(per_class)} classes; --json prints all"
+    return table
 
 
-def _in_words(name: str, value: Any) -> str:
-    if isinstance(value, dict):
-        return "  ".join(f"{key} {_in_words(name, inner)}" for key, inner in value.items())
-    if isinstance(value, (tuple, list)):
-        return " to ".join(_in_words(name, inner) for inner in value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return "-"
-    if name.startswith("knn") or name in _SHARES:
-        return f"{100 * value:.1f} %"
-    if name == "seconds" and value >= 120:
-        return f"{value:.0f} ({value / 60:.1f} minutes)"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def tell_study(folder: Path, as_json: bool) -> None:
-    """The table that `siam reproduce` left in a folder."""
-    if as_json:
-        print(json.dumps(json.loads((folder / "table.json").read_text())))
-        return
-    from rich.console import Console
+def markdown_file(path: str) -> Any:
+    """Return a Markdown file as rich renders it."""
     from rich.markdown import Markdown
 
-    Console().print(Markdown((folder / "table.md").read_text()))
+    return Markdown(Path(path).read_text())

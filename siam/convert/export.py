@@ -1,6 +1,6 @@
-"""`siam export`: a run's encoder in the form that another library loads.
+"""`siam export`: write a run's encoder in the form that another library loads.
 
-Every export says where it comes from: method, backbone, normalisation, data, and the version of siam.
+Every export records its origin: method, backbone, normalization, data, and the version of siam.
 """
 
 import json
@@ -31,9 +31,11 @@ _ONNX_TOLERANCE = 1e-4
 
 
 def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
-    """Write the encoder of `run` to `out`, for timm a folder, else a file. Returns what was written.
+    """Write the encoder of `run` to `out`: a folder for timm, a file for the others.
 
-    Raises SiamError: unknown format, or a backbone that the other library does not have.
+    format: torchvision, timm, detectron2, onnx or safetensors.
+    Returns what was written, and its origin. Raises SettingsError (unknown format) or RunError (no encoder, a
+    backbone that the other library does not have, a file that cannot be written).
     """
     if format not in get_args(Format):
         known = get_args(Format)
@@ -65,7 +67,7 @@ def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
 
 
 def describe(settings: Settings, encoder: Encoder) -> dict[str, str]:
-    """What goes with the weights, as text."""
+    """Return the origin of the weights, as text by name."""
     return {
         "method": settings.method.name,
         "backbone": settings.backbone,
@@ -80,7 +82,7 @@ def describe(settings: Settings, encoder: Encoder) -> dict[str, str]:
 
 
 def _check_torchvision(settings: Settings) -> None:
-    """Only what torchvision (and Detectron2) builds can be loaded there. Raises RunError otherwise."""
+    """Raise RunError for an encoder that torchvision, and so Detectron2, cannot build."""
     size, stem = settings.views.size, settings.stem
     if settings.backbone not in _TORCHVISION or settings.width != 1.0:
         width = "" if settings.width == 1.0 else f" of width {settings.width:g}"
@@ -90,25 +92,25 @@ def _check_torchvision(settings: Settings) -> None:
         )
     if stem == "small" or (stem == "auto" and size < 64):
         raise RunError(
-            "this encoder has the small-image stem, which torchvision's ResNets have not: export as onnx or "
+            "this encoder has the small-image stem, which torchvision does not support: export as onnx or "
             "safetensors instead"
         )
 
 
 def _save_torch(out: Path, state: State, about: dict[str, str], wrap: bool) -> None:
-    """A file that torch.load(weights_only=True) reads: tensors and text, nothing that is executed.
+    """Write a file that torch.load(weights_only=True) reads: tensors and text, nothing that is executed.
 
-    wrap: Detectron2's checkpointer wants them under 'model', and to be told that names may need matching.
+    wrap: put them under 'model' and ask for heuristic matching of names, as Detectron2's checkpointer wants.
     """
     contents: Any = {"model": state, "matching_heuristics": True, "__author__": "siam", "siam": about}
     if not wrap:
-        contents = OrderedDict(state)  # with room for metadata, as Module.state_dict() has it
+        contents = OrderedDict(state)  # which can carry metadata, as Module.state_dict() does
         contents._metadata = {"": {"version": 1, "siam": about}}
     write_atomically(out, lambda file: torch.save(contents, file))
 
 
 def _save_timm(out: Path, state: State, about: dict[str, str], settings: Settings, encoder: Encoder) -> None:
-    """A folder that timm.create_model('local-dir:OUT', num_classes=0, pretrained=True) loads."""
+    """Write a folder that timm.create_model('local-dir:OUT', num_classes=0, pretrained=True) loads."""
     if settings.width != 1.0 or (settings.stem == "small") or _stem_differs(settings):
         raise RunError(
             "timm builds this backbone by name only at its own width and stem: export as onnx or safetensors"
@@ -134,7 +136,7 @@ def _stem_differs(settings: Settings) -> bool:
 
 
 def _save_onnx(out: Path, encoder: Encoder, about: dict[str, str]) -> None:
-    """Normalised images (batch, 3, S, S) -> features (batch, D), any batch; compared with PyTorch's once."""
+    """Write a graph of normalized images (batch, 3, S, S) -> features (batch, D), checked against PyTorch."""
     try:
         import onnx
         import onnxruntime
@@ -158,5 +160,5 @@ def _save_onnx(out: Path, encoder: Encoder, about: dict[str, str]) -> None:
             expected: Tensor = encoder(images)
         difference = float((found - expected).abs().max() / expected.abs().max())
         if difference > _ONNX_TOLERANCE:
-            raise RunError(f"onnxruntime gives other features than PyTorch: they differ by {difference:.1e}")
+            raise RunError(f"features of onnxruntime and PyTorch differ by {difference:.1e}")
     write_atomically(out, lambda file: file.write(contents))

@@ -1,4 +1,4 @@
-"""`siam import`: a checkpoint of another project becomes a run, which every verb understands."""
+"""`siam import`: turn a checkpoint of another project into a run, which every verb understands."""
 
 import json
 import re
@@ -26,30 +26,32 @@ _BLOCKS = {
     (True, (3, 4, 23, 3)): "resnet101",
     (True, (3, 8, 36, 3)): "resnet152",
 }
-"""Bottlenecks or not, blocks in each stage."""
+"""ResNets by their blocks: bottlenecks or not, and how many in each stage."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What was found in a checkpoint."""
+    """What a checkpoint held."""
 
     run: str
     layout: str
     backbone: str
     method: str
     parts: tuple[str, ...]
-    """Of backbone, projector, predictor, slow: those that were there."""
+    """Those of backbone, projector, predictor and target_encoder that it held."""
     left_out: tuple[str, ...]
-    """Keys of the checkpoint that have no place in the network."""
+    """Keys that have no place in the network."""
 
 
 def import_checkpoint(
     checkpoint: str | Path, out: str | Path, backbone: str | None = None, image_size: int | None = None
 ) -> Imported:
-    """Make the run `out` of `checkpoint`, whose format is told by its keys.
+    """Turn `checkpoint` into the run `out`. Its format is recognized by its keys.
 
-    backbone: a timm name, where it is no plain ResNet. image_size: side in pixels that it is used at; 224, or
-    32 with a small-image stem. Raises RunError: unreadable, of no known layout, keys missing (by name).
+    checkpoint: a file, or a folder that timm or siam wrote. backbone: its timm name, if it is not a plain
+    ResNet. image_size: side in pixels of the images it is used on; 224 if left out, 32 with a small-image
+    stem. Returns what was found. Raises RunError (unreadable, of no known layout, keys missing, a folder that
+    already holds a run) or SettingsError (an unknown backbone or method).
     """
     checkpoint, out = Path(checkpoint), Path(out)
     if (out / SETTINGS).exists():
@@ -78,9 +80,9 @@ def import_checkpoint(
 
 
 def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
-    """The tensors of a checkpoint or export by key, and its metadata. Nothing in the file is executed.
+    """Return the tensors of a checkpoint or export by key, and its metadata. No code in the file is executed.
 
-    Raises RunError: not there, not readable as tensors alone, or without any.
+    Raises RunError: it does not exist, or holds something other than tensors, or none.
     """
     if file.is_dir():
         inner = [file / name for name in (NETWORK, "encoder.safetensors", "model.safetensors")]
@@ -101,21 +103,21 @@ def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
         reason = first_line(error)
         if file.suffix == ".onnx":
             reason = (
-                "an ONNX graph does not say which layer a weight belongs to; import what it was made from"
+                "an ONNX graph does not say which layer a weight belongs to; import what it was exported from"
             )
         raise RunError(f"{file} cannot be read: {reason}") from None
     return _tensors_within(contents, file), _metadata_within(contents)
 
 
 def _is_safetensors(file: Path) -> bool:
-    """Whether it begins as one, whatever its name: the length of a header, and a JSON object."""
+    """Return True if it starts as one, whatever its name: the length of a header, then a JSON object."""
     with file.open("rb") as opened:
         start = opened.read(9)
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") < file.stat().st_size
 
 
 def _tensors_within(contents: Any, file: Path) -> State:
-    """Of a state dict, or of the one under 'state_dict', 'model', 'network' ... in a checkpoint."""
+    """Return the tensors of a state dict, or of the one under 'state_dict', 'model', 'network' ..."""
     for key in ("state_dict", "model", "network", "model_state_dict", "student"):
         if isinstance(contents, dict) and isinstance(contents.get(key), dict):
             contents = contents[key]
@@ -128,7 +130,7 @@ def _tensors_within(contents: Any, file: Path) -> State:
 
 
 def _metadata_within(contents: Any) -> dict[str, str]:
-    """What `siam export` wrote into a torch file."""
+    """Return the metadata that `siam export` wrote into a torch file."""
     state = contents.get("model", contents) if isinstance(contents, dict) else contents
     own = getattr(state, "_metadata", {}).get("", {}).get("siam", {})
     siam = contents.get("siam", own) if isinstance(contents, dict) else own
@@ -136,7 +138,7 @@ def _metadata_within(contents: Any) -> dict[str, str]:
 
 
 def _timm_config(folder: Path) -> dict[str, str]:
-    """What timm's config.json says of the backbone."""
+    """Return what timm's config.json says about the backbone."""
     file = folder / "config.json"
     if not file.exists():
         return {}
@@ -150,7 +152,10 @@ def _has(state: State, part: str) -> bool:
 
 
 def _fold_output_bias(state: State) -> None:
-    """The released projector's last layer has a bias that the BN after it takes out again: move it there."""
+    """Fold the bias of the released projector's last layer into the running mean of the BN that follows.
+
+    BN subtracts the bias again; our last layer has none.
+    """
     layers = sorted({int(key.split(".")[1]) for key in state if re.match(r"projector\.\d+\.", key)})
     if not layers:
         return
@@ -162,7 +167,7 @@ def _fold_output_bias(state: State) -> None:
 def _settings(
     state: State, metadata: dict[str, str], backbone: str | None, image_size: int | None, method: str | None
 ) -> Settings:
-    """What the shapes of the tensors say; `metadata` of our own exports says the rest."""
+    """Infer the settings from the shapes of the tensors, and from the metadata of our own exports."""
     if "settings" in metadata:
         return from_dict(json.loads(metadata["settings"]))
     name = backbone or metadata.get("backbone") or _resnet(state)
@@ -170,7 +175,8 @@ def _settings(
     small = first is not None and first.shape[-1] == 3
     method = method or metadata.get("method") or "simsiam"
     if method not in METHODS:
-        raise SettingsError(f"the checkpoint names a method '{method}' that there is not here")
+        known = ", ".join(METHODS)
+        raise SettingsError(f"the checkpoint is of a method that siam lacks, '{method}'; there are {known}")
     return Settings(
         data=metadata.get("data", "unknown"),
         backbone=name,
@@ -182,7 +188,7 @@ def _settings(
 
 
 def _resnet(state: State) -> str:
-    """Which ResNet has these blocks. Raises RunError when none has."""
+    """Return the name of the ResNet with these blocks. Raises RunError if there is none."""
     stages: list[set[str]] = [set(), set(), set(), set()]
     for key in state:
         found = re.match(r"backbone\.layer([1-4])\.(\d+)\.", key)
@@ -191,12 +197,12 @@ def _resnet(state: State) -> str:
     kind = any(re.match(r"backbone\.layer1\.0\.conv3\.", key) for key in state)
     blocks = (kind, tuple(len(stage) for stage in stages))
     if blocks not in _BLOCKS:
-        raise RunError("the backbone is no plain ResNet: name it as timm does, with --backbone")
+        raise RunError("the backbone is not a plain ResNet: name it as timm does, with --backbone")
     return _BLOCKS[blocks]
 
 
 def _heads(state: State, method: Method) -> Method:
-    """Layers and widths of the heads, read off their weights."""
+    """Infer the layers and widths of the heads from their weights."""
     projector = _linear_shapes(state, "projector")
     if not projector:
         return method
@@ -216,7 +222,7 @@ def _heads(state: State, method: Method) -> Method:
 
 
 def _linear_shapes(state: State, part: str) -> list[tuple[int, int]]:
-    """(out, in) of the linear layers of a head, in order."""
+    """Return (out, in) of the linear layers of a head, in order."""
     found = {
         int(key.split(".")[1]): (int(value.shape[0]), int(value.shape[1]))
         for key, value in state.items()
@@ -226,7 +232,7 @@ def _linear_shapes(state: State, part: str) -> list[tuple[int, int]]:
 
 
 def _load(network: Network, state: State, checkpoint: Path) -> None:
-    """Fill the network. Raises RunError when something that the checkpoint should have is not there."""
+    """Load the weights. Raises RunError, by name, if some are missing, unknown or of other shapes."""
     own = network.state_dict()
     needed = [
         key for key in own if _has(state, key.split(".")[0]) and not key.endswith("num_batches_tracked")
@@ -236,7 +242,7 @@ def _load(network: Network, state: State, checkpoint: Path) -> None:
     odd = [key for key in needed if key in state and state[key].shape != own[key].shape]
     if not _has(state, "backbone"):
         raise RunError(f"{checkpoint} holds no backbone")
-    for what, keys in (("misses", missing), ("has unknown", unknown), ("has other shapes for", odd)):
+    for what, keys in (("lacks", missing), ("has unknown", unknown), ("has other shapes for", odd)):
         if keys:
             some = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
             raise RunError(f"{checkpoint} {what} {some}")

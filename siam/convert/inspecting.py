@@ -1,4 +1,4 @@
-"""`siam inspect`: what a run or a checkpoint is, and how healthy its representation."""
+"""`siam inspect`: describe a run or a checkpoint, and how healthy its representation is."""
 
 import tempfile
 from pathlib import Path
@@ -19,15 +19,20 @@ from siam.runs.encoder import load_network
 from siam.runs.folder import SETTINGS, open_run
 from siam.system.device import pick_device, uses_bf16
 
-_IMAGES = 2048
+_MOST_IMAGES = 2048
+_MIN_IMAGES_FOR_WORKERS = 500  # reading fewer takes no longer than starting processes
 
 
 def inspect(
     source: str | Path, data: str | Path | None = None, backbone: str | None = None, device: str = "auto"
 ) -> dict[str, Any]:
-    """Facts by name; with `data` also std x sqrt(d) of the projections, and effective ranks.
+    """Return facts about a run or checkpoint by name: method, backbone, heads, epochs, verdict in training.
 
-    source: a run's folder, or a checkpoint that `siam import` takes. Raises SiamError.
+    source: a run's folder, or a checkpoint that `siam import` takes. backbone: its timm name, if a checkpoint
+    is not of a plain ResNet. data: images, up to 2,048 of which are looked at: adds the effective rank of the
+    features (at most D), and, if there is a projector, that of the projections (at most d), their
+    std x sqrt(d), which is about 1 for a healthy representation and 0 after a collapse, and a verdict.
+    Raises SettingsError, RunError (neither run nor checkpoint) or DataError (fewer than 2 images).
     """
     if (Path(source) / SETTINGS).exists():
         return _inspect_run(Path(source), data, device)
@@ -61,17 +66,18 @@ def _inspect_run(folder: Path, data: str | Path | None, device: str) -> dict[str
 
 
 def _health(network: Network, heads: bool, data: str | Path, device: str) -> dict[str, Any]:
-    """Measured on centre views in eval mode, where training takes crops and the statistics of each batch.
+    """Measure std and effective ranks on center views in eval mode.
 
-    So after few steps, while BN's running means still lag, the verdict here may be worse.
+    Training measures them on crops, with the statistics of each batch. So after few steps, while BN's running
+    statistics still lag, the verdict here may be worse.
     """
     where = pick_device(device)
     images = open_images(data).train
-    if len(images) < 2:  # which would always look collapsed
-        raise DataError(f"{images.name} has only one image: to find_bottleneck an encoder takes at least 2")
-    chosen = np.unique(np.linspace(0, len(images) - 1, min(_IMAGES, len(images))).astype(np.int64))
-    size = network.image_size
-    views = center_views(images, size, chosen, workers=default_workers(where) if len(chosen) > 500 else 0)
+    if len(images) < 2:  # one image would always look collapsed
+        raise DataError(f"{images.name} has only one image: to judge an encoder takes at least 2")
+    chosen = np.unique(np.linspace(0, len(images) - 1, min(_MOST_IMAGES, len(images))).astype(np.int64))
+    workers = default_workers(where) if len(chosen) > _MIN_IMAGES_FOR_WORKERS else 0
+    views = center_views(images, network.image_size, chosen, workers=workers)
     backbone = network.backbone.to(where)
     features, _ = extract(backbone, views, where, uses_bf16("auto", where))
     found: dict[str, Any] = {

@@ -1,7 +1,7 @@
-"""How other projects name the parts of a network, and what those are here.
+"""How other projects name the parts of a network, and what their names are here.
 
-A layout says by which keys it is recognised and which prefix becomes which part. Inside the backbone the
-names are torchvision's and timm's, which agree for ResNets; only Detectron2 and lightly rename there.
+A layout has a key by which it is recognized, and a map of prefixes. Inside the backbone the names are
+torchvision's and timm's, which agree for ResNets; only Detectron2 and lightly use others there.
 """
 
 import re
@@ -21,24 +21,24 @@ class Layout:
 
     name: str
     marker: str
-    """A regular expression that some key of such a checkpoint matches at its beginning."""
+    """A regular expression that the beginning of some key of such a checkpoint matches."""
     parts: Mapping[str, str]
-    """Prefix there -> prefix here. A longer prefix goes before a shorter one."""
+    """Prefix there -> prefix here. The longest prefix that fits counts."""
     method: str | None = None
-    """The method that such a checkpoint comes from, where its keys tell."""
+    """The method of such a checkpoint, if its keys imply one."""
     rename: Callable[[str], str] = field(default=lambda key: key)
-    """Of keys within the backbone."""
+    """Renames keys within the backbone."""
 
 
 def _from_sequential(key: str) -> str:
-    """lightly keeps a ResNet as nn.Sequential of its children: 0 conv1, 1 bn1, 4 ... 7 layer1 ... layer4."""
+    """Rename lightly's keys: a ResNet is an nn.Sequential of 0 conv1, 1 bn1, 4 ... 7 layer1 ... layer4."""
     number, _, rest = key.partition(".")
     names = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
     return f"{names.get(number, number)}.{rest}"
 
 
 def to_detectron2(key: str) -> str:
-    """layer1.0.bn2.weight -> res2.0.conv2.norm.weight: as Detectron2's R50 loaders match them."""
+    """Rename layer1.0.bn2.weight to res2.0.conv2.norm.weight and so on: the names Detectron2 matches."""
     key = re.sub(r"^layer(\d)", lambda found: f"res{int(found[1]) + 1}", key)
     key = key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
     key = re.sub(r"\bbn(\d)", r"conv\1.norm", key)
@@ -75,11 +75,11 @@ LAYOUTS = (
         "": "backbone.",
     }),
 )  # fmt: skip
-"""In the order in which they are tried. solo-learn's newer checkpoints are named as here."""
+"""In the order in which they are tried. Newer solo-learn checkpoints use the names of siam."""
 
 
 def recognize(keys: list[str]) -> Layout:
-    """The first layout that some key matches. Raises RunError, with some keys, when none does."""
+    """Return the first layout that some key matches. Raises RunError, with some keys, if none does."""
     bare = [key.removeprefix("module.") for key in keys]
     for layout in LAYOUTS:
         if any(re.match(layout.marker, key) for key in bare):
@@ -89,7 +89,7 @@ def recognize(keys: list[str]) -> Layout:
 
 
 def translate(state: Mapping[str, Tensor], layout: Layout) -> tuple[State, list[str]]:
-    """Keys as in `siam.Network`, and the names of the keys that have no place there."""
+    """Return the tensors by their keys in `siam.Network`, and the keys that have no place there."""
     found: State = {}
     left: list[str] = []
     for key, value in state.items():

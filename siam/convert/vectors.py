@@ -1,9 +1,11 @@
-"""One vector per image: as arrays in Python, or streamed into a Parquet file of any length."""
+"""Embed images, one vector each: as arrays in Python, or streamed into a Parquet file of any length."""
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress, TaskID
 
 from siam.data.images import Images, ImageSets
 from siam.data.loader import default_workers
@@ -22,6 +23,7 @@ from siam.measure.features import center_views, stream
 from siam.processes.agree import all_gather_object, on_rank_zero
 from siam.processes.gather import rank, world_size
 from siam.processes.rendezvous import local_device, process_group
+from siam.runs.bars import OnProgress, running_total, transient_progress
 from siam.runs.encoder import Layer, load
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK
 from siam.system.device import pick_device, uses_bf16
@@ -29,10 +31,34 @@ from siam.system.files import write_atomically
 
 Precision = Literal["float32", "float16"]
 
-_PART = 16  # batches that are kept together until the file is complete
+_PART = 16  # batches per temporary file
 
 Vectors = tuple[NDArray[np.float32], NDArray[np.int64]]
-"""Of a batch (B, D), and which images of the set they belong to."""
+"""Features (B, D) of a batch, and the positions of its images in their set (B,)."""
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """What turns images into vectors: a run's encoder, on a device."""
+
+    run: str | Path
+    device: str = "auto"
+    batch_size: int = 256
+    workers: int = -1
+    layer: Layer = "backbone"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise SettingsError(f"batch_size must be at least 1, got {self.batch_size}")
+
+    def vectors(self, images: Images, which: NDArray[np.int64]) -> Iterator[Vectors]:
+        """Yield the vectors of some images, in order. Unreadable ones are left out."""
+        device = pick_device(local_device(self.device))
+        encoder = load(self.run, str(device), self.layer)
+        workers = self.workers if self.workers >= 0 else default_workers(device)
+        views = center_views(images, encoder.image_size, which, self.batch_size, workers)
+        for features, indices in stream(encoder, views, device, uses_bf16("auto", device)):
+            yield features.numpy(), indices
 
 
 def embed(
@@ -43,17 +69,18 @@ def embed(
     workers: int = -1,
     layer: Layer = "backbone",
 ) -> tuple[NDArray[np.float32], list[str]]:
-    """Vectors float32 (N, D) and the paths of the images that they belong to, in the set's order.
+    """Return vectors float32 (N, D) and the paths of their images, in the set's order.
 
-    layer: the backbone's features, or the projector's output z. Images that cannot be read are left out.
-    Raises SiamError.
+    run: the run's folder. data: images, as for `siam.pretrain`; training images first, then validation.
+    layer: the backbone's features, or the projector's output z (N, d). workers: decoding processes; -1
+    chooses. Unreadable images are left out. Raises SettingsError, RunError (no encoder) or DataError (no
+    images).
     """
-    _require_batches(batch_size)
+    embedder = Embedder(run, device, batch_size, workers, layer)
     vectors: list[NDArray[np.float32]] = []
     paths: list[str] = []
-    for images in _sets(open_images(data)):
-        everything = np.arange(len(images))
-        for features, indices in _vectors(run, images, everything, device, batch_size, workers, layer):
+    for images in _both(open_images(data)):
+        for features, indices in embedder.vectors(images, np.arange(len(images))):
             vectors.append(features)
             paths += [images.path(int(i)) for i in indices]
     if not vectors:
@@ -74,41 +101,28 @@ def embed_to_parquet(
 ) -> dict[str, Any]:
     """Write path, label (a class name, or null) and embedding (D numbers) of every image to `out`.
 
-    One row group a batch, so that memory does not grow with the set. The file appears when it is complete;
-    until then its parts lie in OUT.parts, and the same call goes on after them. Processes that torchrun
-    started share the parts. Returns what was written. Raises SiamError.
+    One row group per batch, so memory does not grow with the set. The file appears when it is complete; until
+    then its parts are in OUT.parts, and the same call resumes after them. Processes that torchrun started
+    share the parts. Returns what was written. Raises SiamError.
     """
-    _require_batches(batch_size)
+    embedder = Embedder(run, device, batch_size, workers, layer)
     out = Path(out)
     if out.is_dir():
         raise RunError(f"{out} is a folder: give the file to write, such as {out / 'vectors.parquet'}")
     parts = out.with_name(out.name + ".parts")
-    sets = _sets(open_images(data))
+    sets = _both(open_images(data))
     job = {
         "weights": _digest(run), "data": str(data), "images": [len(images) for images in sets],
         "batch_size": batch_size, "layer": layer, "precision": precision,
     }  # fmt: skip
-    size = _PART * batch_size
-    with process_group(device, seconds=3600), Progress(console=_console(console)) as bar:
+    console = console or Console(stderr=True, quiet=rank() > 0)
+    with process_group(device, seconds=3600), transient_progress(console) as bar:
         try:
             on_rank_zero(lambda: _continue_or_start(parts, job))
             for number, images in enumerate(sets):
-                files = [parts / f"{number}-{part:08d}.parquet" for part in range(-(-len(images) // size))]
-                done = on_rank_zero(lambda files=files: [file.exists() for file in files])  # type: ignore[misc]
-                own = np.flatnonzero(~np.array(done))[rank() :: world_size()]
-                part_of = np.arange(len(images)) // size
-                before = int(np.isin(part_of, np.flatnonzero(done)).sum())
-                task = bar.add_task(f"embed {images.name}", total=len(images), completed=before)
-                which = np.flatnonzero(np.isin(part_of, own))
-                batches = _vectors(run, images, which, device, batch_size, workers, layer)
-                for part, rows in _in_parts(_moving(bar, task, batches), own.tolist(), size):
-                    tables = [_table(images, features, indices, precision) for features, indices in rows]
-                    write_atomically(
-                        files[part],
-                        lambda file, tables=tables: _write_tables(file, iter(tables)),  # type: ignore[misc]
-                    )
-                bar.update(task, completed=len(images))  # with those that cannot be read
-            all_gather_object(None)  # now all parts are there
+                progress = bar(f"embed {images.name}" + " (validation)" * number)
+                _write_parts(embedder, images, parts, number, precision, progress)
+            all_gather_object(None)  # a barrier: now all parts are there
             written, dimension = on_rank_zero(lambda: _join(parts, out))
         except OSError as error:
             raise RunError(f"cannot write {out}: {error.strerror or error}") from None
@@ -118,46 +132,41 @@ def embed_to_parquet(
     return {"out": str(out), "images": written, "unreadable": total - written, "dimension": dimension}
 
 
-def _require_batches(batch_size: int) -> None:
-    if batch_size < 1:
-        raise SettingsError(f"batch_size must be at least 1, got {batch_size}")
-
-
-def _sets(sets: ImageSets) -> list[Images]:
+def _both(sets: ImageSets) -> list[Images]:
     return [sets.train] if sets.val is None else [sets.train, sets.val]
 
 
-def _console(console: Console | None) -> Console:
-    return console or Console(stderr=True, quiet=rank() > 0)
-
-
-def _vectors(
-    run: str | Path,
+def _write_parts(
+    embedder: Embedder,
     images: Images,
-    which: NDArray[np.int64],
-    device: str,
-    batch_size: int,
-    workers: int,
-    layer: Layer,
-) -> Iterator[Vectors]:
-    """Of some of the images, in order."""
-    where = pick_device(local_device(device))
-    encoder = load(run, str(where), layer)
-    workers = workers if workers >= 0 else default_workers(where)
-    views = center_views(images, encoder.image_size, which, batch_size, workers)
-    for features, indices in stream(encoder, views, where, uses_bf16("auto", where)):
-        yield features.numpy(), indices
+    folder: Path,
+    number: int,
+    precision: Precision,
+    progress: OnProgress,
+) -> None:
+    """Write this process's share of the missing parts of set `number`: NUMBER-PART.parquet, without gaps."""
+    size = _PART * embedder.batch_size
+    files = [folder / f"{number}-{part:08d}.parquet" for part in range(-(-len(images) // size))]
+    missing = on_rank_zero(lambda: [part for part, file in enumerate(files) if not file.exists()])
+    own = missing[rank() :: world_size()]
+    part_of = np.arange(len(images)) // size
+    done = int((~np.isin(part_of, missing)).sum())
+    add = running_total(progress, len(images))
+    add(done)
+
+    def batches() -> Iterator[Vectors]:
+        for features, indices in embedder.vectors(images, np.flatnonzero(np.isin(part_of, own))):
+            yield features, indices
+            add(len(indices) * world_size())  # the other ranks are about as far
+
+    for part, rows in _by_part(batches(), own, size):
+        tables = [_table(images, features, indices, precision) for features, indices in rows]
+        write_atomically(files[part], partial(_write_tables, tables=tables))
+    progress(len(images), len(images))  # unreadable images too
 
 
-def _moving(bar: Progress, task: TaskID, batches: Iterator[Vectors]) -> Iterator[Vectors]:
-    """The batches; each moves the bar. All processes are taken to be as far as this one."""
-    for features, indices in batches:
-        bar.advance(task, len(indices) * world_size())
-        yield features, indices
-
-
-def _in_parts(batches: Iterator[Vectors], parts: list[int], size: int) -> Iterator[tuple[int, list[Vectors]]]:
-    """Each of the parts with its batches; one without a readable image is empty."""
+def _by_part(batches: Iterator[Vectors], parts: list[int], size: int) -> Iterator[tuple[int, list[Vectors]]]:
+    """Yield each of the parts with its batches; one without a readable image has none."""
     waiting = next(batches, None)
     for part in parts:
         rows = list[Vectors]()
@@ -168,7 +177,7 @@ def _in_parts(batches: Iterator[Vectors], parts: list[int], size: int) -> Iterat
 
 
 def _continue_or_start(parts: Path, job: dict[str, Any]) -> None:
-    """Keep the parts of the same job, and nothing of another."""
+    """Keep the parts of the same job, and remove those of another."""
     file = parts / "job.json"
     if parts.exists() and not (file.exists() and file.read_text() == json.dumps(job)):
         shutil.rmtree(parts)
@@ -177,7 +186,7 @@ def _continue_or_start(parts: Path, job: dict[str, Any]) -> None:
 
 
 def _digest(run: str | Path) -> str:
-    """Of the weights that the vectors come from."""
+    """Return the SHA-256 of the weights that the vectors come from."""
     digest = hashlib.sha256()
     for name in (ENCODER, CHECKPOINT, NETWORK):
         file = Path(run) / name
@@ -188,7 +197,7 @@ def _digest(run: str | Path) -> str:
 
 
 def _join(parts: Path, out: Path) -> tuple[int, int]:
-    """All row groups in one file, moved into place; returns how many rows, and their dimension."""
+    """Copy all row groups into one file, moved into place. Return the number of rows and their dimension."""
     rows = dimension = 0
 
     def tables() -> Iterator[pa.Table]:
@@ -200,23 +209,23 @@ def _join(parts: Path, out: Path) -> tuple[int, int]:
                 rows, dimension = rows + len(table), table.schema.field("embedding").type.list_size
                 yield table
 
-    beside = parts / "joined"
-    with beside.open("wb") as file:
+    joined = parts / "joined"
+    with joined.open("wb") as file:
         _write_tables(file, tables())
     if rows:
-        beside.replace(out)
+        joined.replace(out)
     shutil.rmtree(parts)
     return rows, dimension
 
 
-def _write_tables(file: Any, tables: Iterator[pa.Table]) -> None:
-    """Each as a row group."""
+def _write_tables(file: Any, tables: Iterable[pa.Table]) -> None:
+    """Write each table as a row group."""
     writer: pq.ParquetWriter | None = None
     for table in tables:
         if writer is None:
             writer = pq.ParquetWriter(file, table.schema)
         writer.write_table(table)
-    if writer is None:  # no rows: a file all the same, so that the part counts as done
+    if writer is None:  # no rows: an empty file, so that the part counts as done
         pq.write_table(pa.table({}), file)
     else:
         writer.close()

@@ -24,7 +24,10 @@ _STARTS = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif
 
 
 def shard(
-    data: str | Path, out: str | Path, size: str = "512MB", progress: Callable[[int], None] = lambda n: None
+    data: str | Path,
+    out: str | Path,
+    size: str = "512MB",
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Write the encoded images of `data`, as they are and in their order, to OUT/train-000000.tar ...
 
@@ -53,7 +56,7 @@ def shard(
 
 
 def _write(
-    images: Images, split: str, folder: Path, limit: int, progress: Callable[[int], None]
+    images: Images, split: str, folder: Path, limit: int, progress: Callable[[int, int], None]
 ) -> tuple[list[dict[str, Any]], int]:
     """Entries of the index, and how many images were left out."""
     entries: list[dict[str, Any]] = []
@@ -81,7 +84,7 @@ def _write(
         label = None if images.labels is None else int(images.labels[i])
         waiting.append((_member(images.path(i), i, data), data, label))
         weight += taken
-        progress(1)
+        progress(i + 1, len(images))
     flush()
     return entries, lost
 

@@ -15,6 +15,7 @@ and, where the defaults do not serve,
     QUERIES     True: needs the features of the validation images
     BASELINES   True: also measured on raw pixels and the untrained network (pixel_NAME, untrained_NAME)
     draw        takes (axes, history, color): draws its panel (a line over the epochs)
+    note        takes (settings, all records by name): follows the title on its card in the report ("")
 """
 
 from collections.abc import Iterator

@@ -1,5 +1,7 @@
 """k-NN accuracy on validation images: the quickest honest measure of a representation (Wu et al. 2018)."""
 
+from typing import Any
+
 from siam.measure.knn import knn_accuracy
 from siam.metrics import Look
 from siam.processes.agree import all_gather_object
@@ -18,6 +20,11 @@ def due(settings: Settings, epoch: int) -> bool:
     """Return True every monitor.knn_every epochs and after the last one."""
     every = settings.monitor.knn_every
     return every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == settings.epochs)
+
+
+def note(settings: Settings, records: dict[str, Any]) -> str:
+    """Return the number of neighbors that vote."""
+    return f"k = {settings.monitor.knn_k}"
 
 
 def measure(look: Look) -> float | None:

@@ -1,12 +1,22 @@
 """Effective rank of the features: how many dimensions carry them (RankMe, Garrido et al. 2023)."""
 
+from typing import Any
+
 from siam.measure.collapse import effective_rank
 from siam.metrics import Look
+from siam.settings.pretraining import Settings
 
 ORDER = 10
 TITLE = "effective rank of the features"
 CAPTION = "How many dimensions carry the features; needs no labels."
 FORMAT = ".1f"
+
+
+def note(settings: Settings, records: dict[str, Any]) -> str:
+    """Return the largest possible rank, and the effective rank of the projections."""
+    most = f"at most {records['features']}" if "features" in records else ""
+    of_z = f"of z {records['rank_z']:.1f}" if "rank_z" in records else ""
+    return "; ".join(part for part in (most, of_z) if part)
 
 
 def measure(look: Look) -> float:

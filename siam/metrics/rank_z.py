@@ -5,6 +5,7 @@ from siam.metrics import Look
 
 ORDER = 20
 TITLE = "effective rank of the projections"
+CAPTION = "How many dimensions carry z; few mean partial collapse."
 LABEL = ""
 FORMAT = ".1f"
 

@@ -1,30 +1,29 @@
-"""`siam reproduce`: every row of a table as a run, one after another, and the table itself."""
+"""`siam reproduce`: every row of a table as a run of its own, one after another, and the table itself."""
 
 import io
 import json
-import statistics
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
 from siam.data.sources import open_images
-from siam.data.views import Unreadable, read_or_replace
 from siam.errors import Diverged, RunError, SettingsError
+from siam.metrics import all_metrics, label
+from siam.paper.cells import Mean, markdown_row, mean_of, run_folder, save, save_table
 from siam.paper.tables import Row, Table, table
 from siam.report.curves import figure2
-from siam.report.formats import plus_minus
 from siam.runs.folder import METRICS, open_run
 from siam.runs.history import History
 from siam.runs.saving import RunStopped
 from siam.settings import recipes
+from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.settings.pretraining import Settings
 from siam.system.environment import machine
-from siam.system.files import write_atomically
-from siam.train.start import MAY_CHANGE, start
+from siam.train.start import MAY_CHANGE, Opener, start, typical_size
 
 Scale = Literal["demo", "cifar", "imagenette", "imagenet"]
 
@@ -34,7 +33,7 @@ _SCALES: dict[str, tuple[str, str | None]] = {
     "imagenette": ("imagenette", None),
     "imagenet": ("imagenet", None),
 }
-"""Recipe, and the data where DATA is left out."""
+"""Recipe, and the set used if DATA is left out."""
 
 
 @dataclass(frozen=True)
@@ -43,73 +42,79 @@ class Study:
 
     row: Row
     outcomes: list[dict[str, Any]]
-    """Of each seed, as `siam pretrain --json` prints it; fewer while the study goes on."""
+    """One for each seed, as `siam pretrain --json` prints it; fewer while the study is running."""
     settings: dict[str, Any]
 
-    def mean(self, name: str) -> tuple[float, float | None] | None:
-        """Mean and standard deviation (None for one seed) over the seeds; None where nothing is known."""
-        values = [o[name] for o in self.outcomes if o.get(name) is not None]
-        if not values:
-            return None
-        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+    def mean(self, name: str) -> Mean | None:
+        """Return mean and standard deviation over the seeds, of those that have this figure."""
+        return mean_of(outcome.get(name) for outcome in self.outcomes)
 
 
 def reproduce(
     name: str,
-    data: str | None,
-    change: Callable[[Settings], Settings],
+    overrides: Overrides,
     scale: Scale = "demo",
     seeds: int = 1,
     out: str | Path | None = None,
     command: str = "",
     console: Console | None = None,
 ) -> Path:
-    """Run every row of table `name` with seeds 0 ... seeds - 1; write table.md, table.json and the figure.
+    """Run every row of table `name` with seeds 0 ... seeds - 1. Write table.md, table.json and the figure.
 
-    change: applies the user's own settings to the scale's. command: what was typed, for the table. Rows
-    that are finished are not run again, and one that was interrupted goes on; a table that is complete keeps
-    its date, machine and command. Returns the folder. Raises SiamError, and before anything is trained if a
-    row cannot be built.
+    overrides: the user's settings, over the scale's. command: the command line, for the table. Rows that are
+    finished are not run again, and one that was interrupted is resumed; a complete table keeps its date,
+    machine and command. Returns the folder. Raises SiamError, before anything is trained if a row cannot be
+    built.
     """
     console = console or Console(stderr=True)
     chosen = table(name)
     if seeds < 1:
         raise SettingsError(f"seeds must be at least 1, got {seeds}")
-    base = _base(data, change, scale, "simsiam")
-    if base.method.name != "simsiam":
-        raise SettingsError("each row of a table names its own method: leave out --method.name")
-    if base.seed:
-        raise SettingsError("a table runs seeds 0, 1, ...: leave out --seed, and say how many with --seeds")
-    size = len(open_images(base.data).train)
-    rows = chosen.rows(base, size // base.batch_size)
-    if not rows:
-        raise SettingsError(
-            f"no row of '{name}' fits the {size} images of {base.data} in batches of {base.batch_size}: "
-            "lower --batch-size"
-        )
+    open_once = cache(open_images)
+    settings = _settings_of_rows(name, chosen, overrides, scale, open_once)
     folder = Path(out) if out is not None else Path("runs") / "reproduce" / f"{name}-{scale}"
-    wanted = {}
-    for row in rows:
-        of_method = _base(data, change, scale, row.change.get("method", {}).get("name", "simsiam"))
-        wanted[row.name] = from_dict(row.change, of_method)
-
-    found = {row.name: Study(row, [], to_dict(wanted[row.name])) for row in rows}
-    todo = [(seed, row.name) for seed in range(seeds) for row in rows]
+    studies = {row.name: Study(row, [], to_dict(wanted)) for row, wanted in settings}
+    todo = [(seed, row, wanted) for seed in range(seeds) for row, wanted in settings]
     facts = _facts(folder)
-    for at, (seed, row_name) in enumerate(todo, start=1):
-        settings = replace(wanted[row_name], seed=seed)
-        console.print(f"[bold]{at} of {len(todo)}[/]  {name}: {row_name}, seed {seed}", highlight=False)
-        run = folder / f"{_file_name(row_name)}-seed{seed}"
-        outcome = _finished(run, settings)
+    for at, (seed, row, wanted) in enumerate(todo, start=1):
+        console.print(f"[bold]{at} of {len(todo)}[/]  {name}: {row.name}, seed {seed}", highlight=False)
+        run, seeded = run_folder(folder, row.name, seed), replace(wanted, seed=seed)
+        outcome = _finished(run, seeded)
         if outcome is None:
-            outcome, facts = _train(run, settings, console), None
-        found[row_name].outcomes.append(outcome)
-        _write(folder, name, chosen, list(found.values()), scale, facts or {**machine(), "command": command})
+            outcome, facts = _train(run, seeded, console, open_once), None
+        studies[row.name].outcomes.append(outcome)
+        facts = facts or {**machine(), "command": command}
+        _write(folder, name, chosen, list(studies.values()), scale, facts)
     return folder
 
 
+def _settings_of_rows(
+    name: str, chosen: Table, overrides: Overrides, scale: Scale, open_once: Opener
+) -> list[tuple[Row, Settings]]:
+    """Return the rows that fit the set, each with the settings of its runs. Raises SettingsError."""
+    recipe, standard = _SCALES[scale]
+    data = overrides.get("data", standard)
+    if data is None:
+        raise SettingsError(f"--scale {scale} needs DATA: the folder of its images")
+    train = open_once(data).train
+    side, size = min(typical_size(train)), len(train)
+
+    def base(method: str) -> Settings:
+        return overrides.over(recipes.starting_point(recipe, method, data, side, size))
+
+    simsiam = base("simsiam")
+    rows = chosen.rows(simsiam, size // simsiam.batch_size)
+    if not rows:
+        raise SettingsError(
+            f"no row of '{name}' fits the {size} images of {data} in batches of {simsiam.batch_size}: "
+            "lower --batch-size"
+        )
+    methods = [row.change.get("method", {}).get("name", "simsiam") for row in rows]
+    return [(row, from_dict(row.change, base(method))) for row, method in zip(rows, methods, strict=True)]
+
+
 def _facts(folder: Path) -> dict[str, Any] | None:
-    """Where and when the table in this folder was measured, and by which command."""
+    """Return when and where the table in this folder was measured, and by which command."""
     try:
         before = json.loads((folder / "table.json").read_text())
         return {name: before[name] for name in (*machine(), "command")}
@@ -117,18 +122,8 @@ def _facts(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _base(data: str | None, change: Callable[[Settings], Settings], scale: Scale, method: str) -> Settings:
-    recipe, standard = _SCALES[scale]
-    source = data or standard
-    if source is None:
-        raise SettingsError(f"--scale {scale} needs DATA: the folder of its images")
-    train = open_images(source).train
-    image, _ = read_or_replace(train, 0, Unreadable())
-    return change(recipes.starting_point(recipe, method, source, min(image.shape[1:]), len(train)))
-
-
 def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
-    """What a run that has ended came to. Raises RunError when its settings were others."""
+    """Return the outcome of a run that has ended. Raises RunError if its settings were others."""
     if not (run / METRICS).exists():
         return None
     opened = open_run(run)
@@ -138,32 +133,28 @@ def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
     ends = [record for record in opened.metrics() if record["kind"] in ("end", "diverged")]
     if not ends:
         return None
-    return {
-        "run": str(run),
-        **{name: value for name, value in ends[-1].items() if name not in ("kind", "step")},
-    }
+    outcome = {name: value for name, value in ends[-1].items() if name not in ("kind", "step")}
+    return {"run": str(run), **outcome}
 
 
-def _train(run: Path, settings: Settings, console: Console) -> dict[str, Any]:
-    """Train, or go on. A loss that is not finite is a result here: some rows are known to end so."""
+def _train(run: Path, settings: Settings, console: Console, open_once: Opener) -> dict[str, Any]:
+    """Train or resume a run. To diverge is a result here: some rows are known to."""
     try:
-        name = settings.method.name
-        return start(settings, name, lambda _: settings, None, run, resume="auto", console=console).flat()
+        complete = Overrides(to_dict(settings))
+        outcome = start(complete, None, run, resume="auto", console=console, open_once=open_once)
     except RunStopped:
-        raise RunStopped(f"stopped as asked, and saved in {run}: the same command goes on") from None
+        raise RunStopped(f"stopped as asked, and saved in {run}: the same command continues") from None
     except Diverged as error:
         console.print(str(error), highlight=False)
         return {"run": str(run), "verdict": "diverged"}
-
-
-def _file_name(row: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in row.lower()).strip("-")
+    return outcome.flat()
 
 
 def _write(
     folder: Path, name: str, chosen: Table, found: list[Study], scale: Scale, facts: dict[str, Any]
 ) -> None:
-    """The table as far as it goes, as Markdown and JSON, and the curves of the first seed."""
+    """Write the table as far as it goes, as Markdown and JSON, and the curves of the first seed."""
+    columns = _columns()
     plain = {
         "table": name,
         "title": chosen.title,
@@ -173,64 +164,45 @@ def _write(
         **facts,
         "rows": [
             {"name": s.row.name, "published": s.row.published, "note": s.row.note,
-             "mean and deviation": {name: s.mean(name) for name in ("knn", "std", "rank")},
+             "mean and deviation": {column.name: s.mean(column.name) for column in columns},
              "change": s.row.change, "seeds": s.outcomes, "settings": s.settings}
             for s in found
         ],
     }  # fmt: skip
-    text = json.dumps(plain, indent=1) + "\n"
-    _put(folder / "table.json", text.encode())
-    _put(folder / "table.md", markdown(chosen, found, facts).encode())
-
-    done = {s.row.name: folder / f"{_file_name(s.row.name)}-seed0" for s in found if s.outcomes}
+    save_table(folder, plain, markdown(chosen, found, facts))
     histories = {}
-    for row, run in done.items():
-        opened = open_run(run)
-        histories[row] = History(opened.metrics(), opened.settings)
+    for study in found:
+        if study.outcomes:
+            run = open_run(run_folder(folder, study.row.name, 0))
+            histories[study.row.name] = History(run.metrics(), run.settings)
     figure = figure2(histories)
     for kind in ("svg", "png"):
         drawn = io.BytesIO()
         figure.savefig(drawn, format=kind, dpi=150)
-        _put(folder / f"figure.{kind}", drawn.getvalue())
-
-
-def _put(path: Path, contents: bytes) -> None:
-    write_atomically(path, lambda file: file.write(contents))
+        save(folder / f"figure.{kind}", drawn.getvalue())
 
 
 def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
-    """Measured beside published. facts: of the machine, and the command."""
+    """Return the page: measured next to published. facts: of the machine, and the command."""
     seeds = max(len(s.outcomes) for s in found)
     settings = found[0].settings
-    beside = next((s for s in found if s.mean("untrained_knn")), found[0])
+    baselines = next((s for s in found if s.mean("untrained_knn")), found[0])
+    columns = _columns()
+    command = f"; `{facts['command']}`." if facts["command"] else "."
     lines = [
         f"# {chosen.title} ({chosen.source})",
         "",
-        "| | kNN, measured (%) | std × √d | rank | verdict | published: linear, ImageNet (%) |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for s in found:
-        verdicts = ", ".join(sorted({o["verdict"] for o in s.outcomes})) or "not yet run"
-        published = s.row.note if s.row.published is None else f"{s.row.published:.1f}"
-        if s.row.published is not None and s.row.note:
-            published += f" ({s.row.note})"
-        cells = [
-            s.row.name,
-            plus_minus(s.mean("knn"), 100, 1),
-            plus_minus(s.mean("std"), 1, 2),
-            plus_minus(s.mean("rank"), 1, 1),
-            verdicts,
-            published,
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += [
+        markdown_row(
+            ["", *(column.title for column in columns), "verdict", "published: linear, ImageNet (%)"]
+        ),
+        markdown_row(["---"] * (len(columns) + 3)),
+        *(_row(study, columns) for study in found),
         "",
-        f"kNN on raw pixels: {plus_minus(beside.mean('pixel_knn'), 100, 1)} %; of the untrained "
-        f"network: {plus_minus(beside.mean('untrained_knn'), 100, 1)} %.",
+        f"kNN on raw pixels: {plus_minus(baselines.mean('pixel_knn'), '.1f', 100)} %; of the untrained "
+        f"network: {plus_minus(baselines.mean('untrained_knn'), '.1f', 100)} %.",
         f"Measured: {settings['data']}, {settings['backbone']} x {settings['width']:g}, "
         f"{settings['epochs']} epochs, k = {settings['monitor']['knn_k']}, seeds: {seeds}; "
-        f"{facts['machine']}, {facts['date']}, torch {facts['torch']}"
-        + (f"; `{facts['command']}`." if facts["command"] else "."),
+        f"{facts['machine']}, {facts['date']}, torch {facts['torch']}{command}",
         "Published: SimSiam (Chen & He 2021, arXiv 2011.10566); another set, network and protocol: compare "
         "the order of the rows, not the figures.",
         "",
@@ -238,3 +210,38 @@ def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A measured figure of a table. spec: format of a value times `factor`."""
+
+    name: str
+    title: str
+    spec: str
+    factor: float = 1.0
+
+
+def _columns() -> list[_Column]:
+    """Return the measured columns: std, and every metric that has a label."""
+    columns = [_Column("std", "std × √d", ".2f")]
+    for name, metric in all_metrics().items():
+        title = label(name, metric)
+        if title and metric.FORMAT == "percent":
+            columns.append(_Column(name, f"{title} (%)", ".1f", 100))
+        elif title:
+            columns.append(_Column(name, title, metric.FORMAT))
+    return columns
+
+
+def _row(study: Study, columns: list[_Column]) -> str:
+    row = study.row
+    note = f" ({row.note})" if row.note else ""
+    return markdown_row(
+        [
+            row.name,
+            *(plus_minus(study.mean(column.name), column.spec, column.factor) for column in columns),
+            ", ".join(sorted({outcome["verdict"] for outcome in study.outcomes})) or "not yet run",
+            row.note if row.published is None else f"{row.published:.1f}{note}",
+        ]
+    )

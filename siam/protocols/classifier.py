@@ -1,6 +1,7 @@
-"""A classifier on an encoder, trained with labels: only its head (linear), or all of it (finetune)."""
+"""Train a classifier on an encoder with labels: only its head (linear), or all of it (finetune)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,15 +10,43 @@ from torch.nn import functional as F
 from siam.data.images import Images
 from siam.data.loader import ViewLoader
 from siam.data.subset import Subset
-from siam.errors import DataError, RunError
+from siam.errors import DataError, Diverged
 from siam.measure.features import center_views, extract
 from siam.runs.encoder import Encoder
 from siam.settings.pretraining import LoaderSettings, Settings, ViewSettings
 from siam.train.optimizer import decay
 
+Progress = Callable[[int, int, float], None]
+"""Called with steps done, all steps, and the loss."""
+
+LR_BATCH = 256
+"""Images per step for which learning rates are given; the rate used is lr x batch_size / 256."""
+
+_REPORT_EVERY = 10  # steps: reading the loss waits for the device
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What an evaluation runs on. workers: decoding processes."""
+
+    device: torch.device
+    bf16: bool = False
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """Settings that linear evaluation and fine-tuning share."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    """Learning rate of the head for a batch of 256; the rate used is lr x batch_size / 256."""
+    seed: int = 0
+
 
 class Classifier(nn.Module):
-    """Scores (B, classes) of normalised images (B, 3, H, W); the head begins near zero, as released."""
+    """Normalized images (B, 3, H, W) -> scores (B, classes). The head starts near zero, as released."""
 
     def __init__(self, encoder: Encoder, classes: int) -> None:
         super().__init__()
@@ -31,55 +60,64 @@ class Classifier(nn.Module):
         return scores
 
 
-def fit(
-    encode: Callable[[Tensor], Tensor],
-    head: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loader: ViewLoader,
-    labels: Tensor,
-    bf16: bool,
-    progress: Callable[[int, float], None] | None = None,
-) -> None:
-    """Cross-entropy over `loader`'s epochs, cosine decay to 0. Whether `encode` learns is up to its caller.
+class Training:
+    """A classifier, the labeled images it learns from, and how: what linear and finetune build on.
 
-    labels: of the loader's images (N,). progress: told steps done and the loss. Raises RunError when the
-    loss is not finite.
+    lr_scale: factor from the rates of the settings, given for a batch of 256, to those of the batch used.
     """
-    device, total = loader.device, loader.settings.epochs * loader.steps
-    for step, batch in enumerate(loader.batches()):
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * decay(step / total)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            features = encode(batch.views[0])
-        truth = labels[torch.from_numpy(batch.indices)].to(device)
-        loss = F.cross_entropy(head(features.float()), truth)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if progress is not None and (step % 10 == 9 or step + 1 == total):
-            value = float(loss.detach())
-            if not value < float("inf"):
-                raise RunError(f"the loss is not finite by step {step + 1}: lower --lr")
-            progress(step + 1, value)
+
+    def __init__(
+        self, encoder: Encoder, images: Subset, settings: ClassifierSettings, compute: Compute
+    ) -> None:
+        assert images.labels is not None
+        torch.manual_seed(settings.seed)
+        self.compute = compute
+        self.labels = torch.from_numpy(images.labels)
+        self.model = Classifier(encoder, len(images.classes)).to(compute.device)
+        self.loader = labeled_loader(images, encoder.image_size, settings, compute)
+        self.lr_scale = self.loader.settings.batch_size / LR_BATCH
+
+    def fit(
+        self,
+        encode: Callable[[Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        progress: Progress | None = None,
+    ) -> None:
+        """Minimize the cross-entropy for the loader's epochs. Each group's `peak_lr` decays to 0 by a cosine.
+
+        encode: the encoder, or the encoder without gradient. Raises Diverged if the loss is not finite.
+        """
+        device, total = self.compute.device, self.loader.settings.epochs * self.loader.steps
+        for step, batch in enumerate(self.loader.batches()):
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] * decay(step / total)
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.compute.bf16):
+                features = encode(batch.views[0])
+            truth = self.labels[torch.from_numpy(batch.indices)].to(device)
+            loss = F.cross_entropy(self.model.head(features.float()), truth)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if progress is not None and ((step + 1) % _REPORT_EVERY == 0 or step + 1 == total):
+                value = float(loss.detach())
+                if not value < float("inf"):
+                    raise Diverged(f"the loss is not finite by step {step + 1}: lower --lr")
+                progress(step + 1, total, value)
+
+    def score(self, images: Images) -> tuple[Tensor, Tensor]:
+        """Return scores (M, classes) of the center views and true classes (M,), without unreadable images."""
+        if images.labels is None:
+            raise DataError(f"{images.name} has no labels: put its images into one folder per class")
+        views = center_views(images, self.model.encoder.image_size, workers=self.compute.workers)
+        scores, which = extract(self.model, views, self.compute.device, self.compute.bf16)
+        return scores, torch.from_numpy(images.labels[which])
 
 
-def labeled_loader(
-    images: Subset, size: int, batch_size: int, epochs: int, seed: int, workers: int, device: torch.device
-) -> ViewLoader:
-    """One view of each image: a random crop of 8 to 100 % of it, and a flip; no color is changed."""
+def labeled_loader(images: Subset, size: int, settings: ClassifierSettings, compute: Compute) -> ViewLoader:
+    """Load one view of each image: a random crop of 8 to 100 % of its area, and a flip. Colors stay."""
     views = ViewSettings(size=size, scale=(0.08, 1.0), jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
-    settings = Settings(
-        data=images.name, batch_size=min(batch_size, len(images)), epochs=epochs, seed=seed, views=views,
-        loader=LoaderSettings(workers=workers),
+    loading = Settings(
+        data=images.name, batch_size=min(settings.batch_size, len(images)), epochs=settings.epochs,
+        seed=settings.seed, views=views, loader=LoaderSettings(workers=compute.workers),
     )  # fmt: skip
-    return ViewLoader(images, settings, device, views=1)
-
-
-def score_images(
-    model: nn.Module, images: Images, size: int, device: torch.device, bf16: bool, workers: int
-) -> tuple[Tensor, Tensor]:
-    """Scores (M, classes) of the centre views, and the true classes (M,); unreadable images are left out."""
-    if images.labels is None:
-        raise DataError(f"{images.name} has no labels: put its images into one folder per class")
-    scores, which = extract(model, center_views(images, size, workers=workers), device, bf16)
-    return scores, torch.from_numpy(images.labels[which])
+    return ViewLoader(images, loading, compute.device, views=1)

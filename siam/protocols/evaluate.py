@@ -1,211 +1,161 @@
-"""What a run's encoder is worth on labelled images, by one of four protocols."""
+"""Measure a run's encoder on labeled images, by one of four protocols."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from siam.data.images import Images
 from siam.data.loader import default_workers
 from siam.data.sources import open_images
 from siam.data.subset import Subset, hold_out, labeled_subset
-from siam.errors import DataError, SettingsError, near
+from siam.errors import DataError
 from siam.measure.features import center_views, extract
 from siam.measure.knn import knn_predict
+from siam.protocols.classifier import Compute
 from siam.protocols.finetune import FinetuneSettings, finetune
 from siam.protocols.linear import LinearSettings, linear
 from siam.protocols.probe import probe
 from siam.protocols.score import score
+from siam.protocols.settings import EvaluateSettings
+from siam.runs.bars import Bars, running_total
 from siam.runs.encoder import Encoder, load, untrained
 from siam.runs.results import Evaluation
+from siam.settings.overrides import Overrides
 from siam.system.device import pick_device, uses_bf16
 
-Protocol = Literal["knn", "probe", "linear", "finetune"]
-
 _HELD_OUT = 0.2
-
-
-@dataclass(frozen=True)
-class EvaluateSettings:
-    """How to measure. What a protocol has no use for is ignored; None takes the protocol's own default."""
-
-    protocol: Protocol = "knn"
-    """knn: neighbours vote. probe: logistic regression. linear: the paper's protocol. finetune: all of it."""
-    val: str | None = None
-    """Labelled images to classify, when they lie elsewhere."""
-    labels: float = 1.0
-    """Share of the training labels to use, the same of every class (semi-supervised: 0.01 or 0.1)."""
-    untrained: bool = False
-    """Measure the network as it was before training, to compare."""
-    k: int = 200
-    """Neighbours that vote (knn)."""
-    temperature: float = 0.1
-    """Temperature of the vote's weights (knn)."""
-    epochs: int | None = None
-    """Passes over the labelled images (linear: 90, finetune: 30)."""
-    batch_size: int | None = None
-    """Images in a step (linear: 4096, finetune: 256)."""
-    lr: float | None = None
-    """For a batch of 256: of the classifier (linear: 0.02 by LARS, released code 0.1; finetune: 0.5)."""
-    backbone_lr: float | None = None
-    """For a batch of 256: of the backbone (finetune: 0.05)."""
-    seed: int = 0
-    """Of crops, order, and the share of labels."""
-    device: str = "auto"
-    """auto, cpu, cuda, mps."""
-    workers: int = -1
-    """Processes that decode; -1 chooses."""
-
-    def __post_init__(self) -> None:
-        known = get_args(Protocol)
-        if self.protocol not in known:
-            hint = near(self.protocol, known)
-            raise SettingsError(f"unknown protocol '{self.protocol}'{hint}; there are {', '.join(known)}")
-        for name in ("k", "epochs", "batch_size", "temperature", "lr", "backbone_lr"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise SettingsError(f"{name} must be above 0, got {value}")
-        if self.batch_size == 1:
-            raise SettingsError("batch_size must be at least 2, got 1")
-        if not 0 < self.labels <= 1:
-            raise SettingsError(f"labels must be a share in (0, 1], got {self.labels:g}")
 
 
 def evaluate(
     run: str | Path,
     data: str | Path,
-    asked: EvaluateSettings | None = None,
+    protocol: str = "knn",
+    *,
     console: Console | None = None,
     **options: Any,
 ) -> Evaluation:
-    """Measure the encoder of `run` on the labelled images in `data`.
+    """Measure the encoder of `run` on the labeled images in `data`.
 
-    options: fields of `EvaluateSettings`, such as protocol="linear". Without `val`, the val/ or test/ folder
-    in `data` serves, or a fifth of its images is held out. Raises SiamError: no labels, other classes, ...
+    data: labeled images; its val/ or test/ are the validation images, or a fifth of it is held out.
+    protocol: knn, probe, linear or finetune.
+    options: other fields of `EvaluateSettings` by name, such as labels=0.1 or val="elsewhere/".
+
+    Returns top-1 accuracy with its 95 % interval, top-5, accuracy per class and the confusion matrix;
+    accuracies are fractions in [0, 1]. The run is left as it is. Raises SettingsError, RunError (no encoder,
+    a loss that is not finite) or DataError (no labels, other classes, nothing that can be read).
     """
     started = time.monotonic()
-    asked = replace(asked or EvaluateSettings(), **options)
-    device = pick_device(asked.device)
-    encoder = (untrained if asked.untrained else load)(run, str(device))
-    train, val, held_out = _labeled(data, asked)
+    settings = Overrides({"protocol": protocol, **options}).over(EvaluateSettings())
     console = console or Console(stderr=True)
+    device = pick_device(settings.device)
+    encoder = (untrained if settings.untrained else load)(run, str(device))
+    train, val, held_out = _labeled_sets(data, settings)
     absent = sorted(set(train.classes) - {train.classes[i] for i in set(np.asarray(val.labels).tolist())})
     if absent:
         console.print(f"no validation images of {', '.join(absent[:5])}: accuracy is of the other classes")
-    measure = Measure(asked, encoder, device, console)
-    scores, truth, detail = getattr(measure, asked.protocol)(train, val)
+    workers = settings.workers if settings.workers >= 0 else default_workers(device)
+    compute = Compute(device, uses_bf16("auto", device), workers)
+    bars = Bars(console, transient=True)
+    with bars.progress:
+        measured = _PROTOCOLS[protocol](_Task(encoder, train, val, settings, compute, bars))
     return Evaluation(
-        **score(scores, truth, train.classes),  # type: ignore[arg-type]
-        protocol=asked.protocol,
+        **score(measured.scores, measured.truth, train.classes),  # type: ignore[arg-type]
+        protocol=protocol,
         train_images=len(train),
         held_out=held_out,
         seconds=time.monotonic() - started,
-        labels=asked.labels,
-        encoder="random" if asked.untrained else "trained",
-        detail=detail,
+        labels=settings.labels,
+        encoder="random" if settings.untrained else "trained",
+        detail=measured.detail,
     )
 
 
-class Measure:
-    """The protocols: each takes labelled images, and gives scores (M, classes), truth (M,), what it chose."""
+@dataclass(frozen=True)
+class _Task:
+    """What a protocol works on."""
 
-    def __init__(
-        self, asked: EvaluateSettings, encoder: Encoder, device: torch.device, console: Console
-    ) -> None:
-        self.asked, self.encoder, self.device, self.console = asked, encoder, device, console
-        self.bf16 = uses_bf16("auto", device)
-        self.workers = asked.workers if asked.workers >= 0 else default_workers(device)
+    encoder: Encoder
+    train: Subset
+    val: Images
+    settings: EvaluateSettings
+    compute: Compute
+    bars: Bars
 
-    def knn(self, train: Subset, val: Images) -> tuple[Tensor, Tensor, str]:
-        (bank, labels), (queries, truth) = self._features(train, val)
-        k = min(self.asked.k, len(bank))
-        scores = knn_predict(bank, labels, queries, len(train.classes), k, self.asked.temperature)
-        return scores, truth, f"k {k}, T {self.asked.temperature:g}"
+    def features(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return features (N, D) and labels (N,) to learn from, then those to classify, (M, D) and (M,)."""
+        training = self._features_of(self.train, "training features")
+        return *training, *self._features_of(self.val, "validation features")
 
-    def probe(self, train: Subset, val: Images) -> tuple[Tensor, Tensor, str]:
-        (features, labels), (queries, truth) = self._features(train, val)
-        with self.console.status("logistic regression"):
-            scores, chosen = probe(features, labels, queries, len(train.classes), self.asked.seed)
-        return scores, truth, f"C {chosen:g}"
+    def _features_of(self, images: Images, name: str) -> tuple[Tensor, Tensor]:
+        views = center_views(images, self.encoder.image_size, workers=self.compute.workers)
+        progress = running_total(partial(self.bars.update, name), len(images))
+        x, which = extract(self.encoder, views, self.compute.device, self.compute.bf16, progress)
+        assert images.labels is not None
+        return x, torch.from_numpy(images.labels[which])
 
-    def linear(self, train: Subset, val: Images) -> tuple[Tensor, Tensor, str]:
-        settings = self._settings(LinearSettings())
-        with self._bar("linear") as progress:
-            scores, truth = linear(
-                self.encoder, train, val, settings, self.device, self.bf16, self.workers, progress
-            )
-        return scores, truth, f"epochs {settings.epochs}, lr {settings.lr:g}"
-
-    def finetune(self, train: Subset, val: Images) -> tuple[Tensor, Tensor, str]:
-        settings = self._settings(FinetuneSettings())
-        with self._bar("finetune") as progress:
-            scores, truth = finetune(
-                self.encoder, train, val, settings, self.device, self.bf16, self.workers, progress
-            )
-        rates = f"lr {settings.lr:g}, backbone lr {settings.backbone_lr:g}"
-        return scores, truth, f"epochs {settings.epochs}, {rates}"
-
-    def _settings(self, defaults: Any) -> Any:
-        """The protocol's own settings, and what was asked for in their place."""
-        given = {name: getattr(self.asked, name) for name in vars(defaults)}
+    def settings_over(self, defaults: Any) -> Any:
+        """Return a protocol's own settings with the given ones in their place."""
+        given = {name: getattr(self.settings, name) for name in vars(defaults)}
         return replace(defaults, **{name: value for name, value in given.items() if value is not None})
 
-    def _features(self, *sets: Images) -> list[tuple[Tensor, Tensor]]:
-        """Features (N, D) and labels (N,) of each set."""
-        found = []
-        with Progress(console=self.console) as bar:
-            for images in sets:
-                task = bar.add_task(f"features of {images.name}", total=len(images))
-                views = center_views(images, self.encoder.image_size, workers=self.workers)
-                x, which = extract(
-                    self.encoder,
-                    views,
-                    self.device,
-                    self.bf16,
-                    lambda n: bar.update(task, advance=n),  # noqa: B023
-                )
-                assert images.labels is not None
-                found.append((x, torch.from_numpy(images.labels[which])))
-        return found
-
-    def _bar(self, name: str) -> "_StepBar":
-        return _StepBar(name, self.console)
+    def report_step(self, step: int, total: int, loss: float) -> None:
+        self.bars.update(self.settings.protocol, step, total, [f"loss {loss:.3f}"])
 
 
-class _StepBar:
-    """with _StepBar(...) as progress: progress(step, total, loss)."""
-
-    def __init__(self, name: str, console: Console) -> None:
-        columns = (
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(),
-        )
-        self.bar = Progress(TextColumn("{task.description}"), *columns, console=console)
-        self.task = self.bar.add_task(name, total=None, state="")
-
-    def __enter__(self) -> Any:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def __call__(self, step: int, total: int, loss: float) -> None:
-        self.bar.update(self.task, total=total, completed=step, state=f"loss {loss:.3f}")
+@dataclass(frozen=True)
+class _Measured:
+    scores: Tensor
+    """(M, classes)."""
+    truth: Tensor
+    """True classes (M,)."""
+    detail: str
+    """What the protocol chose or was told."""
 
 
-def _labeled(data: str | Path, asked: EvaluateSettings) -> tuple[Subset, Images, bool]:
-    """The labelled share of the training images, the validation images, and whether those were held out."""
+def _knn(task: _Task) -> _Measured:
+    bank, labels, queries, truth = task.features()
+    k, temperature = min(task.settings.k, len(bank)), task.settings.temperature
+    scores = knn_predict(bank, labels, queries, len(task.train.classes), k, temperature)
+    return _Measured(scores, truth, f"k {k}, T {temperature:g}")
+
+
+def _probe(task: _Task) -> _Measured:
+    features, labels, queries, truth = task.features()
+    task.bars.update("logistic regression", 0, 1)
+    scores, c = probe(features, labels, queries, len(task.train.classes), task.settings.seed)
+    return _Measured(scores, truth, f"C {c:g}")
+
+
+def _linear(task: _Task) -> _Measured:
+    settings: LinearSettings = task.settings_over(LinearSettings())
+    scores = linear(task.encoder, task.train, task.val, settings, task.compute, task.report_step)
+    return _Measured(*scores, f"epochs {settings.epochs}, lr {settings.lr:g}")
+
+
+def _finetune(task: _Task) -> _Measured:
+    settings: FinetuneSettings = task.settings_over(FinetuneSettings())
+    scores = finetune(task.encoder, task.train, task.val, settings, task.compute, task.report_step)
+    rates = f"lr {settings.lr:g}, backbone lr {settings.backbone_lr:g}"
+    return _Measured(*scores, f"epochs {settings.epochs}, {rates}")
+
+
+_PROTOCOLS: dict[str, Callable[[_Task], _Measured]] = {
+    "knn": _knn, "probe": _probe, "linear": _linear, "finetune": _finetune,
+}  # fmt: skip
+
+
+def _labeled_sets(data: str | Path, settings: EvaluateSettings) -> tuple[Subset, Images, bool]:
+    """Return the labeled training images, the validation images, and if these were held out of them."""
     sets = open_images(data)
-    val = sets.val if asked.val is None else open_images(asked.val).train
+    val = sets.val if settings.val is None else open_images(settings.val).train
     for images in (sets.train, val):
         if images is not None and images.labels is None:
             raise DataError(f"{images.name} has no labels: put its images into one folder per class")
@@ -216,5 +166,5 @@ def _labeled(data: str | Path, asked: EvaluateSettings) -> tuple[Subset, Images,
         raise DataError(f"{sets.train.name} has a single class: there is nothing to tell apart")
     if val is None:
         train, held = hold_out(sets.train, _HELD_OUT)
-        return labeled_subset(train, asked.labels, asked.seed), held, True
-    return labeled_subset(sets.train, asked.labels, asked.seed), val, False
+        return labeled_subset(train, settings.labels, settings.seed), held, True
+    return labeled_subset(sets.train, settings.labels, settings.seed), val, False

@@ -1,10 +1,9 @@
-"""Fine-tuning: the whole network learns from labels, the backbone slower than the new head.
+"""Fine-tuning: the whole network learns from labels, the backbone more slowly than the new head.
 
-Of all labels, or of a small share of them (semi-supervised evaluation: SimCLR, Chen et al. 2020, App. B.5;
-BYOL, Grill et al. 2020, Sec. 4). SGD with Nesterov momentum 0.9, cosine decay, no weight decay.
+From all labels, or from a small fraction of them (semi-supervised evaluation: SimCLR, Chen et al. 2020, App.
+B.5; BYOL, Grill et al. 2020, Sec. 4). SGD with Nesterov momentum 0.9, cosine decay, no weight decay.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,20 +11,18 @@ from torch import Tensor
 
 from siam.data.images import Images
 from siam.data.subset import Subset
-from siam.protocols.classifier import Classifier, fit, labeled_loader, score_images
+from siam.protocols.classifier import ClassifierSettings, Compute, Progress, Training
 from siam.runs.encoder import Encoder
 
 
 @dataclass(frozen=True)
-class FinetuneSettings:
-    """Rates are for a batch of 256; those used are lr x batch / 256."""
+class FinetuneSettings(ClassifierSettings):
+    """Learning rates are for a batch of 256."""
 
     epochs: int = 30
     batch_size: int = 256
     lr: float = 0.5
-    """Of the head."""
     backbone_lr: float = 0.05
-    seed: int = 0
 
 
 def finetune(
@@ -33,28 +30,19 @@ def finetune(
     train: Subset,
     val: Images,
     settings: FinetuneSettings,
-    device: torch.device,
-    bf16: bool,
-    workers: int,
-    progress: Callable[[int, int, float], None] | None = None,
+    compute: Compute,
+    progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Scores (M, classes) of the validation images and their classes (M,). The encoder itself changes."""
-    assert train.labels is not None
-    torch.manual_seed(settings.seed)
-    model = Classifier(encoder.requires_grad_(True), len(train.classes)).to(device).train()
-    loader = labeled_loader(
-        train, encoder.image_size, settings.batch_size, settings.epochs, settings.seed, workers, device
-    )
-    scale = loader.settings.batch_size / 256
+    """Return scores (M, classes) of the validation images and their classes (M,).
+
+    `encoder` itself is trained.
+    """
+    training = Training(encoder.requires_grad_(True), train, settings, compute)
+    model, scale = training.model.train(), training.lr_scale
     groups = [
         {"params": list(encoder.parameters()), "peak_lr": settings.backbone_lr * scale},
         {"params": list(model.head.parameters()), "peak_lr": settings.lr * scale},
     ]
-    optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=True)
-    total = settings.epochs * loader.steps
-    fit(
-        encoder, model.head, optimizer, loader, torch.from_numpy(train.labels), bf16,
-        None if progress is None else lambda step, loss: progress(step, total, loss),
-    )  # fmt: skip
-    model.eval()
-    return score_images(model, val, encoder.image_size, device, bf16, workers)
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, fused=True)
+    training.fit(encoder, optimizer, progress)
+    return training.score(val)

@@ -1,4 +1,4 @@
-"""Logistic regression on features extracted once: nearly the linear evaluation, in seconds."""
+"""Logistic regression on features extracted once: close to linear evaluation, in seconds."""
 
 import numpy as np
 import torch
@@ -10,18 +10,18 @@ from torch.nn import functional as F
 from siam.data.random import permutation
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
-"""Inverse regularisation C of scikit-learn, on normalised features times sqrt(D)."""
+"""Inverse regularization C of scikit-learn, on normalized features times sqrt(D)."""
 
-_INNER = 0.2
-_INNER_MOST = 20000  # images that the grid is tried on: the final fit sees all
+_INNER = 0.2  # fraction of the images on which C is chosen
+_INNER_MOST = 20000  # images that the search for C sees: the final fit sees all
 
 
 def probe(
     features: Tensor, labels: Tensor, queries: Tensor, classes: int, seed: int = 0
 ) -> tuple[Tensor, float]:
-    """Scores (M, classes) of the queries (M, D), and the regularisation C chosen on an inner split.
+    """Return scores (M, classes) of the queries (M, D), and the regularization C, chosen on an inner split.
 
-    features: (N, D). labels: (N,). Classes that are absent from `labels` get -inf.
+    features: (N, D). labels: (N,). Classes that are absent from `labels` score -inf.
     """
     x, y = _scaled(features), labels.numpy()
     order = permutation(seed, 2, len(x))[:_INNER_MOST]
@@ -44,7 +44,7 @@ def probe(
 
 
 def _scaled(features: Tensor) -> NDArray[np.float32]:
-    """Length sqrt(D): values of about 1, whatever the backbone."""
+    """Scale each row to length sqrt(D), so that values are about 1 whatever the backbone."""
     return (F.normalize(features.float(), dim=1) * features.shape[1] ** 0.5).numpy()
 
 

@@ -1,12 +1,13 @@
 """The curves of SimSiam's Figure 2 (Chen & He 2021): loss, std of z/|z|, kNN; and what else a run logs.
 
-`panels` lists all of them, each with its chart and its card.
+`panels` lists all of them, each with its chart and its card; those of siam/metrics are found there.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from siam import metrics
 from siam.report.drawing import LINES, dress, extent, from_zero, line, reference, steps_and_means
-from siam.report.formats import percent
+from siam.report.formats import number
 from siam.runs.history import History
+from siam.settings.pretraining import Settings
 
 Draw = Callable[[Axes, History, str], None]
 """axes, the run's history, color of its line"""
-
-BASELINES = {"pixel_knn": "raw pixels", "untrained_knn": "random init"}
-"""Recorded accuracies that kNN is compared with, and their labels."""
 
 
 @dataclass(frozen=True)
@@ -39,49 +39,66 @@ class Panel:
     label: str = ""
     """Below that number; no card without one."""
     baselines: Mapping[str, str] = field(default_factory=dict)
-    """Records that the card shows as bars to compare with: key -> label."""
+    """Records to compare it with, as bars in the card: key -> label."""
 
 
 def panels(history: History) -> list[Panel]:
-    """List the quantities that a run may log, in the order of the page."""
-    method, optimizer, latest = history.settings.method, history.settings.optimizer, history.latest()
-    constant = optimizer.predictor_lr == "constant" and method.predictor == "learned"
+    """List the quantities that a run may log, in the order of the page: Figure 2 first."""
+    settings = history.settings
     return [
         Panel(
-            "loss", "loss", loss,
+            "loss",
+            "loss",
+            loss,
             caption="Low is not good in itself: a collapsed run reaches the floor.",
-            label="loss, between −1 and 1" if method.objective == "cosine" else "loss",
+            label="loss, between −1 and 1" if settings.method.objective == "cosine" else "loss",
         ),
         Panel(
-            "std", "std of z/|z|", std,
+            "std",
+            "std of z/|z|",
+            std,
             caption="At 1/√d the directions of z are spread evenly; at 0 all images share one.",
             label="std of z/|z|, × √d",
         ),
+        *(_metric(name, module, history) for name, module in _metrics().items()),
+        Panel("lr", "learning rate", partial(steps_from_zero, "lr"), caption=_lr_caption(settings)),
         Panel(
-            "knn", "kNN accuracy", knn,
-            caption="Validation images classified by their nearest training images.",
-            format=".1%", label=f"kNN accuracy, k = {history.settings.monitor.knn_k}", baselines=BASELINES,
+            "pairs_per_second",
+            "pairs per second",
+            partial(steps_from_zero, "pairs_per_second"),
+            format=",.0f" if history.latest().get("pairs_per_second", 0) >= 10 else ".2g",
+            label=_rate_label(history.latest()),
         ),
-        Panel(
-            "rank", "effective rank of the features", partial(epochs_from_zero, "rank"),
-            caption="How many dimensions carry the features; needs no labels.",
-            format=".1f", label=_rank_label(latest),
-        ),
-        Panel(
-            "lr", "learning rate", partial(steps_from_zero, "lr"),
-            caption="The predictor's own learning rate is constant." if constant else "",
-        ),
-        Panel(
-            "pairs_per_second", "pairs per second", partial(steps_from_zero, "pairs_per_second"),
-            format=",.0f" if latest.get("pairs_per_second", 0) >= 10 else ".2g", label=_rate_label(latest),
-        ),
-    ]  # fmt: skip
+    ]
 
 
-def _rank_label(latest: dict[str, Any]) -> str:
-    most = f", at most {latest['features']}" if "features" in latest else ""
-    of_z = f"; of z {latest['rank_z']:.1f}" if "rank_z" in latest else ""
-    return f"effective rank of the features{most}{of_z}"
+def _metrics() -> dict[str, ModuleType]:
+    """Return the metrics in order, those with baselines first: so that kNN is third, as in Figure 2."""
+    found = metrics.all_metrics().items()
+    return dict(sorted(found, key=lambda item: not getattr(item[1], "BASELINES", False)))
+
+
+def _metric(name: str, module: ModuleType, history: History) -> Panel:
+    """Return the panel of a module of siam.metrics; it has a card unless its LABEL is empty."""
+    spec = ".1%" if module.FORMAT == "percent" else module.FORMAT
+    compared = {f"pixel_{name}": "raw pixels", f"untrained_{name}": "random init"}
+    baselines = compared if getattr(module, "BASELINES", False) else {}
+    note = module.note(history.settings, history.latest()) if hasattr(module, "note") else ""
+    label = f"{module.TITLE}, {note}" if note else module.TITLE
+    return Panel(
+        name,
+        module.TITLE,
+        getattr(module, "draw", partial(metric, name, spec, baselines)),
+        caption=getattr(module, "CAPTION", ""),
+        format=spec,
+        label=label if metrics.label(name, module) else "",
+        baselines=baselines,
+    )
+
+
+def _lr_caption(settings: Settings) -> str:
+    constant = settings.optimizer.predictor_lr == "constant" and settings.method.predictor == "learned"
+    return "The predictor's own learning rate is constant." if constant else ""
 
 
 def _rate_label(latest: dict[str, Any]) -> str:
@@ -107,28 +124,27 @@ def std(ax: Axes, history: History, color: str) -> None:
     reference(ax, even, f"1/√d = {even:.3g}", above=True)
 
 
-def knn(ax: Axes, history: History, color: str) -> None:
-    """Draw kNN accuracy, from that of the random initialization on, with both baselines."""
-    x, y = history.series("epoch", "knn")
+def metric(
+    name: str, spec: str, baselines: Mapping[str, str], ax: Axes, history: History, color: str
+) -> None:
+    """Draw a metric over the epochs, from zero; from its value at random initialization on, if that is known.
+
+    spec: format of a value. baselines: records to draw as reference lines: key -> label.
+    """
+    x, y = history.series("epoch", name)
     latest = history.latest()
-    pixels, untrained = (latest.get(name) for name in BASELINES)
-    if untrained is not None:
-        x, y = np.r_[0.0, x], np.r_[untrained, y]
-    line(ax, x, y, color, "knn")
-    ax.set_ylim(0, min(1.0, 1.15 * max(0.1, *extent(ax), pixels or 0.0)))
-    ax.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
-    if pixels is not None:
-        above = untrained is None or pixels >= untrained
-        reference(ax, pixels, f"{BASELINES['pixel_knn']} {percent(pixels)}", above)
-    if untrained is not None:
-        above = pixels is not None and untrained > pixels
-        reference(ax, untrained, f"{BASELINES['untrained_knn']} {percent(untrained)}", above)
-
-
-def epochs_from_zero(name: str, ax: Axes, history: History, color: str) -> None:
-    """Draw a quantity of the epochs on an axis from zero."""
-    line(ax, *history.series("epoch", name), color, name)
-    from_zero(ax)
+    known = {key: latest[key] for key in baselines if key in latest}
+    if f"untrained_{name}" in known:
+        x, y = np.r_[0.0, x], np.r_[known[f"untrained_{name}"], y]
+    line(ax, x, y, color, name)
+    from_zero(ax, *known.values())
+    if spec.endswith("%"):
+        low, high = ax.get_ylim()
+        ax.set_ylim(low, min(1.0, max(0.1, high)))
+        ax.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0, symbol=" %"))
+    highest = max(known, key=lambda key: known[key], default=None)
+    for key, value in known.items():
+        reference(ax, value, f"{baselines[key]} {number(value, spec)}", above=key == highest)
 
 
 def steps_from_zero(name: str, ax: Axes, history: History, color: str) -> None:

@@ -87,9 +87,9 @@ def extent(ax: Axes) -> tuple[float, float]:
     return (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
 
 
-def from_zero(ax: Axes) -> None:
-    """Let the y axis begin at zero."""
-    high = max(extent(ax))
+def from_zero(ax: Axes, *others: float) -> None:
+    """Let the y axis begin at zero, and hold all that is drawn and `others`."""
+    high = max(*extent(ax), *others)
     ax.set_ylim(0, 1.12 * high if high > 0 else 1)
 
 

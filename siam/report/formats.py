@@ -18,13 +18,16 @@ def number(value: float, spec: str) -> str:
     return format(value, spec).replace("-", "−").replace("%", " %")
 
 
-def plus_minus(value: tuple[float, float | None] | None, factor: float = 1, digits: int = 1) -> str:
-    """Format a mean and its standard deviation, None for a single value: '60.0 ± 14.1'; '-' for None."""
+def plus_minus(value: tuple[float, float | None] | None, spec: str = ".1f", factor: float = 1) -> str:
+    """Format a mean and its standard deviation, None for a single value: '60.0 ± 14.1'; '-' for None.
+
+    spec: format specification of both, after they are multiplied by `factor`.
+    """
     if value is None:
         return "-"
     mean, deviation = value
-    spread = f" ± {factor * deviation:.{digits}f}" if deviation is not None else ""
-    return f"{factor * mean:.{digits}f}{spread}"
+    spread = f" ± {factor * deviation:{spec}}" if deviation is not None else ""
+    return f"{factor * mean:{spec}}{spread}"
 
 
 def duration(seconds: float) -> str:

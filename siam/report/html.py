@@ -26,10 +26,12 @@ _TEMPLATES = Environment(
 
 @dataclass(frozen=True)
 class Bar:
-    """A fraction in [0, 1] as a bar."""
+    """A number as a bar."""
 
     label: str
+    value: str
     fraction: float
+    """The bar's length, in [0, 1]."""
     own: bool = False
     """True for the run itself, False for what it is compared with."""
 

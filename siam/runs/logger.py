@@ -113,8 +113,3 @@ def _tensorboard(folder: Path, step: int) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
-
-
-def percent(fraction: float | None) -> str:
-    """Format a fraction: 0.4213 -> '42.1 %', None -> '-'."""
-    return "-" if fraction is None else f"{100 * fraction:.1f} %"

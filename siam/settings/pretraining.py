@@ -7,8 +7,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from tyro.conf import Positional
-
 from siam.errors import SettingsError
 from siam.plugins import load
 from siam.settings.checks import Above, Ascending, AtLeast, Below, Duration, Within, check, parse_duration
@@ -142,7 +140,7 @@ class CheckpointSettings:
 class Settings:
     """One pretraining run, complete: two runs with equal settings and data are the same run."""
 
-    data: Positional[str] = "demo"
+    data: str = "demo"
     """A folder, list file, .tar, .npy, .npz, or cifar10, cifar100, stl10; the demo set if left out."""
     backbone: str = "resnet50"
     """Any timm model."""

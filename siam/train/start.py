@@ -12,7 +12,7 @@ from typing import Literal
 from rich.console import Console
 
 from siam.data.decode import BrokenImage
-from siam.data.images import ImageSets
+from siam.data.images import Images, ImageSets
 from siam.data.loader import require_several
 from siam.data.sources import open_images
 from siam.data.views import Unreadable, read_or_replace
@@ -24,110 +24,137 @@ from siam.processes.rendezvous import is_distributed, process_group, was_restart
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK, SETTINGS, open_run
 from siam.settings import recipes
 from siam.settings.checks import parse_duration
+from siam.settings.overrides import Overrides
 from siam.settings.plain import differences
 from siam.settings.pretraining import Settings
 from siam.train.pretrain import Outcome, train
 
 MAY_CHANGE = ("device", "devices", "timeout", "loader.", "checkpoint.")
-"""Settings that a resumed run may be given anew: they do not change what is learnt."""
+"""Settings that may differ when a run is resumed: they do not change what is learnt."""
 
 Resume = bool | Literal["auto"]
 Opener = Callable[[str], ImageSets]
-"""`open_images` that remembers: to list a million files takes seconds, which are spent once."""
+"""`open_images` behind a cache: listing a million files takes seconds, which are spent once."""
 
 
 def start(
-    asked: Settings,
-    method: str,
-    change: Callable[[Settings], Settings],
+    overrides: Overrides,
     recipe: str | None = None,
     out: str | Path | None = None,
     resume: Resume = False,
     console: Console | None = None,
+    open_once: Opener | None = None,
 ) -> Outcome:
-    """Train, or go on training, in this process or in several.
+    """Train a run, or resume one, in this process or in several.
 
-    asked: where data, init and devices are taken from. method: its name. change: applies the user's own
-    settings to a starting point.
-    resume: go on with the run that is there; "auto" begins one where there is none. Raises SiamError.
+    overrides: the user's settings. recipe: the base they apply to, fitted to the images if left out; on a
+    resume the base is the run's own settings. out: the run's folder. resume: continue the run in `out`;
+    "auto" begins one if there is none. open_once: given by a caller that trains several runs on one set.
+    Raises SiamError.
     """
     console = console or Console(stderr=True)
+    open_once = open_once or cache(open_images)
     resume = "auto" if was_restarted() else resume
-    with process_group(asked.device, parse_duration(asked.timeout, "timeout")):
-        open_once = cache(open_images)
-        settings, folder = on_rank_zero(
-            lambda: _settle(asked, method, change, recipe, out, resume, open_once)
-        )
+    group = overrides.only("device", "timeout").over(Settings())
+    with process_group(group.device, parse_duration(group.timeout, "timeout")):
+        settings, folder = on_rank_zero(lambda: resolve(overrides, recipe, out, resume, open_once))
         if not is_distributed():
             processes = how_many(settings.devices, settings.device, settings.batch_size, settings.grad_accum)
             if processes > 1:
-                open_once.cache_clear()  # each of them opens its own
-                return launch(processes, _train_together, settings, folder)
+                return launch(processes, _train_launched, settings, folder)
         return _train(settings, folder, console, open_once)
 
 
-def _train_together(settings: Settings, folder: Path) -> Outcome:
-    """What each of the processes does that are started here."""
+def _train_launched(settings: Settings, folder: Path) -> Outcome:
+    """Train as one of the processes that `start` launches."""
     with process_group(settings.device, parse_duration(settings.timeout, "timeout")):
         return _train(settings, folder, Console(stderr=True), cache(open_images))
 
 
 def _train(settings: Settings, folder: Path, console: Console, open_once: Opener) -> Outcome:
     require_equal_shares(settings.batch_size, world_size(), settings.grad_accum)
-    sets = _the_same_everywhere(settings.data, console, open_once)
+    sets = _open_on_all_ranks(settings.data, console, open_once)
     return train(sets, settings, folder, console)
 
 
-def _settle(
-    asked: Settings,
-    method: str,
-    change: Callable[[Settings], Settings],
-    recipe: str | None,
-    out: str | Path | None,
-    resume: Resume,
-    open_once: Opener,
+def resolve(
+    overrides: Overrides, recipe: str | None, out: str | Path | None, resume: Resume, open_once: Opener
 ) -> tuple[Settings, Path]:
-    """Which settings, and in which folder, which exists from here on."""
-    folder = Path(out) if out is not None else _default_folder(method, asked.data, bool(resume))
-    holds_weights = any((folder / name).exists() for name in (CHECKPOINT, ENCODER, NETWORK))  # or imported
-    exists = (folder / SETTINGS).exists() if resume else holds_weights
-    if exists and not resume:  # a run that never saved anything is begun anew
-        raise RunError(f"{folder} already holds a run: continue it with --resume, or choose another --out")
-    if resume is True and not exists:
-        raise RunError(
-            f"there is no run in {folder} to go on with: leave out --resume to begin one, or give --resume "
-            "auto, which does either"
-        )
-    if not exists:
-        train = open_once(asked.data).train
-        require_several(train)
-        try:
-            image, _ = read_or_replace(train, 0, Unreadable())
-        except BrokenImage as error:
-            raise DataError(f"the images of {train.name} cannot be read: {error.reason}") from None
-        side = min(image.shape[1:])
-        base = recipes.starting_point(recipe, method, asked.data, side, len(train))
-        settings = change(_init_settings(asked.init, base) if asked.init else base)
-        _make(folder)
-        return settings, folder
+    """Return the settings of a run and its folder, which exists from here on. Raises SiamError."""
+    named = overrides.only("data").over(Settings()).data
+    method = overrides.get("method.name", Settings().method.name)
+    folder = Path(out) if out is not None else _default_folder(method, named, bool(resume))
+    if _is_resumed(folder, resume):
+        return _resumed_settings(folder, overrides), folder
+    settings = _new_settings(overrides, recipe, open_once)
+    _make(folder)
+    return settings, folder
 
-    before = open_run(folder).settings
-    settings = change(before)
-    if os.path.realpath(settings.data) == os.path.realpath(before.data):  # photos, photos/, ./photos
-        settings = replace(settings, data=before.data)
-    changed = [name for name in differences(before, settings) if not name.startswith(MAY_CHANGE)]
+
+def _is_resumed(folder: Path, resume: Resume) -> bool:
+    """Return True to continue the run in `folder`, False to begin one there. Raises RunError."""
+    if resume:
+        exists = (folder / SETTINGS).exists()
+        if resume is True and not exists:
+            raise RunError(
+                f"there is no run in {folder} to resume: leave out --resume to begin one, or give --resume "
+                "auto, which does either"
+            )
+        return exists
+    if any((folder / name).exists() for name in (CHECKPOINT, ENCODER, NETWORK)):  # trained or imported
+        raise RunError(f"{folder} already holds a run: continue it with --resume, or choose another --out")
+    return False  # a run that never saved anything starts over
+
+
+def _new_settings(overrides: Overrides, recipe: str | None, open_once: Opener) -> Settings:
+    """Apply the user's settings to the recipe, or to the one that fits the images."""
+    named = overrides.only("data", "init").over(Settings())
+    method = overrides.get("method.name", named.method.name)
+    train = open_once(named.data).train
+    require_several(train)
+    base = recipes.starting_point(recipe, method, named.data, min(typical_size(train)), len(train))
+    return overrides.over(_init_settings(named.init, base) if named.init else base)
+
+
+def typical_size(images: Images) -> tuple[int, int]:
+    """Return height and width in pixels of the first image, which stands for all. Raises DataError."""
+    try:
+        image, _ = read_or_replace(images, 0, Unreadable())
+    except BrokenImage as error:
+        raise DataError(f"the images of {images.name} cannot be read: {error.reason}") from None
+    height, width = image.shape[1:]
+    return height, width
+
+
+def _resumed_settings(folder: Path, overrides: Overrides) -> Settings:
+    """Apply the user's settings to the run's own. Raises RunError where that changes what is learnt."""
+    own = open_run(folder).settings
+    settings = overrides.over(own)
+    if os.path.realpath(settings.data) == os.path.realpath(own.data):  # photos, photos/, ./photos
+        settings = replace(settings, data=own.data)
+    changed = [name for name in differences(own, settings) if not name.startswith(MAY_CHANGE)]
     if changed:
         raise RunError(
             f"{folder} was started with other settings: {', '.join(changed)}; leave them out, or choose "
             "another --out"
         )
-    return settings, folder
+    return settings
 
 
-def _the_same_everywhere(data: str, console: Console, open_once: Opener) -> ImageSets:
-    """The images, in every process; in the first one first, which may have to download them.
+def _init_settings(init: str, base: Settings) -> Settings:
+    """Return `base` with the backbone of the run `init`, and with its heads if the method is the same."""
+    run = open_run(init).settings
+    method = run.method if run.method.name == base.method.name else base.method
+    return replace(
+        base, init=init, backbone=run.backbone, width=run.width, stem=run.stem, method=method,
+        views=replace(base.views, size=run.views.size),
+    )  # fmt: skip
 
-    Raises DataError where a machine has others than the first.
+
+def _open_on_all_ranks(data: str, console: Console, open_once: Opener) -> ImageSets:
+    """Open the images in every process, on rank 0 first, which may have to download them.
+
+    Raises DataError if a process sees other images than rank 0.
     """
     on_rank_zero(lambda: open_once(data) and None)
     sets = open_once(data)
@@ -146,27 +173,17 @@ def _the_same_everywhere(data: str, console: Console, open_once: Opener) -> Imag
     return sets
 
 
-def _init_settings(init: str, base: Settings) -> Settings:
-    """`base` with the backbone of the run `init`, and with its heads where the method is the same."""
-    run = open_run(init).settings
-    method = run.method if run.method.name == base.method.name else base.method
-    return replace(
-        base, init=init, backbone=run.backbone, width=run.width, stem=run.stem, method=method,
-        views=replace(base.views, size=run.views.size),
-    )  # fmt: skip
-
-
 def _make(folder: Path) -> None:
+    """Make the run's folder, and see whether files can be written there. Raises RunError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".lock"
-        probe.touch()
+        (folder / ".lock").touch()
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None
 
 
 def _default_folder(method: str, data: str, resume: bool) -> Path:
-    """runs/METHOD-DATA, -2, -3 ...: the first that is free; to resume, the last that is not."""
+    """Return runs/METHOD-DATA, or -2, -3 ... : the first that is free; on a resume the last that is taken."""
     base = Path("runs") / f"{method}-{_short(data)}"
     names = (base.with_name(f"{base.name}-{n}") if n > 1 else base for n in itertools.count(1))
     taken = list(itertools.takewhile(lambda folder: (folder / SETTINGS).exists(), names))
@@ -176,5 +193,5 @@ def _default_folder(method: str, data: str, resume: bool) -> Path:
 
 
 def _short(data: str) -> str:
-    """The last part of a path, without its ending, in plain letters."""
+    """Return the last part of a path, without its suffix, in plain letters."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(data).stem or "images").strip("-") or "images"

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from siam.convert.importer import read_tensors
 from siam.convert.layouts import recognize, translate
-from siam.errors import RunError, SettingsError
+from siam.errors import RunError, SettingsError, first_line
 from siam.parts.backbone import build_backbone
 from siam.processes.agree import on_rank_zero
 from siam.processes.gather import world_size
@@ -25,21 +25,25 @@ from siam.runs.encoder import load
 from siam.runs.folder import METRICS, TRANSFERS, open_run
 from siam.runs.results import TRANSFER, TransferResult, load_transfer, save_transfer
 from siam.settings.checks import parse_duration
+from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.system.files import write_atomically
+from siam.transfer.annotations import DetectionDataset
 from siam.transfer.data import open_annotated
 from siam.transfer.settings import TransferSettings, starting_point
 from siam.transfer.train import train
 
-_MAY_CHANGE = ("device", "devices", "timeout", "workers", "checkpoint.")
-"""Settings that a resumed transfer may be given anew: they do not change what is learnt."""
+MAY_CHANGE = ("device", "devices", "timeout", "workers", "checkpoint.")
+"""Settings that may differ when a transfer is resumed: they do not change what is learnt."""
+
+Opener = Callable[[str | Path, bool], DetectionDataset]
+"""`open_annotated` behind a cache, so that annotations are read once."""
 
 
 def transfer(
     run: str | Path,
     data: str | Path,
-    task: str = "detection",
-    change: Callable[[TransferSettings], TransferSettings] = lambda settings: settings,
+    overrides: Overrides | None = None,
     recipe: str | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -47,15 +51,17 @@ def transfer(
 ) -> TransferResult:
     """Fine-tune a detector from `run`'s backbone on `data`, and measure it; in this process or in several.
 
-    change: applies the user's own settings to the recipe's. out: the folder; below RUN/transfer/ if left out.
-    resume: go on with the transfer that is there. Raises SiamError.
+    overrides: the user's settings. recipe: the base they apply to, fitted to the data if left out. out: the
+    folder; below RUN/transfer/ if left out. resume: continue the transfer that is there. Raises SiamError.
     """
     console = console or Console(stderr=True)
+    overrides = overrides or Overrides()
     resume = resume or was_restarted()
-    asked = change(TransferSettings())
-    with process_group(asked.device, parse_duration(asked.timeout, "timeout")):
+    open_once = cache(open_annotated)
+    group = overrides.only("device", "timeout").over(TransferSettings())
+    with process_group(group.device, parse_duration(group.timeout, "timeout")):
         settings, folder = on_rank_zero(
-            lambda: _settle(run, data, task, change, recipe, out, resume, console)
+            lambda: resolve(run, data, overrides, recipe, out, resume, console, open_once)
         )
         finished = on_rank_zero(lambda: load_transfer(folder))
         if finished is not None:
@@ -63,56 +69,62 @@ def transfer(
         if not is_distributed():
             processes = how_many(settings.devices, settings.device, settings.batch_size)
             if processes > 1:
-                return launch(processes, _train_together, run, data, settings, folder)
-        return _train(run, data, settings, folder, console)
+                return launch(processes, _train_launched, run, data, settings, folder)
+        return _train(run, data, settings, folder, console, open_once)
 
 
-def _train_together(
+def _train_launched(
     run: str | Path, data: str | Path, settings: TransferSettings, folder: Path
 ) -> TransferResult:
-    """What each of the processes does that are started here."""
+    """Train as one of the processes that `transfer` launches."""
     with process_group(settings.device, parse_duration(settings.timeout, "timeout")):
-        return _train(run, data, settings, folder, Console(stderr=True))
+        return _train(run, data, settings, folder, Console(stderr=True), open_annotated)
 
 
 def _train(
-    run: str | Path, data: str | Path, settings: TransferSettings, folder: Path, console: Console
+    run: str | Path,
+    data: str | Path,
+    settings: TransferSettings,
+    folder: Path,
+    console: Console,
+    open_once: Opener,
 ) -> TransferResult:
     require_equal_shares(settings.batch_size, world_size())
-    annotated = open_annotated(data, masks=settings.task == "segmentation")
-    outcome = train(annotated, beginning(run, settings.init, settings.seed), settings, folder, console)
-    on_rank_zero(lambda: _keep(Path(run), folder, outcome))
+    annotated = open_once(data, settings.task == "segmentation")
+    outcome = train(annotated, init_backbone(run, settings.init, settings.seed), settings, folder, console)
+    on_rank_zero(lambda: _save(Path(run), folder, outcome))
     return outcome
 
 
-def _keep(run: Path, folder: Path, outcome: TransferResult) -> None:
-    """result.json and report.html, and the run's own report shows it too."""
+def _save(run: Path, folder: Path, outcome: TransferResult) -> None:
+    """Write result.json and report.html, and the run's own report if the folder is below it."""
     save_transfer(folder, outcome)
     write_transfer_report(folder)
     if folder.parent.resolve() == (run / TRANSFERS).resolve():
         write_report(run)
 
 
-def _settle(
+def resolve(
     run: str | Path,
     data: str | Path,
-    task: str,
-    change: Callable[[TransferSettings], TransferSettings],
+    overrides: Overrides,
     recipe: str | None,
     out: str | Path | None,
     resume: bool,
     console: Console,
+    open_once: Opener,
 ) -> tuple[TransferSettings, Path]:
-    """Which settings, and in which folder, which exists from here on."""
+    """Return the settings of a transfer and its folder, which exists from here on. Raises SiamError."""
     backbone = open_run(run).settings.backbone
-    annotated = open_annotated(data, masks=task == "segmentation")
+    task = overrides.only("task").over(TransferSettings()).task
+    annotated = open_once(data, task == "segmentation")
     for line in annotated.skipped.lines():
         console.print(f"skipped: {line}", highlight=False, soft_wrap=True)
     base = starting_point(recipe, annotated.layout, annotated.years, len(annotated.train))
-    settings = change(replace(base, task=task))  # type: ignore[arg-type]
+    settings = overrides.over(base)
     folder = Path(out) if out is not None else _default_folder(Path(run), str(data), settings)
     if not (folder / TRANSFER).exists():
-        beginning(run, settings.init, settings.seed)  # before anything is written: it may be refused
+        init_backbone(run, settings.init, settings.seed)  # before anything is written: it may be refused
     _claim(folder, resume, {"run": str(run), "data": str(data), **to_dict(settings)}, settings)
     console.print(
         f"{settings.task} by {settings.detector} on {data}: {len(annotated.train):,} photographs, "
@@ -123,10 +135,11 @@ def _settle(
     return settings, folder
 
 
-def beginning(run: str | Path, init: str, seed: int) -> nn.Module:
-    """The backbone to begin with: RUN's, or what `init` names, in RUN's shape unless that is a run too.
+def init_backbone(run: str | Path, init: str, seed: int) -> nn.Module:
+    """Return the backbone that training starts from: RUN's, or the one that `init` names.
 
-    init: '' for RUN's own, `random`, a run's folder, or a checkpoint file. Raises RunError.
+    init: '' for RUN's own, `random`, a run's folder, or a checkpoint file; random weights and those of a file
+    take RUN's shape. Raises RunError.
     """
     if not init or (Path(init).is_dir() and init != "random"):
         return load(init or run).backbone
@@ -136,12 +149,12 @@ def beginning(run: str | Path, init: str, seed: int) -> nn.Module:
     if init == "random":
         return resnet
     if not Path(init).is_file():
-        raise RunError(f"--init {init} is neither `random` nor a run or checkpoint that is there")
+        raise RunError(f"--init {init} is neither `random` nor a run or checkpoint that exists")
     tensors, _ = read_tensors(Path(init))
     state, _ = translate(tensors, recognize(list(tensors)))
-    mine = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+    weights = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
     try:
-        resnet.load_state_dict(mine)
+        resnet.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise RunError(f"{init} does not fit the {settings.backbone} of {run}: {reason[:200]}") from None
@@ -149,26 +162,14 @@ def beginning(run: str | Path, init: str, seed: int) -> nn.Module:
 
 
 def _claim(folder: Path, resume: bool, plain: dict[str, Any], settings: TransferSettings) -> None:
-    """Make the folder this transfer's, or find that it is. Raises RunError where it is another's."""
+    """Write transfer.yaml, or on a resume find that the folder holds this transfer. Raises RunError."""
     file = folder / TRANSFER
     if file.exists():
         if not resume:
             raise RunError(
                 f"{folder} already holds a transfer: continue it with --resume, or choose another --out"
             )
-        try:
-            before = yaml.safe_load(file.read_text())
-            same = {name: before.pop(name) == plain[name] for name in ("run", "data")}
-            other = from_dict(before, TransferSettings())
-        except (yaml.YAMLError, UnicodeDecodeError, SettingsError, AttributeError, KeyError) as error:
-            raise RunError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
-        changed = [name for name in differences(other, settings) if not name.startswith(_MAY_CHANGE)]
-        changed += [name for name, holds in same.items() if not holds]
-        if changed:
-            raise RunError(
-                f"{folder} was started with other settings: {', '.join(changed)}; leave them out, or choose "
-                "another --out"
-            )
+        _require_same(file, plain, settings)
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -179,8 +180,25 @@ def _claim(folder: Path, resume: bool, plain: dict[str, Any], settings: Transfer
         raise RunError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None
 
 
+def _require_same(file: Path, plain: dict[str, Any], settings: TransferSettings) -> None:
+    """Raise RunError unless transfer.yaml has the same run, data, and settings that change what is learnt."""
+    try:
+        before = yaml.safe_load(file.read_text())
+        same = {name: before.pop(name) == plain[name] for name in ("run", "data")}
+        other = from_dict(before, TransferSettings())
+    except (yaml.YAMLError, UnicodeDecodeError, SettingsError, AttributeError, KeyError) as error:
+        raise RunError(f"{file} cannot be read: {first_line(error)}") from None
+    changed = [name for name in differences(other, settings) if not name.startswith(MAY_CHANGE)]
+    changed += [name for name, holds in same.items() if not holds]
+    if changed:
+        raise RunError(
+            f"{file.parent} was started with other settings: {', '.join(changed)}; leave them out, or choose "
+            "another --out"
+        )
+
+
 def _default_folder(run: Path, data: str, settings: TransferSettings) -> Path:
-    """RUN/transfer/DATA-TASK-DETECTOR, and what else tells it from another."""
+    """Return RUN/transfer/DATA-TASK-DETECTOR, with init and seed where they were given."""
     parts = [Path(data).resolve().name, settings.task, settings.detector]
     if settings.init:
         parts.append(Path(settings.init).stem)

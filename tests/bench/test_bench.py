@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from siam.bench.stages import Rates, find_bottleneck
+from siam.bench.verdict import Rates, find_bottleneck
 from siam.cli import command as cli
 from tests.conftest import TINY, siam
 
@@ -19,49 +19,50 @@ PHOTOGRAPH = 500 * 375
 
 def test_beside_a_gpu_the_slowest_stage_sets_the_pace():
     verdict = find_bottleneck(GPU, PHOTOGRAPH, 224)
-    assert verdict.limit == "device"
+    assert verdict.bottleneck == "device"
     assert verdict.pairs_per_second == pytest.approx(1 / (1 / 9000 + 1 / 1500))
 
 
 def test_too_few_workers_are_told_how_many_would_do():
     verdict = find_bottleneck(replace(GPU, workers=2), PHOTOGRAPH, 224)
-    assert (verdict.limit, verdict.pairs_per_second) == ("workers", 1200.0)
+    assert (verdict.bottleneck, verdict.pairs_per_second) == ("workers", 1200.0)
     assert "--loader.workers 3" in verdict.advice  # 3 x 600 is above the device's 1286
 
 
 def test_where_every_core_decodes_already_more_workers_are_no_advice():
     slow = replace(GPU, workers=16, decode=40.0, worker=35.0)
     verdict = find_bottleneck(slow, 4000 * 3000, 224)
-    assert (verdict.limit, verdict.pairs_per_second) == ("decode", 560.0)
+    assert (verdict.bottleneck, verdict.pairs_per_second) == ("decode", 560.0)
     assert "12.0 megapixels" in verdict.advice
     assert "megapixels" not in find_bottleneck(slow, PHOTOGRAPH, 224).advice
 
 
 def test_a_slow_link():
     verdict = find_bottleneck(replace(GPU, transfer=800.0), PHOTOGRAPH, 224)
-    assert (verdict.limit, verdict.pairs_per_second) == ("transfer", 800.0)
+    assert (verdict.bottleneck, verdict.pairs_per_second) == ("transfer", 800.0)
 
 
 def test_on_a_cpu_the_stages_share_the_cores():
     verdict = find_bottleneck(CPU, PHOTOGRAPH, 224)
-    assert verdict.limit == "device"
+    assert verdict.bottleneck == "device"
     assert verdict.pairs_per_second == pytest.approx(1 / (1 / 300 + 1 / 50 + 1 / (4 * 600)))
     assert "a GPU" in verdict.advice
-    assert find_bottleneck(replace(CPU, decode=10.0, worker=9.0), PHOTOGRAPH, 224).limit == "workers"
+    assert find_bottleneck(replace(CPU, decode=10.0, worker=9.0), PHOTOGRAPH, 224).bottleneck == "workers"
     assert (
-        find_bottleneck(replace(CPU, decode=10.0, worker=9.0, workers=4), PHOTOGRAPH, 224).limit == "decode"
+        find_bottleneck(replace(CPU, decode=10.0, worker=9.0, workers=4), PHOTOGRAPH, 224).bottleneck
+        == "decode"
     )
 
 
 def test_without_workers_nothing_is_made_ahead():
     verdict = find_bottleneck(replace(GPU, workers=0), PHOTOGRAPH, 224)
-    assert verdict.limit == "workers"
+    assert verdict.bottleneck == "workers"
     assert verdict.pairs_per_second < 600
 
 
 def test_a_resident_set_has_no_workers():
     resident = replace(GPU, workers=0, decode=None, worker=None, transfer=None)
-    assert find_bottleneck(resident, 32 * 32, 32).limit == "device"
+    assert find_bottleneck(resident, 32 * 32, 32).bottleneck == "device"
     assert "colors" in find_bottleneck(replace(resident, photometry=1000.0), 32 * 32, 32).advice
 
 
@@ -84,12 +85,11 @@ def test_a_folder_is_measured_with_the_users_settings(capsys, photos):
     result = json.loads(capsys.readouterr().out)
     assert (result["backbone"], result["size"], result["batch_size"]) == ("resnet10t", 16, 8)
     rates = result["rates"]
-    assert rates["decode"] > rates["worker"] > 0
-    assert rates["photometry"] > 0
-    assert rates["step"] > 0
+    for stage in ("decode", "worker", "photometry", "step"):
+        assert rates[stage] > 0, stage
     assert rates["transfer"] is None
     assert result["end_to_end"] > 0
-    assert result["verdict"]["limit"] in ("decode", "workers", "device")
+    assert result["verdict"]["bottleneck"] in ("decode", "workers", "device")
     assert result["machine"]["torch"]
 
 
@@ -99,7 +99,7 @@ def test_the_demo_set_as_a_table():
     assert "training step, batch 8, float32" in done.stdout
     assert "all together, measured" in done.stdout
     assert "one worker" not in done.stdout  # it is resident
-    assert "limit: device" in done.stdout
+    assert "bottleneck: device" in done.stdout
 
 
 def quick(*more):

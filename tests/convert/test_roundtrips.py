@@ -326,7 +326,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     state = {f"module.{k}": v for k, v in released_simsiam().state_dict().items()}
     del state["module.encoder.layer3.0.conv1.weight"]
     torch.save({"state_dict": state}, tmp_path / "c.pth")
-    with pytest.raises(RunError, match=r"misses backbone\.layer3\.0\.conv1\.weight"):
+    with pytest.raises(RunError, match=r"lacks backbone\.layer3\.0\.conv1\.weight"):
         import_checkpoint(tmp_path / "c.pth", tmp_path / "run")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "odd.pth")
     with pytest.raises(RunError, match="of no known layout; their keys begin: weight"):

@@ -10,11 +10,11 @@ import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rich.progress import Progress
 
 import siam as package
 from siam.convert.vectors import embed_to_parquet
 from siam.errors import DataError, RunError, SettingsError
+from siam.runs.bars import Bars
 from tests.command import Command
 from tests.conftest import TINY, siam
 
@@ -84,9 +84,9 @@ def test_one_image_is_enough(run, photos, tmp_path):
 
 def test_the_bar_moves_with_every_batch(run, photos, tmp_path, monkeypatch):
     moves = []
-    monkeypatch.setattr(Progress, "advance", lambda self, task, advance: moves.append(advance))
+    monkeypatch.setattr(Bars, "update", lambda self, name, done, total: moves.append((done, total)))
     embed_to_parquet(run, photos, tmp_path / "v.parquet", batch_size=10)
-    assert moves == [10, 10, 4]
+    assert moves == [(0, 24), (10, 24), (20, 24), (24, 24), (24, 24)]
 
 
 def test_vectors_do_not_depend_on_the_batch(run, photos):

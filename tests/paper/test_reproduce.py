@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from siam.cli import command as cli
+from siam.data.sources import open_images
 from siam.errors import SettingsError
 from siam.methods import METHODS
 from siam.paper.reproduce import Study, markdown, reproduce
 from siam.paper.tables import TABLES, Row, table
+from siam.settings.overrides import Overrides
 from siam.settings.plain import from_dict, to_dict
 from siam.settings.pretraining import Settings
 from siam.settings.recipes import DEMO
@@ -80,7 +83,8 @@ def test_mean_and_deviation_over_seeds_by_hand():
     assert study.mean("std") is None
     facts = {"machine": "m", "date": "d", "torch": "t", "command": "siam reproduce predictor --epochs 5"}
     page = markdown(table("predictor"), [study], facts)
-    assert "| a | 60.0 ± 14.1 | - | - | at risk, diverged, healthy | 12.3 |" in page
+    assert "| a | - | - | 60.0 ± 14.1 | at risk, diverged, healthy | 12.3 |" in page
+    assert "|  | std × √d | rank | kNN (%) | verdict | published: linear, ImageNet (%) |" in page
     assert "torch t; `siam reproduce predictor --epochs 5`." in page
 
 
@@ -117,8 +121,29 @@ def test_a_table_row_by_row_and_again(classes, tmp_path):
 
 def test_what_cannot_be_reproduced_is_refused(tmp_path):
     with pytest.raises(SettingsError, match="unknown table 'predictr'; did you mean predictor"):
-        reproduce("predictr", None, lambda base: base, out=tmp_path)
+        reproduce("predictr", Overrides(), out=tmp_path)
     with pytest.raises(SettingsError, match="--scale imagenet needs DATA"):
-        reproduce("predictor", None, lambda base: base, scale="imagenet", out=tmp_path)
+        reproduce("predictor", Overrides(), scale="imagenet", out=tmp_path)
     with pytest.raises(SettingsError, match="seeds must be at least 1"):
-        reproduce("predictor", None, lambda base: base, seeds=0, out=tmp_path)
+        reproduce("predictor", Overrides(), seeds=0, out=tmp_path)
+
+
+def test_the_set_is_listed_once_for_a_whole_table(classes, tmp_path, monkeypatch):
+    listed = []
+
+    def listing(data):
+        listed.append(data)
+        return open_images(data)
+
+    monkeypatch.setattr("siam.paper.reproduce.open_images", listing)
+    monkeypatch.setattr("siam.train.start.open_images", None)  # the runs are given the set
+    assert cli.main(["reproduce", "similarity", str(classes), *TINY, "--out", str(tmp_path / "t")]) == 0
+    assert listed == [str(classes)]
+
+
+def test_a_row_that_diverges_is_a_result(classes, tmp_path, capsys):
+    command = ["reproduce", "similarity", str(classes), *TINY, "--optimizer.lr", "1e30"]
+    assert cli.main([*command, "--out", str(tmp_path / "t"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [[o["verdict"] for o in row["seeds"]] for row in json.loads(out)["rows"]] == 2 * [["diverged"]]
+    assert "Lower optimizer.lr" in err

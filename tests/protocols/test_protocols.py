@@ -15,14 +15,15 @@ from siam.data.sources.arrays import ArrayImages
 from siam.data.subset import Subset, hold_out, labeled_subset
 from siam.errors import DataError, RunError
 from siam.parts.backbone import build_backbone
-from siam.protocols import linear as linear_module
-from siam.protocols.classifier import labeled_loader
+from siam.protocols.classifier import ClassifierSettings, Compute, Training, labeled_loader
 from siam.protocols.evaluate import evaluate
 from siam.protocols.linear import LinearSettings, linear
 from siam.protocols.probe import STRENGTHS, probe
 from siam.protocols.score import score
 from siam.runs.encoder import Encoder, load, untrained
 from tests.conftest import TINY, siam
+
+CPU = Compute(torch.device("cpu"))
 
 
 def coloured(n, classes=3, side=16):
@@ -110,7 +111,7 @@ def test_linear_learns_and_leaves_the_encoder_as_it_was():
     images = coloured(60)
     train, val = hold_out(images, 0.3)
     settings = LinearSettings(epochs=60, batch_size=16, lr=500.0)  # LARS: many steps, or a high rate
-    scores, truth = linear(encoder, train, val, settings, torch.device("cpu"), bf16=False, workers=0)
+    scores, truth = linear(encoder, train, val, settings, CPU)
     assert float((scores.argmax(dim=1) == truth).float().mean()) > 0.9
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
@@ -118,20 +119,21 @@ def test_linear_learns_and_leaves_the_encoder_as_it_was():
 def test_linear_notices_when_something_frozen_moves(monkeypatch):
     encoder = Encoder(build_backbone("resnet10t", 16, width=0.125), 16)
 
-    def careless(encode, *args, **more):
+    def careless(training, encode, *args):
         encoder.train()
         encoder(torch.randn(4, 3, 16, 16))  # moves the BN statistics, as released code has done
 
-    monkeypatch.setattr(linear_module, "fit", careless)
+    monkeypatch.setattr(Training, "fit", careless)
     train, val = hold_out(coloured(12), 0.3)
     with pytest.raises(RunError, match=r"moved frozen weights: .*running_mean"):
-        linear(encoder, train, val, LinearSettings(epochs=1), torch.device("cpu"), bf16=False, workers=0)
+        linear(encoder, train, val, LinearSettings(epochs=1), CPU)
 
 
 def test_labelled_views_change_no_colour():
     grey = np.broadcast_to(np.arange(20, dtype=np.uint8)[:, None, None, None] * 10, (20, 24, 24, 3))
     images = ArrayImages("greys", np.ascontiguousarray(grey), np.zeros(20, np.int64), ("grey",))
-    loader = labeled_loader(Subset(images, np.arange(20)), 16, 20, 1, 0, 0, torch.device("cpu"))
+    settings = ClassifierSettings(epochs=1, batch_size=20, lr=1.0)
+    loader = labeled_loader(Subset(images, np.arange(20)), 16, settings, CPU)
     (batch,) = loader.batches()
     assert len(batch.views) == 1
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -159,7 +161,7 @@ def test_every_protocol_tells_light_from_dark(run, protocol):
 def test_the_table_for_people_names_classes(run):
     shown = siam("evaluate", run / "run", run / "classes", "--k", 3, "--workers", 0, check=0).stdout
     assert "dark" in shown
-    assert "named rightly" in shown
+    assert "most confused with" in shown
 
 
 def test_finetune_leaves_the_run_as_it_was(run):
@@ -208,4 +210,4 @@ def test_what_cannot_be_measured_is_refused(run, photos):
     assert done.stderr.count("\n") == 1
     assert "knn" in done.stderr
     done = siam("evaluate", run / "run", run / "classes", "--labels", "1.5", check=2)
-    assert done.stderr == "siam: labels must be a share in (0, 1], got 1.5\n"
+    assert done.stderr == "siam: labels must be a fraction in (0, 1], got 1.5\n"

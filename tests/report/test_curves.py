@@ -1,6 +1,7 @@
 """The charts as data, not as pixels, and their panels on the page."""
 
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -8,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from siam import metrics
 from siam.methods import SIMCLR
 from siam.report import curves
 from siam.report.curves import figure2, panels
 from siam.report.drawing import PALETTE, inline_svg, panel, thinned
 from siam.runs.history import History
 from siam.settings.pretraining import MonitorSettings
-from tests.report.reading import SMALL, UNLABELED, WHOLE, body, epoch, read, step
+from tests.report.reading import SMALL, START, UNLABELED, WHOLE, body, epoch, read, step
 
 
 def test_without_labels_the_rank_takes_the_place_of_knn(run):
@@ -40,10 +42,56 @@ def test_a_constant_learning_rate_of_the_predictor_is_mentioned(run, rule, said)
     assert ("The predictor's own learning rate is constant." in body(read(run(WHOLE, settings_)))) == said
 
 
+def panel_of(name, history):
+    """The figure of one of the panels of the page."""
+    (shown,) = [p for p in panels(history) if p.name == name]
+    return panel(shown.draw, history, shown.title)
+
+
+METRIC = """
+ORDER = 15
+TITLE = "alignment <of views>"
+CAPTION = "Low & stable."
+FORMAT = ".2f"
+BASELINES = True
+
+def measure(look):
+    return None
+
+def note(settings, records):
+    return f"of {records['images']:,} images"
+"""
+
+
+def test_a_metric_is_added_by_one_file(run, tmp_path, monkeypatch):
+    """It has a panel with its baselines, and a card with bars."""
+    added = tmp_path / "added"
+    added.mkdir()
+    (added / "alignment.py").write_text(METRIC)
+    monkeypatch.setattr(metrics, "__path__", [*metrics.__path__, str(added)])
+    monkeypatch.delitem(sys.modules, "siam.metrics.alignment", raising=False)
+    records = [
+        {**START, "pixel_alignment": 0.75},
+        step(10),
+        epoch(0, alignment=0.5),
+        epoch(1, alignment=0.25),
+    ]
+    root = read(run(records))
+    (card,) = [card for card in root.find("div", "card") if "alignment" in card.words()]
+    assert card.words().startswith("0.25 alignment <of views>, of 5,000 images this run")
+    assert [bar.attributes["style"] for bar in card.find("i")] == ["width:33.3%", "width:100.0%"]
+    assert [text.text for text in card.find("div", "bars")[0].find("span")][1::2] == ["0.25", "0.75"]
+    (figure,) = [f for f in root.find("figure") if f.find("svg")[0].attributes["aria-label"] == "alignment"]
+    assert figure.find("figcaption")[0].text == "Low & stable."
+    assert {"alignment <of views>", "raw pixels 0.75"} <= {text.text for text in figure.find("text")}
+    history = History(records, SMALL)
+    np.testing.assert_allclose(lines(panel_of("alignment", history))["alignment"], [[1, 2], [0.5, 0.25]])
+
+
 def test_every_panel_draws_what_it_names():
     history = History(WHOLE, SMALL)
     shown = panels(history)
-    assert [p.name for p in shown] == ["loss", "std", "knn", "rank", "lr", "pairs_per_second"]
+    assert [p.name for p in shown] == ["loss", "std", "knn", "rank", "rank_z", "lr", "pairs_per_second"]
     for p in shown:
         figure = panel(p.draw, history, p.title)
         assert figure.axes[0].get_title(loc="left") == p.title
@@ -101,7 +149,7 @@ def test_a_run_without_one_finite_loss_leaves_the_figure_its_shape():
 
 
 def test_knn_starts_at_random_initialisation_with_both_references():
-    drawn = lines(panel(curves.knn, History(WHOLE, SMALL), "knn"))
+    drawn = lines(panel_of("knn", History(WHOLE, SMALL)))
     np.testing.assert_allclose(drawn["knn"], [[0, 1, 2], [0.207, 0.41, 0.67]])
     assert drawn["raw pixels 31.2 %"][1] == [0.312, 0.312]
     assert drawn["random init 20.7 %"][1] == [0.207, 0.207]
@@ -109,9 +157,7 @@ def test_knn_starts_at_random_initialisation_with_both_references():
 
 def test_epochs_without_knn_are_skipped():
     records = [epoch(0, knn=None), epoch(1, knn=0.5), epoch(2, knn=None), epoch(3, knn=0.6)]
-    np.testing.assert_allclose(
-        lines(panel(curves.knn, History(records, SMALL), "knn"))["knn"], [[2, 4], [0.5, 0.6]]
-    )
+    np.testing.assert_allclose(lines(panel_of("knn", History(records, SMALL)))["knn"], [[2, 4], [0.5, 0.6]])
 
 
 def test_a_gap_where_the_loss_is_not_finite():
@@ -153,7 +199,7 @@ def test_figure_2_draws_a_line_for_each_run():
 
 
 def test_svg_is_deterministic_and_takes_the_colors_of_the_page():
-    first, second = (inline_svg(panel(curves.knn, History(WHOLE, SMALL), "knn"), "knn") for _ in range(2))
+    first, second = (inline_svg(panel_of("knn", History(WHOLE, SMALL)), "knn") for _ in range(2))
     assert first == second
     assert "http" not in first
     assert "font-family" not in first

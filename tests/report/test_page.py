@@ -43,7 +43,8 @@ def test_a_whole_run(run):
     assert "no kNN" not in shown
     titles = [text.text for text in root.find("text") if "font-weight" in (text.attributes["style"] or "")]
     assert titles[:3] == ["loss", "std of z/|z|", "kNN accuracy"]
-    assert titles[3:] == ["effective rank of the features", "learning rate", "pairs per second"]
+    assert titles[3:5] == ["effective rank of the features", "effective rank of the projections"]
+    assert titles[5:] == ["learning rate", "pairs per second"]
     headings = [heading.text for heading in root.find("h2")]
     assert headings == ["Curves", "What the network sees", "Nearest neighbors"]
 

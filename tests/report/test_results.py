@@ -185,5 +185,5 @@ def test_numbers_as_text():
     ]
     assert number(float("nan"), ".3f") == "not finite"
     pairs = ((0.6, 0.141), (0.6, 0.0), (0.6, None), None)
-    assert [plus_minus(pair, 100) for pair in pairs] == ["60.0 ± 14.1", "60.0 ± 0.0", "60.0", "-"]
+    assert [plus_minus(pair, factor=100) for pair in pairs] == ["60.0 ± 14.1", "60.0 ± 0.0", "60.0", "-"]
     assert [duration(s) for s in (59.6, 754, 9000, 400000)] == ["60 s", "12.6 min", "2.5 h", "4.6 days"]

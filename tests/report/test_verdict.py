@@ -62,7 +62,7 @@ def test_a_loss_that_is_not_finite(run, value):
     assert root.find("span", "pill")[0].text == "diverged"
     assert "optimizer.lr" in root.find("p", "advice")[0].text
     assert "not finite" in body(root)
-    assert len(root.find("svg")) == 6
+    assert len(root.find("svg")) == 7
 
 
 def test_unreadable_files_are_counted(run):
@@ -81,7 +81,7 @@ def test_unreadable_files_are_counted(run):
         ),
         (BYOL, "BYOL: learned predictor, momentum encoder as the target branch, cosine similarity"),
         (SIMCLR, "SimCLR: no predictor, gradient through both branches, contrast with the batch"),
-        (SWAV, "SwAV: no predictor, stop-gradient on the target branch, swapped prediction of clusters"),
+        (SWAV, "SwAV: no predictor, stop-gradient on the target branch, swapped clusters"),
         (MOCO_V2, "MoCo v2: no predictor, momentum encoder as the target branch, contrast with a queue"),
     ],
 )

@@ -13,10 +13,12 @@ from safetensors.torch import load_file
 from siam.cli import command as cli
 from siam.errors import RunError, SettingsError
 from siam.paper.transfer import reproduce_transfer
+from siam.settings.overrides import Overrides
+from siam.settings.plain import to_dict
 from siam.transfer.data import open_annotated
 from siam.transfer.precise_bn import measure_statistics
 from siam.transfer.settings import SMALL
-from siam.transfer.start import beginning
+from siam.transfer.start import init_backbone
 from tests.command import Command
 from tests.conftest import siam
 from tests.transfer.conftest import LITTLE, few_of_coco, few_of_voc, make_run, names_of_voc
@@ -135,8 +137,8 @@ def test_killed_and_resumed_is_the_same_transfer(capsys, few_coco, encoder, tmp_
 def test_where_the_backbone_begins(encoder, tmp_path):
     """--init: random differs by seed, a checkpoint file is that file's, and what does not fit says so."""
     saved = load_file(encoder / "encoder.safetensors")
-    assert all(torch.equal(saved[k], v) for k, v in beginning(encoder, "", 0).state_dict().items())
-    first, again, other = (beginning(encoder, "random", seed).conv1.weight for seed in (3, 3, 4))
+    assert all(torch.equal(saved[k], v) for k, v in init_backbone(encoder, "", 0).state_dict().items())
+    first, again, other = (init_backbone(encoder, "random", seed).conv1.weight for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert not torch.equal(first, saved["conv1.weight"])
@@ -144,18 +146,19 @@ def test_where_the_backbone_begins(encoder, tmp_path):
     file = tmp_path / "checkpoint.pth"
     changed = {f"backbone.{key}": value + 1 for key, value in saved.items()}
     torch.save({"state_dict": changed}, file)
-    state = beginning(encoder, str(file), 0).state_dict()
+    state = init_backbone(encoder, str(file), 0).state_dict()
     assert all(torch.equal(changed[f"backbone.{key}"], value) for key, value in state.items())
     run = make_run(tmp_path / "other", "resnet10t", 0.25, 64)
     assert (
-        beginning(encoder, str(run), 0).state_dict().keys() == load_file(run / "encoder.safetensors").keys()
+        init_backbone(encoder, str(run), 0).state_dict().keys()
+        == load_file(run / "encoder.safetensors").keys()
     )
 
     torch.save({"state_dict": {key: value for key, value in changed.items() if ".conv1." in key}}, file)
     with pytest.raises(RunError, match=r"does not fit the resnet18 of .*: Missing key"):
-        beginning(encoder, str(file), 0)
+        init_backbone(encoder, str(file), 0)
     with pytest.raises(RunError, match="--init rundom is neither `random` nor a run or checkpoint"):
-        beginning(encoder, "rundom", 0)
+        init_backbone(encoder, "rundom", 0)
 
 
 def test_a_beginning_that_is_refused_leaves_no_folder(capsys, few_voc, encoder, tmp_path):
@@ -189,7 +192,8 @@ def test_table_5_row_by_row_and_again(few_voc, encoder, tmp_path):
         SMALL, iterations=2, batch_size=2, train_sides=(64,), test_side=64, max_side=96, rois=8,
         candidates=(50, 50), proposals=(20, 20), precise_bn=0, workers=0, precision="float32",
     )  # fmt: skip
-    asked = (str(few_voc), [str(encoder)], "detection", lambda base: settings, "small", 2, tmp_path / "t")
+    overrides = Overrides(to_dict(settings))
+    asked = (str(few_voc), [str(encoder)], overrides, "small", 2, tmp_path / "t")
     folder = reproduce_transfer(*asked)
     found = json.loads((folder / "table.json").read_text())
     assert [row["name"] for row in found["rows"]] == ["none (scratch)", "quarter"]
@@ -203,7 +207,7 @@ def test_table_5_row_by_row_and_again(few_voc, encoder, tmp_path):
     reproduce_transfer(*asked)
     assert {file: file.stat().st_mtime_ns for file in folder.glob("*/result.json")} == before
     with pytest.raises(SettingsError, match="--runs RUN"):
-        reproduce_transfer(str(few_voc), [], "detection", lambda base: base)
+        reproduce_transfer(str(few_voc), [], Overrides())
 
 
 def test_precise_statistics_are_the_mean_over_batches():

@@ -9,7 +9,7 @@ from siam import objectives
 from siam.measure.collapse import ADVICE
 from siam.methods import METHODS, Method, title
 from siam.report.contents import Contents
-from siam.report.curves import panels
+from siam.report.curves import Panel, panels
 from siam.report.formats import duration, number
 from siam.report.html import Bar, Card, header, render
 from siam.runs.folder import UNREADABLE
@@ -29,14 +29,13 @@ FIGURE3 = {
         "momentum": "momentum encoder as the target branch",
         "gradient": "gradient through both branches",
     },
-    "objective": {},  # each objective names itself, in its own file
     "symmetry": {
         "symmetric": "in both directions",
         "asymmetric": "in one direction",
         "asymmetric_2x": "in one direction over two pairs of each image",
     },
 }
-"""Each choice of Figure 3 in words: field of Method -> its value -> words."""
+"""Choices of Figure 3 in words: field of Method -> value -> words. Each objective's file holds its own."""
 
 
 def html(run: Contents) -> Markup:
@@ -85,10 +84,10 @@ def _method(method: Method) -> Markup:
     """Return the method as in Figure 3, with differences from the published one marked."""
     published = METHODS.get(method.name, method)
     choices = []
-    for field, words in FIGURE3.items():
+    for field in ("predictor", "target", "objective", "symmetry"):
         value = getattr(method, field)
-        word = objectives.words(value) if field == "objective" else words[value]
-        choices.append((word, value != getattr(published, field)))
+        words = objectives.words(value) if field == "objective" else FIGURE3[field][value]
+        choices.append((words, value != getattr(published, field)))
     return render("method.html", title=title(method.name), choices=choices)
 
 
@@ -114,13 +113,26 @@ def _cards(history: History, latest: dict[str, Any]) -> list[Card]:
     for shown in panels(history):
         if shown.label and shown.name in latest:
             value = number(latest[shown.name], shown.format)
-            bars = [Bar(label, latest[name]) for name, label in shown.baselines.items() if name in latest]
-            if shown.baselines:
-                bars = [Bar("this run", latest[shown.name], own=True), *bars]
-            cards.append(Card(value, shown.label, bars))
+            cards.append(Card(value, shown.label, _bars(shown, latest)))
     if "step" in latest or "steps" in latest:
         steps = latest.get("steps", latest.get("step"))
         epochs = sum(record["kind"] == "epoch" for record in history.records)
         took = duration(latest["seconds"]) if "seconds" in latest else "running"
         cards.append(Card(took, f"{epochs} of {history.settings.epochs} epochs, {steps:,} steps"))
     return sorted(cards, key=lambda card: not card.bars)
+
+
+def _bars(shown: Panel, latest: dict[str, Any]) -> list[Bar]:
+    """Return the run's value and its baselines; percentages out of 100 %, others relative to the largest."""
+    compared = {shown.name: "this run", **shown.baselines} if shown.baselines else {}
+    known = {name: latest[name] for name in compared if name in latest}
+    full = 1.0 if shown.format.endswith("%") else max(known.values(), default=1.0)
+    return [
+        Bar(
+            compared[name],
+            number(value, shown.format),
+            max(0.0, value / full) if full > 0 else 0.0,
+            name == shown.name,
+        )
+        for name, value in known.items()
+    ]

@@ -1,0 +1,48 @@
+"""What tables of measured rows share: statistics over seeds, folders, and files."""
+
+import json
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from siam.system.files import write_atomically
+
+Mean = tuple[float, float | None]
+"""Mean and standard deviation over seeds; the deviation is None for one seed."""
+
+
+def mean_of(values: Iterable[float | None]) -> Mean | None:
+    """Return mean and standard deviation of the known values; None if there are none."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+    """Format a row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def run_folder(folder: Path, row: str, seed: int) -> Path:
+    """Return the folder of a row's run, such as without-stop-gradient-seed0."""
+    name = "".join(c if c.isalnum() else "-" for c in row.lower()).strip("-")
+    return folder / f"{name}-seed{seed}"
+
+
+def save_table(folder: Path, facts: dict[str, Any], page: str) -> None:
+    """Write table.json and table.md."""
+    save(folder / "table.json", (json.dumps(facts, indent=1) + "\n").encode())
+    save(folder / "table.md", page.encode())
+
+
+def load_table(folder: Path) -> dict[str, Any]:
+    """Return the contents of table.json."""
+    facts: dict[str, Any] = json.loads((folder / "table.json").read_text())
+    return facts
+
+
+def save(path: Path, contents: bytes) -> None:
+    """Write a file atomically."""
+    write_atomically(path, lambda file: file.write(contents))

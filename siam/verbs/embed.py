@@ -1,0 +1,35 @@
+"""write one vector per image to a Parquet file"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from siam.cli.flags import RunFolder
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Write path, label and embedding of every image to a Parquet file. Run it again to resume."""
+
+    run: RunFolder
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    """The images."""
+    out: str
+    """The Parquet file to write."""
+    layer: Literal["backbone", "projector"] = "backbone"
+    """Features of the backbone, or the projector's output z."""
+    precision: Literal["float32", "float16"] = "float32"
+    """Precision of the numbers in the file."""
+    batch_size: int = 256
+    """Images per batch, and rows per row group."""
+    device: str = "auto"
+    """auto, cpu, cuda, mps."""
+    workers: int = -1
+    """Decoding processes; -1 chooses."""
+
+
+def main(options: Embed) -> dict[str, Any]:
+    from siam.convert.vectors import embed_to_parquet
+
+    return embed_to_parquet(**{name: getattr(options, name) for name in Embed.__dataclass_fields__})

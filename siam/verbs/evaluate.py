@@ -1,0 +1,50 @@
+"""measure an encoder on labeled images"""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from siam.cli.flags import RunFolder
+from siam.cli.output import classes_table, facts_table
+from siam.errors import RunError
+from siam.protocols.settings import EvaluateSettings
+
+if TYPE_CHECKING:
+    from siam.runs.results import Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure a run's encoder on labeled images (one folder per class)."""
+
+    run: RunFolder
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    """Labeled images; if it holds train/ and val/ (or test/), both are used."""
+    settings: Annotated[EvaluateSettings, arg(name=""), FlagCreatePairsOff]
+
+
+def main(options: Evaluate) -> "Evaluation":
+    from siam.api import evaluate
+
+    return evaluate(options.run, options.data, **vars(options.settings))
+
+
+def render(result: "Evaluation") -> list[Any]:
+    facts = asdict(result)
+    per_class, confusion = facts.pop("per_class"), facts.pop("confusion")
+    table = facts_table(facts, percent=("top1", "top5", "interval", "labels"))
+    return [table, classes_table(per_class, confusion)]
+
+
+def after(options: Evaluate, result: "Evaluation") -> None:
+    """Keep the result in the run, and redraw its report."""
+    from siam.report.page import write_report
+    from siam.runs.results import add_evaluation
+
+    add_evaluation(options.run, result, options.data)
+    try:
+        write_report(options.run)
+    except OSError as error:
+        reason = error.strerror
+        raise RunError(f"the result is kept, but not in {options.run}/report.html: {reason}") from None

@@ -1,0 +1,23 @@
+"""write an encoder for torchvision, timm, detectron2, onnx, or as plain safetensors"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from siam.cli.flags import RunFolder
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run's encoder in the form that another library loads."""
+
+    run: RunFolder
+    format: str
+    """torchvision, timm, detectron2, onnx or safetensors."""
+    out: str
+    """The file to write; for timm a folder."""
+
+
+def main(options: Export) -> dict[str, Any]:
+    from siam.api import export
+
+    return export(options.run, options.format, options.out)

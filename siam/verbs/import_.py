@@ -1,0 +1,29 @@
+"""make a run of a checkpoint from SimSiam, MoCo v2, torchvision, timm, lightly, solo-learn"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+if TYPE_CHECKING:
+    from siam.convert.importer import Imported
+
+
+@dataclass(frozen=True)
+class Import:
+    """Turn another project's checkpoint into a run. Its format is recognized by its keys."""
+
+    checkpoint: Annotated[Positional[str], arg(metavar="CHECKPOINT")]
+    """The file (or a folder that timm or siam wrote)."""
+    out: str
+    """The run's folder."""
+    backbone: str | None = None
+    """timm's name, if the checkpoint is not of a plain ResNet."""
+    image_size: int | None = None
+    """Side in pixels of the images it is used on; 224 if left out, 32 with a small-image stem."""
+
+
+def main(options: Import) -> "Imported":
+    from siam.api import import_
+
+    return import_(options.checkpoint, options.out, options.backbone, options.image_size)

@@ -1,0 +1,49 @@
+"""learn an encoder from images without labels"""
+
+import sys
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from siam.cli.flags import PretrainOverrides
+from siam.cli.output import facts_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """Learn an encoder from images without labels.
+
+    Settings are fitted to the images unless you give them: the defaults below are those for ImageNet.
+    """
+
+    out: str | None = None
+    """The run's folder; runs/METHOD-DATA if left out."""
+    recipe: str | None = None
+    """imagenet, cifar10, imagenette or demo: the base of the settings; fitted to the images if left out."""
+    resume: Literal["no", "yes", "auto"] = "no"
+    """Continue the run in --out from its last checkpoint; `auto` begins one if there is none."""
+    settings: PretrainOverrides
+
+
+def main(options: Pretrain) -> dict[str, Any]:
+    from siam.api import pretrain
+
+    resume: bool | Literal["auto"] = "auto" if options.resume == "auto" else options.resume == "yes"
+    outcome = pretrain(**options.settings.given, out=options.out, recipe=options.recipe, resume=resume)
+    return {name: value for name, value in outcome.flat().items() if value is not None}
+
+
+def render(outcome: dict[str, Any]) -> list[Any]:
+    from siam.metrics import all_metrics, format_value
+
+    metrics = all_metrics()
+    words = {}
+    for name, value in outcome.items():
+        metric = name.removeprefix("pixel_").removeprefix("untrained_")
+        if metric in metrics:
+            words[name] = format_value(metrics[metric], value)
+    first = {name: outcome[name] for name in ("run", "verdict")}
+    return [facts_table({**first, **outcome, **words})]
+
+
+def after(options: Pretrain, outcome: dict[str, Any]) -> None:
+    print(f"look at {outcome['run']}/report.html", file=sys.stderr)

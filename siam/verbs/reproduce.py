@@ -1,0 +1,56 @@
+"""run one of the paper's tables, row by row, and print it next to the published one"""
+
+import sys
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, Suppress, arg
+
+from siam.cli.flags import CommandLine, TableOverrides
+from siam.cli.output import markdown_file
+from siam.paper.tables import TABLES
+
+HINTS = {
+    "--method": "each row of a table names its own method",
+    "--seed": "a table runs seeds 0, 1, ...; say how many with --seeds",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduce:
+    """Run one of the paper's tables, row by row; --scale demo takes minutes on a laptop."""
+
+    table: Annotated[Positional[str], arg(metavar="TABLE")]
+    """The table's name."""
+    scale: Literal["demo", "cifar", "imagenette", "imagenet"] = "demo"
+    """demo, cifar, imagenette or imagenet: the set and the recipe that rows start from."""
+    seeds: int = 1
+    """Runs of each row, with seeds 0, 1, ..."""
+    out: str | None = None
+    """Folder of the table, which resumes an unfinished one; runs/reproduce/TABLE-SCALE if left out."""
+    command: Suppress[CommandLine] = field(default=CommandLine(""))
+    settings: TableOverrides
+
+
+Reproduce.__doc__ = (
+    f"{Reproduce.__doc__}\n\nTABLE is one of {', '.join(TABLES)}; `siam reproduce transfer` is a verb with "
+    "settings of its own. Rows start from the recipe of the scale; the defaults below are those of imagenet."
+)
+
+
+def main(options: Reproduce) -> dict[str, Any]:
+    from siam.paper.cells import load_table
+    from siam.paper.reproduce import reproduce
+
+    folder = reproduce(
+        options.table, options.settings, options.scale, options.seeds, options.out, options.command
+    )
+    return {"out": str(folder), **load_table(folder)}
+
+
+def render(result: dict[str, Any]) -> list[Any]:
+    return [markdown_file(f"{result['out']}/table.md")]
+
+
+def after(options: Reproduce, result: dict[str, Any]) -> None:
+    print(f"look at {result['out']}/table.md and figure.png", file=sys.stderr)

@@ -1,0 +1,46 @@
+"""fine-tune detectors from scratch and from runs, and print them next to Table 5"""
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from siam.cli.flags import TransferOverrides, require_extra
+from siam.cli.output import markdown_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceTransfer:
+    """Table 5: detectors from scratch and from runs, on the same data, with several seeds."""
+
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    """A folder in the layout of Pascal VOC or COCO."""
+    runs: tuple[str, ...] = ()
+    """The runs to compare; the first gives the shape of the network from scratch."""
+    seeds: int = 3
+    """Fine-tunings from each, with seeds 0, 1, ..."""
+    recipe: str | None = None
+    """voc07, voc0712, coco-1x or small; fitted to the data if left out."""
+    out: str | None = None
+    """Folder of the fine-tunings and the table. An unfinished one is resumed."""
+    settings: TransferOverrides
+
+
+def main(options: ReproduceTransfer) -> dict[str, Any]:
+    require_extra("faster_coco_eval", "transfer")
+    from siam.paper.cells import load_table
+    from siam.paper.transfer import reproduce_transfer
+
+    folder = reproduce_transfer(
+        options.data, options.runs, options.settings, options.recipe, options.seeds, options.out
+    )
+    return {"out": str(folder), **load_table(folder)}
+
+
+def render(result: dict[str, Any]) -> list[Any]:
+    return [markdown_file(f"{result['out']}/table.md")]
+
+
+def after(options: ReproduceTransfer, result: dict[str, Any]) -> None:
+    print(f"look at {result['out']}/table.md", file=sys.stderr)

@@ -1,0 +1,28 @@
+"""write images as WebDataset shards, for remote storage"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Write the images of DATA, unchanged and in their order, as WebDataset shards (.tar)."""
+
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    """The images."""
+    out: str
+    """The folder to write; its shards are DATA for `siam pretrain`."""
+    size: str = "512MB"
+    """Maximum size of a shard."""
+
+
+def main(options: Shard) -> dict[str, Any]:
+    from rich.console import Console
+
+    from siam.data.sharding import shard
+    from siam.runs.bars import transient_progress
+
+    with transient_progress(Console(stderr=True)) as bar:
+        return shard(options.data, options.out, options.size, bar("shard"))

@@ -1,0 +1,49 @@
+"""fine-tune a detector from an encoder, and measure its boxes and masks"""
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from siam.cli.flags import RunFolder, Switch, TransferOverrides, require_extra
+from siam.transfer.settings import RECIPES
+
+if TYPE_CHECKING:
+    from siam.runs.results import TransferResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """Fine-tune Faster or Mask R-CNN from a run's ResNet, and measure average precision."""
+
+    run: RunFolder
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    """A folder in the layout of Pascal VOC or COCO."""
+    recipe: str | None = None
+    """The base of the settings; fitted to the data if left out."""
+    out: str | None = None
+    """The transfer's folder; RUN/transfer/DATA-TASK-DETECTOR if left out."""
+    resume: Switch = False
+    """Continue the transfer from its last checkpoint."""
+    settings: TransferOverrides
+
+
+Transfer.__doc__ = f"{Transfer.__doc__}\n\nRecipes: {', '.join(RECIPES)}."
+
+
+def main(options: Transfer) -> "TransferResult":
+    require_extra("faster_coco_eval", "transfer")
+    from siam.transfer.start import transfer
+
+    return transfer(options.run, options.data, options.settings, options.recipe, options.out, options.resume)
+
+
+def render(outcome: "TransferResult") -> list[Any]:
+    from siam.transfer.result import table
+
+    return [table(outcome)]
+
+
+def after(options: Transfer, outcome: "TransferResult") -> None:
+    print(f"look at {outcome.out}/report.html", file=sys.stderr)
