@@ -18,13 +18,13 @@ from torchvision import transforms as T
 from training import TwoCrops, random_views, settings_for, wait
 
 from siam.convert.vectors import embed_to_parquet
+from siam.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from siam.data.loader import default_workers
-from siam.data.photometry import IMAGENET_MEAN, IMAGENET_STD
 from siam.parts.backbone import build_backbone
 from siam.runs.encoder import load, save_encoder
 from siam.runs.folder import save_settings
 from siam.settings.pretraining import Settings
-from siam.system.device import pick_device, uses_bf16
+from siam.system.device import find_device, tune_process, uses_bf16
 
 USUAL, OURS, LIMIT = "the usual script", "siam embed", "the limit: the forward pass alone"
 
@@ -39,7 +39,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, help="siam's own choice if left out")
     args = parser.parse_args()
-    device = pick_device(args.device)
+    device = find_device(args.device)
+    tune_process(device)
     workers = default_workers(device) if args.workers is None else args.workers
     settings = settings_for(args.backbone, args.size, args.batch_size)
     with photographs(args.folder, args.images) as folder, tempfile.TemporaryDirectory() as temporary:

@@ -50,7 +50,7 @@ from siam.data.loader import ViewLoader, default_workers
 from siam.data.sources import open_images
 from siam.data.views import reference_transform
 from siam.settings.pretraining import LoaderSettings, Settings
-from siam.system.device import pick_device
+from siam.system.device import find_device, tune_process
 
 LIMIT = "the limit: views on the device"
 OURS = "ours"
@@ -75,7 +75,8 @@ def main() -> None:
     parser.add_argument("--lightly-train", metavar="PYTHON", help="an interpreter that has lightly-train")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    device = pick_device(args.device)
+    device = find_device(args.device)
+    tune_process(device)
     workers = default_workers(device) if args.workers is None else args.workers
     theirs = workers if args.their_workers is None else args.their_workers
     settings = replace(
@@ -112,7 +113,10 @@ def build(
     name: str, folder: Path, settings: Settings, device_name: str, theirs: int
 ) -> tuple[TrainOn, Batches, torch.device]:
     """Raises ImportError for a peer that is not installed."""
-    device = pick_device(device_name) if name in (OURS, LIMIT) else plain_device(device_name)
+    ours_alone = name in (OURS, LIMIT)
+    device = find_device(device_name) if ours_alone else plain_device(device_name)
+    if ours_alone:
+        tune_process(device)
 
     def ours() -> Iterator[tuple[Tensor, Tensor]]:
         for batch in ViewLoader(images, settings, device).batches():

@@ -30,13 +30,14 @@ import torch
 from measure import alternating, arguments, in_own_process, memory_mb, photographs, report, save, show
 from training import our_step, random_views, settings_for, wait
 
-from siam.data.images import Images, PackedStrings
+from siam.data.images import Images
 from siam.data.loader import ViewLoader, default_workers
+from siam.data.packed import PackedStrings
 from siam.data.random import permutation
 from siam.data.sources import open_images
 from siam.data.views import ViewBatches
 from siam.settings.pretraining import LoaderSettings, Settings
-from siam.system.device import pick_device
+from siam.system.device import find_device, tune_process
 
 PARTS = ("images", "batch", "resolution", "workers", "memory", "index", "start")
 
@@ -51,7 +52,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--lightly-train", metavar="PYTHON", help="an interpreter that has lightly-train")
     args = parser.parse_args()
-    device = pick_device(args.device)
+    device = find_device(args.device)
+    tune_process(device)
     with photographs(args.folder, 240) as folder:
         measured: dict[str, Callable[[], dict[str, Any]]] = {
             "images": lambda: by_images(folder, args.files),
@@ -125,7 +127,7 @@ def by_resolution(folder: Path, device: torch.device, rounds: int) -> dict[str, 
             return len(views[0])
 
         steps[f"{size} px"] = train
-        workers[f"{size} px"] = lambda crops=crops: len(crops[0, chosen][1])
+        workers[f"{size} px"] = lambda crops=crops: len(crops[0, 0, chosen].indices)
     columns = {
         "step, pairs/s": alternating(steps, rounds),
         "worker, images/s": alternating(workers, rounds),

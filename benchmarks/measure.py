@@ -20,8 +20,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from siam.data.images import IMAGE_SUFFIXES
-from siam.system.environment import machine
+from siam.data.patterns import IMAGE_SUFFIXES
+from siam.system.environment import environment
 
 DATA = Path(os.environ.get("SIAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 _DEFAULT = multiprocessing.get_all_start_methods()[0]
@@ -151,7 +151,7 @@ def save(out: Path | None, parts: list[dict[str, Any]], **facts: Any) -> None:
     if out is None:
         return
     command = " ".join(["python", *(Path(a).name if os.path.isabs(a) else a for a in sys.argv)])
-    whole = {"parts": parts, **facts, "command": command, "peers": peers(), **machine()}
+    whole = {"parts": parts, **facts, "command": command, "peers": peers(), **environment()}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(whole, indent=1) + "\n")
 

@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from siam.runs.folder import METRICS, SETTINGS, open_run
-from siam.system.environment import machine
+from siam.system.environment import environment
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     runs = [what_came_of(folder) for folder in folders if (folder / METRICS).exists()]
     if runs:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.with_suffix(".json").write_text(json.dumps({"runs": runs, **machine()}, indent=1) + "\n")
+        args.out.with_suffix(".json").write_text(json.dumps({"runs": runs, **environment()}, indent=1) + "\n")
         args.out.with_suffix(".md").write_text(as_markdown(runs))
         draw(runs, args.out.with_suffix(".svg"))
 
@@ -61,7 +61,7 @@ def as_markdown(runs: list[dict[str, Any]]) -> str:
         shares = ("-" if share is None else f"{100 * share:.1f} %" for share in (knn, run["linear"]))
         cells = [run["name"], f"{run['epochs']} of {run['of']}", minutes, rate, *shares]
         rows.append(f"| {' | '.join(cells)} |")
-    where = machine()
+    where = environment()
     return "\n".join([*rows, "", f"{where['machine']}, torch {where['torch']}, {where['date']}.", ""])
 
 

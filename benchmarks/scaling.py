@@ -18,21 +18,22 @@ import torch.distributed as dist
 from siam.methods import METHODS
 from siam.network import Network
 from siam.objectives import build_objective
-from siam.processes import agree as distributed
+from siam.processes.data_parallel import average_gradients, data_parallel
 from siam.processes.launch import launch
+from siam.processes.rendezvous import process_group
 from siam.settings.recipes import published
-from siam.system.environment import machine
+from siam.system.environment import environment
 
 
 def steps(args, sync_bn, count):
     """Seconds of each step after the first three, in the first process; or what one step communicates."""
     torch.set_num_threads(1)
-    with distributed.process_group("cpu", 600):
+    with process_group("cpu", 600):
         torch.manual_seed(0)
         method = replace(published(args.method)[0], queue=4096)
         network = Network(method, args.backbone, args.size)
         objective = build_objective(method)
-        forward = distributed.parallel(network, torch.device("cpu"), sync_bn)
+        forward = data_parallel(network, torch.device("cpu"), sync_bn)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
         layout = torch.channels_last
         views = [torch.randn(args.batch, 3, args.size, args.size).to(memory_format=layout) for _ in range(2)]
@@ -46,7 +47,7 @@ def steps(args, sync_bn, count):
             loss = objective(*forward(*views))
             optimizer.zero_grad()
             loss.backward()
-            distributed.average_gradients(objective)
+            average_gradients(objective)
             optimizer.step()
             objective.after_step()
             network.update_target(0.99)
@@ -91,7 +92,7 @@ def main():
             times[name] += launch(processes, steps, args, sync_bn, False)
     median = {name: statistics.median(values) for name, values in times.items()}
     result = {
-        **machine(), **vars(args), "seconds_per_step": median,
+        **environment(), **vars(args), "seconds_per_step": median,
         "pairs_per_second": {name: args.batch * cases[name][0] / value for name, value in median.items()},
         "efficiency": {name: median["one"] / value for name, value in median.items()},
     }  # fmt: skip

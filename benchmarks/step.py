@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training import TrainOn, our_step, plain_device, published_step, random_views, settings_for, wait
 
 from siam.settings.pretraining import Settings
-from siam.system.device import pick_device, uses_bf16
+from siam.system.device import find_device, tune_process, uses_bf16
 
 PLAIN, OURS, COMPILED = "float32 NCHW", "ours", "ours, compiled"
 
@@ -40,7 +40,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="also the compiled step")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
-    device = pick_device(args.device)
+    device = find_device(args.device)
+    tune_process(device)
     peak = matrix_peak(device, uses_bf16("auto", device))
     print(f"a large matrix product: {peak / 1e12:.3g} Tflop/s")
     names = [PLAIN, OURS] + ([COMPILED] if args.compile else [])
@@ -71,7 +72,8 @@ def build(name: str, case: str, device_name: str) -> tuple[TrainOn, torch.memory
     if name == PLAIN:
         device = plain_device(device_name)
         return published_step(settings, device), torch.contiguous_format, device
-    device = pick_device(device_name)
+    device = find_device(device_name)
+    tune_process(device)
     return our_step(replace(settings, compile=name == COMPILED), device), torch.channels_last, device
 
 

@@ -21,8 +21,8 @@ import torch
 from measure import Candidate, alternating, arguments, in_own_processes, one_core, photographs, report, save
 from PIL import Image
 
-from siam.data.photometry import DRAWS, IMAGENET_MEAN, IMAGENET_STD, Augment
-from siam.data.random import counter_uniform
+from siam.data.augment import DRAWS, IMAGENET_MEAN, IMAGENET_STD, Augment
+from siam.data.random import COLOR, counter_uniform
 from siam.data.sources import open_images
 from siam.data.views import ViewBatches, reference_transform
 from siam.settings.pretraining import ViewSettings
@@ -51,18 +51,19 @@ def ours(folder: Path, settings: ViewSettings, temporary: Path) -> dict[str, Can
     keep_freed_memory()  # as in a worker
     images = open_images(folder).train
     worker = ViewBatches(images, settings, count=2, seed=0)
-    photometry = Augment(settings, torch.device("cpu"))
+    augment = Augment(settings, torch.device("cpu"))
     batches = np.array_split(np.arange(len(images)), max(1, len(images) // BATCH))
 
     def worker_path() -> int:
         for batch in batches:
-            worker[0, batch]
+            worker[0, 0, batch]
         return len(images)
 
     def whole() -> int:
         for batch in batches:
-            crops, used, _ = worker[0, batch]
-            photometry(crops.flatten(0, 1), counter_uniform(0, 0, np.repeat(used, 2), 1, DRAWS))
+            sample = worker[0, 0, batch]
+            draws = counter_uniform(0, 0, np.repeat(sample.indices, 2), COLOR, DRAWS)
+            augment(sample.views.flatten(0, 1), draws)
         return len(images)
 
     def decode() -> int:

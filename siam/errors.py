@@ -1,4 +1,4 @@
-"""Errors that the user can fix: each is one plain sentence, and the command ends with exit status 2."""
+"""Errors that a user can fix: the command prints each as one sentence and ends with exit status 2."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ class SiamError(Exception):
 
     exit_status = 2
     on_all_ranks = False
-    """True if every rank raises this error, so that only rank 0 prints it."""
+    """True if every process of a run raises this error, so that only rank 0 prints it."""
 
 
 class SettingsError(SiamError):
@@ -17,11 +17,11 @@ class SettingsError(SiamError):
 
 
 class DataError(SiamError):
-    """Images that are missing, too few, or unreadable."""
+    """Images that are missing, too few, or unreadable in too large a number."""
 
 
 class RunError(SiamError):
-    """A run folder that is missing, in use, or of no use for what is asked."""
+    """A run folder that is missing, in use, or does not fit the request."""
 
 
 class Diverged(RunError):
@@ -29,12 +29,12 @@ class Diverged(RunError):
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error, short enough for a list."""
+    """Return the first line of an error, short enough for a list; its type if it says nothing."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:100]
 
 
-def near(name: str, known: Iterable[str]) -> str:
-    """Return '; did you mean ...?' with the most similar known names, or ''."""
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return '; did you mean ...?' with the most similar known names, or an empty string."""
     matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(matches)}?" if matches else ""

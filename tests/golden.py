@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from siam.cli import command as cli
-from siam.system.environment import machine
+from siam.system.environment import environment
 
 FILE = Path(__file__).with_name("golden.json")
 
@@ -145,7 +145,7 @@ def recorder():
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     told = ("cpu family", "model\t", "stepping", "cache size")
     cpu = sorted({line.replace("\t", "") for line in lines if line.startswith(told)})
-    return {"machine": machine()["machine"], "cpu": cpu, "torch": torch.__version__}
+    return {"machine": environment()["machine"], "cpu": cpu, "torch": torch.__version__}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ would take; then, for a few seconds, all of them together.
 """
 
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,21 +16,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siam.bench.verdict import Rates, Verdict, find_bottleneck
+from siam.data.augment import DRAWS, Augment
 from siam.data.images import Images
 from siam.data.loader import ViewLoader, require_several
-from siam.data.photometry import DRAWS
-from siam.data.random import counter_uniform
+from siam.data.random import COLOR, counter_uniform
 from siam.data.sources import open_images
 from siam.data.subset import Subset
-from siam.data.views import COLOR, Unreadable, ViewBatches, read_or_replace
+from siam.data.unreadable import Unreadable, read_or_replace
+from siam.data.views import view_batches
 from siam.network import Network
 from siam.objectives import build_objective
 from siam.settings import recipes
 from siam.settings.overrides import Overrides
 from siam.settings.pretraining import Settings
-from siam.system.device import pick_device, uses_bf16
-from siam.system.environment import machine
-from siam.train.start import typical_size
+from siam.system.device import find_device, tune_process, uses_bf16
+from siam.system.environment import environment
+from siam.system.resources import available_cores
 from siam.train.step import Step
 
 _SAMPLE = 512  # images, spread over the set: enough to be typical, few enough for seconds
@@ -65,27 +65,27 @@ def bench(overrides: Overrides, announce: Callable[[str], None] = lambda stage: 
     everything = open_images(data).train
     require_several(everything)
     images = _sample(everything)
-    height, width = typical_size(images)
+    height, width = images.size_hint
     method = overrides.get("method.name", Settings().method.name)
     base = recipes.starting_point(None, method, data, min(height, width), len(everything))
     settings = overrides.over(base)
-    device = pick_device(settings.device)
+    device = find_device(settings.device)
+    tune_process(device)
 
     announce("step")
     settings, step, step_rate = _step_that_fits(replace(settings, epochs=10**6), device, len(images))
     loader = ViewLoader(images, settings, device, views=2)
-    resident = loader.settle()
     announce("workers")
-    decode, worker, crops = (None, None, None) if resident else _worker_rates(images, settings)
+    decode, worker, crops = (None, None, None) if loader.cached else _worker_rates(images, settings)
     announce("transfer and colors")
     rates = Rates(
         device=device.type,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        workers=0 if resident else loader.workers,
+        cores=available_cores(),
+        workers=0 if loader.cached else loader.workers,
         decode=decode,
         worker=worker,
         transfer=None if crops is None or device.type != "cuda" else _transfer_rate(crops, device),
-        photometry=_crops_and_colors(loader, device) if crops is None else _colors(loader, crops, device),
+        photometry=_crops_and_colors(loader, device) if crops is None else _colors(settings, crops, device),
         step=step_rate,
     )
     announce("all together")
@@ -98,7 +98,7 @@ def bench(overrides: Overrides, announce: Callable[[str], None] = lambda stage: 
         rates=rates,
         end_to_end=_end_to_end(loader, step, device),
         verdict=find_bottleneck(rates, height * width, settings.views.size),
-        machine=machine(),
+        machine=environment(),
     )
 
 
@@ -154,16 +154,16 @@ def _step(settings: Settings, device: torch.device) -> Step:
 
 def _worker_rates(images: Images, settings: Settings) -> tuple[float, float, Tensor]:
     """Return the rates of decoding and of all that a worker does, on one thread as there, and a batch."""
-    batches = ViewBatches(images, settings.views, count=2, seed=settings.seed)
+    batches = view_batches(images, settings, count=2)
     order = itertools.cycle(range(len(images)))
     cpu = torch.device("cpu")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         decode = _rate(lambda: _read_few(images, order), cpu)
-        worker = _rate(lambda: len(batches[0, _few(order)][0]), cpu)
+        worker = _rate(lambda: len(batches[0, 0, _few(order)].views), cpu)
         chosen = np.arange(settings.batch_size) % len(images)
-        return decode, worker, batches[0, chosen][0]
+        return decode, worker, batches[0, 0, chosen].views
     finally:
         torch.set_num_threads(threads)
 
@@ -174,7 +174,7 @@ def _few(order: Iterator[int]) -> NDArray[np.int64]:
 
 def _read_few(images: Images, order: Iterator[int]) -> int:
     for i in _few(order):
-        read_or_replace(images, int(i), Unreadable())
+        read_or_replace(images, int(i), Unreadable(), images.read)
     return _FEW
 
 
@@ -183,15 +183,16 @@ def _transfer_rate(crops: Tensor, device: torch.device) -> float:
     return _rate(lambda: len(pinned.to(device, non_blocking=True)), device, seconds=0.5)
 
 
-def _colors(loader: ViewLoader, crops: Tensor, device: torch.device) -> float | None:
+def _colors(settings: Settings, crops: Tensor, device: torch.device) -> float | None:
     """Return the rate of color augmentation alone, of crops on the device; None where workers do it."""
-    if crops.is_floating_point():  # the reference pipeline
+    if settings.views.pipeline == "reference":
         return None
+    augment = Augment(settings.views, device)
     crops = crops.to(device)
     u = counter_uniform(0, 0, np.arange(2 * len(crops)), COLOR, DRAWS)
 
     def run() -> int:
-        loader.photometry(crops.flatten(0, 1), u)
+        augment(crops.flatten(0, 1), u)
         return len(crops)
 
     return _rate(run, device)

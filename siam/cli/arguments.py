@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import tyro
 
 from siam.cli.flags import CommandLine, Switch
-from siam.errors import SettingsError, near
+from siam.errors import SettingsError, did_you_mean
 from siam.settings.overrides import Overrides
 
 T = TypeVar("T")
@@ -131,7 +131,7 @@ def _suggestion(flag: str, known: list[str]) -> str:
         if renamed != f"--{name}" and renamed in known:
             return f"; did you mean {renamed}?"
     same = [other for other in known if re.split(r"[.]|--", other)[-1] == name]
-    return f"; did you mean {' or '.join(same)}?" if same else near(flag, known)
+    return f"; did you mean {' or '.join(same)}?" if same else did_you_mean(flag, known)
 
 
 def _message_in(box: str) -> str:

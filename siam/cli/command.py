@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from siam import plugins
-from siam.errors import SettingsError, SiamError, near
+from siam.errors import SettingsError, SiamError, did_you_mean
 
 HELP = """usage: siam VERB ...
 
@@ -82,7 +82,7 @@ def _run(args: list[str]) -> None:
     verb = next((name for name in (" ".join(args[:2]), args[0]) if name in verbs), None)
     if verb is None:
         known = ", ".join(verbs)
-        raise SettingsError(f"unknown verb '{args[0]}'{near(args[0], verbs)}; there are {known}")
+        raise SettingsError(f"unknown verb '{args[0]}'{did_you_mean(args[0], verbs)}; there are {known}")
     module = plugins.load(_PACKAGE, verbs[verb])
 
     from siam.cli.arguments import parse
@@ -127,9 +127,10 @@ def _options_of(module: ModuleType) -> type[Any]:
 def _reader_has_left() -> bool:
     """Return True if nobody reads stdout, as after `| head`, and let further output go nowhere."""
     output = sys.stdout.fileno()
-    poll = select.poll()
-    poll.register(output, 0)
-    if not poll.poll(0):
-        return False
+    if hasattr(select, "poll"):  # not on Windows
+        poll = select.poll()
+        poll.register(output, 0)
+        if not poll.poll(0):
+            return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), output)
     return True

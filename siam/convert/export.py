@@ -14,8 +14,8 @@ from torch import Tensor
 
 from siam import __version__
 from siam.convert.layouts import State, to_detectron2
-from siam.data.photometry import IMAGENET_MEAN, IMAGENET_STD
-from siam.errors import RunError, SettingsError, near
+from siam.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from siam.errors import RunError, SettingsError, did_you_mean
 from siam.runs.encoder import Encoder, load
 from siam.runs.folder import open_run
 from siam.settings.pretraining import Settings
@@ -39,7 +39,9 @@ def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
     """
     if format not in get_args(Format):
         known = get_args(Format)
-        raise SettingsError(f"unknown format '{format}'{near(format, known)}; there are {', '.join(known)}")
+        raise SettingsError(
+            f"unknown format '{format}'{did_you_mean(format, known)}; there are {', '.join(known)}"
+        )
     settings = open_run(run).settings
     encoder = load(run)
     state = {key: value.contiguous() for key, value in encoder.backbone.state_dict().items()}

@@ -17,7 +17,7 @@ from siam.measure.features import center_views, extract
 from siam.network import Network
 from siam.runs.encoder import load_network
 from siam.runs.folder import SETTINGS, open_run
-from siam.system.device import pick_device, uses_bf16
+from siam.system.device import find_device, uses_bf16
 
 _MOST_IMAGES = 2048
 _MIN_IMAGES_FOR_WORKERS = 500  # reading fewer takes no longer than starting processes
@@ -71,7 +71,7 @@ def _health(network: Network, heads: bool, data: str | Path, device: str) -> dic
     Training measures them on crops, with the statistics of each batch. So after few steps, while BN's running
     statistics still lag, the verdict here may be worse.
     """
-    where = pick_device(device)
+    where = find_device(device)
     images = open_images(data).train
     if len(images) < 2:  # one image would always look collapsed
         raise DataError(f"{images.name} has only one image: to judge an encoder takes at least 2")

@@ -26,7 +26,7 @@ from siam.processes.rendezvous import local_device, process_group
 from siam.runs.bars import OnProgress, running_total, transient_progress
 from siam.runs.encoder import Layer, load
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK
-from siam.system.device import pick_device, uses_bf16
+from siam.system.device import find_device, uses_bf16
 from siam.system.files import write_atomically
 
 Precision = Literal["float32", "float16"]
@@ -53,7 +53,7 @@ class Embedder:
 
     def vectors(self, images: Images, which: NDArray[np.int64]) -> Iterator[Vectors]:
         """Yield the vectors of some images, in order. Unreadable ones are left out."""
-        device = pick_device(local_device(self.device))
+        device = find_device(local_device(self.device))
         encoder = load(self.run, str(device), self.layer)
         workers = self.workers if self.workers >= 0 else default_workers(device)
         views = center_views(images, encoder.image_size, which, self.batch_size, workers)

@@ -1,8 +1,9 @@
-"""Bytes to pixels: whatever a photograph's file holds, 8-bit RGB comes out, upright."""
+"""Bytes to pixels: whatever an image file holds comes out as 8-bit RGB, upright."""
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,23 +17,20 @@ from torch import Tensor
 from siam.errors import first_line
 
 MAX_PIXELS = 178_956_970
-"""Files that declare more are refused before memory is taken: Pillow's own limit for decompression bombs."""
+"""Files that declare more are refused before memory is allocated; Pillow's limit for decompression bombs."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
-"""What Pillow may take a file for, whatever its name says: some others start programs, as EPS does."""
+"""Formats that Pillow may recognize, whatever the file's name: some others start programs, as EPS does."""
 
-_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15
-_PLAIN = (1, 3)  # components of a JPEG for the fast decoder: grey and YCbCr
-
-
-Shrink = Callable[[int, int], int]
-"""Of an image's height and width in pixels: how many times smaller (1 or more) would still do."""
+_JPEG = b"\xff\xd8"
+_FAST_COLORS = ("Gray", "YCbCr", "RGB")
+"""Color spaces of a JPEG that the fast decoder reads; Pillow reads the others."""
 
 
 class BrokenImage(Exception):
     """An image that cannot be read; `reason` says why in a few words.
 
-    until: index of the first image after it that may not share the fault, where a whole file is lost.
+    until: where a whole file of images is lost, the index of the first image after it.
     """
 
     def __init__(self, reason: str, until: int | None = None) -> None:
@@ -40,43 +38,95 @@ class BrokenImage(Exception):
         self.reason, self.until = reason, until
 
 
-def decode(data: bytes, shrink: Shrink | None = None) -> Tensor:
-    """uint8 (3, H, W), RGB, EXIF orientation applied; alpha lies on white. Raises BrokenImage.
+def decode(data: bytes, downscale: int = 1, smooth_chroma: bool = True) -> Tensor:
+    """Decode an image file to uint8 RGB (3, H, W), EXIF orientation applied, alpha on white.
 
-    shrink: for views. Where it allows that, a JPEG comes out at a half, a quarter or an eighth of its size,
-    in a fraction of the time: its cosine transform is inverted at fewer points (scaled decoding). Nor
-    is color smoothed between the pixels that share it, which takes a fifth of the time and does not show.
-    The memory is channels-last (a view of H x W x C), which is how resizing is fastest.
+    downscale: how many times smaller the result may be; a JPEG then comes out at a half, a quarter or an
+    eighth of its size in a fraction of the time, because its cosine transform is inverted at fewer points
+    (scaled decoding). smooth_chroma: interpolate color between the pixels that share it; without, a JPEG
+    decodes a fifth faster, and in augmented views it does not show. The memory is channels-last (a view of
+    H x W x C), the fastest layout to resize. Raises BrokenImage.
     """
     if not data:
         raise BrokenImage("the file is empty")
-    if data[:2] == b"\xff\xd8":
-        header = _jpeg_header(data)
-        if header.width * header.height > MAX_PIXELS:
-            raise BrokenImage(f"declares {header.width} x {header.height} pixels, too many for a photograph")
-        if header.components in _PLAIN:
-            return _decode_jpeg(data, header, shrink)
-    return _decode_any(data)
-
-
-def _decode_jpeg(data: bytes, header: "_JpegHeader", shrink: Shrink | None) -> Tensor:
-    least = (0, 0)  # the size asked for, in pixels; 0: as it is
-    upright = (header.height, header.width) if header.orientation < 5 else (header.width, header.height)
-    allowed = 1 if shrink is None else shrink(*upright)
-    if allowed >= 2:
-        factor = max(factor for factor in (2, 4, 8) if factor <= allowed)
+    header = _jpeg_header(data)
+    if header is None:
+        return _decode_any(data)
+    least = (0, 0)  # pixels that the result must have; 0: the full size
+    if downscale >= 2:
+        factor = max(factor for factor in (2, 4, 8) if factor <= downscale)
         least = -(-header.height // factor), -(-header.width // factor)
     try:
         pixels = simplejpeg.decode_jpeg(
-            data, "RGB", fastupsample=shrink is not None, min_height=least[0], min_width=least[1]
+            data, "RGB", fastupsample=not smooth_chroma, min_height=least[0], min_width=least[1]
         )
-    except ValueError:  # damaged, or merely odd: Pillow forgives more, and knows which
+    except ValueError:  # damaged, or merely unusual: Pillow is more tolerant, and says which
         return _decode_any(data)
     return torch.from_numpy(_upright(pixels, header.orientation)).permute(2, 0, 1)
 
 
+def scalable_size(data: bytes) -> tuple[int, int] | None:
+    """Return height and width, upright, of a JPEG that `decode` can downscale; None for any other file.
+
+    Reads the header alone. Raises BrokenImage where it declares too many pixels.
+    """
+    header = _jpeg_header(data)
+    return None if header is None else header.upright
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """Return height and width of an image from its header alone, a JPEG's upright. Raises BrokenImage."""
+    if not data:
+        raise BrokenImage("the file is empty")
+    size = scalable_size(data)
+    if size is None:
+        with _opened(data) as image:
+            size = image.height, image.width
+    return size
+
+
+@dataclass(frozen=True)
+class _JpegHeader:
+    height: int
+    width: int
+    orientation: int
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        return (self.height, self.width) if self.orientation < 5 else (self.width, self.height)
+
+
+def _jpeg_header(data: bytes) -> _JpegHeader | None:
+    """Read the header of a JPEG for the fast decoder; None for all other files, which are left to Pillow."""
+    if not data.startswith(_JPEG):
+        return None
+    try:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    if height * width > MAX_PIXELS:
+        raise BrokenImage(f"declares {width} x {height} pixels, too many for a photograph")
+    return _JpegHeader(height, width, _orientation(data)) if colors in _FAST_COLORS else None
+
+
+def _orientation(data: bytes) -> int:
+    """Return the EXIF orientation of a JPEG, 1 where it declares none; segments are read up to the scan."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
+        if marker == 0xDA:  # start of scan: the image itself
+            break
+        if marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01:  # padding; markers without a body
+            at += 1 if marker == 0xFF else 2
+            continue
+        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+            return _exif_orientation(data[at + 10 : at + 2 + length])
+        at += 2 + length
+    return 1
+
+
 def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Undo EXIF orientation, 1 to 8 (TIFF 6.0, tag 274), on (H, W, 3)."""
+    """Undo EXIF orientation, 1 to 8, on pixels (H, W, 3)."""
     if orientation == 1:
         return pixels
     if orientation >= 5:
@@ -86,23 +136,30 @@ def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def _decode_any(data: bytes) -> Tensor:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata is not a broken image
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                pixels = np.array(_to_rgb(ImageOps.exif_transpose(image)))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise BrokenImage("declares too many pixels for a photograph") from None
-    except UnidentifiedImageError:
-        raise BrokenImage("is not an image") from None
-    except Exception as error:  # damaged bytes lead Pillow's readers to errors of any kind
-        raise BrokenImage(first_line(error)) from None
+    with _opened(data) as image:
+        pixels = np.array(_to_rgb(ImageOps.exif_transpose(image)))
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """Open with Pillow; whatever it raises in the block becomes a BrokenImage."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata does not make an image broken
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                yield image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BrokenImage("declares too many pixels for a photograph") from None
+    except UnidentifiedImageError:
+        raise BrokenImage("is a damaged JPEG" if data.startswith(_JPEG) else "is not an image") from None
+    except Exception as error:  # damaged bytes make Pillow's readers raise errors of any kind
+        raise BrokenImage(first_line(error)) from None
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):  # 16 bits and more: scale, where convert() would clip
+    if image.mode.startswith(("I", "F")):  # 16 bits and more: convert() would clip
         return Image.fromarray(_to_8_bit(np.asarray(image), image.mode)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -112,9 +169,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
-    """16-bit levels over 257; floats up to 1 times 255, up to 255 as they are; others by their own range.
+    """Scale to 0 ... 255: 16-bit levels by 1/257, floats up to 1 by 255, others by their own range.
 
-    A float that is no number counts as 0.
+    Floats up to 255 stay as they are. NaN and infinities count as 0.
     """
     values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
@@ -127,36 +184,8 @@ def _to_8_bit(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
     return np.rint(scaled).astype(np.uint8)
 
 
-@dataclass(frozen=True)
-class _JpegHeader:
-    width: int
-    height: int
-    components: int
-    orientation: int
-
-
-def _jpeg_header(data: bytes) -> _JpegHeader:
-    """What the frame header and EXIF declare, without decoding anything."""
-    at, orientation = 2, 1
-    while at + 9 < len(data):
-        if data[at] != 0xFF:
-            raise BrokenImage("is a damaged JPEG")
-        marker = data[at + 1]
-        if marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01:  # padding, and markers without a body
-            at += 1 if marker == 0xFF else 2
-            continue
-        if marker in _SIZE_MARKERS:
-            height, width = int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
-            return _JpegHeader(width, height, data[at + 9], orientation)
-        length = int.from_bytes(data[at + 2 : at + 4])
-        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
-            orientation = _exif_orientation(data[at + 10 : at + 2 + length])
-        at += 2 + length
-    raise BrokenImage("is a JPEG without a frame")
-
-
 def _exif_orientation(tiff: bytes) -> int:
-    """Tag 274 of the first directory, 1 where it is absent or senseless."""
+    """Return tag 274 (TIFF 6.0) of the first directory, 1 where it is missing or out of range."""
     order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
     start = int.from_bytes(tiff[4:8], order)
     for entry in range(int.from_bytes(tiff[start : start + 2], order)):

@@ -1,8 +1,10 @@
 """Random resized crops: which box of an image a view shows, and the resize as a pair of matrix products.
 
-The box is drawn as in torchvision's RandomResizedCrop: an area, a log-uniform aspect ratio, a place; ten
+The box is drawn as in torchvision's RandomResizedCrop: an area, a log-uniform aspect ratio, an offset; ten
 tries, then the largest central crop. Here all images of a batch are drawn at once, each from its position.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -14,15 +16,14 @@ _TRIES = 10
 
 
 def draws_needed(views: int) -> int:
-    """How many uniform numbers `Crops` takes for one image."""
+    """Return how many uniform numbers `Crops` uses for one image."""
     return views * (2 * _TRIES + 3)
 
 
 class Crops:
-    """`views` crops of each of B images, drawn before their sizes are known.
+    """Random crops of B images, V of each, drawn before the sizes of the images are known.
 
-    u: uniform draws (B, draws_needed(views)). scale: range of a crop's share of the area. ratio: range of
-    width / height.
+    Iterating gives the crops of one image after another.
     """
 
     def __init__(
@@ -33,36 +34,54 @@ class Crops:
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         flip_p: float = 0.5,
     ) -> None:
+        """u: uniform draws (B, draws_needed(views)). scale: range of a crop's fraction of the area.
+
+        ratio: range of width / height. flip_p: probability of a horizontal flip.
+        """
         u = u.reshape(len(u), views, 2 * _TRIES + 3)
         area = scale[0] + (scale[1] - scale[0]) * u[..., :_TRIES]  # (B, V, tries)
         low, high = np.log(ratio[0]), np.log(ratio[1])
         aspect = np.exp(low + (high - low) * u[..., _TRIES : 2 * _TRIES])
         self.ratio = ratio
         self.sides = np.sqrt(np.stack([area / aspect, area * aspect], axis=-1))  # (B, V, tries, 2)
-        """Height and width, over the square root of the image's area."""
-        self.place = u[..., -3:-1]  # (B, V, 2)
+        """Height and width, divided by the square root of the image's area."""
+        self.offset = u[..., -3:-1]  # (B, V, 2)
+        """Of the upper left corner, as a fraction of the room that the crop leaves."""
         self.flipped = (u[..., -1:] < flip_p).astype(np.int64)  # (B, V, 1)
 
-    def boxes(self, height: int, width: int, of: slice = slice(None)) -> NDArray[np.int64]:
-        """In images of height x width pixels: top, left, height, width, and 1 where flipped, (B, V, 5).
+    def __iter__(self) -> Iterator["Crops"]:
+        for i in range(len(self.sides)):
+            one = Crops.__new__(Crops)
+            one.ratio, one.sides = self.ratio, self.sides[i : i + 1]
+            one.offset, one.flipped = self.offset[i : i + 1], self.flipped[i : i + 1]
+            yield one
 
-        of: which images, if not all are of this size.
-        """
-        sides, size = np.rint(self.sides[of] * (height * width) ** 0.5), (height, width)
+    def boxes(self, height: int, width: int) -> NDArray[np.int64]:
+        """Return boxes in images of height x width pixels, (B, V, 5): top, left, height, width, flipped."""
+        sides, size = np.rint(self.sides * (height * width) ** 0.5), (height, width)
         fits = ((sides > 0) & (sides <= size)).all(axis=-1)  # (B, V, tries)
         first = fits.argmax(axis=-1)
         images, views = np.indices(first.shape, sparse=True)
         side = sides[images, views, first]  # (B, V, 2)
-        corner = np.floor(self.place[of] * (size - side + 1))
+        corner = np.floor(self.offset * (size - side + 1))
         none_fits = ~fits[images, views, first]
         if none_fits.any():
             side[none_fits] = _largest_central(height, width, self.ratio)
             corner[none_fits] = (size - side[none_fits]) // 2
-        return np.concatenate([corner.astype(np.int64), side.astype(np.int64), self.flipped[of]], axis=-1)
+        return np.concatenate([corner.astype(np.int64), side.astype(np.int64), self.flipped], axis=-1)
+
+    def max_downscale(self, height: int, width: int, size: int) -> int:
+        """Return how many times smaller than height x width pixels the images may be decoded, 1 or more.
+
+        Every crop then still has at least `size` x `size` pixels, if it had them before.
+        """
+        if min(height, width) < 2 * size:
+            return 1  # most images: no need to compute the boxes
+        return max(1, int(self.boxes(height, width)[..., 2:4].min()) // size)
 
 
 def _largest_central(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
-    """Height and width of the largest crop whose aspect ratio lies in range."""
+    """Return height and width of the largest crop whose aspect ratio is in range."""
     if width / height < ratio[0]:
         return max(1, round(width / ratio[0])), width
     if width / height > ratio[1]:
@@ -71,9 +90,9 @@ def _largest_central(height: int, width: int, ratio: tuple[float, float]) -> tup
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Antialiased bilinear resize of uint8 (3, H, W); fastest on channels-last memory, as `decode` gives it.
+    """Resize uint8 (3, H, W), bilinear and antialiased; fastest on channels-last memory, as `decode` returns.
 
-    A batch of one that is made with channels last is known as such to torch, which then takes half the time.
+    The batch of one is built so that torch recognizes it as channels-last, which halves the time.
     """
     if image.shape[1:] == (height, width):
         return image
@@ -82,10 +101,10 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize_matrix(start: Tensor, length: Tensor, flipped: Tensor, source: int, size: int) -> Tensor:
-    """Antialiased linear resize of the span [start, start + length) of `source` pixels to `size`, as weights.
+    """Return the weights that resize the span [start, start + length) of `source` pixels to `size` pixels.
 
     start, length, flipped: (N,). Returns (N, size, source), each row summing to 1: the triangle filter that
-    Pillow and torchvision use, its support widened by the scale when shrinking.
+    Pillow and torchvision use (antialiased linear), its support widened by the scale when downscaling.
     """
     scale = (length.float() / size)[:, None, None]  # source pixels per output pixel
     out = torch.arange(size, device=start.device, dtype=torch.float32)
@@ -99,7 +118,7 @@ def resize_matrix(start: Tensor, length: Tensor, flipped: Tensor, source: int, s
 
 
 def crop_resize(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Cut and resize every box: two matrix products instead of a loop over images.
+    """Crop and resize every box by two matrix products instead of a loop over images.
 
     images: uint8 (B, 3, H, W). boxes: (B, V, 5) as from `Crops.boxes`, on the images' device.
     Returns float (B * V, 3, size, size) in [0, 255], rounded to whole levels as a uint8 resize would be.

@@ -1,4 +1,4 @@
-"""Which images make which batch: a function of (seed, epoch) and, for a process among several, of its rank.
+"""Which images make which batch: a function of (seed, epoch) and, among several processes, of the rank.
 
 The global batch of a step is the same however many processes share it: each takes its part of it.
 """
@@ -12,18 +12,18 @@ from torch.utils.data import Sampler
 from siam.data.random import permutation
 from siam.settings.pretraining import Settings
 
-Key = tuple[int, NDArray[np.int64]]
-"""An epoch and the indices of one batch's images."""
+Key = tuple[int, int, NDArray[np.int64]]
+"""An epoch, a step counted from the epoch's start, and the indices of the batch's images."""
 
 Position = tuple[int, int]
 """An epoch, and a step counted from its start."""
 
 
 class Order(Sampler[Key]):
-    """Batches of indices from a position to the end of the last epoch, as one process sees them.
+    """Iterates over the keys of one process's batches, from a position to the end of the last epoch.
 
-    size: images in the set. rank, processes: which equal part of each global batch to take. groups: where
-    each file of the set begins and the last one ends, if few of them should be visited at a time.
+    size: images in the set. rank, processes: which equal part of each global batch to take. groups: as in
+    `Images`; an epoch then visits few of them at a time.
     """
 
     def __init__(
@@ -40,19 +40,11 @@ class Order(Sampler[Key]):
         self.steps = size // settings.batch_size
 
     def at(self, start: Position) -> "Order":
-        """The same order from another position on."""
+        """Return the same order from another position on; the step after the last begins the next epoch."""
         return Order(self.size, self.settings, start, self.rank, self.processes, self.groups)
 
-    def positions(self) -> Iterator[tuple[Position, NDArray[np.int64]]]:
-        """Each position and the images there, of this process."""
-        first_epoch, first_step = self.start
-        for epoch in range(first_epoch, self.settings.epochs):
-            batches = self.epoch(epoch)
-            for step in range(first_step if epoch == first_epoch else 0, self.steps):
-                yield (epoch, step), np.array_split(batches[step], self.processes)[self.rank]
-
     def epoch(self, epoch: int) -> NDArray[np.int64]:
-        """All global batches of an epoch: indices (steps, B)."""
+        """Return all global batches of an epoch: indices (steps, B)."""
         batch, seed = self.settings.batch_size, self.settings.seed
         if self.groups is not None:
             return grouped_order(seed, epoch, self.groups, batch)
@@ -60,19 +52,23 @@ class Order(Sampler[Key]):
         return order[: self.steps * batch].reshape(self.steps, batch)
 
     def __iter__(self) -> Iterator[Key]:
-        return ((epoch, indices) for (epoch, _), indices in self.positions())
+        first_epoch, first_step = self.start
+        for epoch in range(first_epoch, self.settings.epochs):
+            batches = self.epoch(epoch)
+            for step in range(first_step if epoch == first_epoch else 0, self.steps):
+                yield epoch, step, np.array_split(batches[step], self.processes)[self.rank]
 
 
 _LANES, _OPEN = 16, 2
 
 
 def grouped_order(seed: int, epoch: int, groups: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
-    """Batches that visit few groups at a time: indices (steps, B).
+    """Return batches that visit few groups at a time: indices (steps, B).
 
-    groups: where each begins, and the end (G+1). Groups (shards, row groups) are shuffled and dealt to up to
-    16 lanes; a lane goes through its groups two at a time, in random order within these. A batch takes as
-    many images from each lane, lane by lane, so that of several processes each reads the groups of its own
-    lanes. What the longer lanes have too much, the shorter ones take over at their ends.
+    groups: the first image of each, and the end (G + 1). Groups (shards, row groups) are shuffled and dealt
+    to up to 16 lanes; a lane goes through its groups two at a time, in random order within these. A batch
+    takes equally many images from each lane, lane by lane, so that among several processes each reads the
+    groups of its own lanes. Surplus images of long lanes are appended to short ones.
     """
     count = len(groups) - 1
     lanes = max(n for n in range(1, min(_LANES, count, batch) + 1) if batch % n == 0)

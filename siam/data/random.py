@@ -1,32 +1,36 @@
-"""Chance as a function of position: every choice is drawn from (seed, epoch, index), never from a state.
+"""Random numbers as a function of position: drawn from (seed, epoch, index), never from a state.
 
-So what happens to an image does not depend on how many workers there are, which batch or which machine it
-falls into, or whether the run was ever interrupted; and there is no generator to save.
+So what happens to an image does not depend on the number of workers, on its batch or machine, or on whether
+the run was ever interrupted; and there is no generator to save.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
+GEOMETRY, COLOR, STEP = 0, 1, 2
+"""Streams of random numbers: draws for one never equal those for another."""
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea & Flood 2014): every input bit moves every output bit."""
+    """Apply SplitMix64's finalizer (Steele, Lea & Flood 2014): every input bit affects every output bit."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def counter_uniform(
-    seed: int, epoch: int, index: NDArray[np.int64], purpose: int, count: int
+    seed: int, epoch: int, index: NDArray[np.int64], stream: int, count: int
 ) -> NDArray[np.float64]:
-    """Independent draws from [0, 1): `count` for each position, (B,) -> (B, count).
+    """Draw from [0, 1) independently, `count` numbers for each position: (B,) -> (B, count).
 
-    purpose: a small number that keeps the draws for one use apart from those for another.
+    stream: what the draws are for (GEOMETRY, COLOR, STEP). SplitMix64 rather than numpy's Philox, because all
+    positions are drawn in one vectorized pass, where Philox takes one generator for each.
     """
     with np.errstate(over="ignore"):
         key = np.zeros(len(index), dtype=np.uint64)
-        for part in (seed, epoch, purpose, index):
+        for part in (seed, epoch, stream, index):
             key = _mix(key ^ (np.asarray(part, dtype=np.uint64) + _GOLDEN))
         counter = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
         bits = _mix(key[:, None] + counter)
@@ -34,5 +38,5 @@ def counter_uniform(
 
 
 def permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
-    """The order in which an epoch visits `size` images."""
+    """Return the order (size,) in which an epoch visits `size` images."""
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(size)

@@ -1,10 +1,9 @@
-"""Files behind URLs, through fsspec: read, listed, and kept on disk for a while.
+"""Files behind URLs, through fsspec: reading, listing, and a cache on disk of bounded size.
 
-SIAM_CACHE is the folder they are kept in (~/.cache/siam/fetched), SIAM_CACHE_SIZE its size in GB (50).
+SIAM_CACHE is the cache's folder (~/.cache/siam/fetched), SIAM_CACHE_SIZE its size in GB (50).
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -12,7 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from siam.errors import DataError
+from filelock import FileLock
+
+from siam.errors import DataError, first_line
 
 _ATTEMPTS = 4
 _EXTRAS = {
@@ -22,47 +23,46 @@ _EXTRAS = {
 
 
 def is_remote(place: str) -> bool:
-    """Whether it is a URL: s3://, gs://, hf://, https:// ..."""
+    """Return True for a URL: s3://, gs://, hf://, https:// ..."""
     scheme, found, _ = place.partition("://")
     return bool(found) and scheme.isalnum()
 
 
 def read(url: str) -> bytes:
-    """A small file. Raises DataError."""
+    """Return the content of a small file. Raises DataError."""
     file, path = _system(url)
     try:
         data: bytes = file.cat_file(path)
-    except Exception as error:  # each protocol has errors of its own
-        raise DataError(f"{url} cannot be read: {_words(error)}") from None
+    except Exception as error:  # each protocol has its own errors
+        raise DataError(f"{url} cannot be read: {first_line(error)}") from None
     return data
 
 
 def listed(url: str) -> list[str]:
-    """URLs that a pattern with * ? [] stands for, or the files of a folder; sorted. Raises DataError."""
+    """Return the URLs that match a pattern with * ? [], or those in a folder, sorted. Raises DataError."""
     system, path = _system(url)
     scheme = url.partition("://")[0]
     try:
         found = system.glob(path) if any(c in url for c in "*?[") else system.ls(path, detail=False)
     except Exception as error:
-        raise DataError(f"{url} cannot be listed: {_words(error)}") from None
+        raise DataError(f"{url} cannot be listed: {first_line(error)}") from None
     return sorted(one if is_remote(one) else f"{scheme}://{one.lstrip('/')}" for one in found)
 
 
 def fetch(url: str) -> Path:
-    """The file at a URL, on this disk. Processes share what one of them fetched; the longest unused goes.
+    """Download a file into the cache unless it is there, and return its path.
 
-    Raises DataError when several attempts fail.
+    Processes share the cache; the least recently used files make room. Raises DataError after four failures.
     """
     folder = Path(os.environ.get("SIAM_CACHE", Path.home() / ".cache" / "siam" / "fetched"))
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{url.rpartition('/')[2]}"
-    with (folder / f"{file.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(folder / f"{file.name}.lock"):  # one process downloads, the others wait
         if not file.exists():
             _download(url, file)
             _make_room(folder, keep=file)
     with contextlib.suppress(OSError):
-        os.utime(file)  # used just now
+        os.utime(file)  # the time of its last use
     return file
 
 
@@ -79,7 +79,7 @@ def _download(url: str, file: Path) -> None:
         except Exception as error:
             part.unlink(missing_ok=True)
             if attempt == _ATTEMPTS:
-                raise DataError(f"{url} cannot be fetched: {_words(error)}") from None
+                raise DataError(f"{url} cannot be fetched: {first_line(error)}") from None
             time.sleep(2.0 ** (attempt - 2))
         else:
             part.replace(file)
@@ -87,7 +87,7 @@ def _download(url: str, file: Path) -> None:
 
 
 def _make_room(folder: Path, keep: Path) -> None:
-    """Remove what was not used for longest, until the rest fits."""
+    """Remove the least recently used files until the rest fits."""
     limit = float(os.environ.get("SIAM_CACHE_SIZE", "50")) * 1e9
     files = []
     for file in folder.iterdir():
@@ -97,22 +97,21 @@ def _make_room(folder: Path, keep: Path) -> None:
     total = sum(size for _, size, _ in files)
     for _, size, file in sorted(files):
         if total > limit and file != keep:
-            file.unlink(missing_ok=True)  # who has it open reads on
-            total -= size
+            with contextlib.suppress(
+                OSError
+            ):  # Windows keeps a file that is open; elsewhere its readers read on
+                file.unlink(missing_ok=True)
+                total -= size
 
 
 def _system(url: str) -> tuple[Any, str]:
-    """fsspec's file system, and the path in it."""
+    """Return fsspec's file system for a URL, and the path in it. Raises DataError."""
     import fsspec
 
     scheme = url.partition("://")[0]
     try:
         system, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        wanted = f": pip install {_EXTRAS[scheme]}" if scheme in _EXTRAS else f" ({_words(error)})"
+        wanted = f": pip install {_EXTRAS[scheme]}" if scheme in _EXTRAS else f" ({first_line(error)})"
         raise DataError(f"{scheme}:// addresses cannot be read here{wanted}") from None
     return system, path
-
-
-def _words(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:150]

@@ -1,4 +1,4 @@
-"""Writing a set of images as WebDataset shards: tars of a size that suits streaming from afar."""
+"""Write a set of images as WebDataset shards: tars of a size that suits streaming from remote storage."""
 
 import io
 import json
@@ -19,8 +19,11 @@ from siam.data.sources.shards import INDEX
 from siam.errors import DataError, SettingsError
 from siam.system.files import write_atomically
 
-_STARTS = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}
-"""How files of some formats begin."""
+_FIRST_BYTES = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}
+"""How files of each format begin."""
+
+_Sample = tuple[str, bytes, int | None]
+"""Name in the shard, encoded image, label."""
 
 
 def shard(
@@ -29,10 +32,10 @@ def shard(
     size: str = "512MB",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Write the encoded images of `data`, as they are and in their order, to OUT/train-000000.tar ...
+    """Write the encoded images of `data`, unchanged and in their order, to OUT/train-000000.tar ...
 
-    A member is named as the image is in the set, with its class beside it in a .cls where there are classes.
-    Images that cannot be read are left out. Returns what was written. Raises SiamError.
+    A member has the image's name in the set; its class, if any, is in a .cls next to it. Images that cannot
+    be read are skipped, pixels of arrays are written as PNG. Returns a summary. Raises SiamError.
     """
     limit, folder = bytes_of(size), Path(out)
     if folder.exists() and any(folder.iterdir()):
@@ -58,42 +61,33 @@ def shard(
 def _write(
     images: Images, split: str, folder: Path, limit: int, progress: Callable[[int, int], None]
 ) -> tuple[list[dict[str, Any]], int]:
-    """Entries of the index, and how many images were left out."""
+    """Write the shards of one split. Returns their entries in the index, and how many images were skipped."""
     entries: list[dict[str, Any]] = []
-    lost = 0
-    waiting: list[tuple[str, bytes, int | None]] = []
-    weight = 0
-
-    def flush() -> None:
-        nonlocal waiting, weight
-        if waiting:
-            file = folder / f"{split}-{len(entries):06d}.tar"
-            samples = waiting
-            write_atomically(file, lambda opened: _write_tar(opened, samples))
-            entries.append({"url": file.name, "nsamples": len(waiting), "filesize": file.stat().st_size})
-        waiting, weight = [], 0
-
+    lost = weight = 0
+    waiting: list[_Sample] = []
     for i in range(len(images)):
-        data = _encoded(images, i)
+        data = _file_of(images, i)
         if data is None:
             lost += 1
             continue
-        taken = len(data) + 2048  # a header, the rest of a block, perhaps a .cls
-        if waiting and weight + taken > limit:
-            flush()
+        added = len(data) + 2048  # a header, the rest of a block, perhaps a .cls
+        if waiting and weight + added > limit:
+            entries.append(_write_shard(folder / f"{split}-{len(entries):06d}.tar", waiting))
+            waiting, weight = [], 0
         label = None if images.labels is None else int(images.labels[i])
         waiting.append((_member(images.path(i), i, data), data, label))
-        weight += taken
+        weight += added
         progress(i + 1, len(images))
-    flush()
+    if waiting:
+        entries.append(_write_shard(folder / f"{split}-{len(entries):06d}.tar", waiting))
     return entries, lost
 
 
-def _encoded(images: Images, i: int) -> bytes | None:
-    """The image's file as it is; a PNG of what has none. None where it cannot be read."""
-    encoded: Callable[[int], bytes] | None = getattr(images, "encoded", None)
+def _file_of(images: Images, i: int) -> bytes | None:
+    """Return the image's file, or a PNG of its pixels; None if it cannot be read."""
     try:
-        return encoded(i) if encoded is not None else _png(images.read(i))
+        data = images.encoded(i)
+        return _png(images.read(i)) if data is None else data
     except BrokenImage:
         return None
 
@@ -105,25 +99,25 @@ def _png(image: Tensor) -> bytes:
 
 
 def _member(path: str, number: int, data: bytes) -> str:
-    """The image's name in a shard: a WebDataset key ends at the first dot of the file's name."""
+    """Return the image's name in a shard: a WebDataset key ends at the first dot of the file's name."""
     folder, slash, base = path.rpartition("/")
     stem, _, ending = base.rpartition(".")
     if f".{ending.lower()}" not in IMAGE_SUFFIXES:
-        kinds = (
-            (b"\xff\xd8", "jpg"),
-            (b"\x89PNG", "png"),
-            (b"RIFF", "webp"),
-            (b"GIF8", "gif"),
-            (b"BM", "bmp"),
-        )
-        stem, ending = base, next((kind for start, kind in kinds if data.startswith(start)), "tif")
+        formats = (kind for start, kind in _FIRST_BYTES.items() if data.startswith(start))
+        stem, ending = base, next(formats, "tif")
     key = re.sub(r"[.#]", "_", stem)
     if path.startswith("/") or ".." in folder.split("/"):
         folder, slash, key = "", "", f"{number:09d}"
     return f"{folder}{slash}{key}.{ending}"
 
 
-def _write_tar(file: BinaryIO, samples: list[tuple[str, bytes, int | None]]) -> None:
+def _write_shard(file: Path, samples: list[_Sample]) -> dict[str, Any]:
+    """Write one tar. Returns its entry in the index."""
+    write_atomically(file, lambda opened: _write_tar(opened, samples))
+    return {"url": file.name, "nsamples": len(samples), "filesize": file.stat().st_size}
+
+
+def _write_tar(file: BinaryIO, samples: list[_Sample]) -> None:
     with tarfile.open(fileobj=file, mode="w") as tar:
         for name, data, label in samples:
             _add(tar, name, data)
@@ -138,7 +132,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def bytes_of(size: str) -> int:
-    """`512MB`, `1.5GB`, `100kB` in bytes. Raises SettingsError."""
+    """Parse `512MB`, `1.5GB`, `100kB`. Raises SettingsError."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMG])B\s*", size)
     if found is None or not float(found[1]):
         raise SettingsError(f"size must be like 512MB or 2GB, got '{size}'")

@@ -1,39 +1,61 @@
-"""A part of a set of images, and how labelled sets are divided: the same way every time."""
+"""Parts of a set of images, and how labeled sets are split: the same way every time."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siam.data.decode import BrokenImage, Shrink
+from siam.data.decode import BrokenImage
 from siam.data.images import Images
 from siam.data.random import permutation
 from siam.errors import DataError
 
 
 class Subset:
-    """Some images of a set, by index, in the order given."""
+    """Some images of a set, by index (n,), ascending."""
 
     def __init__(self, images: Images, indices: NDArray[np.int64]) -> None:
         self.images, self.indices = images, indices
         self.name, self.classes = images.name, images.classes
         self.labels = None if images.labels is None else images.labels[indices]
+        self.groups = None if images.groups is None else np.unique(np.searchsorted(indices, images.groups))
 
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    def size_hint(self) -> tuple[int, int]:
+        return self.images.size_hint
+
     def path(self, i: int) -> str:
         return self.images.path(int(self.indices[i]))
 
-    def read(self, i: int, shrink: Shrink | None = None) -> Tensor:
+    def encoded(self, i: int) -> bytes | None:
         try:
-            return self.images.read(int(self.indices[i]), shrink)
+            return self.images.encoded(int(self.indices[i]))
         except BrokenImage as error:
-            raise BrokenImage(error.reason) from None  # `until` counts in the whole set
+            raise self._here(error) from None
+
+    def read(self, i: int) -> Tensor:
+        try:
+            return self.images.read(int(self.indices[i]))
+        except BrokenImage as error:
+            raise self._here(error) from None
+
+    def stacked(self) -> Tensor | None:
+        pixels = self.images.stacked()
+        return None if pixels is None else pixels[torch.from_numpy(self.indices)]
+
+    def _here(self, error: BrokenImage) -> BrokenImage:
+        """Translate `until`, an index in the whole set, to one in this part."""
+        until = None if error.until is None else int(np.searchsorted(self.indices, error.until))
+        return BrokenImage(error.reason, until)
 
 
 def hold_out(images: Images, share: float, seed: int = 0) -> tuple[Subset, Subset]:
-    """What is left, and a random share of the set, at least one image; of every class alike where there are
-    labels, though none loses its last image.
+    """Split off a random fraction, stratified by class where there are labels. Returns (rest, held out).
+
+    At least one image is held out; no class loses its last image.
     """
     order = permutation(seed, 0, len(images))
     labels = np.zeros(len(images), dtype=np.int64) if images.labels is None else images.labels
@@ -48,14 +70,14 @@ def hold_out(images: Images, share: float, seed: int = 0) -> tuple[Subset, Subse
 
 
 def labeled_subset(images: Images, share: float, seed: int = 0) -> Subset:
-    """The same share of every class, at least one image of each, as in semi-supervised evaluation.
+    """Return the same fraction of every class, at least one image of each, as in semi-supervised evaluation.
 
-    A smaller share of the same seed is contained in a larger one. Raises DataError for images without labels.
+    A smaller fraction is contained in a larger one of the same seed. Raises DataError without labels.
     """
     if images.labels is None:
         raise DataError(f"{images.name} has no labels: put its images into one folder per class")
     if not 0 < share <= 1:
-        raise DataError(f"a share of the labels must lie in (0, 1], got {share:g}")
+        raise DataError(f"a share of the labels must be in (0, 1], got {share:g}")
     order = permutation(seed, 1, len(images))
     chosen = []
     for kind in range(len(images.classes)):

@@ -1,9 +1,10 @@
-"""Views of one image: decode once, cut every crop from it; and the published pipeline, to compare."""
+"""Views of one image: decode once, cut every crop from it; and the published pipeline, to compare with.
 
-import itertools
+Both datasets run in the data workers. dataset[epoch, step, indices] is a `Sample` that carries its position.
+"""
+
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,105 +12,118 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from siam.data.decode import BrokenImage
+from siam.data.augment import IMAGENET_MEAN, IMAGENET_STD
+from siam.data.decode import BrokenImage, decode, scalable_size
 from siam.data.geometry import Crops, draws_needed, resize
 from siam.data.images import Images
 from siam.data.order import Key
-from siam.data.photometry import IMAGENET_MEAN, IMAGENET_STD
-from siam.data.random import counter_uniform
-from siam.settings.pretraining import ViewSettings
-
-GEOMETRY, COLOR, STEP = 0, 1, 2
-"""Purposes of random draws: they never share numbers."""
-
-_REPLACEMENTS = 100  # neighbours that are tried in place of a broken image
+from siam.data.random import GEOMETRY, counter_uniform
+from siam.data.unreadable import Unreadable, read_or_replace
+from siam.settings.pretraining import Settings, ViewSettings
 
 
-class Unreadable(dict[str, str]):
-    """Images that could not be read: path to reason."""
+class Sample(NamedTuple):
+    """One step's images as they come from a worker."""
 
-    def first_few(self) -> str:
-        """Up to 5 of them with their reasons, and how many more there are."""
-        named = [f"{path} ({reason})" for path, reason in itertools.islice(self.items(), 5)]
-        return ", ".join(named) + (f" and {len(self) - 5} more" if len(self) > 5 else "")
+    epoch: int
+    step: int
+    indices: NDArray[np.int64]
+    """Of the images used (B,): an image that cannot be read is replaced by the next one that can."""
+    views: Tensor
+    """(B, V, 3, S, S): uint8 crops, or float and normalized from the reference pipeline."""
+    unreadable: Unreadable
+    failure: str = ""
+    """Why no image could be read, a reason rather than an error, which would arrive with its traceback."""
 
 
 class ViewBatches(Dataset[Any]):
-    """dataset[epoch, indices] -> (views, indices actually used, broken). Runs in the workers.
-
-    views: uint8 (B, V, 3, S, S) crops, or with the reference pipeline float views, normalised. A broken
-    image is replaced by the next one in the set that can be read, and reported.
-    """
+    """Crops of images, uint8; color is left to the device."""
 
     def __init__(self, images: Images, views: ViewSettings, count: int, seed: int) -> None:
+        """count: views of each image, V."""
         self.images, self.views, self.count, self.seed = images, views, count, seed
-        self.reference = reference_transform(views) if views.pipeline == "reference" else None
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, NDArray[np.int64], Unreadable]:
-        epoch, indices = key
-        size, used, broken = self.views.size, indices.copy(), Unreadable()
-        if self.reference is not None:
-            out = torch.empty(len(indices), self.count, 3, size, size)
-        else:  # stored with channels last: the resize is fastest so, and so is the network
-            out = torch.empty(len(indices), self.count, size, size, 3, dtype=torch.uint8).permute(
-                0, 1, 4, 2, 3
-            )
-        crops = self._crops(epoch, indices)
-        for slot, index in enumerate(indices):
-            shrink = None if self.reference is not None else partial(self._shrink, epoch)
-            image, used[slot] = read_or_replace(self.images, int(index), broken, shrink)
-            if self.reference is not None:
-                self._reference_views(image, epoch, int(used[slot]), out[slot])
-            else:
-                _, height, width = image.shape
-                its = crops if used[slot] == index else self._crops(epoch, used)
-                cut_crops(image, its.boxes(height, width, slice(slot, slot + 1))[0], out[slot])
-        return out, used, broken
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, _, indices = key
+        size = self.views.size  # stored channels-last: fastest for the resize, and for the network
+        out = torch.empty(len(indices), self.count, size, size, 3, dtype=torch.uint8).permute(0, 1, 4, 2, 3)
+        drawn = dict(zip(indices.tolist(), self._crops(epoch, indices), strict=True))
+
+        def cut(i: int, views: Tensor) -> None:
+            crops = drawn[i] if i in drawn else self._crops(epoch, np.array([i]))
+            image = self._decoded(i, crops)
+            cut_crops(image, crops.boxes(*image.shape[1:])[0], views)
+
+        return _sample(self.images, key, out, cut)
 
     def _crops(self, epoch: int, indices: NDArray[np.int64]) -> Crops:
-        """Of images (B,), whatever their sizes: decoded at half the size, half the box at half the place."""
-        u = counter_uniform(self.seed, epoch, indices, GEOMETRY, draws_needed(self.count))
-        return Crops(u, self.count, self.views.scale, flip_p=self.views.flip_p)
+        """Draw the crops of images (B,)."""
+        return draw_crops(self.seed, epoch, indices, self.views, self.count)
 
-    def _shrink(self, epoch: int, index: int, height: int, width: int) -> int:
-        """How many times smaller the image may be for every crop to have as many pixels as its view."""
-        if min(height, width) < 2 * self.views.size:
-            return 1  # as most images are: no need to know the crops
-        boxes = self._crops(epoch, np.array([index])).boxes(height, width)
-        return int(boxes[..., 2:4].min()) // self.views.size
+    def _decoded(self, i: int, crops: Crops) -> Tensor:
+        """Return the image uint8 (3, H, W), only as large as its crops need it.
 
-    def _reference_views(self, image: Tensor, epoch: int, index: int, out: Tensor) -> None:
+        The boxes scale with it: in an image decoded at half the size they are half as large.
+        """
+        data = self.images.encoded(i)
+        if data is None:
+            return self.images.read(i)
+        full = scalable_size(data)
+        downscale = 1 if full is None else crops.max_downscale(*full, self.views.size)
+        return decode(data, downscale, smooth_chroma=False)
+
+
+class ReferenceBatches(Dataset[Any]):
+    """Views by the published pipeline: float and normalized, complete."""
+
+    def __init__(self, images: Images, views: ViewSettings, count: int, seed: int) -> None:
+        """count: views of each image, V."""
+        self.images, self.views, self.count, self.seed = images, views, count, seed
+        self.transform = reference_transform(views)
+
+    def __getitem__(self, key: Key) -> Sample:
         from torchvision.transforms.v2.functional import to_pil_image
 
-        pil = to_pil_image(image)
-        u = counter_uniform(self.seed, epoch, np.array([index]), GEOMETRY, 1)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(u[0, 0] * 2**53))
-            for view in range(self.count):
-                assert self.reference is not None
-                out[view] = self.reference(pil)
+        epoch, _, indices = key
+
+        def transform(i: int, views: Tensor) -> None:
+            pil = to_pil_image(self.images.read(i))
+            u = counter_uniform(self.seed, epoch, np.array([i]), GEOMETRY, 1)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(u[0, 0] * 2**53))
+                for view in views:
+                    view.copy_(self.transform(pil))
+
+        out = torch.empty(len(indices), self.count, 3, self.views.size, self.views.size)
+        return _sample(self.images, key, out, transform)
 
 
-def read_or_replace(
-    images: Images, index: int, broken: Unreadable, shrink: Callable[[int, int, int], int] | None = None
-) -> tuple[Tensor, int]:
-    """Image `index`, or the first readable one after it, and which it was; adds to `broken` what broke.
+def view_batches(images: Images, settings: Settings, count: int) -> ViewBatches | ReferenceBatches:
+    """Build the dataset of the pipeline that the settings name; `count` views of each image."""
+    kind = ReferenceBatches if settings.views.pipeline == "reference" else ViewBatches
+    return kind(images, settings.views, count, settings.seed)
 
-    shrink: of index, height and width, see `decode`.
-    """
-    at, most = index, min(_REPLACEMENTS, len(images))
-    for _ in range(most):
-        try:
-            return images.read(at, None if shrink is None else partial(shrink, at)), at
-        except BrokenImage as error:
-            broken[images.path(at)] = error.reason
-            at = (at + 1 if error.until is None else error.until) % len(images)
-    first = images.path(index)
-    raise BrokenImage(f"{most} images in a row, from {first} on, cannot be read ({broken[first]})")
+
+def _sample(images: Images, key: Key, out: Tensor, write: Callable[[int, Tensor], None]) -> Sample:
+    """Fill `out` by `write(i, out[slot])` for each image, replacing those that cannot be read."""
+    epoch, step, indices = key
+    used, unreadable = indices.copy(), Unreadable()
+    try:
+        for slot, index in enumerate(indices.tolist()):
+            _, used[slot] = read_or_replace(images, index, unreadable, lambda i: write(i, out[slot]))  # noqa: B023
+    except BrokenImage as error:
+        return Sample(epoch, step, indices, out, unreadable, error.reason)
+    return Sample(epoch, step, used, out, unreadable)
+
+
+def draw_crops(seed: int, epoch: int, indices: NDArray[np.int64], views: ViewSettings, count: int) -> Crops:
+    """Draw `count` crops of each of the images (B,), whatever their sizes."""
+    u = counter_uniform(seed, epoch, indices, GEOMETRY, draws_needed(count))
+    return Crops(u, count, views.scale, flip_p=views.flip_p)
 
 
 def cut_crops(image: Tensor, boxes: NDArray[np.int64], out: Tensor) -> None:
-    """Resize each box of `image`, uint8 (3, H, W), straight into its place in `out`, uint8 (V, 3, S, S)."""
+    """Resize each box (V, 5) of `image`, uint8 (3, H, W), straight into `out`, uint8 (V, 3, S, S)."""
     size = out.shape[-1]
     for view, (top, left, h, w, flipped) in enumerate(boxes.tolist()):
         crop = resize(image[:, top : top + h, left : left + w], size, size)
@@ -117,7 +131,7 @@ def cut_crops(image: Tensor, boxes: NDArray[np.int64], out: Tensor) -> None:
 
 
 def reference_transform(views: ViewSettings) -> Any:
-    """The released SimSiam recipe, Pillow and torchvision transforms one by one, with these settings."""
+    """Build the released SimSiam recipe with these settings, transform by transform on Pillow images."""
     from torchvision import transforms as T
 
     kernel = 2 * int(4 * views.blur_sigma[1]) + 1

@@ -1,10 +1,9 @@
-"""How worker processes are started, and what they make fetched."""
+"""Worker processes: how they are started, how batches are fetched from them, and how they end."""
 
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from multiprocessing import forkserver
 from threading import Thread
 from typing import Any
 
@@ -12,26 +11,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from siam.system.main_module import without_main_reimport
 from siam.system.malloc import keep_freed_memory
-
-_LOADED = ["siam.data.loader", "siam.measure.features"]
-
-
-def _start_server() -> None:
-    """Workers are forked from a server that has loaded the data way once, torch with it: each begins at once
-    and shares that memory. Nothing of this process is in them, whose threads would not outlive a fork.
-
-    What it loads is never taken from the current folder: there may be a code.py beside the photographs.
-    """
-    multiprocessing.set_forkserver_preload(_LOADED)
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        forkserver.ensure_running()
-    finally:
-        if before is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = before
 
 
 def batches_of(
@@ -42,29 +21,62 @@ def batches_of(
     pinned: bool = False,
     begin: Callable[[int], None] | None = None,
 ) -> Iterator[Any]:
-    """`dataset[key]` for each of `keys`, in their order; the workers start here.
+    """Iterate over `dataset[key]` for each of `keys`, in order. The workers start at once.
 
-    workers: processes that do it; 0: this one does. prefetch: batches that each is ahead. pinned: in memory
-    that a GPU can fetch from. begin: called in each worker first, with its number.
+    workers: number of processes; 0 computes in this one. prefetch: batches that each worker makes ahead.
+    pinned: copy batches to page-locked memory, from which a GPU can fetch them. begin: called first in each
+    worker, with its number.
     """
-    if workers:
-        _start_server()
+    method = _start_method(dataset) if workers else None
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_size=None,
         sampler=keys,
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         pin_memory=pinned,
         prefetch_factor=prefetch if workers else None,
-        multiprocessing_context="forkserver" if workers else None,
+        multiprocessing_context=method,
         worker_init_fn=partial(_begin, begin) if workers else None,
     )
     with without_main_reimport():
         return iter(loader)
 
 
+def _start_method(dataset: Dataset[Any]) -> str:
+    """Start the fork server, and return its name; return "spawn" where there is none, as on Windows."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    _start_server(type(dataset).__module__)
+    return "forkserver"
+
+
+def _start_server(module: str) -> None:
+    """Start the server that workers are forked from, with `module` loaded; a no-op if it is running.
+
+    Workers then start at once and share the memory of what it has loaded, most of all torch. Nothing of this
+    process is in them: its threads would not survive a fork.
+
+    module: the one that defines the dataset, and so imports what the workers need.
+    """
+    from multiprocessing import forkserver
+
+    multiprocessing.set_forkserver_preload([__name__, module])
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = (
+        "1"  # never from the current folder: a code.py may lie next to the photographs
+    )
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
 def _begin(begin: Callable[[int], None] | None, number: int) -> None:
+    """Prepare a worker."""
     Thread(target=_exit_with_parent, daemon=True).start()
     keep_freed_memory()
     if begin is not None:
@@ -72,16 +84,18 @@ def _begin(begin: Callable[[int], None] | None, number: int) -> None:
 
 
 def _exit_with_parent() -> None:
-    """Wait for the process that takes the batches to be gone, however it ended, and end this worker then.
+    """Exit when the main process exits, even if it was killed.
 
-    torch's own watchdog looks at the parent. That is the server here, which in turn waits for all its workers
-    to be gone: without this, both would outlive a user that was killed.
+    torch's own watchdog looks at the parent. That is the fork server here, which in turn waits for all its
+    workers to end: without this thread, both would survive a main process that was killed.
     """
-    user = multiprocessing.parent_process()  # as Python has it: the one that asked the server for this worker
-    assert user is not None
-    user.join()
+    main = (
+        multiprocessing.parent_process()
+    )  # in Python's terms, the process that asked the server for this one
+    assert main is not None
+    main.join()
     os._exit(1)
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch

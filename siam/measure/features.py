@@ -1,4 +1,4 @@
-"""From images to features: the centre of each, once through a frozen encoder."""
+"""From images to features: the center view of each image, once through a frozen encoder."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -9,24 +9,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from siam.data.augment import normalize
 from siam.data.decode import BrokenImage
 from siam.data.geometry import resize
 from siam.data.images import Images
-from siam.data.photometry import normalize
 from siam.data.workers import batches_of
 from siam.errors import DataError
 
 Views = tuple[Tensor, NDArray[np.int64]]
-"""Something of each of B images, (B, ...), and which images they are."""
+"""A row for each of B images, (B, ...), and the indices of the images (B,)."""
 
-_LONGEST = 8  # times the shorter side: what lies beyond is never seen, and a panorama would fill memory
+_LONGEST = 8  # times the shorter side: the rest of a panorama is never seen, and would fill memory
 
 
 def center_view(image: Tensor, size: int) -> Tensor:
-    """The centre of an image, uint8 (3, H, W) -> (3, size, size), as in the 256 / 224 protocol.
+    """Cut the center of an image, uint8 (3, H, W) -> (3, size, size), as in the 256 / 224 protocol.
 
     The shorter side is resized to 8/7 of `size` (to `size` itself below 64 pixels, where borders matter), and
-    the middle is cut out. An image of that very size stays as it is.
+    the middle is cut out. An image of exactly this size is returned unchanged.
     """
     height, width = image.shape[1:]
     if (height, width) == (size, size):
@@ -51,9 +51,9 @@ def center_views(
     batch_size: int = 256,
     workers: int = 0,
 ) -> Iterator[Views]:
-    """Centre views uint8 (B, 3, size, size) in order; images that cannot be read are left out.
+    """Yield center views uint8 (B, 3, size, size) in order; images that cannot be read are skipped.
 
-    workers: processes that decode; 0 decodes here.
+    indices: the images to take, all if None. workers: processes that decode; 0 decodes in this one.
     """
     indices = np.arange(len(images)) if indices is None else indices
     batches = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
@@ -66,15 +66,15 @@ def center_views(
 def stream(
     encoder: Callable[[Tensor], Tensor], batches: Iterable[Views], device: torch.device, bf16: bool = False
 ) -> Iterator[Views]:
-    """Features float32 (B, D) on the CPU, batch by batch, and which images they are.
+    """Yield features float32 (B, D) on the CPU, batch by batch, and the indices of their images.
 
-    encoder: takes normalised views (B, 3, S, S); a module is in eval mode meanwhile.
+    encoder: takes normalized views (B, 3, S, S); a module is in eval mode until the last batch.
     """
     training = isinstance(encoder, nn.Module) and encoder.training
     if isinstance(encoder, nn.Module):
         encoder.eval()
 
-    # Modes are entered for one call each: around a yield they would leak into whoever asks for the batch.
+    # Modes are entered for one call each: around a yield they would leak into the caller.
     @torch.no_grad()
     def features(views: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -86,7 +86,7 @@ def stream(
         for views, which in batches:
             launched = features(views), which
             if before is not None:
-                yield before[0].cpu(), before[1]  # while a GPU is busy with the batch after it
+                yield before[0].cpu(), before[1]  # while a GPU computes the batch after it
             before = launched
         if before is not None:
             yield before[0].cpu(), before[1]
@@ -102,9 +102,9 @@ def extract(
     bf16: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Views:
-    """Features float32 (N, D), on the CPU, and which images they are. Raises DataError without any image.
+    """Return features float32 (N, D) on the CPU, and the indices of their images: `stream`, all at once.
 
-    As `stream`, all at once. progress: told how many images each batch had.
+    progress: called with the number of images in each batch. Raises DataError without any image.
     """
     features, indices = [], []
     for x, which in stream(encoder, batches, device, bf16):

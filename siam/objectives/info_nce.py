@@ -7,7 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from siam.errors import SettingsError
 from siam.parts.objective import Objective
-from siam.processes.gather import gather
+from siam.processes.gather import all_gather
 from siam.settings.method import Method, require_targets_without_gradient
 
 WORDS = "contrast with a queue"
@@ -72,7 +72,7 @@ class InfoNCE(Objective):
     @torch.no_grad()
     def after_step(self) -> None:
         """Replace the oldest keys by those of this step."""
-        gathered = gather(torch.cat(self.pending, dim=1))  # n times (b, d) -> (b, nd) -> (B, nd)
+        gathered = all_gather(torch.cat(self.pending, dim=1))  # n times (b, d) -> (b, nd) -> (B, nd)
         keys = torch.cat(gathered.chunk(len(self.pending), dim=1))  # (nB, d)
         keys = F.normalize(keys.float(), dim=1)[-len(self.queue) :]
         slots = (self.pointer + torch.arange(len(keys), device=keys.device)) % len(self.queue)

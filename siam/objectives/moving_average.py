@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from siam.errors import SettingsError
 from siam.objectives.cosine import negative_cosine
 from siam.parts.objective import Objective
-from siam.processes.gather import gather
+from siam.processes.gather import all_gather
 from siam.settings.method import Method, require_targets_without_gradient
 
 WORDS = "cosine similarity to a moving average"
@@ -51,7 +51,7 @@ class MovingAverage(Objective):
         z1, z2 = (F.normalize(z.detach().float(), dim=1) for z in (z1, z2))
         before, m = self.eta[self.images], self.momentum * self.seen[self.images]  # (b, d), (b, 1)
         eta1, eta2 = torch.lerp(z2, before, m), torch.lerp(z1, before, m)  # (b, d)
-        images = gather(self.images)  # (b,) -> (B,): every process holds the whole of eta
-        self.eta[images] = gather((eta1 + eta2) / 2)
+        images = all_gather(self.images)  # (b,) -> (B,): every process holds the whole of eta
+        self.eta[images] = all_gather((eta1 + eta2) / 2)
         self.seen[images] = True
         return negative_cosine(p1, eta1) / 2 + negative_cosine(p2, eta2) / 2

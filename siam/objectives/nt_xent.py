@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from siam.objectives.cosine import cosines
 from siam.parts.objective import Objective
-from siam.processes.gather import gather, rank
+from siam.processes.gather import all_gather, rank
 from siam.settings.method import Method
 
 WORDS = "contrast with the batch"
@@ -30,7 +30,7 @@ class NTXent(Objective):
 
     def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
         """All (b, d), this process's share of the batch B. Returns a scalar."""
-        z1, z2 = gather(torch.cat([z1, z2], dim=1)).chunk(2, dim=1)  # (b, 2d) -> (B, 2d) -> (B, d) each
+        z1, z2 = all_gather(torch.cat([z1, z2], dim=1)).chunk(2, dim=1)  # (b, 2d) -> (B, 2d) -> (B, d) each
         n = len(z1)
         anchors = torch.cat([p1, p2] if self.symmetric else [p1])  # (A, d), A = 2b or b
         logits = cosines(anchors, torch.cat([z1, z2])) / self.temperature  # (A, 2B)

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from siam.objectives.cosine import cosines
 from siam.parts.objective import Objective
-from siam.processes.gather import gather, local_shard
+from siam.processes.gather import all_gather, local_shard
 from siam.settings.method import Method
 
 WORDS = "swapped prediction of clusters"
@@ -41,7 +41,7 @@ class SwappedPrediction(Objective):
     def swapped(self, p: Tensor, z: Tensor) -> Tensor:
         """Return the cross-entropy between the assignment of z and the softmax of p, both (b, d)."""
         targets = self.prototypes if z.requires_grad else self.prototypes.detach()
-        assignment = local_shard(sinkhorn(cosines(gather(z), targets)))  # (B, d) -> (B, K) -> (b, K)
+        assignment = local_shard(sinkhorn(cosines(all_gather(z), targets)))  # (B, d) -> (B, K) -> (b, K)
         predicted = (cosines(p, self.prototypes) / self.temperature).log_softmax(dim=1)  # (b, K)
         return -(assignment * predicted).sum(dim=1).mean()
 

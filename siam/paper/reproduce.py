@@ -15,6 +15,7 @@ from siam.metrics import all_metrics, label
 from siam.paper.cells import Mean, markdown_row, mean_of, run_folder, save, save_table
 from siam.paper.tables import Row, Table, table
 from siam.report.curves import figure2
+from siam.report.formats import plus_minus
 from siam.runs.folder import METRICS, open_run
 from siam.runs.history import History
 from siam.runs.saving import RunStopped
@@ -22,8 +23,8 @@ from siam.settings import recipes
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.settings.pretraining import Settings
-from siam.system.environment import machine
-from siam.train.start import MAY_CHANGE, Opener, start, typical_size
+from siam.system.environment import environment
+from siam.train.start import MAY_CHANGE, Opener, start
 
 Scale = Literal["demo", "cifar", "imagenette", "imagenet"]
 
@@ -83,7 +84,7 @@ def reproduce(
         if outcome is None:
             outcome, facts = _train(run, seeded, console, open_once), None
         studies[row.name].outcomes.append(outcome)
-        facts = facts or {**machine(), "command": command}
+        facts = facts or {**environment(), "command": command}
         _write(folder, name, chosen, list(studies.values()), scale, facts)
     return folder
 
@@ -97,7 +98,7 @@ def _settings_of_rows(
     if data is None:
         raise SettingsError(f"--scale {scale} needs DATA: the folder of its images")
     train = open_once(data).train
-    side, size = min(typical_size(train)), len(train)
+    side, size = min(train.size_hint), len(train)
 
     def base(method: str) -> Settings:
         return overrides.over(recipes.starting_point(recipe, method, data, side, size))
@@ -117,7 +118,7 @@ def _facts(folder: Path) -> dict[str, Any] | None:
     """Return when and where the table in this folder was measured, and by which command."""
     try:
         before = json.loads((folder / "table.json").read_text())
-        return {name: before[name] for name in (*machine(), "command")}
+        return {name: before[name] for name in (*environment(), "command")}
     except (OSError, ValueError, KeyError):
         return None
 

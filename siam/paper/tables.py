@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from siam.errors import SettingsError, near
+from siam.errors import SettingsError, did_you_mean
 from siam.settings.pretraining import Settings
 
 Change = dict[str, Any]
@@ -37,7 +37,9 @@ class Table:
 def table(name: str) -> Table:
     """Raises SettingsError, with the nearest names, for one that there is not."""
     if name not in TABLES:
-        raise SettingsError(f"unknown table '{name}'{near(name, TABLES)}; there are {', '.join(TABLES)}")
+        raise SettingsError(
+            f"unknown table '{name}'{did_you_mean(name, TABLES)}; there are {', '.join(TABLES)}"
+        )
     return TABLES[name]
 
 

@@ -14,7 +14,7 @@ from siam.report.published import COLUMNS, TABLE5, column, row_of
 from siam.runs.folder import METRICS, open_run
 from siam.runs.results import TransferResult
 from siam.settings.overrides import Overrides
-from siam.system.environment import machine
+from siam.system.environment import environment
 from siam.transfer.settings import TransferSettings
 from siam.transfer.start import transfer
 
@@ -87,7 +87,7 @@ def _published(run: str) -> str | None:
 
 def _write(folder: Path, data: str, task: str, lines: list[Line]) -> None:
     """Write the table as far as it goes, as Markdown and JSON."""
-    where = machine()
+    where = environment()
     plain = {
         "table": "transfer",
         "source": "SimSiam (Chen & He 2021, arXiv 2011.10566), Table 5",

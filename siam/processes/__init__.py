@@ -1,1 +1,1 @@
-"""Several processes that train one run."""
+"""Training one run in several processes: starting them, connecting them, and what they exchange."""

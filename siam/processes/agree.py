@@ -1,8 +1,4 @@
-"""Several processes that train one run: how they find each other, and how they agree.
-
-torchrun starts them on any number of machines, and restarts them; launch.py does so on this one, for a user
-who merely has several GPUs. Either way RANK, WORLD_SIZE and their like stand in the environment.
-"""
+"""Agreement between the processes of a run: results, errors, means and flags. No-ops in a single process."""
 
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -18,7 +14,7 @@ T = TypeVar("T")
 
 
 def on_rank_zero(make: Callable[[], T]) -> T:
-    """What the first process makes, in every process; a SiamError that it raises is raised in all."""
+    """Call `make` on rank 0 and return its result in every process; raise its SiamError in every process."""
     if world_size() == 1:
         return make()
     made: list[Any] = [None]
@@ -35,13 +31,13 @@ def on_rank_zero(make: Callable[[], T]) -> T:
 
 
 def raise_everywhere(error: SiamError) -> NoReturn:
-    """Raise `error`, which every rank raises at this point: rank 0 alone prints it."""
+    """Raise an error that every process raises at this point, so that only rank 0 prints it."""
     error.on_all_ranks = True
     raise error
 
 
 def all_gather_object(value: T) -> list[T]:
-    """What each process has, in order."""
+    """Return the values of all processes, in rank order. They are pickled."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -49,23 +45,23 @@ def all_gather_object(value: T) -> list[T]:
     return values
 
 
-def average(tensors: list[Tensor]) -> None:
-    """Let each tensor be its mean over the processes, in place."""
+def all_reduce_mean(x: Tensor) -> Tensor:
+    """Return the mean of `x` over the processes, without gradient."""
+    if world_size() > 1:
+        dist.all_reduce(x := x.detach().clone())
+    return x / world_size()
+
+
+def all_reduce_mean_(tensors: list[Tensor]) -> None:
+    """Replace each tensor by its mean over the processes, in place."""
     if world_size() > 1:
         for tensor in tensors:
             dist.all_reduce(tensor)
             tensor /= world_size()
 
 
-def mean(x: Tensor) -> Tensor:
-    """The mean over the processes."""
-    if world_size() > 1:
-        dist.all_reduce(x := x.detach().clone())
-    return x / world_size()
-
-
-def join(x: Tensor) -> Tensor:
-    """The rows of all processes, each of which may have another number: (n, ...) -> (N, ...). On the CPU."""
+def gather_uneven(x: Tensor) -> Tensor:
+    """Concatenate the rows of all processes, whose numbers may differ: (n, ...) -> (N, ...), on the CPU."""
     if world_size() == 1:
         return x
     counts = all_gather_object(len(x))
@@ -77,31 +73,33 @@ def join(x: Tensor) -> Tensor:
 
 
 class AnyRankFlag:
-    """What one process wants, all do at the same step.
+    """Flags that any process may raise and all processes see at the same step.
 
-    Each call casts this process's wishes and returns those that anyone cast at the call before, so that
-    nobody waits for the network; a process on its own is answered at once.
+    One call late: a call returns the flags raised in the call before, so that no process waits for the
+    network. (A single process gets its own flags back at once.) A flag that has just been returned counts as
+    seen; raising it again in that same call has no effect.
     """
 
     def __init__(self) -> None:
-        self.cast = torch.zeros(0)
-        self.counting: Any = None
+        self._raised = torch.zeros(0)
+        self._pending: Any = None
 
-    def __call__(self, *wants: bool) -> tuple[bool, ...]:
+    def __call__(self, *flags: bool) -> tuple[bool, ...]:
+        """Raise `flags`, and return those that any process raised in the call before."""
         if world_size() == 1:
-            return wants
-        answer = self._count(len(wants))
-        news = [want and not known for want, known in zip(wants, answer, strict=True)]
-        self.cast = torch.tensor(news, dtype=torch.uint8)
-        self.counting = dist.all_reduce(self.cast, dist.ReduceOp.MAX, async_op=True)
-        return answer
-
-    def _count(self, wishes: int) -> tuple[bool, ...]:
-        if self.counting is None:
-            return (False,) * wishes
-        self.counting.wait()
-        return tuple(map(bool, self.cast))
+            return flags
+        seen = self._wait(len(flags))
+        new = [flag and not known for flag, known in zip(flags, seen, strict=True)]
+        self._raised = torch.tensor(new, dtype=torch.uint8)
+        self._pending = dist.all_reduce(self._raised, dist.ReduceOp.MAX, async_op=True)
+        return seen
 
     def close(self) -> None:
-        """Let the last count end."""
-        self._count(0)
+        """Wait for the last exchange to end."""
+        self._wait(0)
+
+    def _wait(self, count: int) -> tuple[bool, ...]:
+        if self._pending is None:
+            return (False,) * count
+        self._pending.wait()
+        return tuple(map(bool, self._raised))

@@ -1,8 +1,8 @@
-"""Batch norm over the global batch, where torch's own SyncBatchNorm has no kernel: on the CPU.
+"""Batch norm over the global batch: "BN is synchronized across devices" (SimSiam, Sec. 3).
 
-"BN is synchronized across devices" (SimSiam Sec. 3). Forward exchanges mean and variance of each channel,
-backward the two sums that the gradient of the statistics needs. Shares may differ in size, as those of
-detectors do, whose images and boxes are of any number and size.
+torch's SyncBatchNorm runs on GPUs only. SyncedBatchNorm does the same on CPUs, with one exchange in forward
+(mean and variance of each channel) and one in backward. The shares of the processes may differ in size: those
+of detectors do, since images vary in size and in their number of boxes.
 """
 
 from typing import Any
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from siam.processes.gather import world_size
+from siam.processes.gather import all_gather, world_size
 
 
 def synchronize_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
-    """`network` with every BN layer synchronised; parameters, buffers and their names stay as they are."""
+    """Replace every BN layer by a synchronized one; parameters, buffers and their names stay."""
     if device.type == "cuda":
-        from timm.layers import convert_sync_batchnorm  # torch's forgets the activations in timm's BN layers
+        from timm.layers import convert_sync_batchnorm  # torch's drops the activations in timm's BN layers
 
         converted: nn.Module = convert_sync_batchnorm(network)
         return converted
@@ -31,87 +31,82 @@ def synchronize_batch_norm(network: nn.Module, device: torch.device) -> nn.Modul
 
 
 class SyncedBatchNorm(_BatchNorm):
-    """Stands in for `norm`, shares its parameters and buffers, and keeps the activation it may end in."""
+    """Replace the layer `norm`: share its parameters and buffers, and keep the activation it may end in."""
 
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-        self._parameters, self._buffers = norm._parameters, norm._buffers
+        for name, value in [*norm.named_parameters(recurse=False), *norm.named_buffers(recurse=False)]:
+            setattr(self, name, value)
         self.train(norm.training)
         self.after = nn.Sequential(*(getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)))
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of dimensions after the channels."""
+        """Accept any number of dimensions after the channels."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or world_size() == 1:
-            return self._after(super().forward(input))
+        together = self.training and world_size() > 1
+        out = self._normalize(input) if together else super().forward(input)
+        activated: Tensor = self.after(out)
+        return activated
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _normalize(self, x: Tensor) -> Tensor:
+        """Normalize with global statistics.
+
+        Not compiled: Inductor (torch 2.14) also sums the gradients of weight and bias over the processes.
+        """
+        mean, var, n = _global_statistics(x.detach())
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        out, mean, var, n = _normalize(input, self.weight, self.bias, self.eps)
         if self.running_mean is not None and self.running_var is not None:
-            with torch.no_grad():
-                share = self.momentum
-                if share is None:  # a mean over all batches so far
-                    share = 1 / float(self.num_batches_tracked or 1)
-                self.running_mean.lerp_(mean, share)
-                self.running_var.lerp_(var * (n / (n - 1)), share)
-        return self._after(out)
-
-    def _after(self, x: Tensor) -> Tensor:
-        out: Tensor = self.after(x)
-        return out
+            share = self.momentum  # None: a mean over all batches so far
+            share = 1 / float(self.num_batches_tracked or 1) if share is None else share
+            self.running_mean.lerp_(mean, share)
+            self.running_var.lerp_(var * (n / (n - 1)), share)
+        weight = torch.ones_like(mean) if self.weight is None else self.weight
+        bias = torch.zeros_like(mean) if self.bias is None else self.bias
+        x, weight, bias = _ThroughStatistics.apply(x, weight, bias, mean, (var + self.eps).rsqrt(), n)
+        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=self.eps)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _normalize(*x: Any) -> Any:
-    """Not compiled: inductor (torch 2.14) also sums the gradients of weight and bias over the ranks."""
-    return _Normalize.apply(*x)
+def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean, variance and count of each channel (C,) of x (b, C, ...) over all processes."""
+    dims, shape = [0, *range(2, x.dim())], (-1, *[1] * (x.dim() - 2))
+    count = x.numel() // x.shape[1]
+    own_mean = x.sum(dims, dtype=torch.float32) / count
+    own_var = (x - own_mean.view(shape)).square_().sum(dims) / count
+    own = torch.stack([own_mean, own_var, torch.full_like(own_mean, count)])  # (3, C)
+    means, variances, counts = all_gather(own[None]).unbind(dim=1)  # (W, C) each
+    n = counts.sum(dim=0)
+    share = counts / n
+    mean = (share * means).sum(dim=0)
+    var = (share * (variances + (means - mean).square())).sum(dim=0)  # Chan et al. 1979
+    return mean, var, n
 
 
-class _Normalize(torch.autograd.Function):
-    """x (b, C, ...) -> normalised x; mean, variance and count over all processes, of each channel (C,)."""
+class _ThroughStatistics(torch.autograd.Function):
+    """Identity of x, weight and bias, whose backward adds the gradient of x through mean and variance.
+
+    The batch norm that follows treats mean and variance as constants. The gradients of its bias and weight
+    are then the sums of dy and of dy times the normalized x, and summed over all processes these two give the
+    gradient through the statistics.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        scratch = torch.zeros(2, x.shape[1])  # its float32 makes the sums float32 where x is bf16
-        own_mean, own_var = torch.batch_norm_update_stats(x, scratch[0], scratch[1], 1.0)
-        count = torch.full_like(own_mean, x.numel() // x.shape[1])
-        own = torch.stack([own_mean, own_var, count])  # (3, C)
-        everyones = [torch.empty_like(own) for _ in range(world_size())]
-        dist.all_gather(everyones, own)
-        means, variances, counts = torch.stack(everyones, dim=1)  # (W, C) each
-        n = counts.sum(dim=0)
-        share = counts / n
-        mean = (share * means).sum(dim=0)
-        var = (share * (variances + (means - mean).square())).sum(dim=0)  # Chan et al. 1979
-        ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt(), n)
-        ctx.eps = eps
-        ctx.mark_non_differentiable(mean, var, n)
-        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps), mean, var, n
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor, n: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(x, weight, mean, scale, n)  # scale: 1 / standard deviation
+        return x.view_as(x), weight.view_as(weight), bias.view_as(bias)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
-        x, weight, mean, scale, n = ctx.saved_tensors  # scale: 1 / standard deviation
-        dy = grads[0].contiguous(
-            memory_format=torch.channels_last
-            if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-            else torch.contiguous_format
-        )
-        # In eval mode its "gradients" of weight and bias are sums over x: of dy times x normalised, of dy.
-        _, along, total = torch.ops.aten.native_batch_norm_backward(
-            dy, x, torch.ones_like(mean), mean, scale.pow(-2) - ctx.eps, mean, scale, False, ctx.eps,
-            [False, True, True],
-        )  # fmt: skip
-        sums = torch.stack([total, along])  # (2, C), of this process
-        grad_weight, grad_bias = (along, total) if weight is not None else (None, None)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, scale, n = ctx.saved_tensors
+        dx, grad_weight, grad_bias = grads
+        sums = torch.stack([grad_weight, grad_bias])  # (2, C)
         dist.all_reduce(sums)
-        gain = scale if weight is None else scale * weight  # (C,)
-        slope = -gain * scale * sums[1] / n
-        offset = -gain * sums[0] / n - slope * mean
-        shape = (1, -1, *[1] * (x.dim() - 2))
-        dx = dy * gain.view(shape).to(dy.dtype) + torch.addcmul(
-            offset.view(shape).to(x.dtype), x, slope.view(shape).to(x.dtype)
-        )
-        return dx, grad_weight, grad_bias, None
+        slope = -weight * scale.square() * sums[0] / n
+        offset = -weight * scale * sums[1] / n - slope * mean
+        shape = (-1, *[1] * (x.dim() - 2))
+        through = torch.addcmul(offset.view(shape).to(x.dtype), x, slope.view(shape).to(x.dtype))
+        return dx + through, grad_weight, grad_bias, None, None, None

@@ -1,4 +1,4 @@
-"""A network whose gradients and statistics are those of all processes."""
+"""Data parallelism: gradients and batch norm statistics of all processes."""
 
 import inspect
 from typing import Any
@@ -7,23 +7,24 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from siam.processes.agree import average
+from siam.processes.agree import all_reduce_mean_
 from siam.processes.batch_norm import synchronize_batch_norm
 from siam.processes.gather import world_size
 
 
-def parallel(network: nn.Module, device: torch.device, sync_bn: bool) -> nn.Module:
-    """`network` with gradients averaged over the processes as they arise, and its BN synchronised.
+def data_parallel(network: nn.Module, device: torch.device, sync_bn: bool) -> nn.Module:
+    """Wrap `network` so that backward averages its gradients over the processes.
 
-    The layers of `network` itself are replaced, their parameters and names stay.
+    sync_bn: also replace its BN layers by synchronized ones; parameters, buffers and their names stay.
     """
     if world_size() == 1:
         return network
     if sync_bn:
         synchronize_batch_norm(network, device)
-    # Statistics are the same in all, or their own business: there is nothing to broadcast.
-    new_name = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # torch 2.14
-    options: dict[str, Any] = {"forward_sync_buffers" if new_name else "broadcast_buffers": False}
+    # Buffers are either the same in all processes or averaged by `average_statistics`: none to broadcast.
+    # torch 2.14 renamed the option and warns of the old name, which earlier versions need.
+    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
     return DistributedDataParallel(
         network,
         device_ids=[device] if device.type == "cuda" else None,
@@ -33,10 +34,10 @@ def parallel(network: nn.Module, device: torch.device, sync_bn: bool) -> nn.Modu
 
 
 def average_gradients(module: nn.Module) -> None:
-    """As DistributedDataParallel does, for a module that it does not wrap."""
-    average([p.grad for p in module.parameters() if p.grad is not None])
+    """Average gradients over the processes, for a module that DistributedDataParallel does not wrap."""
+    all_reduce_mean_([p.grad for p in module.parameters() if p.grad is not None])
 
 
 def average_statistics(network: nn.Module) -> None:
-    """Make the BN statistics of all processes one, where they were not synchronised."""
-    average([buffer for buffer in network.buffers() if buffer.is_floating_point()])
+    """Average BN statistics over the processes, where they were not synchronized."""
+    all_reduce_mean_([buffer for buffer in network.buffers() if buffer.is_floating_point()])

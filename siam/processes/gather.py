@@ -1,8 +1,8 @@
-"""What the processes of a run exchange within a step; a process on its own exchanges nothing.
+"""Rows exchanged between the processes of a run, with gradient. In a single process these are no-ops.
 
-Every process holds an equal share of the global batch, in the order of the ranks: rank r of W has rows
-r B/W to (r + 1) B/W. Gradients are averaged over the processes afterwards (by DistributedDataParallel), so a
-loss that is a mean over a process's own rows is, on average, the mean over the global batch.
+Each process holds an equal share of the global batch, in rank order: rank r of W has rows r B/W to
+(r + 1) B/W. DistributedDataParallel then averages the gradients over the processes, so a loss that is a mean
+over a process's own rows is, on average, the mean over the global batch.
 """
 
 from typing import Any
@@ -13,30 +13,34 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """Processes that train together; 1 alone."""
+    """Return the number of processes that train together; 1 in a single process."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is; 0 alone."""
+    """Return this process's number, from 0 to W - 1; 0 in a single process."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def gather(x: Tensor) -> Tensor:
-    """The rows of all processes, with gradient: (B/W, ...) -> (B, ...)."""
+def all_gather(x: Tensor) -> Tensor:
+    """Concatenate the rows of all processes, with gradient: (B/W, ...) -> (B, ...)."""
     if world_size() == 1:
         return x
-    out: Tensor = _Gather.apply(x)
+    out: Tensor = _AllGather.apply(x)
     return out
 
 
 def local_shard(x: Tensor) -> Tensor:
-    """This process's share of the global batch: (B, ...) -> (B/W, ...)."""
+    """Return this process's share of the global batch: (B, ...) -> (B/W, ...)."""
     return x.chunk(world_size())[rank()]
 
 
-class _Gather(torch.autograd.Function):
-    """Each process's loss depends on the rows of all: a row's gradient is the sum over processes."""
+class _AllGather(torch.autograd.Function):
+    """All-gather whose backward is a reduce-scatter: each process's loss depends on the rows of all of them,
+    so the gradient of a row is the sum over processes.
+
+    `torch.distributed.nn.functional.all_gather` is deprecated, and its successor is private.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

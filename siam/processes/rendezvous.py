@@ -1,4 +1,8 @@
-"""How the processes of a run find each other."""
+"""How the processes of a run find each other.
+
+torchrun starts them on any number of machines, and restarts them; `launch` starts them on this one. Both
+leave RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment.
+"""
 
 import os
 import time
@@ -16,24 +20,24 @@ from siam.errors import RunError, SiamError
 
 
 class ProcessLostError(RunError):
-    """The other processes of a run do not answer."""
+    """The other processes of a run no longer answer."""
 
     exit_status = 75  # EX_TEMPFAIL: a run to resume
 
 
 def is_distributed() -> bool:
-    """Whether torchrun or `launch` started this process among others."""
+    """Return True if torchrun or `launch` started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def was_restarted() -> bool:
-    """Whether torchrun or SLURM started this process again after a failure: there may be a run to resume."""
+    """Return True if torchrun or SLURM restarted this process: there may be a run to resume."""
     counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
     return any(int(os.environ.get(name) or 0) for name in counts)
 
 
 def local_device(name: str) -> str:
-    """Each process on a machine takes a GPU of its own."""
+    """Give each process of a machine a GPU of its own: auto and cuda become cuda:LOCAL_RANK."""
     if is_distributed() and name in ("auto", "cuda") and torch.cuda.is_available():
         return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     return name
@@ -41,9 +45,9 @@ def local_device(name: str) -> str:
 
 @contextmanager
 def process_group(device: str, seconds: float) -> Iterator[None]:
-    """Find the other processes and stay together; a process on its own does nothing.
+    """Connect the processes of a run; a no-op in a single process.
 
-    seconds: after which silence counts as loss. Raises ProcessLostError when they are gone.
+    seconds: how long a silent process is waited for. Raises ProcessLostError when the others are gone.
     """
     if not is_distributed():
         yield
@@ -62,18 +66,19 @@ def process_group(device: str, seconds: float) -> Iterator[None]:
             raise
         raise ProcessLostError(
             f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} has lost the others "
-            f"({_reason(error)}); go on from the last checkpoint with --resume auto"
+            f"({_reason(error)}); continue from the last checkpoint with --resume auto"
         ) from None
     else:
         dist.destroy_process_group()
 
 
 def _agree_on_prefix(store: Store, rank: int, processes: int, timeout: timedelta) -> str:
-    """A name for this start of the processes, the same in all: what each writes in `store` goes under it.
+    """Agree on a prefix for the keys in `store` that is new with each start of the processes.
 
-    torchrun keeps one store through all restarts, with the addresses of the killed processes in it
-    (pytorch#135712), and its count of restarts is not the same on all machines. So each process asks under a
-    name that nobody ever had, and the first one answers whoever asks, the dead as well, until all have heard.
+    torchrun keeps one store through all restarts, so a restarted process may read the addresses that killed
+    ones left there (pytorch#135712), and its restart count differs between machines. So each process asks for
+    the prefix under an id of its own, new with each start. Rank 0 answers every id it finds, even those of
+    dead processes, until all ranks of this start have acknowledged its prefix.
     """
     mine = uuid4().hex
     if rank > 0:
@@ -84,7 +89,7 @@ def _agree_on_prefix(store: Store, rank: int, processes: int, timeout: timedelta
     absent, until = set(range(1, processes)), time.monotonic() + timeout.total_seconds()
     while absent:
         if time.monotonic() > until:
-            raise ConnectionError(f"process {min(absent)} did not come")
+            raise ConnectionError(f"process {min(absent)} did not connect")
         for other in filter(lambda other: store.check([f"process {other}"]), absent):
             store.set(f"start of {store.get(f'process {other}').decode()}", mine)
         absent = {other for other in absent if not store.check([f"{mine} heard by {other}"])}
@@ -93,6 +98,6 @@ def _agree_on_prefix(store: Store, rank: int, processes: int, timeout: timedelta
 
 
 def _reason(error: Exception) -> str:
-    """What gloo and NCCL say, without the place in their sources."""
+    """Return the first line of an error of gloo or NCCL, without the position in their sources."""
     line = str(error).strip().splitlines()[0]
     return line.rpartition("] ")[2][:120] or type(error).__name__

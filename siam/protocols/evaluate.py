@@ -29,7 +29,7 @@ from siam.runs.bars import Bars, running_total
 from siam.runs.encoder import Encoder, load, untrained
 from siam.runs.results import Evaluation
 from siam.settings.overrides import Overrides
-from siam.system.device import pick_device, uses_bf16
+from siam.system.device import find_device, uses_bf16
 
 _HELD_OUT = 0.2
 
@@ -55,7 +55,7 @@ def evaluate(
     started = time.monotonic()
     settings = Overrides({"protocol": protocol, **options}).over(EvaluateSettings())
     console = console or Console(stderr=True)
-    device = pick_device(settings.device)
+    device = find_device(settings.device)
     encoder = (untrained if settings.untrained else load)(run, str(device))
     train, val, held_out = _labeled_sets(data, settings)
     absent = sorted(set(train.classes) - {train.classes[i] for i in set(np.asarray(val.labels).tolist())})

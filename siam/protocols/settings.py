@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from siam.errors import SettingsError, near
+from siam.errors import SettingsError, did_you_mean
 
 Protocol = Literal["knn", "probe", "linear", "finetune"]
 
@@ -42,7 +42,7 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         known = get_args(Protocol)
         if self.protocol not in known:
-            hint = near(self.protocol, known)
+            hint = did_you_mean(self.protocol, known)
             raise SettingsError(f"unknown protocol '{self.protocol}'{hint}; there are {', '.join(known)}")
         for name in ("k", "epochs", "batch_size", "temperature", "lr", "backbone_lr"):
             value = getattr(self, name)

@@ -16,17 +16,14 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from siam.data.random import counter_uniform
-from siam.data.views import STEP
+from siam.data.random import STEP, counter_uniform
 from siam.errors import Diverged, SiamError
 from siam.processes.agree import (
     AnyRankFlag,
     all_gather_object,
+    all_reduce_mean,
     on_rank_zero,
     raise_everywhere,
-)
-from siam.processes.agree import (
-    mean as all_reduce_mean,
 )
 from siam.processes.gather import rank, world_size
 from siam.processes.rendezvous import local_device
@@ -37,7 +34,7 @@ from siam.runs.folder import CHECKPOINT, UNREADABLE
 from siam.runs.logger import Logger, NullLogger
 from siam.runs.saving import RunStopped, Saver, StopRequest
 from siam.settings.pretraining import CheckpointSettings
-from siam.system.device import pick_device, uses_bf16
+from siam.system.device import find_device, tune_process, uses_bf16
 from siam.system.files import locked, write_atomically
 
 T = TypeVar("T")
@@ -93,7 +90,8 @@ class Session:
     def __enter__(self) -> Self:
         with ExitStack() as held:
             on_rank_zero(lambda: held.enter_context(locked(self.folder)))
-            self.device = pick_device(local_device(self.settings.device))
+            self.device = find_device(local_device(self.settings.device))
+            tune_process(self.device)
             self.bf16 = uses_bf16(self.settings.precision, self.device)
             self._held = held.pop_all()
         return self

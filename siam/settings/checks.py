@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from siam.errors import SettingsError, near
+from siam.errors import SettingsError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _type_error(value: Any, kind: Any) -> str:
 def _meant(value: Any, kind: Any) -> str:
     """Return a hint at the choice that was probably meant, if there is one."""
     choices = [choice for choice in get_args(kind) if isinstance(choice, str)]
-    return near(value, choices) if isinstance(value, str) else ""
+    return did_you_mean(value, choices) if isinstance(value, str) else ""
 
 
 def _holds(rule: Rule, value: Any) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from siam.errors import SettingsError, near
+from siam.errors import SettingsError, did_you_mean
 from siam.plugins import names
 from siam.settings.checks import Above, AtLeast, Within, check
 
@@ -59,7 +59,7 @@ class Method:
         if self.objective not in known:
             raise SettingsError(
                 f"method.objective must be one of {', '.join(known)}, got '{self.objective}'"
-                f"{near(self.objective, known)}"
+                f"{did_you_mean(self.objective, known)}"
             )
 
     @property

@@ -3,7 +3,7 @@
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any
 
-from siam.errors import SettingsError, near
+from siam.errors import SettingsError, did_you_mean
 from siam.settings.pretraining import Settings
 
 
@@ -28,7 +28,7 @@ def from_dict(plain: dict[str, Any], base: Any = None, path: str = "") -> Any:
     changes: dict[str, Any] = {}
     for key, value in plain.items():
         if key not in known:
-            raise SettingsError(f"unknown setting '{path}{key}'{near(key, known)}")
+            raise SettingsError(f"unknown setting '{path}{key}'{did_you_mean(key, known)}")
         current = getattr(base, key)
         if is_dataclass(current):
             if not isinstance(value, dict):

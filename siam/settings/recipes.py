@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from siam.errors import SettingsError, near
+from siam.errors import SettingsError, did_you_mean
 from siam.methods import BYOL, METHODS, MOCO_V2, SIMCLR, SIMSIAM, SWAV, Method
 from siam.settings.pretraining import MonitorSettings, OptimizerSettings, Settings, ViewSettings
 
@@ -104,11 +104,11 @@ def starting_point(recipe: str | None, method: str, data: str, side: int, size: 
     """
     if method not in METHODS:
         raise SettingsError(
-            f"unknown method '{method}'{near(method, METHODS)}; there are {', '.join(METHODS)}"
+            f"unknown method '{method}'{did_you_mean(method, METHODS)}; there are {', '.join(METHODS)}"
         )
     if recipe is not None and recipe not in RECIPES:
         raise SettingsError(
-            f"unknown recipe '{recipe}'{near(recipe, RECIPES)}; there are {', '.join(RECIPES)}"
+            f"unknown recipe '{recipe}'{did_you_mean(recipe, RECIPES)}; there are {', '.join(RECIPES)}"
         )
     base = RECIPES[recipe or _fitting(data, side)]
     if base is CIFAR10:

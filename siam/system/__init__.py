@@ -1,1 +1,1 @@
-"""The machine: devices, memory, files."""
+"""The machine: devices, memory, processes and files."""

@@ -1,4 +1,4 @@
-"""Which device trains, and in which precision."""
+"""Devices: which one to use, in which precision, and the settings that make a process fast on it."""
 
 import torch
 
@@ -7,7 +7,10 @@ from siam.system.malloc import keep_freed_memory
 
 
 def find_device(name: str) -> torch.device:
-    """`auto` is the first GPU if there is one. Raises SettingsError for a device that is not there."""
+    """Return a device by its name; `auto` is the first GPU if there is one.
+
+    It does not change the process, as `tune_process` does. Raises SettingsError for a missing device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -20,20 +23,22 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def pick_device(name: str) -> torch.device:
-    """As `find_device`; and from here on this process is set up to be fast on it."""
-    device = find_device(name)
+def tune_process(device: torch.device) -> None:
+    """Make this process fast on a device, for good: TF32 and cuDNN's autotuning, or glibc's memory.
+
+    For trainers and verbs, which own their process. `siam.load` and `siam.embed` run in other people's
+    notebooks, and leave them as they are.
+    """
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
     if device.type == "cpu":
         keep_freed_memory()
-    return device
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
-    """`auto`: bf16 where the machine has instructions for it."""
+    """Return True if `precision` means bf16; `auto` does where the device has instructions for it."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":

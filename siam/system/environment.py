@@ -1,4 +1,4 @@
-"""Where a number was measured: what stands beside every result."""
+"""Hardware and library versions, recorded with every result."""
 
 import os
 import platform
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 
-def machine() -> dict[str, Any]:
-    """Processor, cores, what it is fast at, versions, and the day."""
+def environment() -> dict[str, Any]:
+    """Return the date, the processor with its cores, instruction set and GPU, and the versions in use."""
     import torch
     import torchvision
 
@@ -21,11 +21,11 @@ def machine() -> dict[str, Any]:
         names = [line.split(":")[1].strip() for line in lines if "model name" in line]
         model = names[0] if names else model
     bf16 = uses_bf16("auto", torch.device("cpu"))
-    fast_at = torch.backends.cpu.get_cpu_capability() + (" with bf16" if bf16 else "")
+    instructions = torch.backends.cpu.get_cpu_capability() + (" with bf16" if bf16 else "")
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return {
         "date": date.today().isoformat(),
-        "machine": f"{model}, {os.cpu_count()} cores, {fast_at}{gpu}",
+        "machine": f"{model}, {os.cpu_count()} cores, {instructions}{gpu}",
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "python": platform.python_version(),

@@ -1,12 +1,13 @@
-"""Files that are whole or not there, and folders that one process holds."""
+"""Atomic writes, and locks on run folders."""
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
 
 from siam.errors import RunError
 
@@ -14,28 +15,30 @@ from siam.errors import RunError
 def write_atomically(
     path: Path, write: Callable[[BinaryIO], Any], then: Callable[[], None] = lambda: None
 ) -> None:
-    """Write beside the name, flush to disk, then move into place: a crash leaves the old file or the new.
+    """Write a temporary file, flush it to disk and rename it, so that a crash leaves the old file or the new.
 
-    then: done between the two. Where the disk is full, what was begun is removed. Raises OSError.
+    then: called before the rename. If the disk is full, the temporary file is removed. Raises OSError.
     """
-    beside = path.with_name(path.name + ".writing")
+    temporary = path.with_name(path.name + ".writing")
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
     except OSError:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
         raise
     then()
-    beside.replace(path)
+    temporary.replace(path)
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Let the names in a folder survive a loss of power, as fsync lets the bytes."""
-    opened = os.open(folder, os.O_RDONLY)
+    """Flush a folder's entries to disk, as fsync does a file's bytes. A no-op on Windows, which cannot."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(opened)
     finally:
@@ -44,24 +47,27 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process; the lock ends with the process, however it ends."""
+    """Hold the run folder for this process. The system drops the lock when the process ends, however it ends.
+
+    Raises RunError if another process holds it, or if the folder cannot be written to.
+    """
+    lock = FileLock(folder / ".lock")
     try:
-        file = (folder / ".lock").open("w")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(
+            f"{folder} is in use by another process: wait for it, or choose another --out"
+        ) from None
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"{folder} is in use by another process: wait for it, or choose another --out"
-            ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager
 def in_turn(folder: Path) -> Iterator[None]:
-    """One process after another, where several add to what the run folder holds already."""
-    with (folder / ".turn").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Wait until no other process is in such a block on the same run folder, to add to one of its files."""
+    with FileLock(folder / ".turn"):
         yield

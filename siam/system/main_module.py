@@ -1,4 +1,4 @@
-"""Processes that do not import the user's script again."""
+"""Starting processes that do not import the user's script again."""
 
 import sys
 from collections.abc import Iterator
@@ -8,10 +8,11 @@ from types import ModuleType
 
 @contextmanager
 def without_main_reimport() -> Iterator[None]:
-    """Processes started within do not run the user's script again.
+    """Start processes that do not run the user's script again.
 
-    Python has a new process import the main module, in case what it is sent was defined there. Ours never is;
-    and a script without `if __name__ == "__main__"` would train once more in every worker.
+    Python has a new process import the main module, in case the objects it is sent were defined there. Ours
+    never are. A notebook has no main module to import, and a script without `if __name__ == "__main__"` would
+    start training again in every worker.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")

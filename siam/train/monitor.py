@@ -10,16 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from siam.data.augment import normalize
 from siam.data.images import Images, ImageSets
 from siam.data.loader import default_workers
-from siam.data.photometry import normalize
-from siam.data.sources.arrays import ArrayImages
 from siam.errors import DataError
 from siam.measure.features import center_views, extract
 from siam.metrics import Look, Values, all_metrics, baseline_metrics, due_metrics
 from siam.network import Network
 from siam.parts.backbone import features_of
-from siam.processes.agree import all_gather_object, join
+from siam.processes.agree import all_gather_object, gather_uneven
 from siam.processes.gather import rank, world_size
 from siam.runs.bars import OnProgress, running_total
 from siam.settings.pretraining import Settings
@@ -108,7 +107,7 @@ class Monitor:
         self, network: Network, queries: int, count: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return evenly spread positions in the bank (queries,), and their neighbors' (queries, count)."""
-        features = F.normalize(join(self._features(network, self.bank)), dim=1)
+        features = F.normalize(gather_uneven(self._features(network, self.bank)), dim=1)
         chosen = torch.from_numpy(_evenly(len(features), queries))
         similarity = features[chosen] @ features.T
         similarity[torch.arange(len(chosen)), chosen] = -torch.inf
@@ -119,14 +118,14 @@ class Monitor:
         """Return the pixels at some positions of the bank, uint8 (N, 3, S, S), whichever rank holds them."""
         first = sum(all_gather_object(len(self.bank))[: rank()])
         here = np.flatnonzero((positions >= first) & (positions < first + len(self.bank)))
-        found = join(self.bank[positions[here] - first])
+        found = gather_uneven(self.bank[positions[here] - first])
         return found[np.argsort(np.concatenate(all_gather_object(here)))]
 
     def _look(self, network: Network, metrics: dict[str, ModuleType], on_progress: OnProgress) -> Look:
         """Pass the bank through the network, and the queries if a metric needs them."""
         queries = self.queries if any(getattr(m, "QUERIES", False) for m in metrics.values()) else None
         count = running_total(on_progress, len(self.bank) + (0 if queries is None else len(queries)))
-        features = join(self._features(network, self.bank, count))  # (N, D)
+        features = gather_uneven(self._features(network, self.bank, count))  # (N, D)
         query_features = None if queries is None else self._features(network, queries, count)
         sample = features[
             _evenly(len(features), RANK_IMAGES)
@@ -141,7 +140,7 @@ class Monitor:
     def _look_at_pixels(self) -> Look:
         """Take the normalized pixels themselves for features."""
         assert self.queries is not None
-        bank = join(_flat_pixels(self.bank))
+        bank = gather_uneven(_flat_pixels(self.bank))
         sample = bank[_evenly(len(bank), RANK_IMAGES)]
         return self._as_look(bank, sample, None, _flat_pixels(self.queries))
 
@@ -167,8 +166,8 @@ def _sample(
 
     On several ranks each reads its part of them. Raises DataError if none can be read.
     """
-    if isinstance(images, ArrayImages) or min(most, len(images)) < MIN_IMAGES_FOR_WORKERS:
-        workers = 0
+    if images.stacked() is not None or min(most, len(images)) < MIN_IMAGES_FOR_WORKERS:
+        workers = 0  # nothing to decode, or too little
     own = np.array_split(_spread(images, most), world_size())[rank()]
     count, read = running_total(on_progress, len(own)), []
     for views_read in center_views(images, size, own, workers=workers):
@@ -182,7 +181,7 @@ def _sample(
 
 def _spread(images: Images, most: int) -> NDArray[np.int64]:
     """Choose at most `most` images, evenly spread over the set, or over a few of its files (groups)."""
-    groups: NDArray[np.int64] | None = getattr(images, "groups", None)
+    groups = images.groups
     if groups is None or len(groups) - 1 <= MAX_SHARDS:
         return _evenly(len(images), most)
     files = _evenly(len(groups) - 1, MAX_SHARDS)

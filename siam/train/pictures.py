@@ -5,9 +5,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from siam.data.augment import denormalize
+from siam.data.feeds import Batch
 from siam.data.images import Images
-from siam.data.loader import Batch
-from siam.data.photometry import denormalize
 from siam.network import Network
 from siam.report.pictures import Pictures
 from siam.train.monitor import Monitor

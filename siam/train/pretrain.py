@@ -20,8 +20,7 @@ from siam.parts.momentum import momentum_at
 from siam.parts.objective import Objective
 from siam.processes.agree import on_rank_zero
 from siam.processes.data_parallel import average_statistics
-from siam.processes.gather import gather as all_gather
-from siam.processes.gather import world_size
+from siam.processes.gather import all_gather, world_size
 from siam.runs.bars import transient_progress
 from siam.runs.checkpoint import load_init
 from siam.runs.encoder import load_network, save_encoder
@@ -64,15 +63,15 @@ def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -
     """
     method = settings.method
     with Session(folder, settings, console, _write_report) as run:
-        loader = ViewLoader(sets.train, settings, run.device, tell=run.print)
         network, objective = build(settings, len(sets.train), run)
         step = Step(network, objective, settings, run.device)
         run.restore(network=network, objective=objective, optimizer=step.optimizer)
-        run.track_unreadable(loader.broken, loader.note)
         run.print(_headline(sets, settings, folder, run.resumed))
         with transient_progress(run.console) as bar:
-            loader.settle(bar("reading all images"))
+            on_read = bar("reading all images")
+            loader = ViewLoader(sets.train, settings, run.device, warn=run.print, progress=on_read)
             monitor = Monitor(sets, settings, run.device, run.bf16, bar)
+        run.track_unreadable(loader.unreadable, loader.record_unreadable)
         on_rank_zero(lambda: save_settings(folder, settings))  # from here on there is a run to resume
 
         total_steps, log_every = settings.epochs * loader.steps, settings.monitor.log_every
@@ -156,7 +155,7 @@ def _end_epoch(run: Session, settings: Settings, epoch: int, steps: int, measure
 def _finish(run: Session, settings: Settings, sets: ImageSets) -> Outcome:
     """List what could not be read, record the outcome, and draw the report."""
     run.finish()
-    run.list_unreadable(list(sets.lost.items()), of=len(sets.train))
+    run.list_unreadable(list(sets.unreadable_files.items()), of=len(sets.train))
     seconds, metrics = run.clock.seconds(), dict(run.progress.metrics)
     loss, std = metrics.pop("loss"), metrics.pop("std")
     assert loss is not None
@@ -201,7 +200,7 @@ def _headline(sets: ImageSets, settings: Settings, folder: Path, resumed: bool) 
         f"{settings.method.name} on {train.name}: {images}, {settings.backbone}, "
         f"batches of {settings.batch_size}, {epochs} -> {folder}"
         + (" (resumed)" if resumed else "")
-        + (f"\n{sets.left_out}" if sets.left_out else "")
+        + (f"\n{sets.ignored}" if sets.ignored else "")
     )
 
 

@@ -11,11 +11,9 @@ from typing import Literal
 
 from rich.console import Console
 
-from siam.data.decode import BrokenImage
-from siam.data.images import Images, ImageSets
-from siam.data.loader import require_several
+from siam.data.images import ImageSets
+from siam.data.loader import require_batch, require_several
 from siam.data.sources import open_images
-from siam.data.views import Unreadable, read_or_replace
 from siam.errors import DataError, RunError
 from siam.processes.agree import all_gather_object, on_rank_zero, raise_everywhere
 from siam.processes.gather import rank, world_size
@@ -112,18 +110,10 @@ def _new_settings(overrides: Overrides, recipe: str | None, open_once: Opener) -
     method = overrides.get("method.name", named.method.name)
     train = open_once(named.data).train
     require_several(train)
-    base = recipes.starting_point(recipe, method, named.data, min(typical_size(train)), len(train))
-    return overrides.over(_init_settings(named.init, base) if named.init else base)
-
-
-def typical_size(images: Images) -> tuple[int, int]:
-    """Return height and width in pixels of the first image, which stands for all. Raises DataError."""
-    try:
-        image, _ = read_or_replace(images, 0, Unreadable())
-    except BrokenImage as error:
-        raise DataError(f"the images of {images.name} cannot be read: {error.reason}") from None
-    height, width = image.shape[1:]
-    return height, width
+    base = recipes.starting_point(recipe, method, named.data, min(train.size_hint), len(train))
+    settings = overrides.over(_init_settings(named.init, base) if named.init else base)
+    require_batch(train, settings.batch_size)
+    return settings
 
 
 def _resumed_settings(folder: Path, overrides: Overrides) -> Settings:
@@ -159,7 +149,7 @@ def _open_on_all_ranks(data: str, console: Console, open_once: Opener) -> ImageS
     on_rank_zero(lambda: open_once(data) and None)
     sets = open_once(data)
     if rank() == 0:
-        for file, reason in sets.lost.items():
+        for file, reason in sets.unreadable_files.items():
             console.print(f"{file}: {reason}", highlight=False, soft_wrap=True)
     seen = all_gather_object((len(sets.train), sets.train.path(0), sets.train.path(len(sets.train) - 1)))
     for number, other in enumerate(seen):

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from siam.errors import SettingsError
 from siam.network import Network
 from siam.parts.objective import Objective
-from siam.processes.data_parallel import average_gradients, parallel
+from siam.processes.data_parallel import average_gradients, data_parallel
 from siam.settings.pretraining import Settings
 from siam.system.device import uses_bf16
 from siam.train.optimizer import build_optimizer
@@ -41,7 +41,7 @@ class Step:
                 raise SettingsError(
                     f"activation_checkpointing: {settings.backbone} does not support it"
                 ) from None
-        self.network: Any = parallel(network, device, settings.sync_bn)
+        self.network: Any = data_parallel(network, device, settings.sync_bn)
         self.forward: Any = torch.compile(self.network) if settings.compile else self.network
 
     def __call__(self, views: Sequence[Tensor], images: Tensor, epoch: int) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siam.data.decode import BrokenImage, Shrink, decode
+from siam.data.decode import BrokenImage, decode
 
 Box = tuple[float, float, float, float]
 """left, top, right, bottom in pixels from the image's upper left corner; right and bottom are exclusive."""
@@ -84,7 +84,7 @@ class AnnotatedImages:
     def path(self, i: int) -> str:
         return str(self[i].file)
 
-    def read(self, i: int, shrink: Shrink | None = None) -> Tensor:
+    def read(self, i: int) -> Tensor:
         """Return image i, uint8 (3, H, W), at full size. Raises BrokenImage, also for an unexpected size."""
         example = self[i]
         try:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from siam.data.decode import BrokenImage
-from siam.data.random import counter_uniform, permutation
-from siam.data.views import GEOMETRY, Unreadable, read_or_replace
+from siam.data.random import GEOMETRY, counter_uniform, permutation
+from siam.data.unreadable import Unreadable, read_or_replace
 from siam.data.workers import batches_of
 from siam.errors import DataError
 from siam.transfer.annotations import AnnotatedImages, DetectionDataset, Example, clip_box
@@ -67,7 +67,7 @@ class Batches:
     """Training batches, of which this process gets its share: iterate over `batches(first, last)`.
 
     rank, world: this process and their number. Images that cannot be read are replaced and collected in
-    `broken`; more than 10 % of the set raises DataError.
+    `unreadable`; more than 10 % of the set raises DataError.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Batches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.images, self.workers, self.broken = images, workers, Unreadable()
+        self.images, self.workers, self.unreadable = images, workers, Unreadable()
         self.dataset = _Examples(images, seed, masks)
         self.order = (batch_size, seed, rank, world)
 
@@ -88,11 +88,11 @@ class Batches:
         """Yield the batches of steps `first` ... `last` - 1, each made from (seed, epoch, index) alone."""
         order = _Order(len(self.images), *self.order, first, last)
         for examples, broken, reason in batches_of(self.dataset, order, self.workers):
-            self.broken.update(broken)
-            if len(self.broken) > MAX_UNREADABLE * len(self.images):
+            self.unreadable.update(broken)
+            if len(self.unreadable) > MAX_UNREADABLE * len(self.images):
                 raise DataError(
-                    f"{len(self.broken)} of {len(self.images)} images in {self.images.name} cannot be "
-                    f"read, more than 10 %: {self.broken.first_few()}; replace them by intact ones"
+                    f"{len(self.unreadable)} of {len(self.images)} images in {self.images.name} cannot be "
+                    f"read, more than 10 %: {self.unreadable.first_few()}; replace them by intact ones"
                 )
             if reason:
                 raise DataError(f"the images of {self.images.name} cannot be read: {reason}")
@@ -137,7 +137,7 @@ class _Examples(Dataset[Any]):
         broken, examples = Unreadable(), []
         for epoch, index in key:
             try:
-                image, used = read_or_replace(self.images, index, broken)
+                image, used = read_or_replace(self.images, index, broken, self.images.read)
             except BrokenImage as error:  # returned: an error raised in a worker would carry its traceback
                 return [], broken, error.reason
             flip = counter_uniform(self.seed, epoch, np.array([used]), GEOMETRY, 1)[0, 0] < 0.5

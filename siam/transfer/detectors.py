@@ -27,7 +27,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import roi_align
 
-from siam.data.photometry import IMAGENET_MEAN, IMAGENET_STD
+from siam.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from siam.errors import SettingsError
 from siam.transfer.settings import TransferSettings
 

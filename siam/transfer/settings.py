@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
-from siam.errors import SettingsError, near
+from siam.errors import SettingsError, did_you_mean
 from siam.settings.checks import Above, Ascending, AtLeast, Below, Duration, NotEmpty, check
 from siam.settings.pretraining import CheckpointSettings, Count
 
@@ -137,6 +137,6 @@ def starting_point(recipe: str | None, layout: str, years: int, images: int) -> 
         recipe = large if images >= _LARGE else "small"
     if recipe not in RECIPES:
         raise SettingsError(
-            f"unknown recipe '{recipe}'{near(recipe, RECIPES)}; there are {', '.join(RECIPES)}"
+            f"unknown recipe '{recipe}'{did_you_mean(recipe, RECIPES)}; there are {', '.join(RECIPES)}"
         )
     return RECIPES[recipe]

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from siam.data.loader import default_workers
 from siam.errors import DataError
-from siam.processes.agree import all_gather_object, on_rank_zero
-from siam.processes.agree import mean as all_reduce_mean
-from siam.processes.data_parallel import parallel as data_parallel
+from siam.processes.agree import all_gather_object, all_reduce_mean, on_rank_zero
+from siam.processes.data_parallel import data_parallel
 from siam.processes.gather import rank, world_size
 from siam.runs.results import BOXES, DRAWN, MASKS, TRUTH, TransferResult
 from siam.runs.session import Session
@@ -45,7 +44,7 @@ def train(
             data.train, settings.batch_size, settings.seed, settings.task == "segmentation", workers,
             rank(), world_size(),
         )  # fmt: skip
-        run.track_unreadable(batches.broken, batches.broken.update)
+        run.track_unreadable(batches.unreadable, batches.unreadable.update)
         model = data_parallel(detector, run.device, sync_bn=True)
         run.begin(settings.iterations, settings.log_every, "lr")
         if not run.resumed:

@@ -31,5 +31,8 @@ class Embed:
 
 def main(options: Embed) -> dict[str, Any]:
     from siam.convert.vectors import embed_to_parquet
+    from siam.processes.rendezvous import local_device
+    from siam.system.device import find_device, tune_process
 
+    tune_process(find_device(local_device(options.device)))
     return embed_to_parquet(**{name: getattr(options, name) for name in Embed.__dataclass_fields__})

@@ -26,7 +26,9 @@ class Evaluate:
 
 def main(options: Evaluate) -> "Evaluation":
     from siam.api import evaluate
+    from siam.system.device import find_device, tune_process
 
+    tune_process(find_device(options.settings.device))
     return evaluate(options.run, options.data, **vars(options.settings))
 
 

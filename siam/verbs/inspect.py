@@ -22,5 +22,8 @@ class Inspect:
 
 def main(options: Inspect) -> dict[str, Any]:
     from siam.api import inspect
+    from siam.system.device import find_device, tune_process
 
+    if options.data:
+        tune_process(find_device(options.device))
     return inspect(options.source, options.data or None, options.backbone, options.device)

@@ -110,12 +110,12 @@ def test_how_the_images_were_understood_is_told_before_they_are_read(capsys, tmp
     save_images(classes, 1, seed=0)
     args = [classes, *TINY, "--loader.cache", "device", "--out", tmp_path / "run"]
     assert cli.main(["pretrain", *map(str, args)]) == 2
-    headline, left_out, error = capsys.readouterr().err.splitlines()
+    headline, ignored, error = capsys.readouterr().err.splitlines()
     assert headline == (
         f"simsiam on {classes}: 24 images (12 more to validate, 2 classes), resnet10t, batches of 8, "
         f"2 epochs -> {tmp_path / 'run'}"
     )
-    assert left_out == "1 image is left out, outside train/ and val/"
+    assert ignored == "1 image is ignored, outside train/ and val/"
     assert error.startswith("siam: loader.cache device needs images of one size")
     assert not (tmp_path / "run" / "settings.yaml").exists(), "no run to be resumed: it has yet to begin"
 

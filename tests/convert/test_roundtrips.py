@@ -17,7 +17,7 @@ from torch import nn
 from siam.convert.export import export
 from siam.convert.importer import import_checkpoint, read_tensors
 from siam.convert.layouts import _from_detectron2, to_detectron2
-from siam.data.photometry import normalize
+from siam.data.augment import normalize
 from siam.data.sources import open_images
 from siam.errors import RunError, SettingsError
 from siam.measure.features import center_view

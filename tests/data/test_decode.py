@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from siam.data.decode import BrokenImage, decode
+from siam.data.decode import BrokenImage, decode, scalable_size, size_of
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (12, 20, 3), dtype=np.uint8)
@@ -297,7 +297,7 @@ def test_damage_leads_to_an_image_or_to_a_reason(data, changes, length):
 def test_a_jpeg_comes_out_smaller_where_that_is_allowed(allowed, factor):
     """The same picture: each pixel near the mean of those that it stands for."""
     data = encoded(Image.fromarray(RGB).resize((200, 120)), "JPEG", quality=95, subsampling=0)
-    small = decode(data, lambda height, width: allowed).float()
+    small = decode(data, allowed).float()
     whole = decode(data).float()
     assert small.shape == (3, 120 // factor, 200 // factor)
     means = torch.nn.functional.avg_pool2d(whole, factor)
@@ -308,15 +308,53 @@ def test_for_views_colours_that_two_pixels_share_are_not_smoothed_between_them()
     """As good as all JPEGs hold color at half the resolution; on a soft picture it makes no difference."""
     soft = Image.fromarray(RGB // 2 + 64).resize((6, 4)).resize((200, 120), Image.Resampling.BICUBIC)
     data = encoded(soft, "JPEG", quality=95, subsampling="4:2:0")
-    apart = (decode(data, lambda height, width: 1).float() - decode(data).float()).abs()
+    apart = (decode(data, smooth_chroma=False).float() - decode(data).float()).abs()
     assert 0 < apart.mean() < 1
 
 
-def test_what_may_be_smaller_is_told_the_upright_size():
-    told = []
+def test_the_size_of_a_jpeg_that_may_be_smaller_is_upright():
     exif = Image.Exif()
     exif[274] = 6
     data = encoded(Image.fromarray(RGB).resize((60, 40)), "JPEG", exif=exif)
-    image = decode(data, lambda height, width: told.append((height, width)) or 2)
-    assert told == [(60, 40)]
-    assert image.shape == (3, 30, 20)
+    assert scalable_size(data) == size_of(data) == (60, 40)
+    assert decode(data, 2).shape == (3, 30, 20)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_only_a_jpeg_may_be_smaller(kind):
+    data = encoded(Image.fromarray(RGB), kind)
+    assert scalable_size(data) is None
+    assert size_of(data) == RGB.shape[:2]
+    assert decode(data, 8).shape == (3, *RGB.shape[:2])
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"text", "not an image"),
+        (b"\xff\xd8\xff\xe0", "JPEG"),
+        (png_declaring(60_000, 60_000), "too many pixels"),
+        (jpeg_declaring(60_000, 60_000), "60000 x 60000"),
+    ],
+)
+def test_the_size_of_what_cannot_be_read_says_why(data, reason):
+    with pytest.raises(BrokenImage, match=reason):
+        size_of(data)
+
+
+def test_a_size_is_read_from_the_header_alone():
+    """The rest of the file may be missing."""
+    for kind in ("JPEG", "PNG"):
+        data = encoded(Image.fromarray(RGB).resize((300, 200)), kind)
+        assert size_of(data[:900]) == (200, 300)
+
+
+@pytest.mark.parametrize("padding", [b"", b"\xff\xff"])
+def test_an_orientation_is_found_behind_other_segments(padding):
+    """A comment before it, and padding between; a thumbnail's own frame is no frame of the file."""
+    exif = Image.Exif()
+    exif[274] = 8
+    data = encoded(Image.fromarray(RGB), "JPEG", exif=exif)
+    comment = b"\xff\xfe" + struct.pack(">H", 2 + 30) + b"\xff\xc0" * 15
+    assert size_of(data[:2] + comment + padding + data[2:]) == (RGB.shape[1], RGB.shape[0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from siam.data.photometry import RGB_TO_YIQ
+from siam.data.augment import RGB_TO_YIQ
 from siam.data.sources.demo import SHAPES, demo_images
 from siam.measure.knn import knn_accuracy
 from tests.conftest import siam

@@ -45,8 +45,21 @@ def test_boxes_are_distributed_as_torchvisions():
 def test_the_crops_of_one_image_are_those_it_has_among_others():
     u = counter_uniform(0, 0, np.arange(5), 0, draws_needed(2))
     crops = Crops(u, 2, (0.2, 1.0))
-    assert (crops.boxes(70, 50, slice(3, 4)) == crops.boxes(70, 50)[3:4]).all()
-    assert (crops.boxes(70, 50, slice(3, 4)) == Crops(u[3:4], 2, (0.2, 1.0)).boxes(70, 50)).all()
+    each = list(crops)
+    assert len(each) == 5
+    assert (each[3].boxes(70, 50) == crops.boxes(70, 50)[3:4]).all()
+    assert (each[3].boxes(70, 50) == Crops(u[3:4], 2, (0.2, 1.0)).boxes(70, 50)).all()
+
+
+def test_decoded_smaller_no_crop_has_fewer_pixels_than_its_view():
+    u = counter_uniform(0, 0, np.arange(50), 0, draws_needed(2))
+    factors = [crops.max_downscale(1200, 1600, 64) for crops in Crops(u, 2, (0.2, 1.0))]
+    boxes = Crops(u, 2, (0.2, 1.0)).boxes(1200, 1600)[..., 2:4].min(axis=(1, 2))
+    assert (boxes // factors >= 64).all()
+    assert (boxes // (np.array(factors) + 1) < 64).all()
+    tiny = Crops(u, 2, (0.001, 0.002))
+    assert tiny.max_downscale(200, 200, 64) == 1
+    assert Crops(u, 2, (0.2, 1.0)).max_downscale(127, 1600, 64) == 1
 
 
 def test_half_of_the_views_are_flipped_or_none():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from siam.data.decode import BrokenImage
-from siam.data.images import PackedStrings
+from siam.data.packed import PackedStrings
 from siam.data.sources import open_images
 from siam.errors import DataError
 from tests.conftest import DATA, save_images
@@ -50,7 +50,7 @@ def test_class_folders_give_labels(classes):
 def test_train_and_val_are_understood_as_both(classes):
     sets = open_images(classes)
     assert (len(sets.train), len(sets.val)) == (24, 12)
-    assert sets.left_out == ""
+    assert sets.ignored == ""
     assert sets.val.labels.tolist() == [0] * 6 + [1] * 6
     assert sets.train.classes == sets.val.classes == ("dark", "light")
 
@@ -99,8 +99,8 @@ def test_a_tar_that_ends_early_keeps_what_came_before(photos, tmp_path):
     file.write_bytes(data[: len(data) * 2 // 3])
     sets = open_images(file)
     assert 10 <= len(sets.train) < 24
-    assert sets.lost[str(file)] == (
-        f"damaged or cut off: only what lies before that is used (images: {len(sets.train)})"
+    assert sets.unreadable_files[str(file)] == (
+        f"damaged or cut off: only what comes before that is used (images: {len(sets.train)})"
     )
 
 
@@ -223,9 +223,9 @@ def test_endings_in_any_case(tmp_path):
 def test_images_beside_train_and_val_are_counted(classes, above):
     (classes / "more").mkdir()
     save_images(classes / "more", 3, seed=1)
-    assert open_images(classes / above).left_out == "3 images are left out, outside train/ and val/"
+    assert open_images(classes / above).ignored == "3 images are ignored, outside train/ and val/"
     (classes / "val").rename(classes / "sketches")
-    assert open_images(classes / above).left_out == "15 images are left out, outside train/"
+    assert open_images(classes / above).ignored == "15 images are ignored, outside train/"
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -237,7 +237,7 @@ def test_a_class_may_be_called_train(tmp_path):
     assert sets.train.classes == ("bus", "plane", "train")
     assert len(sets.train) == 6
     assert sets.val is None
-    assert sets.left_out == ""
+    assert sets.ignored == ""
 
 
 def test_train_alone_is_the_set(classes):

@@ -1,4 +1,4 @@
-"""Chance is a function of position: equal positions give equal numbers, others independent ones."""
+"""Random numbers are a function of position: equal positions give equal numbers, others independent ones."""
 
 import numpy as np
 from hypothesis import given
@@ -12,8 +12,8 @@ positions = st.tuples(st.integers(0, 2**63), st.integers(0, 10**6), st.integers(
 @given(positions, positions)
 def test_equal_positions_give_equal_numbers_and_others_do_not(one, other):
     def draw(position):
-        seed, epoch, index, purpose = position
-        return counter_uniform(seed, epoch, np.array([index]), purpose, 4)
+        seed, epoch, index, stream = position
+        return counter_uniform(seed, epoch, np.array([index]), stream, 4)
 
     assert (draw(one) == draw(one)).all()
     if one != other:

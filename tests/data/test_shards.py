@@ -20,7 +20,7 @@ from siam.data.loader import ViewLoader
 from siam.data.order import Order, grouped_order
 from siam.data.sharding import bytes_of, shard
 from siam.data.sources import open_images
-from siam.data.views import Unreadable, read_or_replace
+from siam.data.unreadable import Unreadable, read_or_replace
 from siam.errors import DataError, SettingsError
 from siam.settings.pretraining import LoaderSettings, Settings, ViewSettings
 from tests.conftest import TINY
@@ -57,7 +57,7 @@ def test_shards_of_class_folders_are_the_folder(classes, tmp_path):
         assert_same(sets.train, folder.train)
         if "{" not in name:
             assert_same(sets.val, folder.val)
-            assert not sets.lost
+            assert not sets.unreadable_files
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves the tar open
@@ -120,7 +120,7 @@ def harm(file, how):
 @pytest.mark.parametrize(
     ("how", "says", "kept"),
     [
-        ("missing", "left out, it is missing", 0), ("corrupt", "left out, it is damaged, or no tar", 0),
+        ("missing", "skipped, it is missing", 0), ("corrupt", "skipped, it is damaged, or not a tar", 0),
         ("truncated", "before that is used (images: 2)", 1), ("flipped", "is used (images: 1)", 1),
     ],
 )  # fmt: skip
@@ -132,11 +132,13 @@ def test_a_damaged_shard_costs_only_its_own_samples_and_is_reported(
     with tarfile.open(files[1]) as tar:
         inside = {member.name for member in tar}
     harm(files[1], how)
-    assert list(open_images(shards).lost) == [str(files[1])]  # as a folder, whose index knows them all
+    assert list(open_images(shards).unreadable_files) == [
+        str(files[1])
+    ]  # as a folder, whose index knows them all
     name = f"{shards}/train-{{000000..{len(files) - 1:06d}}}.tar"
     sets = open_images(name)
-    assert list(sets.lost) == [str(files[1])]
-    assert says in sets.lost[str(files[1])]
+    assert list(sets.unreadable_files) == [str(files[1])]
+    assert says in sets.unreadable_files[str(files[1])]
     readable, reasons = [], []
     for i, path in enumerate(paths(sets.train)):
         try:
@@ -159,12 +161,12 @@ def test_a_shard_that_vanishes_in_mid_run_is_stepped_over_as_a_whole(shards):
     """Its images are replaced by the next one that is not in it, however many they are."""
     images = open_images(shards).train
     images.files[1].unlink()
-    broken = Unreadable()
+    unreadable = Unreadable()
     first, until = int(images.starts[1]), int(images.starts[2])
-    _, used = read_or_replace(images, first, broken)
+    _, used = read_or_replace(images, first, unreadable, images.read)
     assert used == until
-    assert list(broken) == [images.path(first)]
-    assert "No such file" in broken[images.path(first)]
+    assert list(unreadable) == [images.path(first)]
+    assert "No such file" in unreadable[images.path(first)]
 
 
 def test_all_shards_lost_is_one_plain_error(shards):
@@ -194,8 +196,8 @@ def test_an_order_by_groups_visits_few_at_a_time_and_each_image_once(batch, seed
     other = grouped_order(seed, 1, groups, batch)
     assert not np.array_equal(order, other)
     settings = Settings(batch_size=batch, epochs=1, seed=seed)
-    halves = [list(Order(int(groups[-1]), settings, (0, 0), r, 2, groups).positions()) for r in (0, 1)]
-    assert np.array_equal(order, np.concatenate([[i for _, i in half] for half in halves], axis=1))
+    halves = [list(Order(int(groups[-1]), settings, (0, 0), r, 2, groups)) for r in (0, 1)]
+    assert np.array_equal(order, np.concatenate([[i for _, _, i in half] for half in halves], axis=1))
 
 
 def parquet(photos, file, struct, labels=None, names=None, rows=5):
@@ -232,11 +234,11 @@ def test_a_folder_of_parquet_files_trains_and_a_damaged_one_is_left_out(photos, 
     (folder / "train-1.parquet").write_bytes(b"PAR1 no more")
     sets = open_images(folder)
     assert (len(sets.train), len(sets.val)) == (48, 24)
-    assert list(sets.lost) == [str(folder / "train-1.parquet")]
+    assert list(sets.unreadable_files) == [str(folder / "train-1.parquet")]
     run = tmp_path / "run"
     flags = [*TINY, "--loader.cache", "none", "--loader.workers", "1"]
     assert cli.main(["pretrain", str(folder), *flags, "--out", str(run)]) == 0
-    assert "train-1.parquet: left out, " in capsys.readouterr().err
+    assert "train-1.parquet: skipped, " in capsys.readouterr().err
 
 
 def test_parquet_without_images_is_refused_by_name(tmp_path):
@@ -292,10 +294,10 @@ def test_a_far_shard_that_cannot_be_fetched_costs_only_its_own(server, shards):
     count = len(list(shards.glob("*.tar")))
     images = open_images(f"{server.url}/train-{{000000..{count - 1:06d}}}.tar").train
     server.refused.add("/train-000001.tar")
-    broken = Unreadable()
+    unreadable = Unreadable()
     first, until = int(images.groups[1]), int(images.groups[2])
-    assert read_or_replace(images, first, broken)[1] == until
-    assert "cannot be fetched" in next(iter(broken.values()))
+    assert read_or_replace(images, first, unreadable, images.read)[1] == until
+    assert "cannot be fetched" in next(iter(unreadable.values()))
 
 
 def test_the_cache_forgets_what_was_not_used_for_longest(server, shards, tmp_path, monkeypatch):
@@ -319,7 +321,8 @@ def test_a_position_in_a_stream_resumes(server, shards):
     whole = list(ViewLoader(images, settings, torch.device("cpu")).batches())
     rest = list(ViewLoader(images, settings, torch.device("cpu")).batches(1, 2))
     assert [(b.epoch, b.step) for b in rest] == [(1, s) for s in range(2, 6)]
-    assert all(torch.equal(a.crops, b.crops) for a, b in zip(whole[-4:], rest, strict=True))
+    for one, other in zip(whole[-4:], rest, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one.views, other.views, strict=True))
 
 
 def test_addresses_that_cannot_be_read_here_say_what_is_missing():

@@ -1,13 +1,16 @@
-"""What a worker makes of an image: the same crops, however little of it was decoded."""
+"""The crops of an image, as a worker makes them: the same ones, however little of the image was decoded."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from siam.data import views as module
+from siam.data.geometry import Crops
 from siam.data.sources import open_images
-from siam.data.views import Unreadable, ViewBatches
-from siam.settings.pretraining import ViewSettings
+from siam.data.unreadable import Unreadable
+from siam.data.views import ViewBatches, view_batches
+from siam.settings.pretraining import Settings, ViewSettings
 
 
 @pytest.fixture
@@ -21,47 +24,60 @@ def large(tmp_path):
 
 
 def test_crops_of_a_large_photograph_are_those_of_the_whole(large, monkeypatch):
-    """Decoded smaller where both crops leave room; a crop's edges may lie half a decoded pixel off."""
+    """Decoded smaller where both crops leave room; a crop's edges may be half a decoded pixel off."""
     batches = ViewBatches(large, ViewSettings(size=64), count=2, seed=0)
-    decoded = []
-    read = large.read
+    heights, decode = [], module.decode
 
-    def watched(i, shrink=None):
-        image = read(i, shrink)
-        decoded.append(image.shape[1:])
+    def watched(*args, **options):
+        image = decode(*args, **options)
+        heights.append(image.shape[1])
         return image
 
-    monkeypatch.setattr(large, "read", watched)
+    monkeypatch.setattr(module, "decode", watched)
     for epoch in range(5):
-        small, _, _ = batches[epoch, np.array([0, 1])]
-        monkeypatch.setattr(batches, "_shrink", lambda *_: 1)
-        whole, _, _ = batches[epoch, np.array([0, 1])]
-        monkeypatch.undo()
-        monkeypatch.setattr(large, "read", watched)
+        small = batches[epoch, 0, np.array([0, 1])].views
+        with monkeypatch.context() as patched:
+            patched.setattr(Crops, "max_downscale", lambda *_: 1)
+            whole = batches[epoch, 0, np.array([0, 1])].views
         difference = (small.int() - whole.int()).abs().float()
         assert difference.mean() < 1.5
         assert difference.max() < 40
-    assert min(height for height, _ in decoded) < 1200 == max(height for height, _ in decoded)
+    assert min(heights) < 1200 == max(heights)
 
 
-def test_no_crop_has_fewer_pixels_than_its_view(large):
-    batches = ViewBatches(large, ViewSettings(size=64), count=2, seed=0)
-    for index in range(50):
-        factor = batches._shrink(0, index, 1200, 1600)
-        boxes = batches._crops(0, np.array([index])).boxes(1200, 1600)
-        assert boxes[..., 2:4].min() // factor >= 64
-    assert batches._shrink(0, 0, 127, 1600) == 1
+def test_the_crops_of_a_batch_are_drawn_once(photos, monkeypatch):
+    """One draw for all its images, and one for each image from outside that replaces another."""
+    (photos / "003.jpg").write_bytes(b"no image")
+    drawn, draw = [], module.draw_crops
+    monkeypatch.setattr(module, "draw_crops", lambda *args: drawn.append(args[2].tolist()) or draw(*args))
+    batches = ViewBatches(open_images(photos).train, ViewSettings(size=16), count=2, seed=0)
+    sample = batches[1, 5, np.array([7, 3, 9])]
+    assert drawn == [[7, 3, 9], [4]]
+    assert (sample.epoch, sample.step, sample.indices.tolist()) == (1, 5, [7, 4, 9])
+    assert sample.unreadable == {"003.jpg": "is not an image"}
+    assert torch.equal(sample.views, batches[1, 5, np.array([7, 4, 9])].views)
 
 
 def test_views_do_not_depend_on_the_batch_they_are_in(large):
     batches = ViewBatches(large, ViewSettings(size=32), count=2, seed=3)
-    both, _, _ = batches[4, np.array([1, 0])]
-    one, _, _ = batches[4, np.array([0])]
+    both = batches[4, 0, np.array([1, 0])].views
+    one = batches[4, 7, np.array([0])].views
     assert torch.equal(both[1], one[0])
 
 
+@pytest.mark.parametrize("pipeline", ["fast", "reference"])
+def test_a_batch_of_which_nothing_can_be_read_says_why_in_few_words(photos, pipeline):
+    """As a value: an error that a worker raises arrives with its traceback."""
+    for file in photos.iterdir():
+        file.write_bytes(b"")
+    settings = Settings(views=ViewSettings(size=16, pipeline=pipeline))
+    sample = view_batches(open_images(photos).train, settings, 2)[0, 3, np.array([5, 6])]
+    assert sample.failure == "24 images in a row, from 005.jpg on, cannot be read (the file is empty)"
+    assert (sample.epoch, sample.step) == (0, 3)
+
+
 def test_of_many_broken_images_five_are_named():
-    broken = Unreadable({f"{i}.jpg": "the file is empty" for i in range(5)})
-    assert broken.first_few() == ", ".join(f"{i}.jpg (the file is empty)" for i in range(5))
-    broken |= {"5.jpg": "is not an image", "6.jpg": "is not an image"}
-    assert broken.first_few().endswith("4.jpg (the file is empty) and 2 more")
+    unreadable = Unreadable({f"{i}.jpg": "the file is empty" for i in range(5)})
+    assert unreadable.first_few() == ", ".join(f"{i}.jpg (the file is empty)" for i in range(5))
+    unreadable |= {"5.jpg": "is not an image", "6.jpg": "is not an image"}
+    assert unreadable.first_few().endswith("4.jpg (the file is empty) and 2 more")

@@ -1,6 +1,7 @@
-"""Worker processes end with the process that they work for."""
+"""Worker processes make batches in order, and end with the process that they work for."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,8 +10,25 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.utils.data import Dataset
 
+from siam.data.workers import batches_of
 from tests.conftest import TINY
+
+
+class Squares(Dataset):
+    def __getitem__(self, key):
+        return key**2, os.getpid()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("methods", [["spawn"], ["fork", "spawn", "forkserver"]])
+def test_batches_come_in_the_order_of_their_keys_from_workers_however_started(monkeypatch, methods):
+    """Windows has spawn alone."""
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: methods)
+    batches = list(batches_of(Squares(), [3, 1, 2, 5], workers=2))
+    assert [square for square, _ in batches] == [9, 1, 4, 25]
+    assert len({worker for _, worker in batches} - {os.getpid()}) == 2
 
 
 def of_session(session):

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from siam.processes import agree as distributed
+from siam.processes.agree import all_gather_object
 from siam.processes.batch_norm import SyncedBatchNorm
 from siam.processes.gather import rank
 from siam.processes.launch import launch
+from siam.processes.rendezvous import process_group
 
 SIZES = (3, 5)
 
@@ -30,13 +31,10 @@ def pass_through(norm, x, dy):
 
 def share():
     torch.set_num_threads(1)
-    with distributed.process_group("cpu", 60):
+    with process_group("cpu", 60):
         x, dy = (whole.split(SIZES)[rank()] for whole in rows())
         found = pass_through(SyncedBatchNorm(nn.BatchNorm2d(4)), x, dy)
-        return [
-            {key: value.numpy() for key, value in part.items()}
-            for part in distributed.all_gather_object(found)
-        ]
+        return [{key: value.numpy() for key, value in part.items()} for part in all_gather_object(found)]
 
 
 @pytest.mark.slow

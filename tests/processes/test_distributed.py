@@ -19,12 +19,16 @@ from siam.errors import DataError, RunError, SettingsError
 from siam.methods import METHODS
 from siam.network import Network
 from siam.objectives import build_objective
-from siam.processes import agree as distributed
+from siam.processes import agree
 from siam.processes.batch_norm import SyncedBatchNorm, synchronize_batch_norm
-from siam.processes.gather import gather, local_shard, rank
+from siam.processes.data_parallel import average_gradients, average_statistics, data_parallel
+from siam.processes.gather import all_gather, local_shard, rank
 from siam.processes.launch import how_many, launch
+from siam.processes.rendezvous import process_group
+from siam.runs.checkpoint import load_last
 from siam.settings.pretraining import Settings
 from tests.conftest import TINY, siam
+from tests.data.test_workers import of_session
 
 SMALL = {
     "projector_layers": 2, "projector_hidden": 24, "dim": 16, "predictor_hidden": 8, "queue": 32,
@@ -54,7 +58,7 @@ def two_steps(name):
     torch.manual_seed(0)
     network = Network(method, "resnet10t", image_size=16, width=0.125)
     objective = build_objective(method, IMAGES)
-    forward = distributed.parallel(network, torch.device("cpu"), sync_bn=True)
+    forward = data_parallel(network, torch.device("cpu"), sync_bn=True)
     result = {}
     for step in range(2):
         g = torch.Generator().manual_seed(step)
@@ -65,9 +69,9 @@ def two_steps(name):
         network.zero_grad()
         objective.zero_grad()
         loss.backward()
-        distributed.average_gradients(objective)
+        average_gradients(objective)
         objective.after_step()
-        result[f"{step} loss"] = distributed.mean(loss.detach())
+        result[f"{step} loss"] = agree.all_reduce_mean(loss.detach())
         for part, module in (("network", network), ("objective", objective)):
             for key, p in module.named_parameters():
                 if p.grad is not None:
@@ -79,7 +83,7 @@ def two_steps(name):
 
 def all_cases():
     torch.set_num_threads(1)
-    with distributed.process_group("cpu", 60):
+    with process_group("cpu", 60):
         return {name: {k: v.numpy() for k, v in two_steps(name).items()} for name in CASES}
 
 
@@ -103,35 +107,35 @@ def test_two_processes_with_half_the_batch_are_one_with_the_whole(halves, name):
 
 
 def gathered():
-    """d/dx of the sum over processes of w_r . gather(x): every process weighs every row."""
-    with distributed.process_group("cpu", 60):
+    """d/dx of the sum over processes of w_r . all_gather(x): every process weighs every row."""
+    with process_group("cpu", 60):
         x = torch.full((2, 3), float(rank()), requires_grad=True)
-        everything = gather(x)
+        everything = all_gather(x)
         weights = torch.arange(12.0).view(4, 3) * (1 + rank())
         (everything * weights).sum().backward()
-        voted = distributed.AnyRankFlag()
+        voted = agree.AnyRankFlag()
         first, second = voted(rank() == 1, False), voted(False, False)
         voted.close()
         refused = ""
         try:
-            distributed.on_rank_zero(lambda: (_ for _ in ()).throw(DataError("the first says no")))
+            agree.on_rank_zero(lambda: (_ for _ in ()).throw(DataError("the first says no")))
         except DataError as error:
             refused = str(error)
         norm = torch.nn.BatchNorm1d(2)
         norm.running_mean.fill_(float(rank()))
-        distributed.average_statistics(norm)
+        average_statistics(norm)
         return {
             "statistics": norm.running_mean.tolist(),
-            "refused": distributed.all_gather_object(refused),
+            "refused": agree.all_gather_object(refused),
             "rows": everything.tolist(), "gradient": x.grad.tolist(), "votes": [first, second],
-            "all_gather_object": distributed.all_gather_object(rank()),
-            "join": distributed.join(torch.full((rank() + 1, 2), 7)).tolist(),
-            "mean": distributed.mean(torch.tensor([float(rank()), 4.0])).tolist(),
+            "all_gather_object": agree.all_gather_object(rank()),
+            "join": agree.gather_uneven(torch.full((rank() + 1, 2), 7)).tolist(),
+            "mean": agree.all_reduce_mean(torch.tensor([float(rank()), 4.0])).tolist(),
         }  # fmt: skip
 
 
 def fails(how):
-    with distributed.process_group("cpu", 5):
+    with process_group("cpu", 5):
         if how == "one dies" and rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "one refuses" and rank() == 1:
@@ -164,6 +168,7 @@ MEETS = """
 import signal
 import torch.distributed as dist
 from siam.processes.rendezvous import process_group
+from siam.runs.checkpoint import load_last
 print("here", flush=True)
 with process_group("cpu", 30):
     dist.barrier()
@@ -199,13 +204,13 @@ def test_a_restarted_process_does_not_wait_for_the_addresses_of_the_dead(early):
 
 def test_alone_nothing_is_exchanged():
     x = torch.randn(3, 2)
-    assert gather(x) is x
+    assert all_gather(x) is x
     assert torch.equal(local_shard(x), x)
-    assert distributed.all_gather_object(5) == [5]
-    assert distributed.join(x) is x
-    assert distributed.AnyRankFlag()(True, False) == (True, False)
+    assert agree.all_gather_object(5) == [5]
+    assert agree.gather_uneven(x) is x
+    assert agree.AnyRankFlag()(True, False) == (True, False)
     with pytest.raises(DataError, match="no"):
-        distributed.on_rank_zero(lambda: (_ for _ in ()).throw(DataError("no")))
+        agree.on_rank_zero(lambda: (_ for _ in ()).throw(DataError("no")))
 
 
 def test_synchronised_bn_keeps_names_parameters_and_activations():
@@ -341,3 +346,36 @@ def test_asked_to_stop_all_processes_stop_at_one_step_and_fewer_go_on(classes, t
     ours, theirs = ([record["loss"] for record in records(r, "step")] for r in (run, whole))
     assert len(ours) == len(theirs) == 120
     assert ours == pytest.approx(theirs, abs=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks for processes in /proc")
+def test_processes_whose_parent_is_killed_save_and_end(photos, tmp_path):
+    run = tmp_path / "run"
+    flags = ["pretrain", photos, *TINY, "--device", "cpu", "--loader.cache", "none", "--epochs", 100_000]
+    flags += ["--monitor.knn-every", 0, "--devices", 2, "--out", run]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "siam", *map(str, flags)],
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 200
+        while not (run / "checkpoint.pt").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert len(of_session(process.pid)) >= 3
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        deadline = time.monotonic() + 60
+        while left := of_session(process.pid):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.1)
+    finally:
+        for pid in of_session(process.pid):
+            os.kill(pid, signal.SIGKILL)
+    saved, complaint = load_last(run)
+    assert not complaint
+    assert saved["progress"]["epoch"] * 3 + saved["progress"]["step"] == len(records(run, "step"))

@@ -162,7 +162,7 @@ def test_a_link_that_stays_cut_ends_the_run_with_the_checkpoint_intact(machines,
     told = " ".join(" ".join((tmp_path / name).read_text() for name in ("a.log", "b.log")).split())
     assert "siam: process 0 of 2 has lost the others" in told
     assert "siam: process 1 of 2 has lost the others" in told
-    assert "go on from the last checkpoint with --resume auto" in told
+    assert "continue from the last checkpoint with --resume auto" in told
     saved, complaint = load_last(run)
     assert not complaint
     assert saved["progress"]["epoch"] * 3 + saved["progress"]["step"] >= 5

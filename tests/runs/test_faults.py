@@ -306,26 +306,29 @@ def test_images_that_vanish_end_the_run_and_cost_nothing(photos, tmp_path, capsy
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_is_started_anew_once(photos):
+def test_a_worker_that_dies_is_restarted_once(photos):
     """The batches are those of a run where none died; dying twice at one batch ends the run."""
     settings = Settings(epochs=3, batch_size=4, views=ViewSettings(size=16), loader=LoaderSettings(1, "none"))
     images = open_images(photos).train
-    expected = [batch.crops for batch in ViewLoader(images, settings, torch.device("cpu")).batches()]
+    expected = [batch.views for batch in ViewLoader(images, settings, torch.device("cpu")).batches()]
     said = []
-    loader = ViewLoader(Fatal(images), settings, torch.device("cpu"), tell=said.append)
+    loader = ViewLoader(Fatal(images), settings, torch.device("cpu"), warn=said.append)
     seen = []
-    with pytest.raises(RunError, match="a loader process was ended by SIGKILL twice at the same batch"):
-        seen.extend(batch.crops for batch in loader.batches())
+    with pytest.raises(RunError, match="a data worker was ended by SIGKILL twice at the same batch"):
+        seen.extend(batch.views for batch in loader.batches())
     # Once or more: batches that were ready before the fatal one may be lost with the worker that made them.
-    assert set(said) == {"a loader process was ended by SIGKILL: started anew"}
-    assert all(torch.equal(a, b) for a, b in zip(seen, expected, strict=False))
+    assert set(said) == {"a data worker was ended by SIGKILL: restarted"}
+    for views, same in zip(seen, expected, strict=False):
+        assert all(torch.equal(a, b) for a, b in zip(views, same, strict=True))
 
 
 class Fatal:
     """Images of which one ends the process that reads it, as memory that runs out does."""
 
+    labels, classes, groups = None, (), None
+
     def __init__(self, images):
-        self.images, self.name, self.labels, self.classes = images, images.name, None, ()
+        self.images, self.name, self.size_hint = images, images.name, images.size_hint
 
     def __len__(self):
         return len(self.images)
@@ -333,10 +336,10 @@ class Fatal:
     def path(self, i):
         return self.images.path(i)
 
-    def read(self, i, shrink=None):
+    def encoded(self, i):
         if i == 5 and __import__("multiprocessing").parent_process():
             os.kill(os.getpid(), signal.SIGKILL)
-        return self.images.read(i, shrink)
+        return self.images.encoded(i)
 
 
 def test_a_loss_that_is_not_finite_names_its_step_and_batch(photos, tmp_path, capsys, monkeypatch):

@@ -17,7 +17,7 @@ from siam.cli import command as cli
 from siam.methods import SIMSIAM
 from siam.network import Network
 from siam.objectives import build_objective
-from siam.processes.data_parallel import parallel
+from siam.processes.data_parallel import data_parallel
 from siam.processes.gather import local_shard
 from siam.processes.launch import launch
 from siam.processes.rendezvous import process_group
@@ -113,7 +113,7 @@ def accumulated(compiled):
     exchanged = [0, 0]
 
     def counted(*arguments):
-        network = parallel(*arguments)
+        network = data_parallel(*arguments)
 
         def hook(state, bucket):
             exchanged[number] += 1
@@ -123,7 +123,7 @@ def accumulated(compiled):
         return network
 
     with process_group("cpu", 60), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(step_module, "parallel", counted)
+        patch.setattr(step_module, "data_parallel", counted)
         step, network = step_for(24, grad_accum=3, compile=compiled, sync_bn=False)
         for number in range(2):
             step(two_views(24, seed=number), torch.arange(12), epoch=1)
@@ -158,7 +158,7 @@ def synchronised(compiled):
     with process_group("cpu", 60):
         torch.manual_seed(0)
         network = TwoViews()
-        forward = parallel(network, torch.device("cpu"), sync_bn=True)
+        forward = data_parallel(network, torch.device("cpu"), sync_bn=True)
         forward = torch.compile(forward) if compiled else forward
         z1, z2 = forward(local_shard(torch.randn(12, 4)), local_shard(torch.randn(12, 4)))
         (z1.square().mean() + z2.square().mean()).backward()

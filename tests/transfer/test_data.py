@@ -294,7 +294,7 @@ def test_a_photograph_that_cannot_be_read_is_replaced_and_listed(voc, tmp_path):
     broken.write_bytes(broken.read_bytes()[:300])
     batches = Batches(open_annotated(few, masks=False).train, 4, 0, False, 0)
     assert all(len(batch) == 4 for batch in batches.batches(0, 3))
-    assert list(batches.broken) == [str(broken)]
+    assert list(batches.unreadable) == [str(broken)]
     shutil.copy(few / "VOC2007" / "JPEGImages" / f"{names[0]}.jpg", broken)  # of another size than it says
     other = few / "VOC2007" / "JPEGImages" / f"{names[5]}.jpg"
     Image.new("RGB", (30, 20)).save(other)

@@ -1,28 +1,44 @@
 """The demo set: ten kinds of small shape and pattern that pixels do not tell apart and a network learns to.
 
-Two crops of an image must share its kind and nothing easier: what they share besides, a short run learns
-instead. So each image is light on dark of one hue. The hue is random and fills its pixels (which is why raw
-pixels tell little), and the demo's views mostly take it away: it is in both views of one image in 100.
+Two crops of an image must share its kind and nothing easier, because a short run learns whatever is easiest.
+So each image is light on dark of one hue. The hue is random and fills its pixels (which is why raw pixels
+tell little), and the demo's views mostly remove it: both views of an image keep it in 1 of 100.
 Lightness, contrast and saturation are the same in all images, so that there is nothing to learn about them.
-What is left in common is the kind, which lies anywhere, at any angle, in many sizes, under noise. Half of the
-kinds fill the image: every crop of them shows what they are.
+Only the kind is left in common; it lies anywhere, at any angle, in many sizes, under noise. Half of the kinds
+fill the image: every crop of them shows what they are.
 """
 
+import os
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from siam.data.photometry import RGB_TO_YIQ
+from siam.data.augment import RGB_TO_YIQ
+from siam.data.images import ImageSets
+from siam.data.sources.arrays import ArrayImages
+
+NAMES = ("demo",)
+LOOKS_LIKE = "demo"
+ORDER = 70
 
 Array = NDArray[np.float64]
 
 SIDE = 16
 _COUNTS = {"train": 5000, "test": 1000}
 _LUMA = (0.42, 0.58)
-"""Of ground and shape, in [0, 1]."""
+"""Lightness of ground and shape, in [0, 1]."""
 _CHROMA = 0.2
-"""Distance from grey in the chroma plane of YIQ; more would leave the cube of RGB."""
+"""Distance from gray in the chroma plane of YIQ; more would leave the cube of RGB."""
+
+
+def recognizes(name: str) -> bool:
+    return name in NAMES and not os.path.exists(name)
+
+
+def open(name: str) -> ImageSets:
+    train, test = (ArrayImages(name, *demo_images(split), split) for split in ("train", "test"))
+    return ImageSets(train, test)
 
 
 def _disc(u: Array, v: Array) -> Array:
@@ -68,7 +84,7 @@ def _rings(u: Array, v: Array) -> Array:
 
 
 def _repeated(x: Array, period: float) -> Array:
-    """x, again and again: in [-period / 2, period / 2]."""
+    """Wrap x into [-period / 2, period / 2]."""
     return (x + period / 2) % period - period / 2
 
 
@@ -88,7 +104,7 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
 
 
 def demo_images(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
-    """`train` or `test`: images uint8 (N, 16, 16, 3), labels (N,), class names; the same every time."""
+    """Draw `train` or `test`, the same every time: images uint8 (N, 16, 16, 3), labels (N,), class names."""
     rng = np.random.default_rng([2011, 10566, _COUNTS[split]])
     labels = rng.permutation(np.arange(_COUNTS[split]) % len(SHAPES))
     images = np.empty((len(labels), SIDE, SIDE, 3), dtype=np.uint8)
@@ -99,7 +115,7 @@ def demo_images(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple
 
 
 def _draw(rng: np.random.Generator, distance: Callable[[Array, Array], Array], n: int) -> NDArray[np.uint8]:
-    """n images of one shape at random places, sizes, angles and colors: uint8 (n, 16, 16, 3)."""
+    """Draw n images of one shape at random places, sizes, angles and colors: uint8 (n, 16, 16, 3)."""
     y, x = (np.mgrid[:SIDE, :SIDE] + 0.5) / SIDE - 0.5  # the image spans [-1/2, 1/2]
     size, angle = rng.uniform(0.3, 0.5, (n, 1, 1)), rng.uniform(-np.pi, np.pi, (n, 1, 1))
     x, y = x - rng.uniform(-0.25, 0.25, (n, 1, 1)), y - rng.uniform(-0.25, 0.25, (n, 1, 1))
@@ -115,7 +131,7 @@ def _draw(rng: np.random.Generator, distance: Callable[[Array, Array], Array], n
 
 
 def _colors(luma: float, hue: Array) -> Array:
-    """RGB (n, 3) of one lightness, each at its angle (n,) in the chroma plane."""
+    """Return RGB (n, 3) of one lightness, each at its angle (n,) in the chroma plane."""
     yiq = np.stack([np.full_like(hue, luma), _CHROMA * np.cos(hue), _CHROMA * np.sin(hue)], axis=1)
     colors: Array = yiq @ RGB_TO_YIQ.inverse().T.numpy()
     return colors

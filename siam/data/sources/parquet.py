@@ -12,30 +12,56 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from torch import Tensor
 
 from siam.data import remote
-from siam.data.decode import BrokenImage, Shrink, decode
-from siam.data.images import ImageSets, PackedStrings, align_classes
-from siam.data.patterns import split_by_name
+from siam.data.decode import BrokenImage
+from siam.data.images import Encoded, ImageSets
+from siam.data.labels import align_classes
+from siam.data.packed import PackedStrings
+from siam.data.patterns import expand_shards
+from siam.data.splits import split_by_name
 from siam.errors import DataError, first_line
+
+LOOKS_LIKE = "Parquet files"
+ORDER = 40
 
 _KEPT = 40  # row groups in memory: somewhat more than an epoch visits at a time
 _LABEL_COLUMNS = ("label", "labels", "class", "cls", "fine_label")
 
 
-class ParquetImages:
+def recognizes(name: str) -> bool:
+    files = expand_shards(name)
+    return bool(files) and files[0].endswith(".parquet")
+
+
+def open(name: str) -> ImageSets:
+    files = list(expand_shards(name))
+    lost: dict[str, str] = {}
+    train, val = split_by_name(files)
+    parts = (train, val) if train and val else (train or files,)
+    sets = [ParquetImages(name, part, lost) for part in parts]
+    for images in sets:
+        if not len(images):
+            reason = f" ({next(iter(lost.values()))})" if lost else ""
+            raise DataError(f"no images in {name}{reason}")
+    if len(sets) == 2:
+        align_classes(name, *sets)
+    return ImageSets(sets[0], sets[1] if len(sets) == 2 else None, lost)
+
+
+class ParquetImages(Encoded):
     """Rows of one or several Parquet files, in order."""
 
+    groups: NDArray[np.int64]
+
     def __init__(self, name: str, files: list[str], lost: dict[str, str]) -> None:
-        """lost: takes the files that cannot be read, and why. Raises DataError: no column of images, ..."""
+        """lost: collects the files that cannot be read, and why. Raises DataError: no column of images."""
         self.name = name
         self.places: list[tuple[str, int]] = []  # of each row group: file and number in it
         counts: list[int] = []
         names: list[str] = []
         labels: list[Any] = []
         self.column = ""
-        self.classes: tuple[str, ...] = ()
         for file in files:
             try:
                 parquet = _open(file)
@@ -44,7 +70,7 @@ class ParquetImages:
                 groups = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
                 found, values = _names(parquet, file, column), _values(parquet, label)
             except (OSError, pa.ArrowException) as error:
-                lost[file] = f"left out, {first_line(error)}"
+                lost[file] = f"skipped, {first_line(error)}"
                 continue
             self.column, self.classes = column, self.classes or _class_names(schema, label)
             self.places += [(file, g) for g in range(len(groups))]
@@ -53,7 +79,6 @@ class ParquetImages:
             labels += values
         self.groups = np.cumsum([0, *counts])
         self.names = PackedStrings(names)
-        self.labels: NDArray[np.int64] | None = None
         if names and len(labels) == len(names) and None not in labels:
             self._set_labels(labels)
         else:
@@ -61,29 +86,17 @@ class ParquetImages:
         self._kept: OrderedDict[int, Any] = OrderedDict()
 
     def _set_labels(self, labels: list[Any]) -> None:
-        if self.classes and all(
-            isinstance(value, int) and 0 <= value < len(self.classes) for value in labels
-        ):
+        """Take labels as they are if they index the classes that the file names; else number them."""
+        indices = range(len(self.classes))
+        if self.classes and all(isinstance(value, int) and value in indices for value in labels):
             self.labels = np.array(labels, dtype=np.int64)
             return
         found = sorted(set(labels))
-        place = {value: i for i, value in enumerate(found)}
-        self.classes, self.labels = (
-            tuple(map(str, found)),
-            np.array([place[v] for v in labels], dtype=np.int64),
-        )
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def path(self, i: int) -> str:
-        return self.names[i]
-
-    def read(self, i: int, shrink: Shrink | None = None) -> Tensor:
-        return decode(self.encoded(i), shrink)
+        number = {value: i for i, value in enumerate(found)}
+        self.classes = tuple(map(str, found))
+        self.labels = np.array([number[value] for value in labels], dtype=np.int64)
 
     def encoded(self, i: int) -> bytes:
-        """The file's bytes. Raises BrokenImage."""
         group = int(np.searchsorted(self.groups, i, side="right")) - 1
         try:
             value = self._rows(group)[i - int(self.groups[group])].as_py()
@@ -105,7 +118,7 @@ class ParquetImages:
         return self._kept[group]
 
     def __getstate__(self) -> dict[str, Any]:
-        """What was read stays here: a worker reads its own."""
+        """Leave out what was read: a worker reads its own."""
         return {**self.__dict__, "_kept": OrderedDict()}
 
 
@@ -117,24 +130,8 @@ def _open(file: str) -> Any:
     return pq.ParquetFile(file, memory_map=True)
 
 
-def open_parquet(name: str, files: list[str]) -> ImageSets:
-    """Of the paths or URLs of Parquet files; `train` and `val` in their names apart. Raises DataError."""
-    lost: dict[str, str] = {}
-    train, val = split_by_name(files)
-    sets = [
-        ParquetImages(name, part, lost) for part in ((train, val) if train and val else (train or files,))
-    ]
-    for images in sets:
-        if not len(images):
-            reason = f" ({next(iter(lost.values()))})" if lost else ""
-            raise DataError(f"no images in {name}{reason}")
-    if len(sets) == 2:
-        align_classes(name, *sets)
-    return ImageSets(sets[0], sets[1] if len(sets) == 2 else None, lost)
-
-
 def _image_column(name: str, schema: Any) -> str:
-    """The first column of bytes, or of a struct with `bytes`. Raises DataError."""
+    """Return the first column of bytes, or of a struct with `bytes`. Raises DataError."""
     for field in schema:
         kind = field.type
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -161,7 +158,7 @@ def _values(parquet: Any, column: str | None) -> list[Any]:
 
 
 def _class_names(schema: Any, label: str | None) -> tuple[str, ...]:
-    """As Hugging Face's datasets note them in the file."""
+    """Return the class names that Hugging Face's datasets note in the file; () where there are none."""
     try:
         noted = json.loads(schema.metadata[b"huggingface"])["info"]["features"][label]["names"]
         return tuple(str(name) for name in noted)
@@ -170,7 +167,7 @@ def _class_names(schema: Any, label: str | None) -> tuple[str, ...]:
 
 
 def _names(parquet: Any, file: str, column: str) -> list[str]:
-    """The paths beside the bytes, or the file and the row."""
+    """Return the paths stored with the bytes, or the file and the row."""
     rows = parquet.metadata.num_rows
     paths: list[Any] = [None] * rows
     kind = parquet.schema_arrow.field(column).type

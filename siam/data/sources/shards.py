@@ -1,8 +1,8 @@
-"""Sets that are many tars: WebDataset shards, on this machine or far away.
+"""WebDataset shards: many tars as one set, on this machine or behind URLs.
 
-Shards here are indexed once and read in place, in any order, as a folder is. Shards behind a URL are fetched
-whole, each once an epoch, into a cache on disk of bounded size, and an epoch visits few of them at a time
-(see `grouped_order`). A shard that cannot be read costs its own images, and is reported.
+Local shards are indexed once and read in place, at random, as a folder is. Remote shards are fetched whole,
+each once an epoch, into a cache on disk of bounded size, and an epoch visits few of them at a time (see
+`grouped_order`). A shard that cannot be read costs its own images, and is reported.
 """
 
 import json
@@ -12,60 +12,74 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from siam.data import remote
-from siam.data.decode import BrokenImage, Shrink, decode
-from siam.data.images import Images, ImageSets, PackedStrings, align_classes, class_folders, tar_members
-from siam.data.patterns import split_by_name
+from siam.data.decode import BrokenImage
+from siam.data.images import Encoded, Images, ImageSets
+from siam.data.labels import align_classes, class_folders
+from siam.data.packed import PackedStrings
+from siam.data.patterns import expand_shards
+from siam.data.splits import split_by_name
+from siam.data.tars import read_member, tar_members
 from siam.errors import DataError
 
+LOOKS_LIKE = "shards (x-{000..099}.tar)"
+ORDER = 30
+
 INDEX = "index.json"
-"""Beside shards that `siam shard` wrote: their names and how many images each holds, as in wids."""
+"""Next to shards that `siam shard` wrote: their names and how many images each holds, as in wids."""
 
 
-class ShardImages:
+def recognizes(name: str) -> bool:
+    files = expand_shards(name)
+    return bool(files) and files[0].endswith(".tar")
+
+
+def open(name: str) -> ImageSets:
+    places = list(expand_shards(name))
+    if not remote.is_remote(places[0]) and Path(name).is_dir():
+        indexed = (str(Path(name) / known) for known in _index_next_to(places[0]))
+        places = sorted({*places, *indexed})  # a shard that is gone is reported, as a damaged one is
+    train, val = split_by_name(places)
+    lost: dict[str, str] = {}
+    if not train or not val:
+        return ImageSets(_set(name, train or places, lost), None, lost)
+    both = _set(name, train, lost), _set(name, val, lost)
+    align_classes(name, *both)
+    return ImageSets(*both, lost)
+
+
+class ShardImages(Encoded):
     """Images in several tars on this machine, in the order in which they are stored."""
 
     def __init__(self, name: str, files: list[Path], lost: dict[str, str]) -> None:
-        """lost: takes the shards that cannot be read, and why."""
+        """lost: collects the shards that cannot be read, and why."""
         self.name, self.files = name, files
         parts, spans = [], []
         for file in files:
             try:
-                names, places, complaint = tar_members(file)
+                names, found, complaint = tar_members(file)
             except DataError:
-                names, places = PackedStrings(()), np.empty((0, 2), dtype=np.int64)
-                complaint = f"left out, it is {'damaged, or no tar' if file.exists() else 'missing'}"
+                names, found = PackedStrings(()), np.empty((0, 2), dtype=np.int64)
+                complaint = f"skipped, it is {'damaged, or not a tar' if file.exists() else 'missing'}"
             if complaint:
                 lost[str(file)] = complaint
-            stored = np.argsort(places[:, 0], kind="stable")
+            stored = np.argsort(found[:, 0], kind="stable")
             parts.append([names[int(i)] for i in stored])
-            spans.append(places[stored])
+            spans.append(found[stored])
         self.starts = np.cumsum([0, *map(len, parts)])  # of each shard's images
         self.names, self.spans = PackedStrings(name for part in parts for name in part), np.concatenate(spans)
         self.classes, self.labels = class_folders(self.names)
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def path(self, i: int) -> str:
-        return self.names[i]
-
-    def read(self, i: int, shrink: Shrink | None = None) -> Tensor:
-        return decode(self.encoded(i), shrink)
-
     def encoded(self, i: int) -> bytes:
-        """The file's bytes. Raises BrokenImage."""
         shard = int(np.searchsorted(self.starts, i, side="right")) - 1
-        return _read(self.files[shard], self.spans[i], int(self.starts[shard + 1]))
+        return read_member(self.files[shard], self.spans[i], until=int(self.starts[shard + 1]))
 
 
-class RemoteShards:
+class RemoteShards(Encoded):
     """Images in tars behind URLs. Their names are not known before they are read, and they have no labels."""
 
-    labels: NDArray[np.int64] | None = None
-    classes: tuple[str, ...] = ()
+    groups: NDArray[np.int64]
 
     def __init__(self, name: str, urls: list[str], counts: list[int]) -> None:
         """counts: images in each shard."""
@@ -79,66 +93,35 @@ class RemoteShards:
         shard = self._shard(i)
         return f"{self.urls[shard]}#{i - self.groups[shard]}"
 
-    def read(self, i: int, shrink: Shrink | None = None) -> Tensor:
-        return decode(self.encoded(i), shrink)
-
     def encoded(self, i: int) -> bytes:
-        """The file's bytes. Raises BrokenImage."""
         shard = self._shard(i)
         until = int(self.groups[shard + 1])
         try:
             file = remote.fetch(self.urls[shard])
-            spans = _spans(file)
+            spans = _stored_spans(file)
         except (DataError, OSError) as error:
             raise BrokenImage(str(error), until) from None
         within = i - int(self.groups[shard])
         if within >= len(spans):
             raise BrokenImage("the shard holds fewer images than its index says", until)
-        return _read(file, spans[within], until)
+        return read_member(file, spans[within], until)
 
     def _shard(self, i: int) -> int:
         return int(np.searchsorted(self.groups, i, side="right")) - 1
 
 
 @lru_cache(maxsize=64)
-def _spans(file: Path) -> NDArray[np.int64]:
-    """Where the images of a fetched shard lie, in the order in which they are stored."""
+def _stored_spans(file: Path) -> NDArray[np.int64]:
+    """Return offset and size of the images of a fetched shard, in the order in which they are stored."""
     _, spans, _ = tar_members(file)
     return spans[np.argsort(spans[:, 0], kind="stable")]
 
 
-def _read(file: Path, span: NDArray[np.int64], until: int) -> bytes:
-    offset, size = span.tolist()
-    try:
-        with file.open("rb") as opened:
-            opened.seek(offset)
-            data = opened.read(size)
-    except OSError as error:
-        raise BrokenImage(f"{file.name}: {error.strerror or 'cannot be opened'}", until) from None
-    if len(data) < size:
-        raise BrokenImage(f"{file.name} ends within it", until)
-    return data
-
-
-def open_shards(name: str, places: list[str]) -> ImageSets:
-    """Of the paths or URLs of tars; those with `train` and `val` in their names apart. Raises DataError."""
-    if not remote.is_remote(places[0]) and Path(name).is_dir():
-        listed = (str(Path(name) / known) for known in _index_beside(places[0]))
-        places = sorted({*places, *listed})  # one that is gone is told, as one that is damaged
-    train, val = split_by_name(places)
-    lost: dict[str, str] = {}
-    if not train or not val:
-        return ImageSets(_set(name, train or places, lost), None, lost)
-    both = _set(name, train, lost), _set(name, val, lost)
-    align_classes(name, *both)
-    return ImageSets(*both, lost)
-
-
 def _set(name: str, places: list[str], lost: dict[str, str]) -> Images:
+    """Make the set of some shards, which are all local or all remote. Raises DataError without any image."""
     images: Images
     if remote.is_remote(places[0]):
-        urls, counts = _counted(places, lost)
-        images = RemoteShards(name, urls, counts)
+        images = RemoteShards(name, *_counted(places, lost))
     else:
         images = ShardImages(name, [Path(place) for place in places], lost)
     if not len(images):
@@ -148,23 +131,23 @@ def _set(name: str, places: list[str], lost: dict[str, str]) -> Images:
 
 
 def _counted(urls: list[str], lost: dict[str, str]) -> tuple[list[str], list[int]]:
-    """How many images each shard holds: from the index beside them, or else by fetching each once."""
-    known = _index_beside(urls[0])
+    """Return the readable shards and how many images each holds, by the index or by fetching each once."""
+    known = _index_next_to(urls[0])
     counts: dict[str, int] = {}
     for url in urls:
         base = url.rpartition("/")[2]
         try:
-            counts[url] = known[base] if base in known else len(_spans(remote.fetch(url)))
+            counts[url] = known[base] if base in known else len(_stored_spans(remote.fetch(url)))
         except (DataError, OSError) as error:
-            lost[url] = f"left out, {error}"
+            lost[url] = f"skipped, {error}"
     return list(counts), list(counts.values())
 
 
-def _index_beside(url: str) -> dict[str, int]:
-    """Names of shards and their counts, empty where there is no index that can be read."""
-    beside = f"{url.rpartition('/')[0]}/{INDEX}"
+def _index_next_to(url: str) -> dict[str, int]:
+    """Return names of shards and their counts; empty where there is no index that can be read."""
+    index = f"{url.rpartition('/')[0]}/{INDEX}"
     try:
-        plain: Any = json.loads(remote.read(beside) if remote.is_remote(url) else Path(beside).read_text())
+        plain: Any = json.loads(remote.read(index) if remote.is_remote(url) else Path(index).read_text())
         return {Path(entry["url"]).name: int(entry["nsamples"]) for entry in plain["shardlist"]}
     except (DataError, OSError, ValueError, KeyError, TypeError):
         return {}

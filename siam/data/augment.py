@@ -1,11 +1,11 @@
-"""What happens to a view's colors and sharpness, for a whole batch at once on the device.
+"""Augmentation of color and sharpness, for a whole batch of views at once on the device.
 
-Brightness, contrast, saturation, hue (a rotation in YIQ) and greyscale are affine maps of RGB: in YIQ the
-first two scale all of it, the others turn and scale the two chroma axes. So they commute, the random order of
-the published pipeline makes no difference, and together they are one 3x3 matrix and one offset per view: a
-single product over the pixels. Gaussian blur is two more, with a band of a matrix. What differs from the
-published pipeline: values are clamped to [0, 1] once after all color maps, not after each; and hue turns in
-YIQ, where Pillow turns in HSV.
+Brightness, contrast, saturation, hue (a rotation in YIQ) and grayscale are affine maps of RGB: in YIQ the
+first two scale everything, the others rotate and scale the two chroma axes. So they commute, the random order
+of the published pipeline makes no difference, and together they are one 3x3 matrix and one offset per view: a
+single product over the pixels. Gaussian blur is two more, with a banded matrix. Two things differ from the
+published pipeline: values are clamped to [0, 1] once after all color maps, not after each; and hue rotates in
+YIQ, where Pillow rotates in HSV.
 """
 
 import math
@@ -22,25 +22,21 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 DRAWS = 10
-"""Uniform numbers that one view takes."""
+"""Uniform numbers that one view uses."""
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow and torchvision
 RGB_TO_YIQ = torch.tensor(
     [[*_LUMA], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], dtype=torch.float64
 )
-"""The NTSC matrix (FCC 1953): luma, and the plane of the chroma axes I and Q in which hues turn."""
+"""The NTSC matrix (FCC 1953): luma, and the plane of the chroma axes I and Q in which hues rotate."""
 
 
 _IN_CACHE = 200_000
-"""Pixels that a CPU takes at a time, so that what one pass leaves the next still finds in the cache."""
+"""Pixels that a CPU processes at a time, so that each pass finds its input in the cache."""
 
 
 class Augment:
-    """uint8 crops in, normalised float views out.
-
-    Calling it: crops uint8 or float in [0, 255], (N, 3, H, W); u, uniform draws (N, DRAWS), which decide
-    everything. Returns float (N, 3, H, W), channels last, normalised with ImageNet's mean and deviation.
-    """
+    """Turn crops into normalized views; the uniform draws decide everything."""
 
     def __init__(self, views: ViewSettings, device: torch.device) -> None:
         self.views, self.device = views, device
@@ -49,6 +45,10 @@ class Augment:
         self.from_yiq = RGB_TO_YIQ.inverse().float().to(device)
 
     def __call__(self, crops: Tensor, u: NDArray[np.float64]) -> Tensor:
+        """Augment crops, uint8 or float in [0, 255], (N, 3, H, W), by draws (N, DRAWS).
+
+        Returns float (N, 3, H, W), channels last, normalized with ImageNet's mean and deviation.
+        """
         n, _, h, w = crops.shape
         crops = crops.to(self.device, non_blocking=True)
         out = torch.empty(
@@ -61,7 +61,7 @@ class Augment:
         return out
 
     def pixels(self, crops: Tensor, u: NDArray[np.float64]) -> Tensor:
-        """As `__call__`, but in [0, 1]."""
+        """Augment as `__call__` does, but return levels in [0, 1]."""
         draws = torch.from_numpy(u.astype(np.float32)).to(self.device, non_blocking=True)
         x = self.color(crops, draws)
         blurred = np.flatnonzero(u[:, 0] < self.views.blur_p)
@@ -75,15 +75,15 @@ class Augment:
         return x
 
     def color(self, crops: Tensor, draws: Tensor) -> Tensor:
-        """One affine map of RGB per view. crops: (N, 3, H, W) in [0, 255]. Returns the same in [0, 1]."""
+        """Apply one affine map of RGB per view: (N, 3, H, W) in [0, 255] -> the same in [0, 1]."""
         x = crops.to(torch.float32, memory_format=torch.contiguous_format)
-        grey = x.mean(dim=(2, 3)) @ self.luma / 255  # (N,), the level that contrast stretches about
-        matrix, offset = self.color_maps(grey, draws)
+        gray = x.mean(dim=(2, 3)) @ self.luma / 255  # (N,), the level that contrast stretches about
+        matrix, offset = self.color_maps(gray, draws)
         pixels = torch.baddbmm(offset, matrix / 255, x.flatten(2))  # (N, 3, H * W)
         return pixels.clamp_(0, 1).view(x.shape)
 
-    def color_maps(self, grey: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Matrices (N, 3, 3) and offsets (N, 3, 1). grey: mean luma of each view (N,)."""
+    def color_maps(self, gray: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Return matrices (N, 3, 3) and offsets (N, 3, 1). gray: mean luma of each view (N,)."""
         v = self.views
         jitter = (draws[:, 3] < v.jitter_p).float()
         signed = (2 * draws[:, 4:8] - 1) * jitter[:, None]  # (N, 4) in [-1, 1)
@@ -91,33 +91,33 @@ class Augment:
             (1 + signed[:, i] * strength).clamp(min=0)
             for i, strength in enumerate((v.brightness, v.contrast, v.saturation))
         )
-        chroma = saturation * (draws[:, 8] >= v.grayscale_p)  # greyscale is no chroma at all
+        chroma = saturation * (draws[:, 8] >= v.grayscale_p)  # grayscale is no chroma at all
         angle = -2 * torch.pi * signed[:, 3] * v.hue  # from red to yellow is clockwise in YIQ
         cos, sin, zero = chroma * angle.cos(), chroma * angle.sin(), torch.zeros_like(angle)
         turn = torch.stack([zero + 1, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 3, 3)
         matrix = (brightness * contrast)[:, None, None] * (self.from_yiq @ turn @ self.to_yiq)
-        offset = brightness * (1 - contrast) * grey
+        offset = brightness * (1 - contrast) * gray
         return matrix, offset[:, None, None].expand(-1, 3, 1)
 
 
 def normalize(x: Tensor) -> Tensor:
-    """[0, 1] -> zero mean and unit deviation over ImageNet, in channels-last memory. x: (N, 3, H, W)."""
+    """Map [0, 1] to zero mean and unit deviation over ImageNet, in channels-last memory. x: (N, 3, H, W)."""
     mean, std = (x.new_tensor(c).view(3, 1, 1) for c in (IMAGENET_MEAN, IMAGENET_STD))
     return torch.addcmul(-mean / std, x, 1 / std).contiguous(memory_format=torch.channels_last)
 
 
 def denormalize(x: Tensor) -> Tensor:
-    """The inverse of `normalize`."""
+    """Invert `normalize`."""
     mean, std = (x.new_tensor(c).view(3, 1, 1) for c in (IMAGENET_MEAN, IMAGENET_STD))
     return x * std + mean
 
 
 def blur(x: Tensor, sigma: Tensor, most: float) -> Tensor:
-    """Gaussian blur, a sigma (pixels) per view; edges are reflected.
+    """Blur each view by a Gaussian of its own sigma (pixels), reflecting the edges.
 
-    x: (N, 3, H, W). sigma: (N,), above 0 and up to `most`. Each kernel is cut at 4 sigma (and at the view's
-    side). The blur is a product with a banded matrix from either side; since all rows of the band are alike,
-    a small block of it serves for a strip of pixels after the other, and few of its zeros are multiplied.
+    x: (N, 3, H, W). sigma: (N,), above 0 and up to `most`. Each kernel is cut off at 4 sigma (and at the
+    view's side). The blur is a product with a banded matrix from either side; since all rows of the band are
+    equal, a small block of it serves one strip of pixels after another, and few of its zeros are multiplied.
     """
     n, c, h, w = x.shape
     radius = min(math.ceil(4 * most), h - 1, w - 1)

@@ -1,4 +1,4 @@
-"""Colours and blur against torchvision's functional operations, one by one and as a distribution."""
+"""Color and blur against torchvision's functional operations, one by one and as a distribution."""
 
 from dataclasses import replace
 from itertools import permutations
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as TF
 
-from siam.data.photometry import DRAWS, Augment, blur, denormalize, normalize
+from siam.data.augment import DRAWS, Augment, blur, denormalize, normalize
 from siam.data.random import counter_uniform
 from siam.settings.pretraining import ViewSettings
 
@@ -54,7 +54,7 @@ def test_one_adjustment_equals_torchvision(images, name, column, reference):
         assert abs(ours[i] * 255 - reference(image, factor).float()).max() <= 2
 
 
-def test_greyscale_equals_torchvision(images):
+def test_grayscale_equals_torchvision(images):
     ours, _ = apply(replace(NOTHING, grayscale_p=1.0), images)
     expected = TF.rgb_to_grayscale(images, num_output_channels=3).float()
     assert abs(ours * 255 - expected).max() <= 2  # torchvision truncates
@@ -73,10 +73,10 @@ def test_hue_turns_as_torchvision_does_within_the_yiq_approximation(images):
         assert abs(ours[i] * 255 - expected).mean() <= 8
 
 
-def test_hue_keeps_luma_and_grey(images):
-    photometry = Augment(replace(NOTHING, hue=0.5), torch.device("cpu"))
+def test_hue_keeps_luma_and_gray(images):
+    augment = Augment(replace(NOTHING, hue=0.5), torch.device("cpu"))
     u = torch.rand(50, DRAWS, generator=torch.Generator().manual_seed(0))
-    matrix, offset = photometry.color_maps(torch.zeros(50), u)
+    matrix, offset = augment.color_maps(torch.zeros(50), u)
     luma = torch.tensor([0.299, 0.587, 0.114])
     assert torch.allclose(luma @ matrix, luma.expand(50, 3), atol=1e-4)
     assert torch.allclose(matrix @ torch.ones(3), torch.ones(50, 3), atol=1e-4)
@@ -110,7 +110,7 @@ def test_a_view_depends_on_its_own_numbers_only(images):
     assert torch.allclose(whole[2:3], alone, atol=1e-6)
 
 
-def test_normalise_and_back():
+def test_normalize_and_back():
     x = torch.rand(2, 3, 5, 5)
     assert torch.allclose(denormalize(normalize(x)), x, atol=1e-6)
     assert normalize(x).is_contiguous(memory_format=torch.channels_last)

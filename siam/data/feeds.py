@@ -1,0 +1,163 @@
+"""Two ways to the device, with one interface: `batches(order)` yields the batches of an order's keys.
+
+Large images are decoded and cropped by worker processes, and only color is left to the device. Small ones
+stay on the device as uint8, all of them, and are cropped there too.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from siam.data.augment import DRAWS, Augment
+from siam.data.geometry import crop_resize
+from siam.data.images import Images
+from siam.data.order import Order, Position
+from siam.data.random import COLOR, counter_uniform
+from siam.data.unreadable import Unreadable
+from siam.data.views import Sample, draw_crops, view_batches
+from siam.data.workers import batches_of
+from siam.errors import DataError, RunError
+from siam.settings.pretraining import Settings
+
+_PREFETCH = 4  # batches that each worker is ahead
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's images: this process's part of the global batch."""
+
+    epoch: int
+    step: int
+    """Counted from the start of the epoch."""
+    views: tuple[Tensor, ...]
+    """V views, each float (B, 3, S, S), normalized, on the device."""
+    indices: NDArray[np.int64]
+    """Of the images (B,)."""
+    unreadable: Unreadable
+    """Images that others of the set replace in this batch."""
+
+
+class Feed(Protocol):
+    """A way from images to batches on the device."""
+
+    def batches(self, order: Order) -> Iterator[Batch]: ...
+
+
+class CachedFeed:
+    """Crops and colors on the device, from a set that is kept there."""
+
+    def __init__(self, pixels: Tensor, settings: Settings, count: int, device: torch.device) -> None:
+        """pixels: the whole set, uint8 (N, 3, H, W), on the device. count: views of each image."""
+        self.pixels, self.settings, self.count, self.device = pixels, settings, count, device
+        self.augment = Augment(settings.views, device)
+
+    def batches(self, order: Order) -> Iterator[Batch]:
+        for epoch, step, indices in order:
+            crops = self._crop(epoch, indices)
+            views = _augmented(self.augment, self.settings.seed, epoch, indices, crops)
+            yield Batch(epoch, step, _apart(views), indices, Unreadable())
+
+    def _crop(self, epoch: int, indices: NDArray[np.int64]) -> Tensor:
+        """Return float crops in [0, 255], (B, V, 3, S, S)."""
+        views = self.settings.views
+        drawn = draw_crops(self.settings.seed, epoch, indices, views, self.count)
+        boxes = drawn.boxes(*self.pixels.shape[2:])
+        chosen = self.pixels[torch.from_numpy(indices).to(self.device, non_blocking=True)]
+        crops = crop_resize(chosen, torch.from_numpy(boxes).to(self.device, non_blocking=True), views.size)
+        return crops.view(len(indices), self.count, *crops.shape[1:])
+
+
+class WorkerFeed:
+    """Crops by worker processes, colors on the device; the reference pipeline does both in the workers."""
+
+    def __init__(
+        self,
+        images: Images,
+        settings: Settings,
+        count: int,
+        device: torch.device,
+        workers: int,
+        warn: Callable[[str], None],
+    ) -> None:
+        """count: views of each image. warn: called with a line about a worker that died."""
+        self.name, self.settings, self.device = images.name, settings, device
+        self.workers, self.warn = workers, warn
+        self.dataset = view_batches(images, settings, count)
+        self.augment = Augment(settings.views, device) if settings.views.pipeline != "reference" else None
+
+    def batches(self, order: Order) -> Iterator[Batch]:
+        for sample in self._samples(order):
+            epoch, step, indices, views, unreadable, failure = sample
+            if failure:
+                raise DataError(
+                    f"the images of {self.name} can no longer be read: {failure}; bring them back, and go on "
+                    "with --resume"
+                )
+            if self.augment is None:
+                views = views.to(self.device, non_blocking=True)
+            else:
+                views = _augmented(self.augment, self.settings.seed, epoch, indices, views)
+            yield Batch(epoch, step, _apart(views), indices, unreadable)
+
+    def _samples(self, order: Order) -> Iterator[Sample]:
+        """Yield what the workers make, in order. When one dies, all restart at the batch after the last one
+        received; at the same batch only once.
+        """
+        pinned = self.device.type == "cuda"
+        position: Position = order.start
+        died_at: Position | None = None
+        while True:
+            samples: Iterator[Any] | None = None
+            try:  # starting too: Ctrl-C also reaches the server that starts the workers
+                rest, begin = order.at(position), _leave_signals_to_the_parent
+                samples = batches_of(self.dataset, rest, self.workers, _PREFETCH, pinned, begin)
+                for sample in samples:
+                    position = sample.epoch, sample.step + 1
+                    yield sample
+                return
+            except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+                if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                    raise
+                cause = _how_a_worker_died(samples)
+            if position == died_at:
+                raise RunError(
+                    f"a data worker {cause} twice at the same batch; if memory is short, lower "
+                    "loader.workers; go on with --resume"
+                )
+            self.warn(f"a data worker {cause}: restarted")
+            died_at = position
+
+
+def _augmented(augment: Augment, seed: int, epoch: int, indices: NDArray[np.int64], crops: Tensor) -> Tensor:
+    """Augment crops (B, V, 3, S, S) by the draws of each image and view. Returns floats of that shape."""
+    count = crops.shape[1]
+    view = (indices[:, None] * count + np.arange(count)).ravel()  # (B * V,)
+    u = counter_uniform(seed, epoch, view, COLOR, DRAWS)
+    return augment(crops.flatten(0, 1), u).view(*crops.shape[:2], *crops.shape[2:])
+
+
+def _apart(views: Tensor) -> tuple[Tensor, ...]:
+    """Split (B, V, 3, S, S) into V tensors (B, 3, S, S), channels last."""
+    return tuple(v.contiguous(memory_format=torch.channels_last) for v in views.unbind(dim=1))
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ignore Ctrl-C, which reaches all processes of a terminal: the current step still needs its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _how_a_worker_died(samples: Any) -> str:
+    workers = getattr(samples, "_workers", [])  # torch has no public name for them
+    if not any(worker.exitcode for worker in workers):
+        time.sleep(1)  # its pipe closes before its exit code is known
+    codes = [worker.exitcode for worker in workers if worker.exitcode]
+    if codes and codes[0] < 0:
+        return f"was ended by {signal.Signals(-codes[0]).name}"
+    return f"ended with status {codes[0]}" if codes else "ended"

@@ -1,0 +1,54 @@
+"""Classes of a set: from its folders, in alphabetical order, the same for training and validation."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siam.data.images import Images
+from siam.data.packed import PackedStrings
+from siam.errors import DataError
+
+
+def class_folders(names: PackedStrings) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
+    """Return classes and labels (N,) if every image lies in one of several folders of nothing but images.
+
+    The class is the last folder; all folders must be equally deep and share everything above it. Otherwise
+    there are no classes, and labels are None.
+    """
+    found: dict[str, int] = {}
+    folders = (name.rpartition("/")[0] for name in names)
+    labels = np.fromiter((found.setdefault(f, len(found)) for f in folders), dtype=np.int64, count=len(names))
+    parents = {folder.rpartition("/")[0] for folder in found}
+    if len(found) < 2 or len(parents) != 1 or parents & found.keys():
+        return (), None
+    classes, labels = sorted_classes(found, labels)
+    return tuple(folder.rpartition("/")[2] for folder in classes), labels
+
+
+def sorted_classes(
+    found: dict[str, int], labels: NDArray[np.int64]
+) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Renumber labels from order of appearance (`found`: class to number) to alphabetical order."""
+    classes = tuple(sorted(found))
+    number = np.empty(len(found), dtype=np.int64)
+    number[[found[c] for c in classes]] = np.arange(len(found))
+    return classes, number[labels]
+
+
+def align_classes(name: str, train: Images, val: Images) -> None:
+    """Make the labels of both sets index the classes of train; if one has no labels, the other loses its own.
+
+    Raises DataError where a class of val is missing in train.
+    """
+    if train.labels is None or val.labels is None:
+        for images in (train, val):
+            images.labels, images.classes = None, ()
+        return
+    number = {c: i for i, c in enumerate(train.classes)}
+    unknown = [c for c in val.classes if c not in number]
+    if unknown:
+        raise DataError(
+            f"{name}: classes of the validation images are missing in train: {', '.join(unknown[:5])}; give "
+            "both the same class folders, or only the images to train on"
+        )
+    val.labels = np.array([number[c] for c in val.classes], dtype=np.int64)[val.labels]
+    val.classes = train.classes

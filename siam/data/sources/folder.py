@@ -1,0 +1,68 @@
+"""A folder of image files, at any depth; split at train/ and val/ where it has them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from siam.data.decode import BrokenImage
+from siam.data.images import Encoded, ImageSets
+from siam.data.labels import class_folders
+from siam.data.packed import PackedStrings
+from siam.data.patterns import IMAGE_SUFFIXES, expand_shards
+from siam.data.splits import split_by_folder
+from siam.errors import DataError
+
+LOOKS_LIKE = "a folder of images"
+ORDER = 10
+
+
+def recognizes(name: str) -> bool:
+    return os.path.isdir(name) and not expand_shards(name)
+
+
+def open(name: str) -> ImageSets:
+    root = Path(name)
+    names = PackedStrings(_walk(root))
+    return split_by_folder(name, names, lambda part: FolderImages(name, root, names.part(part)))
+
+
+class FolderImages(Encoded):
+    """Image files below a folder; labels where every image lies in a class folder."""
+
+    def __init__(self, name: str, root: Path, names: PackedStrings) -> None:
+        self.name, self.root, self.names = name, root, names
+        self.classes, self.labels = class_folders(names)
+
+    def encoded(self, i: int) -> bytes:
+        try:
+            return (self.root / self.names[i]).read_bytes()
+        except OSError as error:
+            raise BrokenImage(error.strerror or "cannot be opened") from None
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Yield the names of all image files below `root`, sorted; skip hidden ones and links to folders."""
+    waiting = [""]  # a name that ends in "/" is a folder, and so sorts where its files do
+    try:
+        while waiting:
+            name = waiting.pop()
+            if name and not name.endswith("/"):
+                yield name
+                continue
+            with os.scandir(root / name) as entries:
+                found = [name + entry for entry in map(_entry, entries) if entry]
+            found.sort(reverse=True)
+            waiting += found
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def _entry(entry: os.DirEntry[str]) -> str:
+    """Return the name of an image, that of a folder with "/" appended, and "" for anything else."""
+    if entry.name.startswith("."):
+        return ""
+    if entry.is_dir(follow_symlinks=False):
+        return entry.name + "/"
+    # a dangling link is a broken image, to be reported; reading a pipe would block forever
+    wanted = entry.name.lower().endswith(IMAGE_SUFFIXES) and (entry.is_symlink() or entry.is_file())
+    return entry.name if wanted else ""

@@ -1,0 +1,45 @@
+"""A tar of image files, read in place; split at train/ and val/, as a folder is."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siam.data.images import Encoded, ImageSets
+from siam.data.labels import class_folders
+from siam.data.packed import PackedStrings
+from siam.data.splits import split_by_folder
+from siam.data.tars import read_member, tar_members
+
+LOOKS_LIKE = "a .tar of images"
+ORDER = 20
+
+
+def recognizes(name: str) -> bool:
+    return Path(name).suffix == ".tar" and os.path.isfile(name)
+
+
+def open(name: str) -> ImageSets:
+    file = Path(name)
+    names, spans, complaint = tar_members(file)
+
+    def build(part: range) -> TarImages:
+        return TarImages(name, file, names.part(part), spans[part.start : part.stop])
+
+    sets = split_by_folder(name, names, build)
+    if complaint:
+        sets.unreadable_files[name] = complaint
+    return sets
+
+
+class TarImages(Encoded):
+    """Image files within a tar; labels where every image lies in a class folder."""
+
+    def __init__(self, name: str, file: Path, names: PackedStrings, spans: NDArray[np.int64]) -> None:
+        """spans: offset and size in bytes of each image (N, 2)."""
+        self.name, self.file, self.names, self.spans = name, file, names, spans
+        self.classes, self.labels = class_folders(names)
+
+    def encoded(self, i: int) -> bytes:
+        return read_member(self.file, self.spans[i])

@@ -1,0 +1,73 @@
+"""Images within a tar: where each is, and its bytes."""
+
+import contextlib
+import tarfile
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from siam.data.decode import BrokenImage
+from siam.data.packed import PackedStrings
+from siam.data.patterns import IMAGE_SUFFIXES
+from siam.errors import DataError
+
+
+def tar_members(file: Path) -> tuple[PackedStrings, NDArray[np.int64], str]:
+    """Return the sorted names of the images in a tar, their offsets and sizes (N, 2), and a complaint.
+
+    A damaged tail loses only what comes after the damage; the complaint says so, "" where all is well.
+    Raises DataError for a file that is not a tar.
+    """
+    rows: dict[str, int] = {}  # of two members with one name the later counts, as when unpacking
+    spans = array("q")
+    complaint = ""
+    try:
+        with tarfile.open(file, "r:") as tar:
+            for member in _until_damage(tar):
+                tar.members.clear()  # type: ignore[attr-defined]
+                name = member.name.removeprefix("./")
+                if _is_image(member, name):
+                    rows[name] = len(spans) // 2
+                    spans.extend((member.offset_data, member.size))
+            end = tar.offset
+        with file.open("rb") as opened:
+            opened.seek(end)
+            if opened.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # a whole tar ends in such blocks
+                complaint = f"damaged or cut off: only what comes before that is used (images: {len(rows)})"
+    except (tarfile.TarError, OSError) as error:
+        raise DataError(
+            f"{file} cannot be read as a tar ({error}); if it is compressed, unpack it to a plain .tar first"
+        ) from None
+    names = sorted(rows)
+    order = np.fromiter((rows[name] for name in names), dtype=np.int64, count=len(names))
+    return PackedStrings(names), np.array(spans, dtype=np.int64).reshape(-1, 2)[order], complaint
+
+
+def _until_damage(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    with contextlib.suppress(tarfile.ReadError):
+        yield from tar
+
+
+def _is_image(member: tarfile.TarInfo, name: str) -> bool:
+    hidden = any(part.startswith(".") for part in name.split("/"))  # which rules out ".." too
+    plain = member.isfile() and not member.issparse() and not name.startswith("/")
+    return plain and not hidden and name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def read_member(file: Path, span: NDArray[np.int64], until: int | None = None) -> bytes:
+    """Read the bytes at span = (offset, size). Raises BrokenImage, with `until` where the whole set is not
+    this one tar.
+    """
+    offset, size = span.tolist()
+    try:
+        with file.open("rb") as opened:
+            opened.seek(offset)
+            data = opened.read(size)
+    except OSError as error:
+        raise BrokenImage(f"{file.name}: {error.strerror or 'cannot be opened'}", until) from None
+    if len(data) < size:
+        raise BrokenImage(f"{file.name} ends within it", until)
+    return data

@@ -1,0 +1,21 @@
+"""Cores and memory that this process may use."""
+
+import os
+
+import torch
+
+_UNKNOWN = 4 * 2**30
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the free memory of a device, in bytes; 4 GiB where the system does not report it."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ()):  # Linux
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    return _UNKNOWN

@@ -1,0 +1,142 @@
+"""Sources: one for each kind of name, and a new one costs one file."""
+
+import json
+import sys
+import tarfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import siam
+from siam import plugins
+from siam.data import sources
+from siam.data.sharding import shard
+from siam.data.sources import open_images
+from siam.errors import DataError
+
+REMOTE = "memory://set"
+
+
+@pytest.fixture
+def samples(photos, tmp_path, monkeypatch):
+    """A name of every kind, to the source that it is for."""
+    import fsspec
+
+    monkeypatch.chdir(tmp_path)
+    shard(photos, tmp_path / "shards", "8kB")
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        tar.add(photos, "photos")
+    table = pa.table({"image": pa.array([file.read_bytes() for file in sorted(photos.iterdir())])})
+    (tmp_path / "tables").mkdir()
+    for n in range(2):
+        pq.write_table(table, tmp_path / "tables" / f"{n}.parquet")
+    np.save(tmp_path / "a.npy", np.zeros((4, 8, 8, 3), np.uint8))
+    np.savez(tmp_path / "a.npz", images=np.zeros((4, 8, 8, 3), np.uint8))
+    (tmp_path / "list.txt").write_text("photos/000.jpg\nphotos/001.jpg\n")
+    (tmp_path / "folder.tar").mkdir()
+    memory = fsspec.filesystem("memory")
+    for file in (tmp_path / "shards").iterdir():
+        memory.pipe(f"/set/{file.name}", file.read_bytes())
+    memory.pipe("/tables/0.parquet", (tmp_path / "tables" / "0.parquet").read_bytes())
+    last = max(int(file.stem[-6:]) for file in (tmp_path / "shards").glob("*.tar"))
+    yield {
+        "photos": "folder", "folder.tar": "folder", "photos.tar": "tar", "a.npy": "arrays", "a.npz": "arrays",
+        "list.txt": "listing", "demo": "demo", "cifar10": "torchvision_sets", "cifar100": "torchvision_sets",
+        "stl10": "torchvision_sets", "shards": "shards", "shards/*.tar": "shards", "shards/": "shards",
+        f"shards/train-{{000000..{last:06d}}}.tar": "shards", REMOTE: "shards", f"{REMOTE}/*.tar": "shards",
+        "tables": "parquet", "tables/0.parquet": "parquet", "tables/*.parquet": "parquet",
+        "memory://tables": "parquet",
+    }  # fmt: skip
+    memory.rm("/set", recursive=True)
+    memory.rm("/tables", recursive=True)
+
+
+def test_exactly_one_source_recognizes_each_name(samples):
+    assert set(samples.values()) == set(plugins.names("siam.data.sources"))
+    for name, source in samples.items():
+        found = [
+            module.__name__ for module in plugins.modules("siam.data.sources") if module.recognizes(name)
+        ]
+        assert found == [f"siam.data.sources.{source}"], name
+
+
+def test_no_source_recognizes_what_is_none(samples, tmp_path):
+    (tmp_path / "notes.md").touch()
+    for name in ("notes.md", "nowhere", "no/where.tar", "photos/*.jpg", "list.txt/", "a\0b", "x" * 300):
+        assert not any(module.recognizes(name) for module in plugins.modules("siam.data.sources")), name
+
+
+def test_every_kind_is_named_where_none_is_recognized(tmp_path):
+    (tmp_path / "notes.md").touch()
+    with pytest.raises(DataError) as caught:
+        open_images(tmp_path / "notes.md")
+    for source in plugins.modules("siam.data.sources"):
+        assert source.LOOKS_LIKE in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_opened_again_is_listed_again(samples, tmp_path):
+    """A listing is kept while the sources ask for it, not longer."""
+    before = len(open_images("tables").train)
+    (tmp_path / "tables" / "2.parquet").write_bytes((tmp_path / "tables" / "0.parquet").read_bytes())
+    assert len(open_images("tables").train) == before * 3 / 2
+
+
+STRIPES = '''
+"""Stripes, drawn when they are asked for: stripes:N is N of them."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from siam.data.images import Encoded, ImageSets
+
+LOOKS_LIKE = "stripes:N"
+ORDER = 5
+
+
+def recognizes(name):
+    return name.startswith("stripes:")
+
+
+def open(name):
+    return ImageSets(Stripes(name, int(name.partition(":")[2])), None)
+
+
+class Stripes(Encoded):
+    def __init__(self, name, count):
+        self.name, self.names = name, [f"{i}.png" for i in range(count)]
+
+    def encoded(self, i):
+        pixels = np.zeros((20, 20, 3), np.uint8)
+        pixels[:, :: i % 5 + 2] = 255
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "PNG")
+        return stream.getvalue()
+'''
+
+
+@pytest.mark.parametrize("cache", ["none", "device"])
+def test_a_source_is_one_file(tmp_path, monkeypatch, cache):
+    """It trains and embeds, and is named among the others, though nothing else knows of it."""
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "stripes.py").write_text(STRIPES)
+    monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path / "more")])
+    monkeypatch.delitem(sys.modules, "siam.data.sources.stripes", raising=False)
+    run = siam.pretrain(
+        "stripes:12", out=tmp_path / "run", backbone="resnet10t", width=0.125, epochs=1, batch_size=4,
+        views={"size": 16}, loader={"workers": 0, "cache": cache}, precision="float32",
+    )  # fmt: skip
+    assert run.steps == 3
+    vectors, paths = siam.embed(tmp_path / "run", "stripes:7", workers=0)
+    assert paths == [f"{i}.png" for i in range(7)]
+    assert np.isfinite(vectors).all()
+    written = shard("stripes:3", tmp_path / "shards")
+    assert json.loads((tmp_path / "shards" / "index.json").read_text())["shardlist"][0]["nsamples"] == 3
+    assert written["images"] == 3
+    (tmp_path / "notes.md").touch()
+    with pytest.raises(DataError, match="stripes:N"):
+        open_images(tmp_path / "notes.md")
