@@ -165,4 +165,4 @@ def test_a_link_that_stays_cut_ends_the_run_with_the_checkpoint_intact(machines,
     assert "continue from the last checkpoint with --resume auto" in told
     saved, complaint = load_last(run)
     assert not complaint
-    assert saved["progress"]["epoch"] * 3 + saved["progress"]["step"] >= 5
+    assert saved["progress"]["step"] >= 5
