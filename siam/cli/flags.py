@@ -1,4 +1,4 @@
-"""What the verbs' arguments are made of: positional arguments, switches, and settings as flags.
+"""Types for the options of verbs: positional arguments, switches, and settings as flags.
 
 A setting's flag is its path, `--optimizer.lr`. Two read better otherwise: DATA is positional, and `--method`
 names the method that the settings of the group `method` start from.

@@ -65,8 +65,8 @@ def _duration(seconds: float) -> str:
 def classes_table(per_class: dict[str, float], confusion: list[list[int]]) -> Any:
     """Return a rich table of the classes with the lowest accuracy, and what each is most confused with.
 
-    confusion: images of class (row) that were predicted as class (column). A class without validation images
-    is a row of zeros there, and absent from `per_class`; which column is whose cannot be told then.
+    confusion: number of images of class (row) that were classified as class (column). A class without
+    validation images has a row of zeros there and is absent from `per_class`, so columns have no names then.
     """
     from rich.table import Table
 
@@ -75,10 +75,8 @@ def classes_table(per_class: dict[str, float], confusion: list[list[int]]) -> An
     lowest = sorted(zip(per_class, rows, strict=True), key=lambda row: per_class[row[0]])[:_MOST_ROWS]
     for name, counts in lowest:
         others = {other: n for other, n in zip(per_class, counts, strict=False) if other != name and n}
-        known = others and len(rows) == len(counts)
-        table.add_row(
-            name, percent_of(per_class[name]), max(others, key=others.__getitem__) if known else "-"
-        )
+        most = max(others, key=others.__getitem__) if others and len(rows) == len(counts) else "-"
+        table.add_row(name, percent_of(per_class[name]), most)
     if len(per_class) > _MOST_ROWS:
         table.caption = f"the {_MOST_ROWS} lowest of {len(per_class)} classes; --json prints all"
     return table

@@ -31,7 +31,7 @@ _BLOCKS = {
 
 @dataclass(frozen=True)
 class Imported:
-    """What a checkpoint held."""
+    """The contents of an imported checkpoint."""
 
     run: str
     layout: str

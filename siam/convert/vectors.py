@@ -39,7 +39,7 @@ Vectors = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Embedder:
-    """What turns images into vectors: a run's encoder, on a device."""
+    """A run's encoder on a device, which turns images into vectors."""
 
     run: str | Path
     device: str = "auto"

@@ -1,4 +1,4 @@
-"""What tables of measured rows share: statistics over seeds, folders, and files."""
+"""Statistics over seeds, folders and files, for all tables of measured rows."""
 
 import json
 import statistics

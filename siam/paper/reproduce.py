@@ -39,7 +39,7 @@ _SCALES: dict[str, tuple[str, str | None]] = {
 
 @dataclass(frozen=True)
 class Study:
-    """What was measured for one row."""
+    """The measurements of one row."""
 
     row: Row
     outcomes: list[dict[str, Any]]

@@ -24,7 +24,7 @@ _FIELDS = ("ap50", "ap", "ap75")
 
 @dataclass(frozen=True)
 class Line:
-    """What was measured from one initialization."""
+    """The measurements from one initialization."""
 
     name: str
     published: str | None

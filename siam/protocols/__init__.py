@@ -1,1 +1,1 @@
-"""What a trained encoder is worth."""
+"""Evaluate a trained encoder on labeled images."""

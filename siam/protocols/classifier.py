@@ -27,7 +27,7 @@ _REPORT_EVERY = 10  # steps: reading the loss waits for the device
 
 @dataclass(frozen=True)
 class Compute:
-    """What an evaluation runs on. workers: decoding processes."""
+    """The hardware of an evaluation. workers: decoding processes."""
 
     device: torch.device
     bf16: bool = False

@@ -80,7 +80,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Task:
-    """What a protocol works on."""
+    """The input of a protocol."""
 
     encoder: Encoder
     train: Subset
@@ -117,7 +117,7 @@ class _Measured:
     truth: Tensor
     """True classes (M,)."""
     detail: str
-    """What the protocol chose or was told."""
+    """The protocol's hyperparameters, given or selected."""
 
 
 def _knn(task: _Task) -> _Measured:

@@ -81,7 +81,7 @@ def test_unreadable_files_are_counted(run):
         ),
         (BYOL, "BYOL: learned predictor, momentum encoder as the target branch, cosine similarity"),
         (SIMCLR, "SimCLR: no predictor, gradient through both branches, contrast with the batch"),
-        (SWAV, "SwAV: no predictor, stop-gradient on the target branch, swapped clusters"),
+        (SWAV, "SwAV: no predictor, stop-gradient on the target branch, swapped prediction of clusters"),
         (MOCO_V2, "MoCo v2: no predictor, momentum encoder as the target branch, contrast with a queue"),
     ],
 )

@@ -71,7 +71,7 @@ def ours(network, settings, loader):
     losses = []
     for i, views in enumerate(loader):
         set_learning_rate(train_on.optimizer, settings.optimizer, i / STEPS, settings.epochs)
-        loss, _ = train_on(views, torch.arange(BATCH))
+        loss, _ = train_on(views, torch.arange(BATCH), epoch=1)
         losses.append(loss.item())
     return losses, network.state_dict()
 

@@ -38,7 +38,7 @@ def a_step(precision):
     images = 2 * F.interpolate(torch.randn(BATCH, 3, 3, 3), size=16, mode="bilinear")
     views = [images + torch.randn_like(images) / 2 for _ in range(2)]
     before = nn.utils.parameters_to_vector(network.parameters()).detach().clone()
-    loss, z1 = step(views, torch.arange(BATCH))
+    loss, z1 = step(views, torch.arange(BATCH), epoch=1)
     gradient = torch.cat([p.grad.flatten() for p in network.parameters()])
     return loss, z1, gradient, nn.utils.parameters_to_vector(network.parameters()).detach() - before, network
 
@@ -80,10 +80,10 @@ def pretrain_until(step, monkeypatch, args):
     left = iter(range(step))
 
     class Cut(Step):
-        def __call__(self, views, images):
+        def __call__(self, views, images, epoch):
             if next(left, None) is None:
                 raise PowerCut
-            return super().__call__(views, images)
+            return super().__call__(views, images, epoch)
 
     with monkeypatch.context() as patch:
         patch.setattr(pretrain, "Step", Cut)

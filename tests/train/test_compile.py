@@ -65,7 +65,7 @@ def test_a_compiled_step_is_the_step(compiled_modules):
     for compiled in (False, True):
         step, network = step_for(8, compile=compiled)
         before = network.backbone.conv1.weight.detach().clone()
-        loss, z1 = step(two_views(8, seed=1), torch.arange(8))
+        loss, z1 = step(two_views(8, seed=1), torch.arange(8), epoch=1)
         assert (network.backbone.conv1.weight - before).abs().max() > 1e-4
         found.append({"loss": loss, "z1": z1, **network.state_dict()})
     assert compiled_modules == [network]
@@ -126,7 +126,7 @@ def accumulated(compiled):
         patch.setattr(step_module, "data_parallel", counted)
         step, network = step_for(24, grad_accum=3, compile=compiled, sync_bn=False)
         for number in range(2):
-            step(two_views(24, seed=number), torch.arange(12))
+            step(two_views(24, seed=number), torch.arange(12), epoch=1)
         return exchanged, [p.detach().numpy() for p in network.parameters()]
 
 
