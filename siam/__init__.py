@@ -12,8 +12,14 @@ from siam.errors import DataError, RunError, SettingsError, SiamError
 from siam.methods import BYOL, METHODS, MOCO_V2, SIMCLR, SIMSIAM, SWAV, Method
 
 if TYPE_CHECKING:
-    from siam.api import embed, evaluate, export, import_, inspect, load, pretrain
+    from siam.api import pretrain
+    from siam.convert.export import export
+    from siam.convert.importer import import_checkpoint as import_
+    from siam.convert.inspecting import inspect
+    from siam.convert.vectors import embed
     from siam.network import Network
+    from siam.protocols.evaluate import evaluate
+    from siam.runs.encoder import load
 
 __all__ = [
     "BYOL",
@@ -37,14 +43,23 @@ __all__ = [
     "pretrain",
 ]
 
-_API = ("embed", "evaluate", "export", "import_", "inspect", "load", "pretrain")
-_LAZY = {"Network": "siam.network", **dict.fromkeys(_API, "siam.api")}
+_LAZY = {
+    "Network": "siam.network.Network",
+    "embed": "siam.convert.vectors.embed",
+    "evaluate": "siam.protocols.evaluate.evaluate",
+    "export": "siam.convert.export.export",
+    "import_": "siam.convert.importer.import_checkpoint",
+    "inspect": "siam.convert.inspecting.inspect",
+    "load": "siam.runs.encoder.load",
+    "pretrain": "siam.api.pretrain",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first used, so that the command line answers at once."""
+    """Import a name that needs torch when it is first used, so that the command line answers at once."""
     if name in _LAZY:
         from importlib import import_module
 
-        return getattr(import_module(_LAZY[name]), name)
+        module, _, attribute = _LAZY[name].rpartition(".")
+        return getattr(import_module(module), attribute)
     raise AttributeError(f"module 'siam' has no attribute '{name}'")

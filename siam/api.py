@@ -1,22 +1,11 @@
-"""Siam in Python: what the verbs of the command line do, as functions.
-
-All raise SiamError for what the user can fix: SettingsError, DataError or RunError, one sentence each.
-"""
+"""`siam.pretrain`: a run from Python, as `siam pretrain` is from the command line."""
 
 from pathlib import Path
 from typing import Any
 
-from siam.convert.export import export
-from siam.convert.importer import import_checkpoint as import_
-from siam.convert.inspecting import inspect
-from siam.convert.vectors import embed
-from siam.protocols.evaluate import evaluate
-from siam.runs.encoder import load
 from siam.settings.overrides import Overrides
 from siam.train.pretrain import Outcome
 from siam.train.start import Resume, start
-
-__all__ = ["embed", "evaluate", "export", "import_", "inspect", "load", "pretrain"]
 
 
 def pretrain(

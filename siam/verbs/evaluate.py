@@ -25,7 +25,7 @@ class Evaluate:
 
 
 def main(options: Evaluate) -> "Evaluation":
-    from siam.api import evaluate
+    from siam.protocols.evaluate import evaluate
     from siam.system.device import find_device, tune_process
 
     tune_process(find_device(options.settings.device))

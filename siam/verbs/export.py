@@ -18,6 +18,6 @@ class Export:
 
 
 def main(options: Export) -> dict[str, Any]:
-    from siam.api import export
+    from siam.convert.export import export
 
     return export(options.run, options.format, options.out)

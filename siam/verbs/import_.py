@@ -24,6 +24,6 @@ class Import:
 
 
 def main(options: Import) -> "Imported":
-    from siam.api import import_
+    from siam.convert.importer import import_checkpoint
 
-    return import_(options.checkpoint, options.out, options.backbone, options.image_size)
+    return import_checkpoint(options.checkpoint, options.out, options.backbone, options.image_size)

@@ -21,7 +21,7 @@ class Inspect:
 
 
 def main(options: Inspect) -> dict[str, Any]:
-    from siam.api import inspect
+    from siam.convert.inspecting import inspect
     from siam.system.device import find_device, tune_process
 
     if options.data:
