@@ -55,8 +55,8 @@ def save_images(folder, count, seed, level=128):
         Image.fromarray(soft).resize((int(width), int(height))).save(folder / f"{i:03d}.jpg")
 
 
-def siam(*args, check):
-    """Run the command in a process of its own, to the exit status `check`; returns it, ended."""
+def run_cli(*args, check):
+    """Run `siam` in a process of its own. Return it once it has ended with exit status `check`."""
     done = Command(*args)
     assert done.wait() == check, done.stderr
     return done

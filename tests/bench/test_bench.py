@@ -7,7 +7,7 @@ import pytest
 
 from siam.bench.verdict import Rates, find_bottleneck
 from siam.cli import command as cli
-from tests.conftest import TINY, siam
+from tests.conftest import TINY, run_cli
 
 GPU = Rates(
     device="cuda", cores=16, workers=8, decode=900.0, worker=600.0, transfer=20000.0, photometry=9000.0,
@@ -95,7 +95,7 @@ def test_a_folder_is_measured_with_the_users_settings(capsys, photos):
 
 @pytest.mark.slow
 def test_the_demo_set_as_a_table():
-    done = siam("bench", *quick(), check=0)
+    done = run_cli("bench", *quick(), check=0)
     assert "training step, batch 8, float32" in done.stdout
     assert "all together, measured" in done.stdout
     assert "one worker" not in done.stdout  # it is resident

@@ -27,7 +27,7 @@ from siam.runs.encoder import load, load_network, save_encoder, save_network
 from siam.runs.folder import open_run, save_settings
 from siam.runs.tensors import load_checkpoint
 from siam.settings.pretraining import Settings, ViewSettings
-from tests.conftest import DATA, TINY, siam
+from tests.conftest import DATA, TINY, run_cli
 
 SIZE = 64
 
@@ -263,21 +263,21 @@ def test_torchvision_and_timm_state_dicts(tmp_path):
 def test_an_imported_run_trains_on_embeds_and_evaluates(classes, photos, tmp_path):
     """Every verb works on it, and pretraining begins with its weights."""
     torch.save({"state_dict": released_simsiam().state_dict()}, tmp_path / "c.pth")
-    siam("import", tmp_path / "c.pth", "--out", tmp_path / "run", "--image-size", 32, check=0)
-    shown = json.loads(siam("inspect", tmp_path / "run", classes, "--json", check=0).stdout)
+    run_cli("import", tmp_path / "c.pth", "--out", tmp_path / "run", "--image-size", 32, check=0)
+    shown = json.loads(run_cli("inspect", tmp_path / "run", classes, "--json", check=0).stdout)
     assert (shown["method"], shown["heads"]) == ("simsiam", "projector, predictor")
     assert 1 <= shown["rank"] <= 24
     for image in [*photos.iterdir()][1:]:
         image.unlink()
-    assert "takes at least 2" in siam("inspect", tmp_path / "run", photos, check=2).said()
-    siam("evaluate", tmp_path / "run", classes, "--k", 3, "--workers", 0, check=0)
-    siam("embed", tmp_path / "run", classes, "--workers", 0, "--out", tmp_path / "v.parquet", check=0)
+    assert "takes at least 2" in run_cli("inspect", tmp_path / "run", photos, check=2).said()
+    run_cli("evaluate", tmp_path / "run", classes, "--k", 3, "--workers", 0, check=0)
+    run_cli("embed", tmp_path / "run", classes, "--workers", 0, "--out", tmp_path / "v.parquet", check=0)
     flags = [*TINY[TINY.index("--epochs") :]]
     for name in ("--method.dim", "--method.projector-hidden", "--method.predictor-hidden",
                  "--method.projector-layers", "--views.size"):  # fmt: skip
         at = flags.index(name)
         del flags[at : at + 2]
-    done = siam("pretrain", classes, "--init", tmp_path / "run", *flags, "--out", tmp_path / "on", check=0)
+    done = run_cli("pretrain", classes, "--init", tmp_path / "run", *flags, "--out", tmp_path / "on", check=0)
     assert "initialized from the backbone, projector, predictor" in " ".join(done.stderr.split())
     settings = yaml.safe_load((tmp_path / "on" / "settings.yaml").read_text())
     assert (settings["backbone"], settings["method"]["dim"]) == ("resnet18", 128)
@@ -316,7 +316,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path, capsys, how, read):
 def test_damaged_and_foreign_files_are_one_line(tmp_path, contents, suffix):
     file = tmp_path / f"c{suffix}"
     file.write_bytes(contents)
-    done = siam("import", file, "--out", tmp_path / "run", check=2)
+    done = run_cli("import", file, "--out", tmp_path / "run", check=2)
     assert done.stderr.count("\n") == 1
     assert "cannot be read" in done.stderr
     assert "more than tensors" not in done.stderr

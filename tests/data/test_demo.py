@@ -9,7 +9,7 @@ import torch
 from siam.data.augment import RGB_TO_YIQ
 from siam.data.sources.demo import SHAPES, demo_images
 from siam.measure.knn import knn_accuracy
-from tests.conftest import siam
+from tests.conftest import run_cli
 
 
 def test_the_same_every_time_and_balanced():
@@ -57,7 +57,7 @@ def test_images_differ_in_hue_and_in_nothing_else_that_all_their_crops_share():
 @pytest.mark.timeout(1200)  # minutes on a core of its own, and here others share it
 def test_a_network_learns_it_in_minutes(tmp_path):
     """Healthy, and far ahead of raw pixels and of the untrained network."""
-    done = siam("pretrain", "--out", tmp_path / "run", "--json", check=0)
+    done = run_cli("pretrain", "--out", tmp_path / "run", "--json", check=0)
     outcome = json.loads(done.stdout)
     assert outcome["verdict"] == "healthy"
     assert outcome["knn"] >= 0.7

@@ -10,7 +10,7 @@ import torch
 from siam.measure.collapse import ADVICE, effective_rank, embedding_std, std_at_collapse, verdict
 from siam.methods import SIMSIAM
 from siam.runs.folder import open_run
-from tests.conftest import siam
+from tests.conftest import run_cli
 
 
 def test_std_is_one_for_isotropic_outputs_and_zero_for_a_constant():
@@ -102,7 +102,7 @@ def test_without_a_centring_norm_the_floor_is_0(change):
 def test_without_stop_gradient_it_collapses_and_says_so_during_the_run(tmp_path):
     run = tmp_path / "run"
     flags = ["--method.target", "gradient", "--epochs", 4]
-    done = siam("pretrain", *flags, "--out", run, "--json", check=0)
+    done = run_cli("pretrain", *flags, "--out", run, "--json", check=0)
     outcome = json.loads(done.stdout)
     assert outcome["verdict"] == "collapsed"
     assert outcome["loss"] < -0.98

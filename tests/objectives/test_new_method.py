@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import siam as package
+import siam
 from siam import methods, objectives
 from siam.cli import command as cli
 from siam.errors import SettingsError
@@ -24,7 +24,7 @@ from siam.settings.pretraining import OptimizerSettings, Settings
 from siam.settings.recipes import DEMO, starting_point
 from tests.conftest import TINY
 
-DOCS = Path(package.__file__).parents[1] / "docs" / "methods.md"
+DOCS = Path(siam.__file__).parents[1] / "docs" / "methods.md"
 
 
 def example(name):
@@ -99,15 +99,15 @@ def test_gradient_flows_through_both_branches(barlow_twins):
 def test_without_the_file_there_is_no_such_objective():
     assert "barlow_twins" not in names("siam.objectives")
     with pytest.raises(SettingsError, match=r"method\.objective must be one of cosine, .*got 'barlow_twins'"):
-        replace(package.SIMSIAM, objective="barlow_twins")
+        replace(siam.SIMSIAM, objective="barlow_twins")
     with pytest.raises(SettingsError, match="did you mean cosine"):
-        replace(package.SIMSIAM, objective="cosin")
+        replace(siam.SIMSIAM, objective="cosin")
 
 
 @pytest.mark.parametrize("name", names("siam.objectives"))
 def test_every_objective_says_how_it_is_built_and_put(name):
     assert objectives.words(name)
-    method = replace(package.SIMSIAM, objective=name, dim=4, queue=16, prototypes=3)
+    method = replace(siam.SIMSIAM, objective=name, dim=4, queue=16, prototypes=3)
     assert Settings(batch_size=8, method=method).method.objective == name
     p1, p2, z1, z2 = torch.randn(4, 6, 4)
     objective = build_objective(method, images=6)

@@ -16,7 +16,7 @@ from siam.settings.overrides import Overrides
 from siam.settings.plain import from_dict, to_dict
 from siam.settings.pretraining import Settings
 from siam.settings.recipes import DEMO
-from tests.conftest import TINY, siam
+from tests.conftest import TINY, run_cli
 
 PUBLISHED = {
     "stop-gradient": [67.7, 0.1],
@@ -91,7 +91,7 @@ def test_mean_and_deviation_over_seeds_by_hand():
 def test_a_table_row_by_row_and_again(classes, tmp_path):
     """Killed after its first row it goes on with the second; finished, it runs nothing again."""
     command = ["reproduce", "stop-gradient", classes, *TINY, "--out", tmp_path / "t"]
-    done = siam(*command, "--seeds", 2, "--json", check=0)
+    done = run_cli(*command, "--seeds", 2, "--json", check=0)
     found = json.loads(done.stdout)
     assert [row["name"] for row in found["rows"]] == ["with stop-gradient", "without stop-gradient"]
     assert [len(row["seeds"]) for row in found["rows"]] == [2, 2]
@@ -108,13 +108,13 @@ def test_a_table_row_by_row_and_again(classes, tmp_path):
     first = (tmp_path / "t" / "with-stop-gradient-seed0" / "metrics.jsonl").read_bytes()
     whole = metrics.read_text().splitlines()
     metrics.write_text("\n".join(whole[:-1]) + "\n")  # as if killed before its end was written
-    again = json.loads(siam(*command, "--seeds", 2, "--json", check=0).stdout)
+    again = json.loads(run_cli(*command, "--seeds", 2, "--json", check=0).stdout)
     assert (tmp_path / "t" / "with-stop-gradient-seed0" / "metrics.jsonl").read_bytes() == first
     assert again["rows"][0]["seeds"] == found["rows"][0]["seeds"]
     rows = [[o["knn"] for o in row["seeds"]] for row in again["rows"]]
     assert rows == [[o["knn"] for o in row["seeds"]] for row in found["rows"]]
 
-    done = siam(*command, "--seeds", 2, "--optimizer.lr", 0.7, check=2)
+    done = run_cli(*command, "--seeds", 2, "--optimizer.lr", 0.7, check=2)
     assert "was made with other settings: optimizer.lr (0.8 and 0.7)" in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("siam: ")
 

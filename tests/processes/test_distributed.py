@@ -27,7 +27,7 @@ from siam.processes.launch import how_many, launch
 from siam.processes.rendezvous import process_group
 from siam.runs.checkpoint import load_last
 from siam.settings.pretraining import Settings
-from tests.conftest import TINY, siam
+from tests.conftest import TINY, run_cli
 from tests.data.test_workers import of_session
 
 SMALL = {
@@ -287,7 +287,7 @@ def test_a_run_of_two_processes_is_the_run_of_one(classes, tmp_path):
     flags = ["pretrain", classes, *TINY, "--device", "cpu", "--loader.cache", "none", "--loader.workers", 1]
     runs = {name: tmp_path / name for name in ("one", "two", "torchrun")}
     assert cli.main([*map(str, flags), "--out", str(runs["one"])]) == 0
-    two = siam(*flags, "--devices", 2, "--out", runs["two"], "--json", check=0)
+    two = run_cli(*flags, "--devices", 2, "--out", runs["two"], "--json", check=0)
     assert json.loads(two.stdout)["steps"] == 6
     assert two.stderr.count("epoch   1") == 1
     done = torchrun(2, *flags, "--out", runs["torchrun"], "--json")

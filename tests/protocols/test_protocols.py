@@ -21,7 +21,7 @@ from siam.protocols.linear import LinearSettings, linear
 from siam.protocols.probe import STRENGTHS, probe
 from siam.protocols.score import score
 from siam.runs.encoder import Encoder, load, untrained
-from tests.conftest import TINY, siam
+from tests.conftest import TINY, run_cli
 
 CPU = Compute(torch.device("cpu"))
 
@@ -46,7 +46,7 @@ def run(tmp_path_factory):
             folder = root / "classes" / split / name
             folder.mkdir(parents=True)
             save_images(folder, count, seed=level, level=level)
-    siam("pretrain", root / "classes", *TINY, "--out", root / "run", check=0)
+    run_cli("pretrain", root / "classes", *TINY, "--out", root / "run", check=0)
     return root
 
 
@@ -148,7 +148,7 @@ def test_every_protocol_tells_light_from_dark(run, protocol):
         rates = ["--epochs", 30, "--batch-size", 8]
         rates += ["--lr", 500] if protocol == "linear" else ["--lr", 0.5, "--backbone-lr", 0.01]
     command = ["evaluate", run / "run", run / "classes", "--protocol", protocol, *rates, "--workers", 0]
-    result = json.loads(siam(*command, "--json", check=0).stdout)
+    result = json.loads(run_cli(*command, "--json", check=0).stdout)
     assert result["top1"] >= 0.8
     assert (result["train_images"], result["val_images"]) == (24, 12)
     assert [sum(row) for row in result["confusion"]] == [6, 6]
@@ -159,7 +159,7 @@ def test_every_protocol_tells_light_from_dark(run, protocol):
 
 
 def test_the_table_for_people_names_classes(run):
-    shown = siam("evaluate", run / "run", run / "classes", "--k", 3, "--workers", 0, check=0).stdout
+    shown = run_cli("evaluate", run / "run", run / "classes", "--k", 3, "--workers", 0, check=0).stdout
     assert "dark" in shown
     assert "most confused with" in shown
 
@@ -202,12 +202,12 @@ def test_what_cannot_be_measured_is_refused(run, photos):
     grey = run / "classes" / "train" / "grey"
     shutil.copytree(run / "classes" / "train" / "dark", grey)
     try:
-        done = siam("evaluate", run / "run", run / "classes", "--workers", "0", check=0)
+        done = run_cli("evaluate", run / "run", run / "classes", "--workers", "0", check=0)
         assert "no validation images of grey: accuracy is of the other classes" in done.stderr
     finally:
         shutil.rmtree(grey)
-    done = siam("evaluate", run / "run", run / "classes", "--protocol", "knnn", check=2)
+    done = run_cli("evaluate", run / "run", run / "classes", "--protocol", "knnn", check=2)
     assert done.stderr.count("\n") == 1
     assert "knn" in done.stderr
-    done = siam("evaluate", run / "run", run / "classes", "--labels", "1.5", check=2)
+    done = run_cli("evaluate", run / "run", run / "classes", "--labels", "1.5", check=2)
     assert done.stderr == "siam: labels must be a fraction in (0, 1], got 1.5\n"

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.command import Command
-from tests.conftest import TINY, siam
+from tests.conftest import TINY, run_cli
 
 TIMES = ("seconds", "pairs_per_second")
 
@@ -51,11 +51,11 @@ def test_killed_and_resumed_is_the_same_run(classes, tmp_path, workers):
         "none",
     ]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    siam(*args, "--out", whole, check=0)
+    run_cli(*args, "--out", whole, check=0)
     again = [*args, "--out", broken, "--loader.workers", workers]
     kill_at(4, again, broken)
     kill_at(8, [*again, "--resume"], broken)
-    siam(*again, "--resume", check=0)
+    run_cli(*again, "--resume", check=0)
     assert_same_run(whole, broken)
 
 
@@ -64,17 +64,17 @@ def test_resident_and_method_with_state_resume_exactly(tmp_path):
     args = ["pretrain", *TINY, "--batch-size", 1000, "--epochs", 2, "--checkpoint.every", 2]
     args += ["--method", "moco_v2", "--method.queue", 3000]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    siam(*args, "--out", whole, check=0)
+    run_cli(*args, "--out", whole, check=0)
     kill_at(7, [*args, "--out", broken], broken)
-    siam(*args, "--out", broken, "--resume", check=0)
+    run_cli(*args, "--out", broken, "--resume", check=0)
     assert_same_run(whole, broken)
 
 
 @pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing(photos, tmp_path):
     args = ["pretrain", photos, *TINY, "--out", tmp_path / "run"]
-    siam(*args, check=0)
+    run_cli(*args, check=0)
     before = metrics(tmp_path / "run")
-    done = siam(*args, "--resume", "--json", check=0)
+    done = run_cli(*args, "--resume", "--json", check=0)
     assert metrics(tmp_path / "run") == before
     assert json.loads(done.stdout)["epochs"] == 2

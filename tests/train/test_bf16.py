@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import siam as package
+import siam
 from siam.cli import command as cli
 from siam.convert import vectors as embedding
 from siam.methods import SIMSIAM
@@ -109,7 +109,7 @@ def test_vectors_in_bf16_are_those_in_float32_to_a_percent(classes, tmp_path, mo
     found = []
     for bf16 in (False, True):
         monkeypatch.setattr(embedding, "uses_bf16", lambda *_, bf16=bf16: bf16)
-        found.append(package.embed(run, classes, workers=0)[0])
+        found.append(siam.embed(run, classes, workers=0)[0])
     exact, rounded = found
     assert rounded.dtype == np.float32
     distance, length = np.linalg.norm(rounded - exact, axis=1), np.linalg.norm(exact, axis=1)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-import siam as package
+import siam
 from siam.cli import command as cli
 from siam.methods import SIMSIAM
 from siam.network import Network
@@ -98,8 +98,8 @@ def test_a_compiled_run_ends_resumes_and_embeds(classes, tmp_path, monkeypatch, 
     assert names[0] == names[1]
     saved = [torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (plain, run)]
     assert saved[0]["network"].keys() == saved[1]["network"].keys()
-    vectors, paths = package.embed(run, classes, workers=0)
-    assert vectors.shape == (len(paths), package.load(run).features)
+    vectors, paths = siam.embed(run, classes, workers=0)
+    assert vectors.shape == (len(paths), siam.load(run).features)
     assert np.isfinite(vectors).all()
 
 

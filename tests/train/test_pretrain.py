@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-import siam as package
+import siam
 from siam.runs.tensors import load_checkpoint
 from siam.settings.plain import from_dict
-from tests.conftest import DATA, TINY, save_images, siam
+from tests.conftest import DATA, TINY, run_cli, save_images
 
 
 def records(run, kind):
@@ -37,7 +37,7 @@ def test_five_percent_of_broken_files_cost_only_themselves(tmp_path):
     (folder / "b4.jpg").write_bytes(bomb)
 
     run = tmp_path / "run"
-    done = siam(
+    done = run_cli(
         "pretrain", folder, *TINY, "--loader.cache", "none", "--loader.workers", 1, "--out", run, check=0
     )
     assert "4 of 80 images could not be read" in " ".join(done.stderr.split())
@@ -54,7 +54,7 @@ def test_too_many_broken_files_stop_the_run(tmp_path):
     save_images(folder, 20, seed=0)
     for i in range(6):
         (folder / f"b{i}.jpg").write_text("no")
-    done = siam("pretrain", folder, *TINY, "--out", tmp_path / "run", check=2)
+    done = run_cli("pretrain", folder, *TINY, "--out", tmp_path / "run", check=2)
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("siam: ")
     assert "of 26 images" in line
@@ -69,7 +69,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(photos
     run = tmp_path / "run"
     flags = [*TINY, "--method.batch-norm", "none", "--checkpoint.every", every]
     rate = ["--optimizer.lr", "1e30", "--optimizer.warmup-epochs", "0.7"]  # 0 in the first step
-    done = siam("pretrain", photos, *flags, *rate, "--out", run, check=2)
+    done = run_cli("pretrain", photos, *flags, *rate, "--out", run, check=2)
     assert "the loss is not finite" in done.stderr.splitlines()[-1]
     assert "diverged" in (run / "report.html").read_text()
     assert math.isnan(records(run, "step")[-1]["loss"])
@@ -84,12 +84,12 @@ def test_python_runs_embeds_and_loads(classes, tmp_path):
         "backbone": "resnet10t", "width": 0.125, "epochs": 1, "batch_size": 8, "views": {"size": 16},
         "method": {"dim": 16, "projector_hidden": 16, "predictor_hidden": 4},
     }  # fmt: skip
-    outcome = package.pretrain(classes, out=tmp_path / "run", **flags)
+    outcome = siam.pretrain(classes, out=tmp_path / "run", **flags)
     assert 0 <= outcome.metrics["knn"] <= 1
     assert outcome.metrics["pixel_knn"] >= 0.9  # dark and light images: pixels tell them apart
-    encoder = package.load(outcome.run)
+    encoder = siam.load(outcome.run)
     assert not encoder.training
-    vectors, paths = package.embed(outcome.run, classes)
+    vectors, paths = siam.embed(outcome.run, classes)
     assert vectors.shape == (36, encoder.features)
     assert paths[0] == "train/dark/000.jpg"
     assert paths[-1] == "val/light/005.jpg"
@@ -98,7 +98,7 @@ def test_python_runs_embeds_and_loads(classes, tmp_path):
 def test_settings_yaml_is_complete(photos, tmp_path):
     import yaml
 
-    siam("pretrain", photos, *TINY, "--out", tmp_path / "run", check=0)
+    run_cli("pretrain", photos, *TINY, "--out", tmp_path / "run", check=0)
     plain = yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())
     settings = from_dict(plain)
     assert settings.backbone == "resnet10t"
@@ -127,7 +127,7 @@ def test_real_photographs(tmp_path, pipeline):
         "--batch-size",
         "48",
     ]
-    done = siam(
+    done = run_cli(
         "pretrain",
         tmp_path / "photos",
         *flags,
@@ -205,7 +205,7 @@ def trained(photos, out, method, lr, **changes):
     plain = {"backbone": "resnet10t", "width": 0.125, "batch_size": 8, "precision": "float32"}
     heads = {"dim": 16, "projector_hidden": 16, "predictor_hidden": 4, "projector_layers": 2}
     kinds = {"name": method, "prototypes": 6, "queue": 32, **heads, **changes.pop("kinds", {})}
-    package.pretrain(
+    siam.pretrain(
         photos, method=kinds, out=out, views={"size": 16}, loader={"workers": 0},
         optimizer={"lr": lr}, **plain, **changes,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from siam.network import Network
 from siam.objectives import build_objective
 from siam.settings.pretraining import Settings
 from siam.train.step import Step
-from tests.conftest import TINY, siam
+from tests.conftest import TINY, run_cli
 
 HEADS = {"projector_hidden": 16, "dim": 8, "predictor_hidden": 4, "batch_norm": "none"}
 SETTINGS = Settings(batch_size=8, precision="float32", device="cpu")
@@ -73,6 +73,6 @@ def test_what_cannot_be_divided_is_refused():
 
 def test_a_run_in_parts(photos, tmp_path):
     flags = [*TINY, "--grad-accum", 2, "--activation-checkpointing", "true", "--out", tmp_path / "run"]
-    siam("pretrain", photos, *flags, check=0)
+    run_cli("pretrain", photos, *flags, check=0)
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert (last["kind"], last["steps"]) == ("end", 6)

@@ -12,7 +12,7 @@ from siam.errors import DataError
 from siam.transfer.annotations import Example, Instance, clip_box
 from siam.transfer.data import Batches, open_annotated, with_target
 from siam.transfer.masks import decode_mask, encode_mask
-from tests.conftest import siam
+from tests.conftest import run_cli
 from tests.transfer.conftest import LITTLE, few_of_coco, few_of_voc, names_of_voc
 
 
@@ -210,7 +210,7 @@ def test_a_json_that_is_not_cocos(tmp_path, text):
 @pytest.mark.slow
 def test_nothing_usable_is_exit_status_2_and_one_line(tmp_path, encoder):
     make_voc(tmp_path / "d" / "VOC2007", {"trainval": {"1": xml([])}, "test": {"2": xml([])}})
-    done = siam("transfer", encoder, tmp_path / "d", *LITTLE, "--out", tmp_path / "out", check=2)
+    done = run_cli("transfer", encoder, tmp_path / "d", *LITTLE, "--out", tmp_path / "out", check=2)
     assert len(done.stderr.strip().splitlines()) == 1
     assert "has no usable image with an object to train on" in done.stderr
     assert not (tmp_path / "out").exists()

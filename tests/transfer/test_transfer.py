@@ -20,7 +20,7 @@ from siam.transfer.precise_bn import measure_statistics
 from siam.transfer.settings import SMALL
 from siam.transfer.start import init_backbone
 from tests.command import Command
-from tests.conftest import siam
+from tests.conftest import run_cli
 from tests.transfer.conftest import LITTLE, few_of_coco, few_of_voc, make_run, names_of_voc
 from tests.transfer.test_measure import FIELDS, by_pycocotools
 
@@ -172,7 +172,7 @@ def test_two_processes_train_one_detector(few_voc, tmp_path):
     """Each has half of a batch and half of the test; the run's own report shows what they found."""
     run = make_run(tmp_path / "run", "resnet18", 0.25, 128)
     asked = [run, few_voc, *LITTLE, "--batch-size", 4, "--device", "cpu", "--devices", 2, "--json"]
-    outcome = json.loads(siam("transfer", *asked, check=0).stdout)
+    outcome = json.loads(run_cli("transfer", *asked, check=0).stdout)
     out = run / "transfer" / "voc-detection-c4"
     assert outcome["out"] == str(out)
     assert outcome["test_images"] == 6
@@ -236,5 +236,5 @@ def test_help_names_the_recipes_and_imports_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "siam: faster_coco_eval is not installed: pip install 'siam[transfer]'\n"
-    shown = siam("transfer", "--help", check=0).stdout
+    shown = run_cli("transfer", "--help", check=0).stdout
     assert "Recipes: voc07, voc0712, coco-1x, small" in shown
