@@ -164,15 +164,22 @@ def test_a_run_that_saved_nothing_is_begun_anew(capsys, tmp_path, photos):
     assert kinds[-1] == "end"
 
 
-def test_a_run_leaves_what_the_design_promises(photos, tmp_path):
+def test_a_run_leaves_its_files_and_reports_its_last_epoch(photos, tmp_path):
     command = [sys.executable, "-m", "siam", "pretrain", photos, *TINY, "--out", tmp_path / "run", "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     outcome = json.loads(done.stdout)
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    epochs = [record for record in map(json.loads, lines) if record["kind"] == "epoch"]
-    assert (outcome["verdict"], outcome["loss"]) == (epochs[-1]["verdict"], epochs[-1]["loss"])
     assert outcome["steps"] == 2 * (24 // 8)
     assert "knn" not in outcome
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    last_epoch = [record for record in records if record["kind"] == "step"][3:]
+    rank_z = [record for record in records if record["kind"] == "epoch"][-1]["rank_z"]
+    loss, std = (sum(record[name] for record in last_epoch) / 3 for name in ("loss", "std"))
+    assert outcome["loss"] == pytest.approx(loss, abs=1e-6)
+    assert outcome["std"] == pytest.approx(std, abs=1e-6)
+    floor = 2 * 7**0.5 / 8  # of the std, in batches of 8 whose z has mean 0
+    collapsed, low_rank = std < floor + 0.1 * (1 - floor), rank_z < 16 / 4  # of d = 16
+    assert outcome["verdict"] == ("collapsed" if collapsed else "at risk" if low_rank else "healthy")
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"settings.yaml", "metrics.jsonl", "checkpoint.pt", "encoder.safetensors", "report.html"} <= names
     assert any((tmp_path / "run" / "tensorboard").iterdir())

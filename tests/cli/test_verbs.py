@@ -102,12 +102,13 @@ def test_a_verb_without_torch_to_say_what_is_wrong():
     assert len(done.stderr.splitlines()) == len(VERBS)
 
 
-@pytest.mark.parametrize("args", [["--help"], ["reproduce", "--help"]])
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["reproduce", "--help"]])
 def test_a_reader_that_has_left_is_no_error(args):
+    """No message, and the status of a command that SIGPIPE ends, even if the output fits the buffer."""
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run(
-        [sys.executable, "-m", "siam", *args], stdout=write, stderr=subprocess.PIPE, text=True, check=False
-    )
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "siam", *args]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=buffered, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")
