@@ -14,6 +14,7 @@ import torchvision
 import yaml
 from torch import nn
 
+import siam
 from siam.convert.export import export
 from siam.convert.importer import import_checkpoint, read_tensors
 from siam.convert.layouts import _from_detectron2, to_detectron2
@@ -266,7 +267,10 @@ def test_an_imported_run_trains_on_embeds_and_evaluates(classes, photos, tmp_pat
     run_cli("import", tmp_path / "c.pth", "--out", tmp_path / "run", "--image-size", 32, check=0)
     shown = json.loads(run_cli("inspect", tmp_path / "run", classes, "--json", check=0).stdout)
     assert (shown["method"], shown["heads"]) == ("simsiam", "projector, predictor")
-    assert 1 <= shown["rank"] <= 24
+    vectors, paths = siam.embed(tmp_path / "run", classes, workers=0)
+    assert paths[23].startswith("train/")
+    s = np.linalg.svd(vectors[:24].astype(np.float64), compute_uv=False)
+    assert shown["rank"] == pytest.approx(np.exp(-(s / s.sum() * np.log(s / s.sum())).sum()), rel=1e-3)
     for image in [*photos.iterdir()][1:]:
         image.unlink()
     assert "takes at least 2" in run_cli("inspect", tmp_path / "run", photos, check=2).said()

@@ -9,12 +9,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
+from siam.convert import vectors as vectors_module
 from siam.data.sources.arrays import ArrayImages
 from siam.data.subset import Subset, hold_out, labeled_subset
 from siam.errors import DataError, RunError
 from siam.parts.backbone import build_backbone
+from siam.protocols import evaluate as evaluate_module
 from siam.protocols.classifier import ClassifierSettings, Compute, Training, labeled_loader
 from siam.protocols.evaluate import evaluate
 from siam.protocols.linear import LinearSettings, linear
@@ -141,14 +144,19 @@ def test_labelled_views_change_no_colour():
     assert torch.allclose(batch.views[0], expected[:, :, None, None].float(), atol=1e-3)
 
 
-@pytest.mark.parametrize("protocol", ["knn", "probe", "linear", "finetune"])
+RATES = {
+    "knn": [],
+    "probe": [],
+    "linear": ["--epochs", 30, "--batch-size", 8, "--lr", 500],
+    "finetune": ["--epochs", 30, "--batch-size", 8, "--lr", 0.5, "--backbone-lr", 0.01],
+}
+"""Flags with which each protocol learns from 24 images."""
+
+
+@pytest.mark.parametrize("protocol", RATES)
 def test_every_protocol_tells_light_from_dark(run, protocol):
-    rates = []
-    if protocol in ("linear", "finetune"):
-        rates = ["--epochs", 30, "--batch-size", 8]
-        rates += ["--lr", 500] if protocol == "linear" else ["--lr", 0.5, "--backbone-lr", 0.01]
-    command = ["evaluate", run / "run", run / "classes", "--protocol", protocol, *rates, "--workers", 0]
-    result = json.loads(run_cli(*command, "--json", check=0).stdout)
+    command = ["evaluate", run / "run", run / "classes", "--protocol", protocol, *RATES[protocol]]
+    result = json.loads(run_cli(*command, "--workers", 0, "--json", check=0).stdout)
     assert result["top1"] >= 0.8
     assert (result["train_images"], result["val_images"]) == (24, 12)
     assert [sum(row) for row in result["confusion"]] == [6, 6]
@@ -156,6 +164,44 @@ def test_every_protocol_tells_light_from_dark(run, protocol):
     assert f"<td>{protocol}</td>" in report
     assert f"{protocol}: images of the class" in report
     assert re.search(r"<td>20\d\d-\d\d-\d\d \d\d:\d\d</td></tr>", report)
+
+
+@pytest.mark.parametrize("protocol", RATES)
+def test_no_protocol_tells_light_from_dark_without_the_encoder(run, protocol, tmp_path):
+    """With all its weights 0: pixels alone would be enough here, but the protocols measure the encoder."""
+    blind = shutil.copytree(run / "run", tmp_path / "blind")
+    weights = load_file(blind / "encoder.safetensors")
+    zeroed = {name: value if "running" in name else value.zero_() for name, value in weights.items()}
+    save_file(zeroed, blind / "encoder.safetensors")
+    flags = dict(zip(RATES[protocol][::2], RATES[protocol][1::2], strict=True))
+    options = {flag.removeprefix("--").replace("-", "_"): value for flag, value in flags.items()}
+    result = evaluate(blind, run / "classes", protocol=protocol, workers=0, **options)
+    assert result.top1 == 0.5
+    assert sorted(map(sum, zip(*result.confusion, strict=True))) == [0, 12], "one class for all images"
+
+
+def test_knn_accuracy_is_that_of_the_embedded_vectors(run, tmp_path, monkeypatch):
+    """Five neighbors vote, each with weight exp(cos / T), on classes that are too alike to separate."""
+    from tests.conftest import save_images
+
+    for split, count in (("train", 12), ("val", 20)):
+        for name, level in (("dark", 124), ("light", 132)):
+            folder = tmp_path / "classes" / split / name
+            folder.mkdir(parents=True)
+            save_images(folder, count, seed=level + count, level=level)
+    for module in (vectors_module, evaluate_module):
+        monkeypatch.setattr(module, "uses_bf16", lambda *_: False)
+    vectors, paths = vectors_module.embed(run / "run", tmp_path / "classes", workers=0)
+    light = np.array(["light" in path for path in paths])
+    correct = []
+    for vector, is_light in zip(vectors[24:], light[24:], strict=True):
+        cosines = vectors[:24] @ vector / np.linalg.norm(vectors[:24], axis=1) / np.linalg.norm(vector)
+        nearest = np.argsort(cosines)[-5:]
+        votes = np.exp(cosines[nearest] / 0.1)
+        correct.append((votes[light[nearest]].sum() > votes[~light[nearest]].sum()) == is_light)
+    assert 0.3 < np.mean(correct) < 0.9
+    result = evaluate(run / "run", tmp_path / "classes", k=5, workers=0)
+    assert result.top1 == pytest.approx(np.mean(correct))
 
 
 def test_the_table_for_people_names_classes(run):

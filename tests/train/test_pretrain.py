@@ -7,11 +7,13 @@ import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import siam
+from siam.convert import vectors as vectors_module
 from siam.runs.tensors import load_checkpoint
 from siam.settings.plain import from_dict
 from tests.conftest import DATA, TINY, run_cli, save_images
@@ -79,13 +81,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(photos
         assert all(bool(w.isfinite().all()) for w in saved["network"].values())
 
 
-def test_python_runs_embeds_and_loads(classes, tmp_path):
+def test_python_runs_embeds_and_loads(classes, tmp_path, monkeypatch):
+    """And kNN is that of the vectors: here all 24 neighbors vote, each with weight exp(cos / T)."""
     flags = {
         "backbone": "resnet10t", "width": 0.125, "epochs": 1, "batch_size": 8, "views": {"size": 16},
-        "method": {"dim": 16, "projector_hidden": 16, "predictor_hidden": 4},
+        "method": {"dim": 16, "projector_hidden": 16, "predictor_hidden": 4}, "precision": "float32",
     }  # fmt: skip
+    monkeypatch.setattr(vectors_module, "uses_bf16", lambda *_: False)
     outcome = siam.pretrain(classes, out=tmp_path / "run", **flags)
-    assert 0 <= outcome.metrics["knn"] <= 1
     assert outcome.metrics["pixel_knn"] >= 0.9  # dark and light images: pixels tell them apart
     encoder = siam.load(outcome.run)
     assert not encoder.training
@@ -93,6 +96,11 @@ def test_python_runs_embeds_and_loads(classes, tmp_path):
     assert vectors.shape == (36, encoder.features)
     assert paths[0] == "train/dark/000.jpg"
     assert paths[-1] == "val/light/005.jpg"
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    light = np.array(["light" in path for path in paths])
+    votes = np.exp(unit[24:] @ unit[:24].T / 0.1)
+    named_light = votes[:, light[:24]].sum(axis=1) > votes[:, ~light[:24]].sum(axis=1)
+    assert outcome.metrics["knn"] == pytest.approx((named_light == light[24:]).mean())
 
 
 def test_settings_yaml_is_complete(photos, tmp_path):
@@ -153,9 +161,6 @@ def test_modules_beside_the_photographs_are_not_run(photos, tmp_path):
 
 def test_images_seen_do_not_depend_on_how_they_are_loaded(classes, tmp_path):
     """On the device or from workers, none or two: the same crops within the rounding of the two resizes."""
-    import numpy as np
-    import torch
-
     from siam.data.augment import denormalize
     from siam.data.loader import ViewLoader
     from siam.data.sources import open_images
