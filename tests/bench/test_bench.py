@@ -1,10 +1,13 @@
 """`siam bench`: what it prints, and the verdict that follows from given rates."""
 
+import itertools
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from siam.bench import stages
 from siam.bench.verdict import Rates, find_bottleneck
 from siam.cli import command as cli
 from tests.conftest import TINY, run_cli
@@ -80,16 +83,24 @@ def test_bad_input_is_one_plain_line(capsys, tmp_path):
         assert len([line for line in err.splitlines() if line.startswith("siam: ")]) == 1
 
 
-def test_a_folder_is_measured_with_the_users_settings(capsys, photos):
+def test_a_folder_is_measured_with_the_users_settings(capsys, photos, monkeypatch):
+    """With a clock that advances half a second at each reading: after each call of a stage, and at the end.
+
+    So 2 seconds are 4 calls, and 2.5 seconds have passed at the end. A call takes 16 images in a worker, and
+    a batch on the device. All stages together are measured for 4 seconds.
+    """
+    seconds = itertools.count(0, 0.5)
+    monkeypatch.setattr(stages, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
     assert cli.main(["bench", str(photos), *quick("--loader.cache", "none"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["backbone"], result["size"], result["batch_size"]) == ("resnet10t", 16, 8)
     rates = result["rates"]
-    for stage in ("decode", "worker", "photometry", "step"):
-        assert rates[stage] > 0, stage
+    assert rates["decode"] == rates["worker"] == 4 * 16 / 2.5
+    assert rates["photometry"] == rates["step"] == 4 * 8 / 2.5
     assert rates["transfer"] is None
-    assert result["end_to_end"] > 0
-    assert result["verdict"]["bottleneck"] in ("decode", "workers", "device")
+    assert result["end_to_end"] == 8 * 8 / 4.5
+    assert result["verdict"]["bottleneck"] == "workers", "there are none"
+    assert result["verdict"]["pairs_per_second"] == pytest.approx(1 / (2.5 / 64 + 2.5 / 32 + 2.5 / 32))
     assert result["machine"]["torch"]
 
 
