@@ -1,4 +1,4 @@
-"""Small real images, tiny networks, and the command run as a user runs it."""
+"""Fixtures: small real images, flags for tiny networks, and the command as a user runs it."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ TINY = """
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Small work is fastest on one thread, and sums are then in one order."""
+    """Use one thread: it is fastest for small work, and fixes the order of sums."""
     torch.set_num_threads(1)
 
 

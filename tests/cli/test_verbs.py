@@ -1,4 +1,4 @@
-"""Verbs: found by listing their folder, all of one form, and added by one file."""
+"""Verbs: discovered by listing their folder, all of the same form, each added as one file."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def main(options):
 
 @pytest.fixture
 def count_verb(tmp_path, monkeypatch):
-    """siam/verbs/count_files_.py, as it were."""
+    """Add a verb as if its file were siam/verbs/count_files_.py."""
     folder = tmp_path / "more verbs"
     folder.mkdir()
     (folder / "count_files_.py").write_text(COUNT.strip())
@@ -90,8 +90,8 @@ def test_every_verb_has_the_form_that_the_command_expects(verb, capsys):
     assert "--json Print the result as one JSON object on stdout." in shown
 
 
-def test_a_verb_without_torch_to_say_what_is_wrong():
-    """Each verb imports torch only once its settings are read."""
+def test_verbs_report_unknown_settings_without_torch():
+    """Each verb imports torch only after its settings have been read."""
     code = (
         "import sys; from siam.cli import main; from siam.cli.command import find_verbs\n"
         "for verb in find_verbs(): assert main([*verb.split(), '--unknown']) == 2, verb\n"
@@ -103,7 +103,7 @@ def test_a_verb_without_torch_to_say_what_is_wrong():
 
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"], ["reproduce", "--help"]])
-def test_a_reader_that_has_left_is_no_error(args):
+def test_a_broken_pipe_is_not_an_error(args):
     """No message, and the status of a command that SIGPIPE ends, even if the output fits the buffer."""
     read, write = os.pipe()
     os.close(read)

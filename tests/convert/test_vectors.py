@@ -1,4 +1,4 @@
-"""Vectors in Parquet: what stands in which row, and what a reader finds."""
+"""Embeddings in Parquet: the contents of rows, and other libraries that read them."""
 
 import json
 from functools import partial
@@ -54,26 +54,26 @@ def test_without_labels_the_column_is_null(run, photos, tmp_path):
     assert pq.read_table(tmp_path / "v.parquet")["label"].null_count == 24
 
 
-def test_nothing_is_left_where_it_cannot_write(run, photos, tmp_path):
+def test_an_unwritable_path_is_an_error(run, photos, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot write"):
         embed_to_parquet(run, photos, tmp_path / "file" / "v.parquet")
 
 
-def test_a_folder_is_no_file_to_write(run, photos, tmp_path):
-    """Said before any work is done, which would then be left behind."""
+def test_a_folder_as_output_file_is_refused(run, photos, tmp_path):
+    """The error comes before any work, so no parts are left behind."""
     with pytest.raises(RunError, match=r"photos is a folder: give the file to write, such as .*\.parquet"):
         embed_to_parquet(run, photos, photos)
     assert not (tmp_path / "photos.parts").exists()
 
 
 @pytest.mark.parametrize("embed", [siam.embed, partial(embed_to_parquet, out="v.parquet")])
-def test_batches_have_images(run, photos, embed):
+def test_a_batch_size_of_zero_is_refused(run, photos, embed):
     with pytest.raises(SettingsError, match="batch_size must be at least 1, got 0"):
         embed(run, photos, batch_size=0)
 
 
-def test_a_device_that_is_not_there_is_one_plain_line(run):
+def test_an_unavailable_device_is_an_error_of_one_line(run):
     with pytest.raises(SettingsError, match="device 'cuda:99' is not available here; there are cpu"):
         siam.load(run, device="cuda:99")
 
@@ -103,7 +103,7 @@ def test_vectors_do_not_depend_on_the_batch(run, photos):
     assert np.ptp(one, axis=0).max() > 0.1, "images differ by more"
 
 
-def test_killed_and_called_again_it_goes_on_to_the_same_file(run, tmp_path):
+def test_killed_and_restarted_it_writes_the_same_file(run, tmp_path):
     out, parts = tmp_path / "v.parquet", tmp_path / "v.parquet.parts"
     command = ["embed", run, "demo", "--batch-size", "4", "--workers", "0", "--out"]
     Command(*command, out).kill_when(lambda: len(list(parts.glob("0-*.parquet"))) >= 5)
@@ -116,7 +116,7 @@ def test_killed_and_called_again_it_goes_on_to_the_same_file(run, tmp_path):
     assert pq.read_table(out).equals(pq.read_table(tmp_path / "whole.parquet"))
 
 
-def test_parts_of_another_job_are_not_taken(run, photos, tmp_path):
+def test_parts_of_another_job_are_discarded(run, photos, tmp_path):
     parts = tmp_path / "v.parquet.parts"
     parts.mkdir()
     (parts / "job.json").write_text("{}")
@@ -145,7 +145,7 @@ def test_other_libraries_read_it(run, photos, tmp_path):
     assert [row[0] for row in duckdb.sql(f"select path from '{file}'").fetchall()] == paths
 
 
-def test_nothing_readable_is_an_error(run, tmp_path):
+def test_a_set_without_readable_images_is_an_error(run, tmp_path):
     folder = tmp_path / "broken"
     folder.mkdir()
     for name in "abc":

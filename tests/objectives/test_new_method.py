@@ -1,4 +1,4 @@
-"""A method of one's own, as docs/methods.md describes it: one file and one line, and nothing else."""
+"""A new method, as docs/methods.md describes it: one file and one line."""
 
 import re
 import sys
@@ -28,13 +28,13 @@ DOCS = Path(siam.__file__).parents[1] / "docs" / "methods.md"
 
 
 def example(name):
-    """The code block of the docs that begins with `# name`."""
+    """Return the code block of the docs that begins with `# name`."""
     return re.search(rf"```python\n# {re.escape(name)}\n(.*?)```", DOCS.read_text(), re.DOTALL)[1]
 
 
 @pytest.fixture
 def barlow_twins(tmp_path, monkeypatch):
-    """The file in a folder of objectives, and the method as methods.py makes it of the line."""
+    """Add the file to the objectives, and return the method that its line in methods.py defines."""
     folder = tmp_path / "objectives"
     folder.mkdir()
     (folder / "barlow_twins.py").write_text(example("siam/objectives/barlow_twins.py"))
@@ -66,7 +66,7 @@ def test_it_trains_and_its_report_names_it(barlow_twins, photos, tmp_path, capsy
 
 
 def test_a_row_of_a_table_can_use_it(barlow_twins):
-    """With heads as published for SimSiam on ImageNet, and with the recipe's elsewhere."""
+    """With SimSiam's published heads on ImageNet, and the recipe's heads elsewhere."""
     row = Row("Barlow Twins", {"method": {"name": "barlow_twins"}}, None)
     imagenet = from_dict(row.change, starting_point("imagenet", "barlow_twins", "imagenet", 400, 10**6))
     assert imagenet.method == barlow_twins
@@ -77,8 +77,8 @@ def test_a_row_of_a_table_can_use_it(barlow_twins):
     )
 
 
-def test_its_value_at_both_extremes(barlow_twins):
-    """Equal views of uncorrelated dimensions: 0. Opposite views: each of d diagonal entries costs 4."""
+def test_its_loss_at_both_extremes(barlow_twins):
+    """Equal views with uncorrelated dimensions: 0. Opposite views: each of the d diagonal entries costs 4."""
     objective = build_objective(barlow_twins)
     x = torch.linalg.qr(torch.cat([torch.ones(8, 1), torch.randn(8, 3)], dim=1))[0][:, 1:]  # mean 0 (8, 3)
     scale = 8 / 7  # std has 7 in the denominator, the mean of products 8
@@ -105,7 +105,7 @@ def test_without_the_file_there_is_no_such_objective():
 
 
 @pytest.mark.parametrize("name", names("siam.objectives"))
-def test_every_objective_says_how_it_is_built_and_put(name):
+def test_every_objective_has_a_builder_and_a_description(name):
     assert objectives.words(name)
     method = replace(siam.SIMSIAM, objective=name, dim=4, queue=16, prototypes=3)
     assert Settings(batch_size=8, method=method).method.objective == name

@@ -1,4 +1,4 @@
-"""`siam reproduce`: rows as published, each a run of its own, continued where it stopped, and the table."""
+"""`siam reproduce`: the published rows, one run each, resumed if interrupted, and the table."""
 
 import io
 import json
@@ -41,8 +41,8 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_rows_are_the_papers_and_their_settings_hold(name):
-    """At the published size, and at the demo's: every row builds, and rows of one table differ."""
+def test_rows_are_those_of_the_paper_and_their_settings_are_valid(name):
+    """At the published size and at the demo's, every row builds, and the rows of a table differ."""
     for base, steps in ((Settings(), 5004), (DEMO, 156)):
         rows = table(name).rows(base, steps)
         if base.batch_size == 256:
@@ -56,7 +56,7 @@ def test_rows_are_the_papers_and_their_settings_hold(name):
         assert len({str(settings) for settings in built}) == len(rows)
 
 
-def test_the_papers_own_settings_at_the_papers_own_size():
+def test_settings_at_the_published_batch_size():
     rows = {row.name: row.change for row in table("batch-size").rows(Settings(), 5004)}
     assert rows["batch 512"] == {"batch_size": 512}
     assert rows["batch 4096"] == {"batch_size": 4096, "optimizer": {"warmup_epochs": 10}}
@@ -113,8 +113,8 @@ def assert_figure_of_the_first_seeds(folder):
         assert sum(group.get("id", "").startswith("line2d_") for group in panel.iter()) >= len(histories)
 
 
-def test_a_table_row_by_row_and_again(classes, tmp_path):
-    """Killed after its first row it goes on with the second; finished, it runs nothing again."""
+def test_a_table_is_made_row_by_row_and_resumes(classes, tmp_path):
+    """A run that was killed before its end is finished; finished runs are not repeated."""
     command = ["reproduce", "stop-gradient", classes, *TINY, "--out", tmp_path / "t"]
     done = run_cli(*command, "--seeds", 2, "--json", check=0)
     found = json.loads(done.stdout)
@@ -143,7 +143,7 @@ def test_a_table_row_by_row_and_again(classes, tmp_path):
     assert done.stderr.strip().splitlines()[-1].startswith("siam: ")
 
 
-def test_what_cannot_be_reproduced_is_refused(tmp_path):
+def test_invalid_requests_are_refused(tmp_path):
     with pytest.raises(SettingsError, match="unknown table 'predictr'; did you mean predictor"):
         reproduce("predictr", Overrides(), out=tmp_path)
     with pytest.raises(SettingsError, match="--scale imagenet needs DATA"):

@@ -24,8 +24,8 @@ def records(run, kind):
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 
-def test_five_percent_of_broken_files_cost_only_themselves(tmp_path):
-    """Empty, cut off, text, and a bomb, among 80: trained through, replaced, counted and listed."""
+def test_a_run_survives_five_percent_of_broken_files(tmp_path):
+    """An empty file, a truncated one, text, and a bomb among 80 files are replaced, counted and listed."""
     folder = tmp_path / "photos"
     folder.mkdir()
     save_images(folder, 76, seed=0)
@@ -67,7 +67,7 @@ def test_too_many_broken_files_stop_the_run(tmp_path):
 
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(photos, tmp_path, every):
-    """Good for an epoch, then a rate that no network survives: what was saved before is still there."""
+    """After an epoch the learning rate makes any network diverge; the earlier checkpoint is kept."""
     run = tmp_path / "run"
     flags = [*TINY, "--method.batch-norm", "none", "--checkpoint.every", every]
     rate = ["--optimizer.lr", "1e30", "--optimizer.warmup-epochs", "0.7"]  # 0 in the first step
@@ -82,7 +82,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(photos
 
 
 def test_python_runs_embeds_and_loads(classes, tmp_path, monkeypatch):
-    """And kNN is that of the vectors: here all 24 neighbors vote, each with weight exp(cos / T)."""
+    """kNN is that of the vectors: all 24 training images vote, each with weight exp(cos / T)."""
     flags = {
         "backbone": "resnet10t", "width": 0.125, "epochs": 1, "batch_size": 8, "views": {"size": 16},
         "method": {"dim": 16, "projector_hidden": 16, "predictor_hidden": 4}, "precision": "float32",
@@ -150,8 +150,8 @@ def test_real_photographs(tmp_path, pipeline):
     assert not (tmp_path / "run" / "unreadable.txt").exists()
 
 
-def test_modules_beside_the_photographs_are_not_run(photos, tmp_path):
-    """By the installed command and its workers, in a folder with files named as modules that they import."""
+def test_modules_in_the_image_folder_are_not_imported(photos, tmp_path):
+    """By the installed command and its workers, in a folder with files that have the names of modules."""
     for name in ("code", "profile", "siam", "torch"):
         (photos / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
     command = [Path(sys.executable).with_name("siam"), "pretrain", ".", *TINY, "--out", tmp_path / "run"]
@@ -160,7 +160,7 @@ def test_modules_beside_the_photographs_are_not_run(photos, tmp_path):
 
 
 def test_images_seen_do_not_depend_on_how_they_are_loaded(classes, tmp_path):
-    """On the device or from workers, none or two: the same crops within the rounding of the two resizes."""
+    """Cached on the device, or from no worker or two: the same crops within the rounding of the resizes."""
     from siam.data.augment import denormalize
     from siam.data.loader import ViewLoader
     from siam.data.sources import open_images
@@ -187,7 +187,7 @@ def test_images_seen_do_not_depend_on_how_they_are_loaded(classes, tmp_path):
 
 
 def test_a_plain_script_trains_and_embeds_with_workers(photos, tmp_path):
-    """Without `if __name__ == "__main__"`: its workers do not run it again."""
+    """Its workers do not run it again, even without `if __name__ == "__main__"`."""
     script = tmp_path / "mine.py"
     script.write_text(
         f"""
@@ -206,7 +206,7 @@ print(len(vectors), len(paths))
 
 
 def trained(photos, out, method, lr, **changes):
-    """The weights after a short run from Python: 3 steps an epoch."""
+    """Return the weights after a short run from Python, with 3 steps an epoch."""
     plain = {"backbone": "resnet10t", "width": 0.125, "batch_size": 8, "precision": "float32"}
     heads = {"dim": 16, "projector_hidden": 16, "predictor_hidden": 4, "projector_layers": 2}
     kinds = {"name": method, "prototypes": 6, "queue": 32, **heads, **changes.pop("kinds", {})}
@@ -218,8 +218,8 @@ def trained(photos, out, method, lr, **changes):
     return checkpoint["network"], checkpoint["objective"]
 
 
-def test_prototypes_wait_for_an_epoch(photos, tmp_path):
-    """Whatever the rate, they are where they began after the first, as in SwAV; then they learn."""
+def test_prototypes_are_frozen_for_an_epoch(photos, tmp_path):
+    """As in SwAV: unchanged after the first epoch at any learning rate, then trained."""
     after = {
         (lr, epochs): trained(photos, tmp_path / f"{lr}-{epochs}", "swav", lr, epochs=epochs)
         for lr in (0.1, 0.7)
@@ -235,11 +235,11 @@ def test_prototypes_wait_for_an_epoch(photos, tmp_path):
     ("momentum", "every", "follows"), [(0.0, 1, "whole"), (0.0, 3, "whole"), (0.0, 2, "a step behind"),
                                        (0.0, 4, "never"), (1.0, 1, "never"), (0.5, 1, "half")],
 )  # fmt: skip
-def test_the_slow_copy_follows_as_it_is_told(photos, tmp_path, momentum, every, follows):
-    """Three steps: with momentum 0 it is the encoder after every k-th one (the alternation of Sec. 5.2)."""
-    told = {"momentum": momentum, "momentum_every": every, "momentum_schedule": "constant"}
-    weights, _ = trained(photos, tmp_path / "run", "byol", 0.5, epochs=1, kinds=told)
-    fresh, _ = trained(photos, tmp_path / "still", "byol", 1e-12, epochs=1, kinds=told)
+def test_the_momentum_encoder_follows_its_schedule(photos, tmp_path, momentum, every, follows):
+    """With momentum 0 it equals the encoder after every k-th of three steps (alternation, Sec. 5.2)."""
+    schedule = {"momentum": momentum, "momentum_every": every, "momentum_schedule": "constant"}
+    weights, _ = trained(photos, tmp_path / "run", "byol", 0.5, epochs=1, kinds=schedule)
+    fresh, _ = trained(photos, tmp_path / "still", "byol", 1e-12, epochs=1, kinds=schedule)
     name = "0.conv1.0.weight" if "target_encoder.encoder.0.conv1.0.weight" in weights else "0.conv1.weight"
     slow, fast = weights[f"target_encoder.encoder.{name}"], weights[f"backbone.{name[2:]}"]
     began = fresh[f"target_encoder.encoder.{name}"]
