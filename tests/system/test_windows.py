@@ -1,4 +1,4 @@
-"""Loading a run and embedding images needs none of the modules that Windows lacks."""
+"""Loading a run and embedding images need nothing that Windows lacks."""
 
 import json
 import os
