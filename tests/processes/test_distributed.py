@@ -232,17 +232,17 @@ def test_synchronized_bn_keeps_names_parameters_and_activations():
 @pytest.mark.parametrize("processes", [2, 3, 6])
 def test_the_global_batch_does_not_depend_on_the_number_of_processes(processes):
     settings = Settings(epochs=2, batch_size=12, seed=3)
-    alone = [indices for _, indices in Order(40, settings).positions()]
+    alone = [indices for _, _, indices in Order(40, settings)]
     shares = [
-        [indices for _, indices in Order(40, settings, rank=r, processes=processes).positions()]
+        [indices for _, _, indices in Order(40, settings, rank=r, processes=processes)]
         for r in range(processes)
     ]
     assert len(alone) == 6
     for batch, *parts in zip(alone, *shares, strict=True):
         assert np.array_equal(batch, np.concatenate(parts))
-    later = list(Order(40, settings).at((1, 2)).positions())
-    assert [at for at, _ in later] == [(1, 2)]
-    assert np.array_equal(later[0][1], alone[5])
+    later = list(Order(40, settings).at((1, 2)))
+    assert [(epoch, step) for epoch, step, _ in later] == [(1, 2)]
+    assert np.array_equal(later[0][2], alone[5])
 
 
 @pytest.mark.parametrize(
