@@ -1,4 +1,4 @@
-"""The command in a process of its own, as a user starts it but for the seconds that imports take."""
+"""The command in its own process, as a user starts it, but without the seconds that imports take."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ from siam.cli import command as cli
 
 
 def run(args, out, err):
-    """What the process does, on one thread. out, err: files that take its output."""
+    """Run the command in the new process, on one thread. out, err: files that receive its output."""
     os.setpgrp()  # so that it can be killed with all the processes it starts
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
@@ -23,8 +23,10 @@ def run(args, out, err):
 
 
 class Command:
-    """Forked from a server that has imported everything: not from this process, whose threads do not outlive
-    a fork."""
+    """A process forked from a server that has imported everything.
+
+    It is not forked from this process, whose threads would not survive the fork.
+    """
 
     start = multiprocessing.get_context("forkserver")
     start.set_forkserver_preload(
@@ -46,16 +48,16 @@ class Command:
         return os.pread(self.outputs[1], 10**7, 0).decode()
 
     def said(self):
-        """On stderr, without the breaks between lines."""
+        """Return stderr without line breaks."""
         return " ".join(self.stderr.split())
 
     def ended(self, seconds=None):
-        """Whether it has ended by then."""
+        """Return True if it ends within `seconds`; wait for its end if None."""
         self.process.join(seconds)
         return self.process.exitcode is not None
 
     def wait(self):
-        """Its exit status; negative for a signal."""
+        """Wait for its end. Return its exit status; negative for a signal."""
         try:
             self.process.join()
         except BaseException:  # pytest's time limit, or Ctrl-C
@@ -67,14 +69,14 @@ class Command:
         os.kill(self.process.pid, number)
 
     def kill_after(self, seconds):
-        """Returns whether it was still alive then."""
+        """Kill it after some seconds. Return True if it was still running."""
         if self.ended(seconds):
             return False
         self.signal(signal.SIGKILL)
         return self.wait() == -signal.SIGKILL
 
     def kill_when(self, holds):
-        """Kill it, and the processes it started, as soon as `holds()`."""
+        """Kill it and the processes it started as soon as `holds()` is true."""
         deadline = time.monotonic() + 200
         while not holds():
             assert not self.ended(0.005), self.stderr

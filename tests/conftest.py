@@ -1,4 +1,4 @@
-"""Small real images, tiny networks, and the command run as a user runs it."""
+"""Fixtures: small real images, flags for tiny networks, and the command as a user runs it."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ TINY = """
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Small work is fastest on one thread, and sums are then in one order."""
+    """Use one thread: it is fastest for small work, and fixes the order of sums."""
     torch.set_num_threads(1)
 
 
@@ -55,8 +55,8 @@ def save_images(folder, count, seed, level=128):
         Image.fromarray(soft).resize((int(width), int(height))).save(folder / f"{i:03d}.jpg")
 
 
-def siam(*args, check):
-    """Run the command in a process of its own, to the exit status `check`; returns it, ended."""
+def run_cli(*args, check):
+    """Run `siam` in a process of its own. Return it once it has ended with exit status `check`."""
     done = Command(*args)
     assert done.wait() == check, done.stderr
     return done

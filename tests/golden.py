@@ -1,9 +1,8 @@
-"""Golden runs: tiny trainings whose every number is kept, so that a change that must not alter learning can
-show that it did not.
+"""Golden runs: tiny trainings with every number recorded, to show that a change does not alter training.
 
 `python -m tests.golden record` writes tests/golden.json from this tree; test_golden.py compares with it. On
-the processor and the torch that recorded it the runs are the same bit for bit; elsewhere sums differ in their
-last bits, so there metrics are compared to a tolerance.
+the processor and the version of torch that recorded them, runs are the same bit for bit; elsewhere sums
+differ in their last bits, so metrics are compared to a tolerance.
 """
 
 import hashlib
@@ -49,7 +48,7 @@ PRETRAININGS = {
     "swav": ["--method", "swav", "--method.prototypes", "12"],
     "moco_v2": ["--method", "moco_v2", "--method.queue", "20"],
 }
-"""Flags beside TINY."""
+"""Flags in addition to TINY."""
 
 TRANSFER = """
 --batch-size 2 --iterations 3 --train-sides 64 96 --test-side 96 --max-side 128 --anchors 8 16 32 64 96
@@ -61,7 +60,7 @@ TIMES = ("seconds", "pairs_per_second", "images_per_second")
 
 
 def record(folder):
-    """Train all of them below `folder`; returns what came out, by name."""
+    """Train all of them below `folder`. Return their outcomes by name."""
     torch.set_num_threads(1)
     draw_photos(folder / "photos")
     square = folder / "square"
@@ -84,7 +83,7 @@ def run(*args):
 
 
 def outcome(run):
-    """The records of a run without what a clock measured, and a digest of all its weights."""
+    """Return the records of a run without timings, and a digest of all its weights."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     metrics = [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
     tensors = list(tensors_in(torch.load(run / "checkpoint.pt", weights_only=True)))
@@ -95,7 +94,7 @@ def outcome(run):
 
 
 def tensors_in(part):
-    """Every tensor of a checkpoint, whatever it is called."""
+    """Yield every tensor of a checkpoint, under any name."""
     if isinstance(part, torch.Tensor):
         yield part.detach()
     for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
@@ -103,7 +102,7 @@ def tensors_in(part):
 
 
 def draw_photos(root, side=None):
-    """train/ and val/, with two classes that differ in brightness; of many sizes, or all of one."""
+    """Write train/ and val/ with two classes that differ in brightness; of many sizes, or of one."""
     for split, count in (("train", 14), ("val", 6)):
         for name, level in (("dark", 90), ("light", 160)):
             folder = root / split / name
@@ -118,7 +117,7 @@ def draw_photos(root, side=None):
 
 
 def draw_coco(root):
-    """Photographs of 96 x 80 pixels in COCO's layout, each with two bright rectangles."""
+    """Write photographs of 96 x 80 pixels in COCO's layout, each with two bright rectangles."""
     (root / "annotations").mkdir(parents=True)
     rng = np.random.default_rng(7)
     for part, count in (("train2017", 4), ("val2017", 3)):
@@ -140,11 +139,11 @@ def draw_coco(root):
 
 
 def recorder():
-    """The processor, its model and caches, and the torch whose bits are kept."""
+    """Return the processor's model and caches, and the version of torch, that determine the bits."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    told = ("cpu family", "model\t", "stepping", "cache size")
-    cpu = sorted({line.replace("\t", "") for line in lines if line.startswith(told)})
+    fields = ("cpu family", "model\t", "stepping", "cache size")
+    cpu = sorted({line.replace("\t", "") for line in lines if line.startswith(fields)})
     return {"machine": environment()["machine"], "cpu": cpu, "torch": torch.__version__}
 
 

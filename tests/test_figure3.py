@@ -1,4 +1,4 @@
-"""Figure 3 as code: each method changes components of SimSiam, and gradient flows where it says."""
+"""Figure 3 as code: each method changes components of SimSiam, and gradient flows only where it should."""
 
 from dataclasses import fields, replace
 
@@ -35,7 +35,7 @@ def views(seed=0, n=BATCH):
 
 
 def changed(method):
-    """Fields other than the name."""
+    """Return the fields that differ, except the name."""
     same = replace(method, name=SIMSIAM.name)
     return {f.name for f in fields(method) if getattr(same, f.name) != getattr(SIMSIAM, f.name)}
 
@@ -48,7 +48,7 @@ def test_each_method_names_only_what_differs():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_z_passes_no_gradient_unless_the_target_says_so(name):
+def test_z_passes_gradient_only_with_target_gradient(name):
     method = small(METHODS[name])
     _, _, z1, z2 = network_for(method)(*views())
     assert z1.requires_grad == (method.target == "gradient")
@@ -91,7 +91,7 @@ def test_momentum_update_is_its_formula_for_weights_and_buffers():
     assert torch.allclose(target.encoder.running_mean, torch.full((3,), 0.1 * 2))
 
 
-def test_momentum_rises_to_one_along_a_cosine_or_stays():
+def test_momentum_follows_a_cosine_to_one_or_is_constant():
     assert momentum_at(0.0, 0.996, "cosine") == pytest.approx(0.996)
     assert momentum_at(0.5, 0.996, "cosine") == pytest.approx(0.998)
     assert momentum_at(1.0, 0.996, "cosine") == pytest.approx(1.0)
@@ -123,7 +123,7 @@ ABLATIONS = {
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_all_methods_and_ablations_train(name):
-    """Three steps: a finite loss, gradient in everything that is trained, none in what is not."""
+    """Three steps: a finite loss, gradient in all trained parameters and in no others."""
     method = replace(small(METHODS.get(name, SIMSIAM)), **ABLATIONS[name])
     network, objective = network_for(method), build_objective(method, images=BATCH)
     optimizer = build_optimizer(OptimizerSettings(), network, objective, 256)

@@ -1,4 +1,4 @@
-"""What is learnt does not change unless somebody means it to: tiny runs against the ones that are kept."""
+"""Tiny runs equal the recorded ones, so that no change alters training unintentionally."""
 
 import json
 import math
@@ -22,7 +22,7 @@ KEPT = json.loads(golden.FILE.read_text())
 
 
 @pytest.mark.parametrize("name", KEPT["runs"])
-def test_the_run_is_the_one_that_is_kept(found, name):
+def test_the_run_equals_its_golden_run(found, name):
     kept, now = KEPT["runs"][name], found[name]
     if golden.recorder() == {key: KEPT[key] for key in golden.recorder()}:
         assert now == kept, "bit for bit"
@@ -30,7 +30,7 @@ def test_the_run_is_the_one_that_is_kept(found, name):
 
 
 def assert_close(now, kept, where):
-    """Numbers to 1 %, which the last bits of another processor's sums do not reach; all else the same."""
+    """Compare numbers to 1 %, more than another processor's rounding; everything else must be equal."""
     if isinstance(kept, dict):
         assert now.keys() == kept.keys(), where
         for key, value in kept.items():

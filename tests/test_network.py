@@ -1,4 +1,4 @@
-"""The network: shapes, the published heads, the stem, and what `SIMSIAM` computes."""
+"""The network: shapes, the published heads, the stem, and the outputs of `SIMSIAM`."""
 
 from dataclasses import replace
 
@@ -56,13 +56,13 @@ def test_residual_branches_start_at_zero():
     )
 
 
-def test_any_timm_model_serves():
+def test_any_timm_model_can_be_the_backbone():
     network = Network(TINY, "mobilenetv3_small_050", image_size=32)
     p1, _, _, z2 = network(torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32))
     assert p1.shape == z2.shape == (4, 16)
 
 
-def test_forward_is_the_paper_written_out():
+def test_forward_equals_the_papers_pseudocode():
     """p = h(f(x)) and z = f(x), each view through f on its own so that BN statistics are per view."""
     torch.manual_seed(0)
     network = Network(TINY, "resnet18", image_size=16, width=0.125)
@@ -86,6 +86,6 @@ def test_forward_is_the_paper_written_out():
         (lambda: replace(siam.SIMSIAM, dim=0), "dim must be at least 1"),
     ],
 )
-def test_what_cannot_work_fails_by_name_when_built(build, says):
+def test_invalid_settings_fail_when_built_and_are_named(build, says):
     with pytest.raises(SettingsError, match=says):
         build()

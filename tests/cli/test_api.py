@@ -31,7 +31,7 @@ def run(classes, tmp_path):
 
 
 def printed(capsys, *args):
-    """What a verb prints as JSON."""
+    """Return the JSON that a verb prints."""
     capsys.readouterr()
     assert cli.main([*map(str, args), "--json"]) == 0
     return json.loads(capsys.readouterr().out)
@@ -60,7 +60,7 @@ def test_the_functions_are_the_verbs(run, classes, tmp_path, capsys):
     np.testing.assert_array_equal(vectors, again)
 
 
-def test_a_resumed_run_keeps_its_method_and_data_or_says_so(run, classes, photos, tmp_path):
+def test_a_resumed_run_keeps_its_method_and_data_or_raises(run, classes, photos, tmp_path):
     same = siam.pretrain(out=run, resume=True)
     assert same.run == run
     with pytest.raises(RunError, match=r"method.name \(byol and simclr\)"):
@@ -72,7 +72,7 @@ def test_a_resumed_run_keeps_its_method_and_data_or_says_so(run, classes, photos
     assert cli.main(["pretrain", "--out", str(run), "--resume", "--method", "byol"]) == 0
 
 
-def test_what_is_wrong_is_raised(run, classes, photos, tmp_path):
+def test_errors_are_raised(run, classes, photos, tmp_path):
     with pytest.raises(SettingsError, match="unknown setting 'epoch'; did you mean epochs"):
         siam.pretrain(photos, out=tmp_path / "x", epoch=3)
     with pytest.raises(SettingsError, match="timeout must be a text, got 10"):
@@ -91,15 +91,15 @@ def test_what_is_wrong_is_raised(run, classes, photos, tmp_path):
         )
 
 
-def test_the_package_says_what_it_has():
+def test_every_public_name_has_a_docstring():
     for name in siam.__all__:
         assert getattr(siam, name).__doc__, name
     with pytest.raises(AttributeError, match="has no attribute 'train_on'"):
         _ = siam.train_on
 
 
-def test_flags_and_keywords_are_the_same_run(classes, tmp_path):
-    """Bit for bit: by the records of both."""
+def test_flags_and_keywords_give_the_same_run(classes, tmp_path):
+    """Bit for bit, as their records show."""
     one = siam.pretrain(classes, method=HEADS, out=tmp_path / "one", **{**SETTINGS, "epochs": 2})
     flags = [*TINY, "--monitor.log-every", "10", "--out", str(tmp_path / "other")]
     assert cli.main(["pretrain", str(classes), *flags]) == 0

@@ -1,4 +1,4 @@
-"""The command line as options: which settings were given, and what is said about those that do not exist."""
+"""Parsing of the command line: which settings were given, and errors about unknown ones."""
 
 import re
 
@@ -20,12 +20,12 @@ from siam.verbs.transfer import Transfer
 
 
 def given(line):
-    """The settings that a command line of `siam pretrain` gives."""
+    """Return the settings that a command line of `siam pretrain` gives."""
     options, _ = parse(Pretrain, line.split(), "siam pretrain")
     return options.settings.given
 
 
-def test_only_what_is_typed_is_given():
+def test_only_typed_settings_are_given():
     assert given("") == {}
     assert given("photos --optimizer.lr 0.1 --views.scale 0.5 1 --sync-bn false --out runs/x --json") == {
         "data": "photos",
@@ -39,14 +39,14 @@ def test_only_what_is_typed_is_given():
 
 
 @pytest.mark.parametrize("line", ["--batch-size 256", "--batch_size 256", "--batch-size=256"])
-def test_a_default_that_is_typed_is_given(line):
-    """256 is the default for ImageNet; over another recipe it counts."""
+def test_a_typed_default_is_given(line):
+    """256 is the default for ImageNet, but overrides another recipe."""
     options, _ = parse(Pretrain, line.split(), "siam pretrain")
     assert options.settings.given == {"batch_size": Settings().batch_size}
     assert options.settings.over(DEMO).batch_size == 256 != DEMO.batch_size
 
 
-def test_combinations_are_checked_over_the_base_not_over_the_defaults():
+def test_combinations_are_checked_over_the_base_settings():
     """A queue of 200 is too short for ImageNet's batches of 256, not for the demo's of 32."""
     options, _ = parse(Pretrain, ["--method.objective", "info_nce", "--method.queue", "200"], "siam")
     assert options.settings.over(DEMO).method.queue == 200
@@ -94,7 +94,7 @@ def test_json_and_the_command_line():
         (Transfer, "--bach-size", "--batch-size"),
     ],
 )
-def test_an_unknown_setting_is_named_with_the_one_that_was_meant(kind, old, new):
+def test_an_unknown_setting_is_an_error_with_a_suggestion(kind, old, new):
     places = {Evaluate: ["run", "photos"], Transfer: ["run", "voc"]}.get(kind, [])
     with pytest.raises(SettingsError) as refused:
         parse(kind, [*places, *([old] if "=" in old else [old, "1"])], "siam")
@@ -112,8 +112,8 @@ def test_rows_of_a_table_set_their_own_method_and_seed(capsys, flag):
 
 
 @pytest.mark.parametrize("verb", ["pretrain", "bench", "reproduce", "transfer", "reproduce transfer"])
-def test_a_flag_that_is_suggested_exists(verb, capsys):
-    """Every setting by its path, but for those that a verb takes otherwise."""
+def test_every_suggested_flag_exists(verb, capsys):
+    """Every setting has a flag with its path, except those that a verb takes in another form."""
     with pytest.raises(SystemExit):
         cli.main([*verb.split(), "--help"])
     shown = set(re.findall(r"^[^\w-]*(--[a-z][\w.-]*)", capsys.readouterr().out, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""The command as a user meets it: what it prints, and how it refuses what cannot work."""
+"""The command as a user sees it: its output and its errors."""
 
 import fcntl
 import json
@@ -12,7 +12,7 @@ from tests.conftest import TINY, save_images
 
 
 def refused(capsys, *args):
-    """Run in this process; the one line on stderr, having checked that it is one, with exit status 2."""
+    """Run the command in this process. Check status 2 and one line on stderr, and return the line."""
     assert cli.main([str(arg) for arg in args]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -65,7 +65,7 @@ def test_help_needs_neither_torch_nor_tyro():
         ),
     ],
 )
-def test_what_cannot_work_is_one_plain_line(capsys, tmp_path, monkeypatch, args, says):
+def test_invalid_settings_are_an_error_of_one_line(capsys, tmp_path, monkeypatch, args, says):
     monkeypatch.chdir(tmp_path)
     assert says in refused(capsys, *args)
 
@@ -87,7 +87,7 @@ def test_what_cannot_work_is_one_plain_line(capsys, tmp_path, monkeypatch, args,
          "backbone 'inception_v3' cannot take views of 32 x 32 pixels"),
     ],
 )  # fmt: skip
-def test_what_cannot_work_is_said_before_anything_is_trained(capsys, tmp_path, monkeypatch, args, says):
+def test_invalid_settings_are_reported_before_training(capsys, tmp_path, monkeypatch, args, says):
     monkeypatch.chdir(tmp_path)
     assert says in refused(capsys, *args)
     assert not list(tmp_path.rglob("settings.yaml"))
@@ -105,8 +105,8 @@ def test_an_empty_folder_and_a_single_image(capsys, tmp_path, photos):
     assert says in refused(capsys, "bench", photos)
 
 
-def test_how_the_images_were_understood_is_told_before_they_are_read(capsys, tmp_path, classes):
-    """Here reading them all fails, because they differ in size."""
+def test_a_summary_of_the_images_is_printed_before_they_are_read(capsys, tmp_path, classes):
+    """Reading them then fails, because they differ in size."""
     save_images(classes, 1, seed=0)
     args = [classes, *TINY, "--loader.cache", "device", "--out", tmp_path / "run"]
     assert cli.main(["pretrain", *map(str, args)]) == 2
@@ -120,13 +120,13 @@ def test_how_the_images_were_understood_is_told_before_they_are_read(capsys, tmp
     assert not (tmp_path / "run" / "settings.yaml").exists(), "no run to be resumed: it has yet to begin"
 
 
-def test_out_that_cannot_be_written(capsys, tmp_path, photos):
+def test_an_unwritable_out(capsys, tmp_path, photos):
     file = tmp_path / "file"
     file.touch()
     assert "cannot write to" in refused(capsys, "pretrain", photos, "--out", file / "run")
 
 
-def test_a_run_is_never_overwritten_nor_resumed_as_another(capsys, tmp_path, photos):
+def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(capsys, tmp_path, photos):
     run = tmp_path / "run"
     assert cli.main(["pretrain", str(photos), *TINY, "--out", str(run)]) == 0
     capsys.readouterr()
@@ -144,8 +144,8 @@ def test_a_run_is_never_overwritten_nor_resumed_as_another(capsys, tmp_path, pho
 
 
 @pytest.mark.parametrize("weights", ["checkpoint.pt", "encoder.safetensors", "network.safetensors"])
-def test_a_folder_that_holds_weights_is_never_begun_anew(capsys, tmp_path, photos, weights):
-    """Nor one that was imported, which has no checkpoint; nor one whose checkpoint was deleted."""
+def test_a_folder_with_weights_is_never_overwritten(capsys, tmp_path, photos, weights):
+    """An imported run has no checkpoint, and a run's checkpoint may have been deleted."""
     run = tmp_path / "run"
     run.mkdir()
     (run / weights).write_bytes(b"precious")
@@ -153,8 +153,8 @@ def test_a_folder_that_holds_weights_is_never_begun_anew(capsys, tmp_path, photo
     assert (run / weights).read_bytes() == b"precious"
 
 
-def test_a_run_that_saved_nothing_is_begun_anew(capsys, tmp_path, photos):
-    """After a rate that was too high nothing is worth keeping, and the folder need not be cleared by hand."""
+def test_a_run_without_weights_is_started_again(capsys, tmp_path, photos):
+    """After divergence there is nothing worth keeping, so the folder need not be cleared by hand."""
     run = tmp_path / "run"
     assert cli.main(["pretrain", str(photos), *TINY, "--optimizer.lr", "1e30", "--out", str(run)]) == 2
     assert "Lower optimizer.lr" in capsys.readouterr().err
@@ -164,15 +164,22 @@ def test_a_run_that_saved_nothing_is_begun_anew(capsys, tmp_path, photos):
     assert kinds[-1] == "end"
 
 
-def test_a_run_leaves_what_the_design_promises(photos, tmp_path):
+def test_a_run_leaves_its_files_and_reports_its_last_epoch(photos, tmp_path):
     command = [sys.executable, "-m", "siam", "pretrain", photos, *TINY, "--out", tmp_path / "run", "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     outcome = json.loads(done.stdout)
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    epochs = [record for record in map(json.loads, lines) if record["kind"] == "epoch"]
-    assert (outcome["verdict"], outcome["loss"]) == (epochs[-1]["verdict"], epochs[-1]["loss"])
     assert outcome["steps"] == 2 * (24 // 8)
     assert "knn" not in outcome
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    last_epoch = [record for record in records if record["kind"] == "step"][3:]
+    rank_z = [record for record in records if record["kind"] == "epoch"][-1]["rank_z"]
+    loss, std = (sum(record[name] for record in last_epoch) / 3 for name in ("loss", "std"))
+    assert outcome["loss"] == pytest.approx(loss, abs=1e-6)
+    assert outcome["std"] == pytest.approx(std, abs=1e-6)
+    floor = 2 * 7**0.5 / 8  # of the std, in batches of 8 whose z has mean 0
+    collapsed, low_rank = std < floor + 0.1 * (1 - floor), rank_z < 16 / 4  # of d = 16
+    assert outcome["verdict"] == ("collapsed" if collapsed else "at risk" if low_rank else "healthy")
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"settings.yaml", "metrics.jsonl", "checkpoint.pt", "encoder.safetensors", "report.html"} <= names
     assert any((tmp_path / "run" / "tensorboard").iterdir())

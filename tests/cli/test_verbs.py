@@ -32,8 +32,8 @@ def test_every_verb_has_the_form_that_the_command_expects(verb, capsys):
     assert "--json Print the result as one JSON object on stdout." in shown
 
 
-def test_a_verb_without_torch_to_say_what_is_wrong():
-    """Each verb imports torch only once its settings are read."""
+def test_verbs_report_unknown_settings_without_torch():
+    """Each verb imports torch only after its settings have been read."""
     code = (
         "import sys; from siam.cli import main; from siam.cli.command import find_verbs\n"
         "for verb in find_verbs(): assert main([*verb.split(), '--unknown']) == 2, verb\n"
@@ -44,12 +44,13 @@ def test_a_verb_without_torch_to_say_what_is_wrong():
     assert len(done.stderr.splitlines()) == len(VERBS)
 
 
-@pytest.mark.parametrize("args", [["--help"], ["reproduce", "--help"]])
-def test_a_reader_that_has_left_is_no_error(args):
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["reproduce", "--help"]])
+def test_a_broken_pipe_is_not_an_error(args):
+    """No message, and the status of a command that SIGPIPE ends, even if the output fits the buffer."""
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run(
-        [sys.executable, "-m", "siam", *args], stdout=write, stderr=subprocess.PIPE, text=True, check=False
-    )
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "siam", *args]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=buffered, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")

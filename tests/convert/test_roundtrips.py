@@ -1,4 +1,4 @@
-"""What goes out loads elsewhere with the same features; what other projects made comes in with theirs."""
+"""Exports load in other libraries with the same features; imported checkpoints keep theirs."""
 
 import json
 import pickle
@@ -14,6 +14,7 @@ import torchvision
 import yaml
 from torch import nn
 
+import siam
 from siam.convert.export import export
 from siam.convert.importer import import_checkpoint, read_tensors
 from siam.convert.layouts import _from_detectron2, to_detectron2
@@ -27,13 +28,13 @@ from siam.runs.encoder import load, load_network, save_encoder, save_network
 from siam.runs.folder import open_run, save_settings
 from siam.runs.tensors import load_checkpoint
 from siam.settings.pretraining import Settings, ViewSettings
-from tests.conftest import DATA, TINY, siam
+from tests.conftest import DATA, TINY, run_cli
 
 SIZE = 64
 
 
 def warmed(module, size=SIZE):
-    """In eval mode, with BN statistics and scales that are not those of a fresh network."""
+    """Return the module in eval mode, with BN statistics and scales unlike those of a fresh network."""
     generator = torch.Generator().manual_seed(1)
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -47,7 +48,7 @@ def warmed(module, size=SIZE):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A ResNet-18 run as `siam pretrain` leaves it, without the hours."""
+    """A ResNet-18 run as `siam pretrain` writes it, without the training."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     folder.mkdir()
     torch.manual_seed(0)
@@ -61,7 +62,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def x(tmp_path_factory):
-    """Real photographs (4, 3, 64, 64), normalised; noise where there are none."""
+    """Real photographs (4, 3, 64, 64), normalized; noise if they are not available."""
     archive = DATA / "photos.tar"
     if archive.exists():
         folder = tmp_path_factory.mktemp("photos")
@@ -109,7 +110,7 @@ def test_timm_loads_the_export(run, x, features, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the exporter's own making
-def test_onnxruntime_gives_the_same_for_any_batch(run, x, features, tmp_path):
+def test_onnxruntime_gives_the_same_features_at_any_batch_size(run, x, features, tmp_path):
     onnx = pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -123,7 +124,7 @@ def test_onnxruntime_gives_the_same_for_any_batch(run, x, features, tmp_path):
 
 
 def test_detectron2_finds_every_weight_by_its_name(run, tmp_path):
-    """Names as Detectron2's build_resnet_backbone gives them, for the 20 convolutions of a ResNet-18."""
+    """The names of build_resnet_backbone, for the 20 convolutions of a ResNet-18."""
     export(run, "detectron2", tmp_path / "encoder.pth")
     contents = torch.load(tmp_path / "encoder.pth", weights_only=True)
     assert contents["matching_heuristics"] is True
@@ -144,7 +145,7 @@ def test_detectron2_finds_every_weight_by_its_name(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_detectron2_names_there_and_back(name):
+def test_detectron2_names_round_trip(name):
     keys = [key for key in torchvision.models.get_model(name).state_dict() if not key.startswith("fc.")]
     assert [_from_detectron2(to_detectron2(key)) for key in keys] == keys
 
@@ -261,30 +262,33 @@ def test_torchvision_and_timm_state_dicts(tmp_path):
 
 
 def test_an_imported_run_trains_on_embeds_and_evaluates(classes, photos, tmp_path):
-    """Every verb works on it, and pretraining begins with its weights."""
+    """Every verb works on it, and pretraining starts from its weights."""
     torch.save({"state_dict": released_simsiam().state_dict()}, tmp_path / "c.pth")
-    siam("import", tmp_path / "c.pth", "--out", tmp_path / "run", "--image-size", 32, check=0)
-    shown = json.loads(siam("inspect", tmp_path / "run", classes, "--json", check=0).stdout)
+    run_cli("import", tmp_path / "c.pth", "--out", tmp_path / "run", "--image-size", 32, check=0)
+    shown = json.loads(run_cli("inspect", tmp_path / "run", classes, "--json", check=0).stdout)
     assert (shown["method"], shown["heads"]) == ("simsiam", "projector, predictor")
-    assert 1 <= shown["rank"] <= 24
+    vectors, paths = siam.embed(tmp_path / "run", classes, workers=0)
+    assert paths[23].startswith("train/")
+    s = np.linalg.svd(vectors[:24].astype(np.float64), compute_uv=False)
+    assert shown["rank"] == pytest.approx(np.exp(-(s / s.sum() * np.log(s / s.sum())).sum()), rel=1e-3)
     for image in [*photos.iterdir()][1:]:
         image.unlink()
-    assert "takes at least 2" in siam("inspect", tmp_path / "run", photos, check=2).said()
-    siam("evaluate", tmp_path / "run", classes, "--k", 3, "--workers", 0, check=0)
-    siam("embed", tmp_path / "run", classes, "--workers", 0, "--out", tmp_path / "v.parquet", check=0)
+    assert "takes at least 2" in run_cli("inspect", tmp_path / "run", photos, check=2).said()
+    run_cli("evaluate", tmp_path / "run", classes, "--k", 3, "--workers", 0, check=0)
+    run_cli("embed", tmp_path / "run", classes, "--workers", 0, "--out", tmp_path / "v.parquet", check=0)
     flags = [*TINY[TINY.index("--epochs") :]]
     for name in ("--method.dim", "--method.projector-hidden", "--method.predictor-hidden",
                  "--method.projector-layers", "--views.size"):  # fmt: skip
         at = flags.index(name)
         del flags[at : at + 2]
-    done = siam("pretrain", classes, "--init", tmp_path / "run", *flags, "--out", tmp_path / "on", check=0)
+    done = run_cli("pretrain", classes, "--init", tmp_path / "run", *flags, "--out", tmp_path / "on", check=0)
     assert "initialized from the backbone, projector, predictor" in " ".join(done.stderr.split())
     settings = yaml.safe_load((tmp_path / "on" / "settings.yaml").read_text())
     assert (settings["backbone"], settings["method"]["dim"]) == ("resnet18", 128)
 
 
 class Payload:
-    """Unpickled, it would call print."""
+    """Calls print when unpickled."""
 
     def __reduce__(self):
         return (print, ("executed",))
@@ -313,16 +317,16 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path, capsys, how, read):
 
 @pytest.mark.parametrize("contents", [b"", b"PK\x03\x04 cut off", b"not a checkpoint at all"])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_damaged_and_foreign_files_are_one_line(tmp_path, contents, suffix):
+def test_damaged_and_foreign_files_are_an_error_of_one_line(tmp_path, contents, suffix):
     file = tmp_path / f"c{suffix}"
     file.write_bytes(contents)
-    done = siam("import", file, "--out", tmp_path / "run", check=2)
+    done = run_cli("import", file, "--out", tmp_path / "run", check=2)
     assert done.stderr.count("\n") == 1
     assert "cannot be read" in done.stderr
     assert "more than tensors" not in done.stderr
 
 
-def test_what_does_not_fit_is_named(tmp_path):
+def test_weights_that_do_not_fit_are_named(tmp_path):
     state = {f"module.{k}": v for k, v in released_simsiam().state_dict().items()}
     del state["module.encoder.layer3.0.conv1.weight"]
     torch.save({"state_dict": state}, tmp_path / "c.pth")
@@ -337,7 +341,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_what_torchvision_and_timm_cannot_build_is_refused(tmp_path):
+def test_networks_that_torchvision_and_timm_cannot_build_are_refused(tmp_path):
     for name, backbone, width, size in (
         ("narrow", "resnet18", 0.5, 64), ("small", "resnet18", 1.0, 32), ("other", "resnet10t", 1.0, 64)
     ):  # fmt: skip

@@ -34,7 +34,7 @@ def images():
 
 
 def apply(views, images, u=None):
-    """Views in [0, 1], and the numbers that decided them."""
+    """Return views in [0, 1] and the random numbers that determined them."""
     u = counter_uniform(0, 0, np.arange(len(images)), 1, DRAWS) if u is None else u
     return denormalize(Augment(views, torch.device("cpu"))(images, u)), u
 
@@ -65,8 +65,8 @@ def test_solarize_equals_torchvision(images):
     assert abs(ours * 255 - TF.solarize(images, 128).float()).max() < 1e-3
 
 
-def test_hue_turns_as_torchvision_does_within_the_yiq_approximation(images):
-    """A turn in YIQ keeps luma where HSV keeps value: hues agree, levels differ by up to about 20 here."""
+def test_hue_rotation_agrees_with_torchvision_within_the_yiq_approximation(images):
+    """A rotation in YIQ preserves luma, in HSV value: hues agree, levels differ by up to about 20 here."""
     ours, u = apply(replace(NOTHING, hue=0.1), images)
     for i, image in enumerate(images):
         expected = TF.adjust_hue(image, float((2 * u[i, 7] - 1) * 0.1)).float()
@@ -104,13 +104,13 @@ def test_the_composition_equals_torchvisions_in_any_order(images):
             assert abs(ours[i] * 255 - expected.float()).max() <= 4
 
 
-def test_a_view_depends_on_its_own_numbers_only(images):
+def test_a_view_depends_only_on_its_own_random_numbers(images):
     whole, u = apply(ViewSettings(size=16), images)
     alone, _ = apply(ViewSettings(size=16), images[2:3], u[2:3])
     assert torch.allclose(whole[2:3], alone, atol=1e-6)
 
 
-def test_normalize_and_back():
+def test_denormalize_inverts_normalize():
     x = torch.rand(2, 3, 5, 5)
     assert torch.allclose(denormalize(normalize(x)), x, atol=1e-6)
     assert normalize(x).is_contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Whatever a file holds, 8-bit RGB comes out, upright; what cannot be read says why."""
+"""Every format is decoded to upright 8-bit RGB; an unreadable file is an error with the reason."""
 
 import io
 import struct
@@ -28,7 +28,7 @@ def pixels(data):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
-def test_lossless_formats_come_out_as_they_went_in(kind):
+def test_lossless_formats_are_decoded_exactly(kind):
     assert (pixels(encoded(Image.fromarray(RGB), kind)) == RGB).all()
 
 
@@ -39,13 +39,13 @@ def test_jpeg_equals_pillow_within_rounding():
     assert abs(pixels(data).astype(int) - expected).max() <= 4
 
 
-def test_grey_jpeg_has_three_equal_channels():
+def test_a_gray_jpeg_has_three_equal_channels():
     out = pixels(encoded(Image.fromarray(RGB).convert("L"), "JPEG"))
     assert out.shape == RGB.shape
     assert (out[..., 0] == out[..., 1]).all()
 
 
-def test_palette_with_transparency_lies_on_white():
+def test_a_palette_with_transparency_is_composited_on_white():
     image = Image.new("P", (4, 4), 1)
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putpixel((0, 0), 0)
@@ -54,24 +54,24 @@ def test_palette_with_transparency_lies_on_white():
     assert out[1, 1].tolist() == [255, 255, 255]
 
 
-def test_alpha_lies_on_white():
+def test_alpha_is_composited_on_white():
     image = Image.new("RGBA", (4, 4), (0, 0, 0, 128))
     assert abs(int(pixels(encoded(image))[0, 0, 0]) - 127) <= 1
 
 
-def test_one_bit_and_grey_with_alpha():
+def test_one_bit_and_gray_with_alpha():
     assert pixels(encoded(Image.new("1", (4, 4), 1)))[0, 0].tolist() == [255, 255, 255]
     assert pixels(encoded(Image.new("LA", (4, 4), (100, 255))))[0, 0].tolist() == [100, 100, 100]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_16_bit_grey_is_scaled_not_clipped(kind):
+def test_16_bit_gray_is_scaled_not_clipped(kind):
     levels = np.array([[0, 257 * 10, 257 * 128, 65535]], dtype=np.uint16)
     out = pixels(encoded(Image.fromarray(levels), kind))
     assert out[0, :, 0].tolist() == [0, 10, 128, 255]
 
 
-def test_cmyk_jpeg_keeps_its_colours():
+def test_a_cmyk_jpeg_keeps_its_colors():
     image = Image.new("RGB", (16, 16), (200, 30, 60)).convert("CMYK")
     out = pixels(encoded(image, "JPEG", quality=95))
     assert abs(out[8, 8].astype(int) - [200, 30, 60]).max() <= 6
@@ -137,7 +137,7 @@ def jpeg_declaring(width, height):
     ],
     ids=["empty", "text", "stub", "cut JPEG", "cut PNG", "PNG bomb", "JPEG bomb"],
 )
-def test_what_cannot_be_read_says_why(data, reason):
+def test_an_unreadable_file_is_an_error_with_the_reason(data, reason):
     with pytest.raises(BrokenImage, match=reason) as caught:
         decode(data)
     assert 0 < len(caught.value.reason) <= 100
@@ -172,14 +172,14 @@ def test_exif_orientation_of_lossless_files_is_exact(kind, orientation):
 
 
 @pytest.mark.parametrize("senseless", [0, 9, 255])
-def test_a_senseless_orientation_is_none(senseless):
+def test_an_invalid_orientation_is_ignored(senseless):
     exif = Image.Exif()
     exif[0x0112] = senseless
     assert pixels(encoded(Image.fromarray(RGB), "JPEG", exif=exif)).shape == RGB.shape
 
 
 def test_a_nearly_black_16_bit_image_stays_black():
-    """Its levels are read by the file's depth, not by what happens to occur in it."""
+    """Levels are scaled by the bit depth of the file, not by the largest value in it."""
     assert pixels(encoded(Image.fromarray(np.array([[0, 1]], np.uint16)))).max() == 0
 
 
@@ -205,7 +205,7 @@ def test_32_bit_integers_are_scaled_by_their_range():
     assert out[0, :, 0].tolist() == [0, 128, 255]
 
 
-def test_16_bit_colour_keeps_the_high_byte():
+def test_16_bit_color_keeps_the_high_byte():
     """Pillow cannot write such a file, so the bytes are put together here."""
     row = np.array([[0x1234, 0xFF00, 0x00FF]], dtype=">u2")
     data = png(struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0), b"\0" + row.tobytes())
@@ -233,13 +233,13 @@ def test_ycck_is_converted_as_the_adobe_marker_says():
 
 
 def test_lab_tiff_becomes_srgb():
-    """L* = 50, a* = b* = 0 is a grey of 119 in sRGB (CIE 15; IEC 61966-2-1)."""
+    """L* = 50, a* = b* = 0 is a gray of 119 in sRGB (CIE 15; IEC 61966-2-1)."""
     out = pixels(encoded(Image.new("LAB", (4, 4), (128, 128, 128)), "TIFF"))
     assert abs(out[0, 0].astype(int) - 119).max() <= 2
 
 
 @pytest.mark.parametrize(("mode", "key", "other"), [("RGB", (9, 8, 7), (1, 2, 3)), ("L", 9, 40)])
-def test_a_transparent_colour_lies_on_white(mode, key, other):
+def test_a_transparent_color_is_composited_on_white(mode, key, other):
     image = Image.new(mode, (2, 1), key)
     image.putpixel((1, 0), other)
     out = pixels(encoded(image, transparency=key))
@@ -247,13 +247,13 @@ def test_a_transparent_colour_lies_on_white(mode, key, other):
     assert out[0, 1].tolist() == (list(other) if mode == "RGB" else [other] * 3)
 
 
-def test_a_format_that_starts_programs_is_no_image():
-    """Pillow would hand PostScript to Ghostscript, whatever the file is called."""
+def test_a_format_that_starts_programs_is_refused():
+    """Pillow would pass PostScript to Ghostscript, whatever the name of the file."""
     with pytest.raises(BrokenImage, match="not an image"):
         decode(encoded(Image.fromarray(RGB), "EPS"))
 
 
-def test_a_file_over_the_limit_is_refused_though_pillow_only_warns():
+def test_a_file_over_the_limit_is_refused_where_pillow_only_warns():
     with pytest.raises(BrokenImage, match="too many pixels"):
         decode(png_declaring(15_000, 15_000))
 
@@ -276,7 +276,7 @@ SEEDS = [
     st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=6),
     st.integers(0, 2000),
 )
-def test_damage_leads_to_an_image_or_to_a_reason(data, changes, length):
+def test_a_damaged_file_gives_an_image_or_an_error_with_the_reason(data, changes, length):
     damaged = bytearray(data)
     for at, value in changes:
         damaged[at % len(damaged)] = value
@@ -294,8 +294,8 @@ def test_damage_leads_to_an_image_or_to_a_reason(data, changes, length):
 
 
 @pytest.mark.parametrize(("allowed", "factor"), [(1, 1), (2, 2), (3, 2), (7, 4), (100, 8)])
-def test_a_jpeg_comes_out_smaller_where_that_is_allowed(allowed, factor):
-    """The same picture: each pixel near the mean of those that it stands for."""
+def test_a_jpeg_is_decoded_smaller_where_that_is_allowed(allowed, factor):
+    """The same picture: each pixel is near the mean of those it replaces."""
     data = encoded(Image.fromarray(RGB).resize((200, 120)), "JPEG", quality=95, subsampling=0)
     small = decode(data, allowed).float()
     whole = decode(data).float()
@@ -304,15 +304,15 @@ def test_a_jpeg_comes_out_smaller_where_that_is_allowed(allowed, factor):
     assert (small - means).abs().mean() < 2
 
 
-def test_for_views_colours_that_two_pixels_share_are_not_smoothed_between_them():
-    """As good as all JPEGs hold color at half the resolution; on a soft picture it makes no difference."""
+def test_chroma_is_not_interpolated_when_decoding_for_views():
+    """Nearly all JPEGs store chroma at half the resolution; on a smooth picture it makes no difference."""
     soft = Image.fromarray(RGB // 2 + 64).resize((6, 4)).resize((200, 120), Image.Resampling.BICUBIC)
     data = encoded(soft, "JPEG", quality=95, subsampling="4:2:0")
     apart = (decode(data, smooth_chroma=False).float() - decode(data).float()).abs()
     assert 0 < apart.mean() < 1
 
 
-def test_the_size_of_a_jpeg_that_may_be_smaller_is_upright():
+def test_the_reduced_size_of_a_jpeg_is_upright():
     exif = Image.Exif()
     exif[274] = 6
     data = encoded(Image.fromarray(RGB).resize((60, 40)), "JPEG", exif=exif)
@@ -321,7 +321,7 @@ def test_the_size_of_a_jpeg_that_may_be_smaller_is_upright():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
-def test_only_a_jpeg_may_be_smaller(kind):
+def test_only_a_jpeg_is_decoded_smaller(kind):
     data = encoded(Image.fromarray(RGB), kind)
     assert scalable_size(data) is None
     assert size_of(data) == RGB.shape[:2]
@@ -338,7 +338,7 @@ def test_only_a_jpeg_may_be_smaller(kind):
         (jpeg_declaring(60_000, 60_000), "60000 x 60000"),
     ],
 )
-def test_the_size_of_what_cannot_be_read_says_why(data, reason):
+def test_the_size_of_an_unreadable_file_is_an_error_with_the_reason(data, reason):
     with pytest.raises(BrokenImage, match=reason):
         size_of(data)
 
@@ -351,8 +351,8 @@ def test_a_size_is_read_from_the_header_alone():
 
 
 @pytest.mark.parametrize("padding", [b"", b"\xff\xff"])
-def test_an_orientation_is_found_behind_other_segments(padding):
-    """A comment before it, and padding between; a thumbnail's own frame is no frame of the file."""
+def test_the_orientation_is_found_after_other_segments(padding):
+    """After a comment and padding; the frame of a thumbnail is not that of the file."""
     exif = Image.Exif()
     exif[274] = 8
     data = encoded(Image.fromarray(RGB), "JPEG", exif=exif)

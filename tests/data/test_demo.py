@@ -1,4 +1,4 @@
-"""The demo set: always the same, balanced, hard on pixels, and learnt by a small network."""
+"""The demo set: deterministic, balanced, hard for raw pixels, and learned by a small network."""
 
 import json
 
@@ -9,7 +9,7 @@ import torch
 from siam.data.augment import RGB_TO_YIQ
 from siam.data.sources.demo import SHAPES, demo_images
 from siam.measure.knn import knn_accuracy
-from tests.conftest import siam
+from tests.conftest import run_cli
 
 
 def test_the_same_every_time_and_balanced():
@@ -29,7 +29,7 @@ def test_no_test_image_is_a_training_image():
     assert not train & test
 
 
-def test_raw_pixels_do_poorly_and_colour_says_nothing():
+def test_raw_pixels_classify_poorly_and_color_is_uninformative():
     (images, labels, _), (queries, truth, _) = demo_images("train"), demo_images("test")
 
     def accuracy(describe):
@@ -41,7 +41,7 @@ def test_raw_pixels_do_poorly_and_colour_says_nothing():
     assert accuracy(brightest) < 0.2
 
 
-def test_images_differ_in_hue_and_in_nothing_else_that_all_their_crops_share():
+def test_hue_is_the_only_cue_that_all_crops_of_an_image_share():
     images, _, _ = demo_images("train")
     yiq = images.reshape(5000, -1, 3) / 255 @ RGB_TO_YIQ.numpy().T
     light, dark = np.quantile(yiq[..., 0], [0.9, 0.1], axis=1)
@@ -54,10 +54,10 @@ def test_images_differ_in_hue_and_in_nothing_else_that_all_their_crops_share():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)  # minutes on a core of its own, and here others share it
+@pytest.mark.timeout(1200)  # it takes minutes on a free core, and other tests share it
 def test_a_network_learns_it_in_minutes(tmp_path):
-    """Healthy, and far ahead of raw pixels and of the untrained network."""
-    done = siam("pretrain", "--out", tmp_path / "run", "--json", check=0)
+    """Healthy, with kNN far above raw pixels and the untrained network."""
+    done = run_cli("pretrain", "--out", tmp_path / "run", "--json", check=0)
     outcome = json.loads(done.stdout)
     assert outcome["verdict"] == "healthy"
     assert outcome["knn"] >= 0.7

@@ -1,4 +1,4 @@
-"""Crops: boxes distributed as torchvision's, and matrix products equal to its antialiased resize."""
+"""Crops: boxes are distributed as in torchvision, and matrix products equal its antialiased resize."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_boxes_lie_within_the_image(height, width, low):
     assert set(np.unique(flipped)) <= {0, 1}
 
 
-def test_boxes_are_distributed_as_torchvisions():
+def test_boxes_are_distributed_as_in_torchvision():
     """Means and quantiles of height, width, top and left agree with 20,000 draws of RandomResizedCrop."""
     height, width, n = 120, 200, 10_000
     ours = boxes_of(n, height, width).reshape(-1, 5)[:, :4]
@@ -42,7 +42,7 @@ def test_boxes_are_distributed_as_torchvisions():
     assert abs(ours.mean(axis=0) - theirs.mean(axis=0)).max() < 1
 
 
-def test_the_crops_of_one_image_are_those_it_has_among_others():
+def test_the_crops_of_an_image_do_not_depend_on_its_batch():
     u = counter_uniform(0, 0, np.arange(5), 0, draws_needed(2))
     crops = Crops(u, 2, (0.2, 1.0))
     each = list(crops)
@@ -51,7 +51,7 @@ def test_the_crops_of_one_image_are_those_it_has_among_others():
     assert (each[3].boxes(70, 50) == Crops(u[3:4], 2, (0.2, 1.0)).boxes(70, 50)).all()
 
 
-def test_decoded_smaller_no_crop_has_fewer_pixels_than_its_view():
+def test_reduced_decoding_leaves_every_crop_as_many_pixels_as_its_view():
     u = counter_uniform(0, 0, np.arange(50), 0, draws_needed(2))
     factors = [crops.max_downscale(1200, 1600, 64) for crops in Crops(u, 2, (0.2, 1.0))]
     boxes = Crops(u, 2, (0.2, 1.0)).boxes(1200, 1600)[..., 2:4].min(axis=(1, 2))
@@ -62,7 +62,7 @@ def test_decoded_smaller_no_crop_has_fewer_pixels_than_its_view():
     assert Crops(u, 2, (0.2, 1.0)).max_downscale(127, 1600, 64) == 1
 
 
-def test_half_of_the_views_are_flipped_or_none():
+def test_half_of_the_views_are_flipped():
     assert abs(boxes_of(5000, 50, 50)[..., 4].mean() - 0.5) < 0.03
     assert boxes_of(500, 50, 50, flip_p=0.0)[..., 4].sum() == 0
 
@@ -72,7 +72,7 @@ def test_the_two_views_of_an_image_differ():
     assert (boxes[:, 0] != boxes[:, 1]).any(axis=-1).mean() > 0.95
 
 
-def test_an_extreme_shape_falls_back_to_its_centre():
+def test_an_extreme_shape_falls_back_to_its_center():
     boxes = boxes_of(10, 400, 4, scale=(0.9, 1.0))
     assert (boxes[..., :4] == [(400 - 5) // 2, 0, 5, 4]).all(axis=-1).mean() > 0.9
 

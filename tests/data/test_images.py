@@ -1,4 +1,4 @@
-"""Every way of giving images: which ones, in which order, with which labels; and the refusals."""
+"""Every kind of image set: which images, in which order, with which labels; and the errors."""
 
 import gzip
 import io
@@ -33,7 +33,7 @@ def test_a_flat_folder_has_no_labels(photos):
     assert sets.train.read(0).dtype == torch.uint8
 
 
-def test_hidden_and_foreign_files_are_passed_over(photos):
+def test_hidden_and_foreign_files_are_skipped(photos):
     (photos / ".hidden.jpg").touch()
     (photos / "notes.txt").touch()
     (photos / ".cache").mkdir()
@@ -47,7 +47,7 @@ def test_class_folders_give_labels(classes):
     assert train.labels.tolist() == [0] * 12 + [1] * 12
 
 
-def test_train_and_val_are_understood_as_both(classes):
+def test_train_and_val_folders_give_both_sets(classes):
     sets = open_images(classes)
     assert (len(sets.train), len(sets.val)) == (24, 12)
     assert sets.ignored == ""
@@ -55,7 +55,7 @@ def test_train_and_val_are_understood_as_both(classes):
     assert sets.train.classes == sets.val.classes == ("dark", "light")
 
 
-def test_test_stands_in_for_val(classes):
+def test_a_test_folder_serves_as_val(classes):
     (classes / "val").rename(classes / "test")
     assert len(open_images(classes).val) == 12
 
@@ -69,15 +69,15 @@ def test_a_nested_folder_of_mixed_depth_has_no_labels(tmp_path):
     assert train.labels is None
 
 
-def test_a_class_that_train_does_not_know_is_named(classes):
+def test_a_class_missing_in_train_is_named(classes):
     (classes / "val" / "purple").mkdir()
     save_images(classes / "val" / "purple", 2, seed=1)
     with pytest.raises(DataError, match="missing in train: purple"):
         open_images(classes)
 
 
-def test_a_tar_is_its_folder(classes, tmp_path):
-    """Same names, labels and pixels, whether the tar begins with a common folder or not; and pickled."""
+def test_a_tar_gives_the_same_images_as_its_folder(classes, tmp_path):
+    """Same names, labels and pixels, with or without a common top folder; also after pickling."""
     for arcname in ("classes", "."):
         file = tmp_path / f"{arcname.strip('.')}x.tar"
         with tarfile.open(file, "w") as tar:
@@ -91,7 +91,7 @@ def test_a_tar_is_its_folder(classes, tmp_path):
             assert all(torch.equal(again.read(i), ours.read(i)) for i in range(len(ours)))
 
 
-def test_a_tar_that_ends_early_keeps_what_came_before(photos, tmp_path):
+def test_a_truncated_tar_keeps_its_complete_members(photos, tmp_path):
     file = tmp_path / "photos.tar"
     with tarfile.open(file, "w") as tar:
         tar.add(photos, arcname="photos")
@@ -136,8 +136,8 @@ def test_the_demo_set():
     assert sets.train.images.shape[1:] == (16, 16, 3)
 
 
-def test_the_demo_sets_pixels_tell_little():
-    """Nearest neighbours on pixels, by angle or by distance, name at most 40 % rightly."""
+def test_raw_pixels_classify_the_demo_set_poorly():
+    """The accuracy of nearest neighbors on pixels, by cosine or by distance, is at most 40 %."""
     sets = open_images("demo")
     bank, queries = (
         torch.from_numpy(s.images).flatten(1).float() / 255 - 0.5 for s in (sets.train, sets.val)
@@ -150,7 +150,7 @@ def test_the_demo_sets_pixels_tell_little():
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1), max_size=20))
-def test_names_come_back_as_they_were(names):
+def test_names_are_kept_as_given(names):
     assert list(PackedStrings(names)) == names
 
 
@@ -165,19 +165,19 @@ def test_files_without_extension_or_with_pickles_are_refused(tmp_path):
         open_images(tmp_path / "what.xyz")
 
 
-def test_a_list_may_not_climb_out_of_its_folder(photos):
+def test_a_list_cannot_name_files_outside_its_folder(photos):
     (photos / "list.txt").write_text("../secret.jpg\n001.jpg\n")
     with pytest.raises(DataError, match="leaves the list's folder"):
         open_images(photos / "list.txt")
 
 
-def test_a_name_almost_right_is_suggested(photos):
+def test_the_nearest_name_is_suggested(photos):
     with pytest.raises(DataError, match=r"did you mean photos\?"):
         open_images(photos.parent / "photo")
 
 
-def test_order_is_that_of_the_whole_names(tmp_path):
-    """Not that of a walk: "-" sorts before "/", so "a-b/0.jpg" comes before "a/0.jpg"."""
+def test_images_are_sorted_by_their_whole_paths(tmp_path):
+    """Not folder by folder: "-" sorts before "/", so "a-b/0.jpg" comes before "a/0.jpg"."""
     for folder in ("a", "a-b", "a/c", "b", "é"):
         (tmp_path / folder).mkdir()
         save_images(tmp_path / folder, 2, seed=1)
@@ -186,7 +186,7 @@ def test_order_is_that_of_the_whole_names(tmp_path):
     assert paths(open_images(tmp_path).train) == sorted(names)
 
 
-def test_more_folders_than_a_process_may_open(tmp_path):
+def test_more_folders_than_file_descriptors(tmp_path):
     """ImageNet has 1,000 class folders, and 1,024 open files are the usual limit."""
     resource = pytest.importorskip("resource")
     for c in range(80):
@@ -203,7 +203,7 @@ def test_more_folders_than_a_process_may_open(tmp_path):
 
 
 def test_links_and_pipes(photos):
-    """No endless walk, no endless wait; a link that leads nowhere is an image that cannot be read."""
+    """Listing neither loops nor blocks; a broken link is an unreadable image."""
     (photos / "again").symlink_to(photos, target_is_directory=True)
     (photos / "zz.jpg").symlink_to(photos / "gone.jpg")
     os.mkfifo(photos / "pipe.jpg")
@@ -213,14 +213,14 @@ def test_links_and_pipes(photos):
         train.read(24)
 
 
-def test_endings_in_any_case(tmp_path):
+def test_suffixes_in_any_case(tmp_path):
     for ending in ("JPG", "jpeg", "Png", "WEBP", "bmp", "gif", "tif", "TIFF", "ppm", "pgm", "txt", "jpg2"):
         (tmp_path / f"x.{ending}").touch()
     assert len(open_images(tmp_path).train) == 10
 
 
 @pytest.mark.parametrize("above", [".", ".."])
-def test_images_beside_train_and_val_are_counted(classes, above):
+def test_images_outside_train_and_val_are_counted(classes, above):
     (classes / "more").mkdir()
     save_images(classes / "more", 3, seed=1)
     assert open_images(classes / above).ignored == "3 images are ignored, outside train/ and val/"
@@ -228,8 +228,8 @@ def test_images_beside_train_and_val_are_counted(classes, above):
     assert open_images(classes / above).ignored == "15 images are ignored, outside train/"
 
 
-def test_a_class_may_be_called_train(tmp_path):
-    """CIFAR-100 has one: without val/ beside it, train/ among class folders is a class."""
+def test_a_class_may_be_named_train(tmp_path):
+    """CIFAR-100 has such a class: among class folders and without val/, train/ is a class."""
     for name in ("bus", "plane", "train"):
         (tmp_path / name).mkdir()
         save_images(tmp_path / name, 2, seed=1)
@@ -240,7 +240,7 @@ def test_a_class_may_be_called_train(tmp_path):
     assert sets.ignored == ""
 
 
-def test_train_alone_is_the_set(classes):
+def test_a_train_folder_alone_is_the_set(classes):
     (classes / "val").rename(classes / "sketches")
     sets = open_images(classes)
     assert len(sets.train) == 24
@@ -249,7 +249,7 @@ def test_train_alone_is_the_set(classes):
 
 
 def test_labels_of_val_index_the_classes_of_train(classes):
-    """val/ lacks the first class, so its own numbering would differ."""
+    """val/ lacks the first class, so numbering its own classes would differ."""
     for split in ("train", "val"):
         (classes / split / "yellow").mkdir()
         save_images(classes / split / "yellow", 2, seed=1)
@@ -274,19 +274,19 @@ def write_tar(file, members):
             tar.addfile(info, io.BytesIO(data))
 
 
-def test_members_that_would_leave_their_folder_are_ignored(tmp_path):
+def test_members_with_paths_outside_the_tar_are_ignored(tmp_path):
     odd = ["/abs.jpg", "../up.jpg", "a/../../up.jpg", ".hidden.jpg", "a/.b/c.jpg", "notes.txt"]
     write_tar(tmp_path / "x.tar", [(name, jpeg(0)) for name in [*odd, "b.jpg", "./a.jpg", "é.jpg"]])
     assert paths(open_images(tmp_path / "x.tar").train) == ["a.jpg", "b.jpg", "é.jpg"]
 
 
-def test_the_later_of_two_members_with_one_name_counts(tmp_path):
+def test_the_later_of_two_members_with_the_same_name_counts(tmp_path):
     write_tar(tmp_path / "x.tar", [("b.jpg", jpeg(0)), ("a.jpg", jpeg(50)), ("b.jpg", jpeg(200))])
     train = open_images(tmp_path / "x.tar").train
     assert [int(train.read(i)[0, 0, 0]) for i in range(len(train))] == [50, 200]
 
 
-def test_a_tar_that_is_none_or_goes_away(tmp_path):
+def test_an_invalid_tar_and_a_tar_that_vanishes(tmp_path):
     file = tmp_path / "x.tar"
     file.write_bytes(gzip.compress(b"x" * 10_000))
     with pytest.raises(DataError, match=r"cannot be read as a tar.*unpack"):
@@ -299,8 +299,8 @@ def test_a_tar_that_is_none_or_goes_away(tmp_path):
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_arrays_in_a_file_stay_there(tmp_path, grey):
-    """What goes to a worker is small, reads the same, and grey takes no three times the memory."""
+def test_arrays_in_a_file_are_memory_mapped(tmp_path, grey):
+    """The pickle for a worker is small and reads the same; gray images do not take three times the memory."""
     images = np.random.default_rng(0).integers(
         0, 256, (50, 16, 16) if grey else (50, 16, 16, 3), dtype=np.uint8
     )
@@ -343,7 +343,7 @@ PIXELS = np.zeros((4, 8, 8, 3), np.uint8)
         ),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, sentence):
+def test_arrays_of_the_wrong_shape_are_refused(tmp_path, arrays, sentence):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(DataError, match=sentence):
         open_images(tmp_path / "a.npz")
@@ -358,7 +358,7 @@ def test_damaged_arrays_are_refused(tmp_path, name, data):
 
 
 def test_labels_need_not_be_dense_and_val_follows_train(tmp_path):
-    """Classes are the numbers that occur, in the order of numbers; val's labels mean the same ones."""
+    """Classes are the numbers that occur, in numerical order; labels of val mean the same classes."""
     labels, val = np.array([10, 2, 1_000_000, 2]), np.array([1_000_000, 10, 10, 10])
     np.savez(tmp_path / "a.npz", images=PIXELS, labels=labels, val_images=PIXELS, val_labels=val)
     sets = open_images(tmp_path / "a.npz")
@@ -367,7 +367,7 @@ def test_labels_need_not_be_dense_and_val_follows_train(tmp_path):
     assert sets.val.labels.tolist() == [2, 1, 1, 1]
 
 
-def test_a_list_may_name_files_anywhere_by_their_whole_path(photos, tmp_path):
+def test_a_list_may_name_files_by_absolute_path(photos, tmp_path):
     file = tmp_path / "list.txt"
     file.write_bytes(f"\ufeff{photos}/003.jpg\r\n\r\nphotos/001.jpg\r\n".encode())
     train = open_images(file).train
@@ -395,11 +395,11 @@ def test_a_list_with_labels_on_some_lines_is_refused(photos):
         open_images(photos / "list.txt")
 
 
-def test_folders_that_cannot_serve(tmp_path, monkeypatch):
+def test_folders_that_are_refused(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"no images in .*looked for \.jpg \.jpeg \.png"):
         open_images(tmp_path)
     save_images(tmp_path, 1, seed=0)
-    assert len(open_images(tmp_path).train) == 1  # whoever needs more says so
+    assert len(open_images(tmp_path).train) == 1  # verbs that need more check it
 
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
@@ -419,14 +419,14 @@ def test_folders_that_cannot_serve(tmp_path, monkeypatch):
         ("a\0b", "there is no folder or file a"),
     ],
 )
-def test_what_is_not_there(name, sentence, tmp_path, monkeypatch):
+def test_missing_paths(name, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=sentence):
         open_images(name)
 
 
 class FakeSet:
-    """As torchvision's sets behave: a RuntimeError where the files are not there."""
+    """Behaves as torchvision's sets do: raises RuntimeError if the files are missing."""
 
     classes: ClassVar = ["cat", "dog"]
     asked: ClassVar = []
@@ -456,7 +456,7 @@ def test_a_set_by_name(fake_sets, tmp_path):
     assert FakeSet.asked == [(str(tmp_path / "sets"), False, train, None) for train in (True, False)]
 
 
-def test_stl10_learns_from_its_unlabelled_images_too(fake_sets):
+def test_stl10_includes_its_unlabeled_images(fake_sets):
     sets = open_images("stl10")
     assert [split for *_, split in FakeSet.asked] == ["train+unlabeled", "test"]
     assert sets.train.labels is None
@@ -465,7 +465,7 @@ def test_stl10_learns_from_its_unlabelled_images_too(fake_sets):
     assert sets.train.read(2).permute(1, 2, 0).is_contiguous()
 
 
-def test_a_set_that_cannot_be_had_says_where_to_put_it(fake_sets, monkeypatch, tmp_path):
+def test_a_missing_set_is_an_error_that_says_where_to_put_it(fake_sets, monkeypatch, tmp_path):
     monkeypatch.setattr(FakeSet, "found", False)
     with pytest.raises(
         DataError, match=f"cifar10 is not in {tmp_path / 'sets'} .*no route to host.*put it there"
@@ -478,7 +478,7 @@ words = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), 
 
 
 @given(words, st.sampled_from(["a/", "b/c/", "é/"]))
-def test_names_below_a_folder_are_those_that_begin_with_it(names, folder):
+def test_names_below_a_folder_begin_with_its_path(names, folder):
     names = sorted([*names, *(folder + name for name in names[:5]), folder[:-1] + "0", folder[:-1] + "-"])
     kept = PackedStrings(names)
     expected = [name for name in names if name.startswith(folder)]

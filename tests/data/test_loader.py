@@ -1,4 +1,4 @@
-"""From images to batches on the device: by workers or from a copy of the set there, and what each reads."""
+"""From images to batches on the device: by workers or from a cached copy, and which files each reads."""
 
 import tarfile
 from collections import Counter
@@ -26,7 +26,7 @@ SETTINGS = Settings(epochs=2, batch_size=8, views=ViewSettings(size=16), loader=
 
 
 def make_square(folder):
-    """All images of one size, so that the set can be on the device."""
+    """Make all images one size, so that the set can be cached on the device."""
     for file in folder.iterdir():
         Image.open(file).resize((40, 32)).save(file, quality=95)
 
@@ -42,7 +42,7 @@ def same_batches(some, others):
 
 @pytest.mark.parametrize("cache", ["none", "device"])
 @pytest.mark.parametrize("pipeline", ["fast", "reference"])
-def test_batches_from_any_position_are_those_of_the_whole_run(photos, cache, pipeline):
+def test_batches_from_any_position_equal_those_of_the_whole_run(photos, cache, pipeline):
     make_square(photos)
     views = replace(SETTINGS.views, pipeline=pipeline)
     settings = replace(SETTINGS, views=views, loader=LoaderSettings(0, cache))
@@ -66,7 +66,7 @@ def test_a_key_holds_its_position():
 
 
 @pytest.mark.slow
-def test_images_that_vanish_are_one_plain_line_though_a_worker_finds_out(photos):
+def test_images_that_vanish_in_a_worker_are_an_error_of_one_line(photos):
     settings = replace(SETTINGS, epochs=50, loader=LoaderSettings(1, "none"))
     batches = ViewLoader(open_images(photos).train, settings, CPU).batches()
     next(batches)
@@ -91,7 +91,7 @@ def test_over_a_tenth_unreadable_ends_the_run_and_names_them(photos, cache):
         )
 
 
-def test_a_set_that_cannot_be_read_is_refused(photos):
+def test_an_unreadable_set_is_refused(photos):
     for file in photos.iterdir():
         file.write_bytes(b"no image")
     says = r"the images of .* cannot be read: 24 images in a row, from 000.jpg on, .*is not an image"
@@ -101,7 +101,7 @@ def test_a_set_that_cannot_be_read_is_refused(photos):
 
 
 def count_reads(monkeypatch):
-    """How often the file of each image is read, and how often it is decoded."""
+    """Count how often the file of each image is read, and how often it is decoded."""
     from siam.data import cache, images, views
 
     reads, decodes, files = Counter(), Counter(), {}
@@ -128,7 +128,7 @@ def count_reads(monkeypatch):
 def test_image_0_is_decoded_no_more_often_than_any_other_image(
     photos, tmp_path, monkeypatch, capsys, cache, times
 ):
-    """Before the first step: once to measure on, and once more if the whole set is read to the device."""
+    """Before the first step: once for the monitor, and again if the whole set is cached on the device."""
     from siam.train import pretrain
 
     make_square(photos)
@@ -150,7 +150,7 @@ def test_image_0_is_decoded_no_more_often_than_any_other_image(
     assert reads == {**decodes, "000.jpg": times + 1}, "its header says what size the images have"
 
 
-def test_the_size_hint_is_that_of_the_first_image_that_can_be_read(photos):
+def test_the_size_hint_is_that_of_the_first_readable_image(photos):
     with Image.open(photos / "002.jpg") as image:
         width, height = image.size
     (photos / "000.jpg").write_bytes(b"")
@@ -161,8 +161,8 @@ def test_the_size_hint_is_that_of_the_first_image_that_can_be_read(photos):
     assert images.size_hint == (height, width), "looked up once"
 
 
-def test_part_of_a_set_has_all_that_a_set_has(photos, tmp_path):
-    """Groups and the end of a lost file are translated; pixels are those of the part."""
+def test_a_subset_keeps_the_properties_of_its_set(photos, tmp_path):
+    """Groups and the end of a lost file are translated to its indices; pixels are those of its images."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -203,7 +203,7 @@ def test_arrays_are_stacked_without_a_copy(tmp_path, gray):
     assert torch.equal(loader.feed.pixels, stacked)
 
 
-def test_files_have_no_pixels_at_hand(photos, tmp_path):
+def test_files_have_no_pixels_in_memory(photos, tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.add(photos, "x")
     for name in (photos, tmp_path / "x.tar"):

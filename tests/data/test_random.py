@@ -1,4 +1,4 @@
-"""Random numbers are a function of position: equal positions give equal numbers, others independent ones."""
+"""Random numbers are a function of position: equal at equal positions, independent at others."""
 
 import numpy as np
 from hypothesis import given
@@ -10,7 +10,7 @@ positions = st.tuples(st.integers(0, 2**63), st.integers(0, 10**6), st.integers(
 
 
 @given(positions, positions)
-def test_equal_positions_give_equal_numbers_and_others_do_not(one, other):
+def test_numbers_are_equal_at_equal_positions_only(one, other):
     def draw(position):
         seed, epoch, index, stream = position
         return counter_uniform(seed, epoch, np.array([index]), stream, 4)
@@ -20,14 +20,14 @@ def test_equal_positions_give_equal_numbers_and_others_do_not(one, other):
         assert (draw(one) != draw(other)).any()
 
 
-def test_an_image_draws_the_same_in_any_batch():
+def test_an_image_draws_the_same_numbers_in_any_batch():
     batch = counter_uniform(3, 1, np.array([5, 9, 7]), 0, 6)
     alone = counter_uniform(3, 1, np.array([9]), 0, 6)
     assert (batch[1] == alone[0]).all()
 
 
 def test_numbers_are_uniform_and_independent():
-    """Each column's histogram within 5 standard errors of flat; columns and neighbours uncorrelated."""
+    """Each histogram is flat within 5 standard errors; columns and neighboring rows are uncorrelated."""
     n = 100_000
     u = counter_uniform(0, 0, np.arange(n), 0, 5)
     assert u.min() >= 0

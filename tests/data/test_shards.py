@@ -1,4 +1,4 @@
-"""Shards and Parquet: the same images as a folder, damage that costs only its own samples, and far places."""
+"""Shards and Parquet: the same images as a folder, loss of damaged samples only, and remote storage."""
 
 import http.server
 import io
@@ -46,8 +46,8 @@ def shards(photos, tmp_path):
     return tmp_path / "shards"
 
 
-def test_shards_of_class_folders_are_the_folder(classes, tmp_path):
-    """Names, labels, train and val, and pixels; given as a folder, a pattern with braces, and one with *."""
+def test_shards_of_class_folders_hold_the_same_images(classes, tmp_path):
+    """Same names, labels, splits and pixels; given as a folder, with braces, and with *."""
     written = shard(classes, tmp_path / "shards", "10kB")
     assert (written["images"], written["unreadable"]) == (36, 0)
     folder = open_images(classes)
@@ -61,8 +61,8 @@ def test_shards_of_class_folders_are_the_folder(classes, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves the tar open
-def test_webdataset_reads_what_is_written(classes, tmp_path):
-    """The library itself, as oracle: keys, bytes and classes."""
+def test_webdataset_reads_the_written_shards(classes, tmp_path):
+    """The library itself is the oracle for keys, bytes and classes."""
     wds = pytest.importorskip("webdataset")
     shard(classes / "train", tmp_path / "shards", "1MB")
     read = list(wds.WebDataset(str(tmp_path / "shards" / "train-000000.tar"), shardshuffle=False))
@@ -127,7 +127,7 @@ def harm(file, how):
 def test_a_damaged_shard_costs_only_its_own_samples_and_is_reported(
     shards, photos, tmp_path, capsys, how, says, kept
 ):
-    """One of several: the others are all there, what can be read of it too, and the run names it."""
+    """The other shards are complete, its readable samples are kept, and the run names it."""
     files = sorted(shards.glob("*.tar"))
     with tarfile.open(files[1]) as tar:
         inside = {member.name for member in tar}
@@ -157,8 +157,8 @@ def test_a_damaged_shard_costs_only_its_own_samples_and_is_reported(
         assert says in (run / "unreadable.txt").read_text()
 
 
-def test_a_shard_that_vanishes_in_mid_run_is_stepped_over_as_a_whole(shards):
-    """Its images are replaced by the next one that is not in it, however many they are."""
+def test_a_shard_that_vanishes_during_the_run_is_skipped_as_a_whole(shards):
+    """All its images are replaced by the next image outside it."""
     images = open_images(shards).train
     images.files[1].unlink()
     unreadable = Unreadable()
@@ -169,7 +169,7 @@ def test_a_shard_that_vanishes_in_mid_run_is_stepped_over_as_a_whole(shards):
     assert "No such file" in unreadable[images.path(first)]
 
 
-def test_all_shards_lost_is_one_plain_error(shards):
+def test_a_set_without_readable_shards_is_refused(shards):
     for file in shards.glob("*.tar"):
         file.write_bytes(b"no tar")
     with pytest.raises(DataError, match=r"no images in the \d+ shards"):
@@ -225,7 +225,7 @@ def test_parquet_files_hold_the_images_of_the_folder(photos, tmp_path, struct):
     assert images.groups.tolist() == [0, 5, 10, 15, 20, 24]
 
 
-def test_a_folder_of_parquet_files_trains_and_a_damaged_one_is_left_out(photos, tmp_path, capsys):
+def test_a_folder_of_parquet_files_trains_without_its_damaged_file(photos, tmp_path, capsys):
     folder = tmp_path / "set"
     folder.mkdir()
     for n in range(3):
@@ -249,7 +249,7 @@ def test_parquet_without_images_is_refused_by_name(tmp_path):
 
 @pytest.fixture
 def server(shards, monkeypatch, tmp_path):
-    """The shards behind http on this machine; counts what is asked for, and refuses what is in `refused`."""
+    """Serve the shards over http on this machine; count requests, and refuse those in `refused`."""
     pytest.importorskip("aiohttp")
     asked, refused = [], set()
 
@@ -278,7 +278,7 @@ def server(shards, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("index", [True, False])
 def test_shards_behind_a_url_are_fetched_once_and_hold_the_same_images(server, shards, photos, index):
-    """With an index nothing is fetched before it is read; without, each shard is, once, to count."""
+    """With an index a shard is fetched when first read; without, all are fetched once to count images."""
     if not index:
         (shards / "index.json").unlink()
     count = len(list(shards.glob("*.tar")))
@@ -290,7 +290,7 @@ def test_shards_behind_a_url_are_fetched_once_and_hold_the_same_images(server, s
     assert sum(path.endswith(".tar") for path in server.asked) == count
 
 
-def test_a_far_shard_that_cannot_be_fetched_costs_only_its_own(server, shards):
+def test_a_remote_shard_that_cannot_be_fetched_costs_only_its_own_images(server, shards):
     count = len(list(shards.glob("*.tar")))
     images = open_images(f"{server.url}/train-{{000000..{count - 1:06d}}}.tar").train
     server.refused.add("/train-000001.tar")
@@ -300,7 +300,7 @@ def test_a_far_shard_that_cannot_be_fetched_costs_only_its_own(server, shards):
     assert "cannot be fetched" in next(iter(unreadable.values()))
 
 
-def test_the_cache_forgets_what_was_not_used_for_longest(server, shards, tmp_path, monkeypatch):
+def test_the_cache_evicts_the_least_recently_used(server, shards, tmp_path, monkeypatch):
     monkeypatch.setenv("SIAM_CACHE_SIZE", str(25e3 / 1e9))
     count = len(list(shards.glob("*.tar")))
     images = open_images(f"{server.url}/train-{{000000..{count - 1:06d}}}.tar").train
@@ -313,7 +313,7 @@ def test_the_cache_forgets_what_was_not_used_for_longest(server, shards, tmp_pat
 
 
 def test_a_position_in_a_stream_resumes(server, shards):
-    """Batches from the middle on are those of the whole way, whatever the number of workers."""
+    """Batches from the middle on equal those of the whole stream, for any number of workers."""
     count = len(list(shards.glob("*.tar")))
     images = open_images(f"{server.url}/train-{{000000..{count - 1:06d}}}.tar").train
     views = ViewSettings(size=16)
@@ -325,7 +325,7 @@ def test_a_position_in_a_stream_resumes(server, shards):
         assert all(torch.equal(a, b) for a, b in zip(one.views, other.views, strict=True))
 
 
-def test_addresses_that_cannot_be_read_here_say_what_is_missing():
+def test_unsupported_urls_are_refused():
     with pytest.raises(DataError, match=r"nowhere:// addresses cannot be read here"):
         open_images("nowhere://bucket/x-{000..001}.tar")
 
@@ -336,13 +336,13 @@ def test_sizes():
         bytes_of("many")
 
 
-def test_a_folder_that_is_not_empty_is_not_written_to(photos, capsys):
+def test_a_nonempty_folder_is_refused(photos, capsys):
     assert cli.main(["shard", str(photos), "--out", str(photos)]) == 2
     assert "is not empty" in capsys.readouterr().err
 
 
 def test_names_become_webdataset_keys(photos, tmp_path):
-    """A key ends at the first dot: names with several are kept apart."""
+    """A key ends at the first dot: names with several dots stay distinct."""
     (photos / "000.jpg").rename(photos / "a.one.jpg")
     (photos / "001.jpg").rename(photos / "a.two.jpg")
     shard(photos, tmp_path / "out")

@@ -17,7 +17,7 @@ REMOTE = "memory://set"
 
 @pytest.fixture
 def samples(photos, tmp_path, monkeypatch):
-    """A name of every kind, to the source that it is for."""
+    """Return a name of every kind, with its source."""
     import fsspec
 
     monkeypatch.chdir(tmp_path)
@@ -58,13 +58,13 @@ def test_exactly_one_source_recognizes_each_name(samples):
         assert found == [f"siam.data.sources.{source}"], name
 
 
-def test_no_source_recognizes_what_is_none(samples, tmp_path):
+def test_no_source_recognizes_other_names(samples, tmp_path):
     (tmp_path / "notes.md").touch()
     for name in ("notes.md", "nowhere", "no/where.tar", "photos/*.jpg", "list.txt/", "a\0b", "x" * 300):
         assert not any(module.recognizes(name) for module in plugins.modules("siam.data.sources")), name
 
 
-def test_every_kind_is_named_where_none_is_recognized(tmp_path):
+def test_an_unrecognized_name_is_an_error_that_lists_every_source(tmp_path):
     (tmp_path / "notes.md").touch()
     with pytest.raises(DataError) as caught:
         open_images(tmp_path / "notes.md")
@@ -73,8 +73,8 @@ def test_every_kind_is_named_where_none_is_recognized(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_opened_again_is_listed_again(samples, tmp_path):
-    """A listing is kept while the sources ask for it, not longer."""
+def test_a_set_opened_again_is_listed_again(samples, tmp_path):
+    """A listing is cached only while sources are being tried."""
     before = len(open_images("tables").train)
     (tmp_path / "tables" / "2.parquet").write_bytes((tmp_path / "tables" / "0.parquet").read_bytes())
     assert len(open_images("tables").train) == before * 3 / 2

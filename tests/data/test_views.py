@@ -1,4 +1,4 @@
-"""The crops of an image, as a worker makes them: the same ones, however little of the image was decoded."""
+"""Crops, as a worker makes them: the same ones at every resolution of decoding."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from siam.settings.pretraining import Settings, ViewSettings
 
 @pytest.fixture
 def large(tmp_path):
-    """Two soft photographs of 1,600 x 1,200 pixels."""
+    """Two smooth photographs of 1,600 x 1,200 pixels."""
     rng = np.random.default_rng(0)
     for i in range(2):
         soft = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
@@ -23,8 +23,8 @@ def large(tmp_path):
     return open_images(tmp_path).train
 
 
-def test_crops_of_a_large_photograph_are_those_of_the_whole(large, monkeypatch):
-    """Decoded smaller where both crops leave room; a crop's edges may be half a decoded pixel off."""
+def test_crops_after_reduced_decoding_equal_those_at_full_size(large, monkeypatch):
+    """Images are decoded smaller if both crops allow it; crop edges may be off by half a decoded pixel."""
     batches = ViewBatches(large, ViewSettings(size=64), count=2, seed=0)
     heights, decode = [], module.decode
 
@@ -46,7 +46,7 @@ def test_crops_of_a_large_photograph_are_those_of_the_whole(large, monkeypatch):
 
 
 def test_the_crops_of_a_batch_are_drawn_once(photos, monkeypatch):
-    """One draw for all its images, and one for each image from outside that replaces another."""
+    """One draw for all its images, and one for each replacement from outside the batch."""
     (photos / "003.jpg").write_bytes(b"no image")
     drawn, draw = [], module.draw_crops
     monkeypatch.setattr(module, "draw_crops", lambda *args: drawn.append(args[2].tolist()) or draw(*args))
@@ -58,7 +58,7 @@ def test_the_crops_of_a_batch_are_drawn_once(photos, monkeypatch):
     assert torch.equal(sample.views, batches[1, 5, np.array([7, 4, 9])].views)
 
 
-def test_views_do_not_depend_on_the_batch_they_are_in(large):
+def test_views_do_not_depend_on_their_batch(large):
     batches = ViewBatches(large, ViewSettings(size=32), count=2, seed=3)
     both = batches[4, 0, np.array([1, 0])].views
     one = batches[4, 7, np.array([0])].views
@@ -66,8 +66,8 @@ def test_views_do_not_depend_on_the_batch_they_are_in(large):
 
 
 @pytest.mark.parametrize("pipeline", ["fast", "reference"])
-def test_a_batch_of_which_nothing_can_be_read_says_why_in_few_words(photos, pipeline):
-    """As a value: an error that a worker raises arrives with its traceback."""
+def test_a_batch_without_readable_images_gives_a_short_reason(photos, pipeline):
+    """The reason is a value: an exception raised in a worker would arrive with its traceback."""
     for file in photos.iterdir():
         file.write_bytes(b"")
     settings = Settings(views=ViewSettings(size=16, pipeline=pipeline))

@@ -1,4 +1,4 @@
-"""Worker processes make batches in order, and end with the process that they work for."""
+"""Worker processes make batches in order, and end with their parent process."""
 
 import contextlib
 import multiprocessing
@@ -23,8 +23,8 @@ class Squares(Dataset):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("methods", [["spawn"], ["fork", "spawn", "forkserver"]])
-def test_batches_come_in_the_order_of_their_keys_from_workers_however_started(monkeypatch, methods):
-    """Windows has spawn alone."""
+def test_batches_come_in_the_order_of_their_keys_under_any_start_method(monkeypatch, methods):
+    """Windows has only spawn."""
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: methods)
     batches = list(batches_of(Squares(), [3, 1, 2, 5], workers=2))
     assert [square for square, _ in batches] == [9, 1, 4, 25]
@@ -32,7 +32,7 @@ def test_batches_come_in_the_order_of_their_keys_from_workers_however_started(mo
 
 
 def of_session(session):
-    """Processes of a session that have not ended: id and command line."""
+    """Return the live processes of a session: id and command line."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -46,7 +46,7 @@ def of_session(session):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks for processes in /proc")
-def test_nothing_outlives_a_run_that_is_killed(photos, tmp_path):
+def test_no_process_outlives_a_killed_run(photos, tmp_path):
     """SIGKILL reaches the command alone, which cannot forward it: its workers and their server end too."""
     run = tmp_path / "run"
     flags = [*TINY, "--epochs", "100000", "--loader.cache", "none", "--loader.workers", "2"]

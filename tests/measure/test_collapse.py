@@ -1,4 +1,4 @@
-"""The measures of collapse at both extremes, where their value is known; and a run that collapses."""
+"""Measures of collapse at both extremes, where their values are known; and a run that collapses."""
 
 import json
 from dataclasses import replace
@@ -10,7 +10,7 @@ import torch
 from siam.measure.collapse import ADVICE, effective_rank, embedding_std, std_at_collapse, verdict
 from siam.methods import SIMSIAM
 from siam.runs.folder import open_run
-from tests.conftest import siam
+from tests.conftest import run_cli
 
 
 def test_std_is_one_for_isotropic_outputs_and_zero_for_a_constant():
@@ -56,8 +56,8 @@ def test_verdicts(std, expected):
     assert expected == "healthy" or ADVICE[expected]
 
 
-def test_a_low_rank_that_no_channel_shows_is_told():
-    """Three directions, turned so that every channel has its share of them."""
+def test_a_low_rank_is_at_risk_even_if_no_channel_shows_it():
+    """Three directions, rotated so that every channel mixes all of them."""
     g = torch.Generator().manual_seed(0)
     z = torch.randn(256, 3, generator=g) @ torch.randn(3, 512, generator=g)
     std, rank = float(embedding_std(z)), effective_rank(z)
@@ -70,8 +70,8 @@ def test_a_low_rank_that_no_channel_shows_is_told():
 
 
 @pytest.mark.parametrize("batch", [8, 32, 512])
-def test_the_floor_is_what_a_centred_batch_reads_at_full_collapse(batch):
-    """All images share a vector but one, which is as far on the other side as the mean of 0 demands."""
+def test_the_floor_is_the_std_of_a_centered_batch_at_full_collapse(batch):
+    """All images but one share a vector; the other one brings the mean to 0."""
     shared = torch.randn(64, generator=torch.Generator().manual_seed(0))
     z = torch.cat([shared.repeat(batch - 1, 1), -(batch - 1) * shared[None]])
     z = z / z.std(dim=0, correction=0)
@@ -82,8 +82,8 @@ def test_the_floor_is_what_a_centred_batch_reads_at_full_collapse(batch):
     assert verdict(0.97, floor) == "healthy"
 
 
-def test_in_a_pair_of_images_the_std_says_nothing():
-    """The mean of two is 0: they are opposites, whatever was learnt."""
+def test_in_batches_of_two_the_std_is_uninformative():
+    """Two vectors with mean 0 are opposites, whatever the network has learned."""
     floor = std_at_collapse(SIMSIAM, 2)
     assert floor == 1
     assert verdict(0.999, floor, rank=6.4, most=12) == "healthy"
@@ -94,15 +94,15 @@ def test_in_a_pair_of_images_the_std_says_nothing():
 @pytest.mark.parametrize(
     "change", [{"batch_norm": "hidden"}, {"batch_norm": "none"}, {"output_affine": True}]
 )
-def test_without_a_centring_norm_the_floor_is_0(change):
+def test_without_a_centering_norm_the_floor_is_0(change):
     assert std_at_collapse(replace(SIMSIAM, **change), 32) == 0
 
 
 @pytest.mark.slow
-def test_without_stop_gradient_it_collapses_and_says_so_during_the_run(tmp_path):
+def test_a_run_without_stop_gradient_collapses_and_reports_it(tmp_path):
     run = tmp_path / "run"
     flags = ["--method.target", "gradient", "--epochs", 4]
-    done = siam("pretrain", *flags, "--out", run, "--json", check=0)
+    done = run_cli("pretrain", *flags, "--out", run, "--json", check=0)
     outcome = json.loads(done.stdout)
     assert outcome["verdict"] == "collapsed"
     assert outcome["loss"] < -0.98

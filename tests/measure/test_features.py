@@ -1,4 +1,4 @@
-"""Centre views and features: which pixels, which images, and in which mode."""
+"""Center views and features: which pixels, which images, and in which mode."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from siam.data.sources.arrays import ArrayImages
 from siam.measure.features import center_view, center_views, extract
 
 
-def test_an_image_of_that_size_stays_as_it_is():
+def test_an_image_of_the_views_size_is_unchanged():
     image = torch.randint(0, 256, (3, 96, 96), dtype=torch.uint8)
     assert torch.equal(center_view(image, 96), image)
 
@@ -22,7 +22,7 @@ def test_a_photograph_is_resized_to_256_and_cut_at_224():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_images_come_in_order_and_broken_ones_are_left_out(photos, workers):
+def test_images_come_in_order_without_broken_ones(photos, workers):
     (photos / "005.jpg").write_bytes(b"")
     images = open_images(photos).train
     views, indices = zip(*center_views(images, 16, batch_size=7, workers=workers), strict=True)
@@ -30,7 +30,7 @@ def test_images_come_in_order_and_broken_ones_are_left_out(photos, workers):
     assert torch.cat(views).shape == (23, 3, 16, 16)
 
 
-def test_extract_uses_eval_mode_and_gives_the_mode_back():
+def test_extract_uses_eval_mode_and_restores_the_mode():
     images = ArrayImages("x", np.zeros((5, 8, 8, 3), dtype=np.uint8), None, ())
     encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(192)).train()
     features, indices = extract(encoder, center_views(images, 8), torch.device("cpu"))

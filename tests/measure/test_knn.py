@@ -14,7 +14,7 @@ from siam.protocols.score import wilson
 
 
 def brute_force(bank, labels, queries, classes, k, temperature):
-    """Wu et al. 2018: the k largest cosines vote with exp(cos / T) each; shares of the vote."""
+    """Return the shares of the vote, with weight exp(cos / T) for each of the k largest (Wu et al. 2018)."""
     votes = np.zeros((len(queries), classes))
     for i, q in enumerate(queries):
         cosines = [b @ q / (np.linalg.norm(b) * np.linalg.norm(q)) for b in bank]
@@ -44,7 +44,7 @@ def test_knn_equals_brute_force_over_any_pieces(n, m, d, classes, k, temperature
     assert np.allclose(votes.numpy(), expected, atol=1e-4)
 
 
-def test_separable_features_are_named_rightly_and_noise_is_not():
+def test_separable_features_are_classified_and_noise_is_not():
     labels = torch.arange(300) % 3
     features = torch.nn.functional.one_hot(labels, 3).float() + 0.01
     assert knn_accuracy(features, labels, features[:30], labels[:30], 3) == 1.0

@@ -1,4 +1,4 @@
-"""Sec. 5.2 without a predictor: the average of each image's targets, written out."""
+"""The moving average of each image's targets (SimSiam Sec. 5.2, without a predictor), written out."""
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ def test_moving_average_by_hand_over_three_batches():
         assert np.allclose(objective.eta[image].numpy(), expected, atol=1e-5)
 
 
-def test_no_gradient_reaches_what_is_remembered():
+def test_no_gradient_reaches_the_averages():
     objective = MovingAverage(images=3, dim=4)
     objective.before_step(torch.arange(3), epoch=0)
     p, z = torch.randn(3, 4, requires_grad=True), torch.randn(3, 4, requires_grad=True)

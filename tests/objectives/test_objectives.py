@@ -81,7 +81,7 @@ def test_nt_xent(size, temperature):
 
 
 def test_the_gradient_of_nt_xent_goes_through_anchors_and_keys():
-    """With live targets z is p: half of SimCLR's gradient comes through the keys. By finite differences."""
+    """In SimCLR z is p: half of the gradient comes through the keys. Checked by finite differences."""
     z1, z2 = vectors(3, 4, seed=5, count=2)
     a, b = (torch.from_numpy(z).requires_grad_() for z in (z1, z2))
     NTXent(0.5)(a, b, a, b).backward()
@@ -164,8 +164,8 @@ def test_info_nce_over_steps_with_a_circular_queue():
 
 
 def test_a_key_is_never_its_own_negative():
-    """The queue that scores a batch holds none of its keys, nor for another pair of the same images; it does
-    when the step has ended.
+    """The keys of a batch enter the queue after the step, so neither pair of its images is scored against
+    them.
     """
     objective = InfoNCE(dim=4, size=10, temperature=0.2)
     p1, p2, z1, z2 = tensors(vectors(3, 4, seed=0))
@@ -242,17 +242,17 @@ def test_prototypes_learn_from_assignments_only_when_targets_do():
     objective(p1, p2, z1, z2).backward()
     ours, objective.prototypes.grad = objective.prototypes.grad, None
 
-    def normalised(x):
+    def normalized(x):
         return torch.nn.functional.normalize(x, dim=1)
 
-    c = normalised(objective.prototypes)
-    given = [sinkhorn(normalised(z) @ c.T).detach() for z in (z2, z1)]
-    scores = [(normalised(p) @ c.T / 0.1).log_softmax(dim=1) for p in (p1, p2)]
+    c = normalized(objective.prototypes)
+    given = [sinkhorn(normalized(z) @ c.T).detach() for z in (z2, z1)]
+    scores = [(normalized(p) @ c.T / 0.1).log_softmax(dim=1) for p in (p1, p2)]
     sum(-(q * s).sum(dim=1).mean() / 2 for q, s in zip(given, scores, strict=True)).backward()
     assert torch.allclose(ours, objective.prototypes.grad, atol=1e-5)
 
 
-def test_prototypes_are_frozen_in_the_first_epoch_alone():
+def test_prototypes_are_frozen_only_in_the_first_epoch():
     objective = SwappedPrediction(4, prototypes=5, temperature=0.1)
     for epoch in (0, 1, 2):
         objective.before_step(torch.arange(3), epoch)
@@ -269,7 +269,7 @@ def test_assignments_pass_gradient_when_targets_do():
 
 
 class TestAgainstLightly:
-    """Equal to an independent implementation, where it is installed (it comes with `dev`)."""
+    """Equality with an independent implementation, if it is installed (the extra `dev` includes it)."""
 
     @pytest.fixture(autouse=True)
     def loss(self):
@@ -299,13 +299,13 @@ class TestAgainstLightly:
         p1, p2 = tensors(vectors(12, 6, seed=2, count=2))
         objective = SwappedPrediction(6, 5, 0.1)
         prototypes = torch.nn.functional.normalize(objective.prototypes, dim=1)
-        # theirs knows no predictor: a view's scores are both prediction and source of the assignment
+        # theirs has no predictor: a view's scores give both its prediction and its assignment
         scores = [torch.nn.functional.normalize(p, dim=1) @ prototypes.T for p in (p1, p2)]
         theirs = float(self.loss.SwaVLoss(temperature=0.1)(scores, []).detach())
         assert float(objective(p1, p2, p1, p2).detach()) == pytest.approx(theirs, abs=1e-5)
 
     def test_memory_bank_nt_xent(self):
-        """Two batches: both score against the bank as it was, and put their keys in afterwards."""
+        """Over two batches: each is scored against the bank before its own keys enter."""
         theirs = self.loss.NTXentLoss(temperature=0.2, memory_bank_size=(10, 6))
         ours = InfoNCE(6, 10, 0.2, symmetric=False)
         ours.queue.copy_(theirs.memory_bank.bank)

@@ -1,10 +1,14 @@
-"""`siam reproduce`: rows as published, each a run of its own, continued where it stopped, and the table."""
+"""`siam reproduce`: the published rows, one run each, resumed if interrupted, and the table."""
 
+import io
 import json
 import shlex
 from dataclasses import replace
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from siam.cli import command as cli
 from siam.data.sources import open_images
@@ -12,11 +16,14 @@ from siam.errors import SettingsError
 from siam.methods import METHODS
 from siam.paper.reproduce import Study, markdown, reproduce
 from siam.paper.tables import TABLES, Row, table
+from siam.report.curves import figure2
+from siam.runs.folder import open_run
+from siam.runs.history import History
 from siam.settings.overrides import Overrides
 from siam.settings.plain import from_dict, to_dict
 from siam.settings.pretraining import Settings
 from siam.settings.recipes import DEMO
-from tests.conftest import TINY, siam
+from tests.conftest import TINY, run_cli
 
 PUBLISHED = {
     "stop-gradient": [67.7, 0.1],
@@ -34,8 +41,8 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_rows_are_the_papers_and_their_settings_hold(name):
-    """At the published size, and at the demo's: every row builds, and rows of one table differ."""
+def test_rows_are_those_of_the_paper_and_their_settings_are_valid(name):
+    """At the published size and at the demo's, every row builds, and the rows of a table differ."""
     for base, steps in ((Settings(), 5004), (DEMO, 156)):
         rows = table(name).rows(base, steps)
         if base.batch_size == 256:
@@ -49,7 +56,7 @@ def test_rows_are_the_papers_and_their_settings_hold(name):
         assert len({str(settings) for settings in built}) == len(rows)
 
 
-def test_the_papers_own_settings_at_the_papers_own_size():
+def test_settings_at_the_published_batch_size():
     rows = {row.name: row.change for row in table("batch-size").rows(Settings(), 5004)}
     assert rows["batch 512"] == {"batch_size": 512}
     assert rows["batch 4096"] == {"batch_size": 4096, "optimizer": {"warmup_epochs": 10}}
@@ -88,10 +95,28 @@ def test_mean_and_deviation_over_seeds_by_hand():
     assert "torch t; `siam reproduce predictor --epochs 5`." in page
 
 
-def test_a_table_row_by_row_and_again(classes, tmp_path):
-    """Killed after its first row it goes on with the second; finished, it runs nothing again."""
+def assert_figure_of_the_first_seeds(folder):
+    """Check the PNG pixel by pixel, and in the SVG a line for each row in each of the three panels."""
+    histories = {}
+    for row in ("with stop-gradient", "without stop-gradient"):
+        run = open_run(folder / f"{row.replace(' ', '-')}-seed0")
+        histories[row] = History(run.metrics(), run.settings)
+    drawn = io.BytesIO()
+    figure2(histories).savefig(drawn, format="png", dpi=150)
+    with Image.open(folder / "figure.png") as saved, Image.open(drawn) as expected:
+        assert np.array_equal(np.array(saved), np.array(expected))
+        assert np.ptp(np.array(saved)) > 100, "it is not blank"
+    root = ElementTree.parse(folder / "figure.svg").getroot()
+    panels = [group for group in root.iter() if group.get("id", "").startswith("axes_")]
+    assert len(panels) == 3
+    for panel in panels:
+        assert sum(group.get("id", "").startswith("line2d_") for group in panel.iter()) >= len(histories)
+
+
+def test_a_table_is_made_row_by_row_and_resumes(classes, tmp_path):
+    """A run that was killed before its end is finished; finished runs are not repeated."""
     command = ["reproduce", "stop-gradient", classes, *TINY, "--out", tmp_path / "t"]
-    done = siam(*command, "--seeds", 2, "--json", check=0)
+    done = run_cli(*command, "--seeds", 2, "--json", check=0)
     found = json.loads(done.stdout)
     assert [row["name"] for row in found["rows"]] == ["with stop-gradient", "without stop-gradient"]
     assert [len(row["seeds"]) for row in found["rows"]] == [2, 2]
@@ -100,26 +125,25 @@ def test_a_table_row_by_row_and_again(classes, tmp_path):
     typed = shlex.join(["siam", *map(str, command), "--seeds", "2", "--json"])
     assert found["command"] == typed
     assert f"`{typed}`" in (tmp_path / "t" / "table.md").read_text()
-    for file in ("table.md", "figure.svg", "figure.png"):
-        assert (tmp_path / "t" / file).stat().st_size > 500
+    assert_figure_of_the_first_seeds(tmp_path / "t")
     assert "4 of 4" in done.stderr
 
     metrics = tmp_path / "t" / "without-stop-gradient-seed1" / "metrics.jsonl"
     first = (tmp_path / "t" / "with-stop-gradient-seed0" / "metrics.jsonl").read_bytes()
     whole = metrics.read_text().splitlines()
     metrics.write_text("\n".join(whole[:-1]) + "\n")  # as if killed before its end was written
-    again = json.loads(siam(*command, "--seeds", 2, "--json", check=0).stdout)
+    again = json.loads(run_cli(*command, "--seeds", 2, "--json", check=0).stdout)
     assert (tmp_path / "t" / "with-stop-gradient-seed0" / "metrics.jsonl").read_bytes() == first
     assert again["rows"][0]["seeds"] == found["rows"][0]["seeds"]
     rows = [[o["knn"] for o in row["seeds"]] for row in again["rows"]]
     assert rows == [[o["knn"] for o in row["seeds"]] for row in found["rows"]]
 
-    done = siam(*command, "--seeds", 2, "--optimizer.lr", 0.7, check=2)
+    done = run_cli(*command, "--seeds", 2, "--optimizer.lr", 0.7, check=2)
     assert "was made with other settings: optimizer.lr (0.8 and 0.7)" in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("siam: ")
 
 
-def test_what_cannot_be_reproduced_is_refused(tmp_path):
+def test_invalid_requests_are_refused(tmp_path):
     with pytest.raises(SettingsError, match="unknown table 'predictr'; did you mean predictor"):
         reproduce("predictr", Overrides(), out=tmp_path)
     with pytest.raises(SettingsError, match="--scale imagenet needs DATA"):

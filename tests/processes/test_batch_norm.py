@@ -14,7 +14,7 @@ SIZES = (3, 5)
 
 
 def rows():
-    """x and the gradient of its normalised form, (8, 4, 2, 3)."""
+    """Return x and the gradient of its normalized form, (8, 4, 2, 3)."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(2, sum(SIZES), 4, 2, 3, generator=generator) * 3 + 1
 

@@ -1,4 +1,4 @@
-"""Several processes are one: the same loss, gradients, state and order as a process on its own."""
+"""Several processes train as one would: the same loss, gradients, state and order of images."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from siam.processes.launch import how_many, launch
 from siam.processes.rendezvous import process_group
 from siam.runs.checkpoint import load_last
 from siam.settings.pretraining import Settings
-from tests.conftest import TINY, siam
+from tests.conftest import TINY, run_cli
 from tests.data.test_workers import of_session
 
 SMALL = {
@@ -50,9 +50,9 @@ BATCH, IMAGES = 12, 40
 
 
 def two_steps(name):
-    """Losses, gradients and state of two steps, of this process's share of each batch.
+    """Return losses, gradients and state of two steps on this process's share of each batch.
 
-    Between the steps weights stay, so that only the first step's state is carried over.
+    Weights stay the same between the steps, so that only the state is carried over.
     """
     method = replace(METHODS.get(name, METHODS["simsiam"]), **CASES[name], **SMALL)
     torch.manual_seed(0)
@@ -107,7 +107,7 @@ def test_two_processes_with_half_the_batch_are_one_with_the_whole(halves, name):
 
 
 def gathered():
-    """d/dx of the sum over processes of w_r . all_gather(x): every process weighs every row."""
+    """Check d/dx of the sum over processes of w_r . all_gather(x): every process weights every row."""
     with process_group("cpu", 60):
         x = torch.full((2, 3), float(rank()), requires_grad=True)
         everything = all_gather(x)
@@ -144,7 +144,7 @@ def fails(how):
 
 
 @pytest.mark.slow
-def test_what_processes_exchange():
+def test_collectives():
     found = launch(2, gathered)
     assert found["rows"] == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
     assert found["gradient"] == (3 * torch.arange(6.0).view(2, 3)).tolist()  # weights 1 and 2
@@ -157,7 +157,7 @@ def test_what_processes_exchange():
 
 
 @pytest.mark.slow
-def test_a_process_that_ends_ends_all_and_is_named():
+def test_a_failing_process_ends_all_and_is_named():
     with pytest.raises(DataError, match="the second says no"):
         launch(2, fails, "one refuses")
     with pytest.raises(RunError, match="process 1 of 2 was ended by SIGKILL"):
@@ -186,8 +186,8 @@ def started_by_torchrun(number, store):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("early", [0, 1])
-def test_a_restarted_process_does_not_wait_for_the_addresses_of_the_dead(early):
-    """torchrun's store outlives the processes: whoever comes early finds there what the killed ones wrote."""
+def test_a_restarted_process_ignores_the_addresses_of_the_killed(early):
+    """torchrun's store outlives the processes, so it still holds what the killed ones wrote."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     for _ in range(3):
         processes = []
@@ -202,7 +202,7 @@ def test_a_restarted_process_does_not_wait_for_the_addresses_of_the_dead(early):
         assert said == ["met\n"] * 2
 
 
-def test_alone_nothing_is_exchanged():
+def test_a_single_process_exchanges_nothing():
     x = torch.randn(3, 2)
     assert all_gather(x) is x
     assert torch.equal(local_shard(x), x)
@@ -213,8 +213,8 @@ def test_alone_nothing_is_exchanged():
         agree.on_rank_zero(lambda: (_ for _ in ()).throw(DataError("no")))
 
 
-def test_synchronised_bn_keeps_names_parameters_and_activations():
-    """timm's BN layers that end in an activation too."""
+def test_synchronized_bn_keeps_names_parameters_and_activations():
+    """Including timm's BN layers with an activation."""
     torch.manual_seed(0)
     network = Network(replace(METHODS["byol"], **SMALL), "mobilenetv3_small_050", image_size=32).eval()
     before, x = network.state_dict(keep_vars=True), torch.randn(3, 3, 32, 32)
@@ -230,19 +230,19 @@ def test_synchronised_bn_keeps_names_parameters_and_activations():
 
 
 @pytest.mark.parametrize("processes", [2, 3, 6])
-def test_the_global_batch_does_not_depend_on_how_many_share_it(processes):
+def test_the_global_batch_does_not_depend_on_the_number_of_processes(processes):
     settings = Settings(epochs=2, batch_size=12, seed=3)
-    alone = [indices for _, indices in Order(40, settings).positions()]
+    alone = [indices for _, _, indices in Order(40, settings)]
     shares = [
-        [indices for _, indices in Order(40, settings, rank=r, processes=processes).positions()]
+        [indices for _, _, indices in Order(40, settings, rank=r, processes=processes)]
         for r in range(processes)
     ]
     assert len(alone) == 6
     for batch, *parts in zip(alone, *shares, strict=True):
         assert np.array_equal(batch, np.concatenate(parts))
-    later = list(Order(40, settings).at((1, 2)).positions())
-    assert [at for at, _ in later] == [(1, 2)]
-    assert np.array_equal(later[0][1], alone[5])
+    later = list(Order(40, settings).at((1, 2)))
+    assert [(epoch, step) for epoch, step, _ in later] == [(1, 2)]
+    assert np.array_equal(later[0][2], alone[5])
 
 
 @pytest.mark.parametrize(
@@ -253,13 +253,13 @@ def test_the_global_batch_does_not_depend_on_how_many_share_it(processes):
         (2, "cuda:1", 32, "cannot all be 'cuda:1'"),
     ],
 )
-def test_a_batch_that_cannot_be_shared_is_refused_by_name(devices, device, batch, says):
+def test_an_indivisible_batch_is_refused(devices, device, batch, says):
     with pytest.raises(SettingsError, match=says):
         how_many(devices, device, batch)
 
 
 @pytest.mark.parametrize(("gpus", "batch", "expected"), [(0, 32, 1), (8, 256, 8), (6, 32, 4), (8, 6, 3)])
-def test_gpus_that_share_the_batch_equally_are_used_unasked(monkeypatch, gpus, batch, expected):
+def test_gpus_that_divide_the_batch_are_used_by_default(monkeypatch, gpus, batch, expected):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert how_many(0, "auto", batch) == expected
     assert how_many(0, "cpu", batch) == 1
@@ -271,7 +271,7 @@ def records(run, kind):
 
 
 def torchrun(processes, *args):
-    """The command as a user of torchrun writes it."""
+    """Return the command as a user of torchrun types it."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
     command += ["-m", "siam", *args]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -281,13 +281,13 @@ def torchrun(processes, *args):
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_is_the_run_of_one(classes, tmp_path):
-    """Started by itself, and by torchrun: the losses of one process as far as rounding lets them agree, one
-    line of output for each epoch, and a run that one process continues with the same images."""
+def test_two_processes_train_the_same_as_one(classes, tmp_path):
+    """With --devices and with torchrun: the losses of one process within rounding, one line of output an
+    epoch, and a run that one process resumes with the same images."""
     flags = ["pretrain", classes, *TINY, "--device", "cpu", "--loader.cache", "none", "--loader.workers", 1]
     runs = {name: tmp_path / name for name in ("one", "two", "torchrun")}
     assert cli.main([*map(str, flags), "--out", str(runs["one"])]) == 0
-    two = siam(*flags, "--devices", 2, "--out", runs["two"], "--json", check=0)
+    two = run_cli(*flags, "--devices", 2, "--out", runs["two"], "--json", check=0)
     assert json.loads(two.stdout)["steps"] == 6
     assert two.stderr.count("epoch   1") == 1
     done = torchrun(2, *flags, "--out", runs["torchrun"], "--json")
@@ -302,7 +302,7 @@ def test_a_run_of_two_processes_is_the_run_of_one(classes, tmp_path):
 
 @pytest.mark.slow
 def test_embedding_is_shared_by_the_processes_of_torchrun(classes, tmp_path, monkeypatch):
-    """The file of two is the file of one, part by part and row by row."""
+    """Two processes write the same file as one, part by part and row by row."""
     import pyarrow.parquet as pq
 
     from siam.convert import vectors as embedding
@@ -323,9 +323,9 @@ def test_embedding_is_shared_by_the_processes_of_torchrun(classes, tmp_path, mon
 
 
 @pytest.mark.slow
-def test_asked_to_stop_all_processes_stop_at_one_step_and_fewer_go_on(classes, tmp_path):
-    """SIGTERM: status 75 and a whole checkpoint; one process then continues what two began, and the losses
-    are those of a run that was never stopped, as far as rounding lets them agree."""
+def test_all_processes_stop_at_the_same_step_and_fewer_resume(classes, tmp_path):
+    """After SIGTERM: status 75 and a complete checkpoint. One process then resumes the run of two, with the
+    losses of an uninterrupted run within rounding."""
     flags = ["pretrain", classes, *TINY, "--device", "cpu", "--loader.cache", "none", "--epochs", 40]
     flags += ["--optimizer.lr", 0.001, "--monitor.knn-every", 0]
     whole, run = tmp_path / "whole", tmp_path / "run"

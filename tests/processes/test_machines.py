@@ -1,4 +1,4 @@
-"""Two machines, as two network namespaces of this one: torchrun, each on its own address, a link between."""
+"""Two machines, simulated by two network namespaces with a link between them, each with its torchrun."""
 
 import contextlib
 import json
@@ -48,7 +48,7 @@ def machines():
 
 
 def delete(name):
-    """The namespace and every process in it, if there is one."""
+    """Delete the namespace, if it exists, and kill every process in it."""
     for pid in pids(name):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -61,7 +61,7 @@ def pids(name):
 
 
 def worker(name):
-    """The process that trains there; torchrun, which watches it, is the other one."""
+    """Return the process that trains there; the other one is torchrun."""
     for pid in pids(name):
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -72,9 +72,9 @@ def worker(name):
 
 @contextlib.contextmanager
 def both_machines(folder, restarts, *args):
-    """torchrun on each of them, writing a.log and b.log; what is left of them is killed in the end.
+    """Run torchrun on each, logging to a.log and b.log; kill the remaining processes at the end.
 
-    Where the test fails, pytest shows what they said.
+    If the test fails, pytest shows the logs.
     """
     with contextlib.ExitStack() as stack:
         both = []
@@ -91,7 +91,7 @@ def both_machines(folder, restarts, *args):
 
 
 def torchrun(name, log, restarts, *args):
-    """As on each node of a cluster."""
+    """Start torchrun as on each node of a cluster."""
     host = int(name == "siam-a")  # it keeps the store; it does not know itself by its address here
     command = ["ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run"]
     command += [
@@ -125,8 +125,8 @@ def wait_until(holds, processes, seconds=300):
 
 
 @pytest.mark.slow
-def test_two_machines_outlive_a_cut_link_and_a_killed_process(machines, photos, tmp_path):
-    """The link is gone for two seconds, later one side's process is killed: the run ends with every step."""
+def test_two_machines_survive_a_cut_link_and_a_killed_process(machines, photos, tmp_path):
+    """The link is down for two seconds, and later one process is killed: the run completes every step."""
     run = tmp_path / "run"
     flags = [photos, *TINY, "--epochs", 30, "--checkpoint.every", 5, "--device", "cpu", "--out", run]
     flags += ["--resume", "auto"]
@@ -136,7 +136,7 @@ def test_two_machines_outlive_a_cut_link_and_a_killed_process(machines, photos, 
         time.sleep(0.3)
         before = len(steps(run))
         time.sleep(1.7)
-        assert len(steps(run)) == before  # nobody goes on alone
+        assert len(steps(run)) == before  # neither continues alone
         ip("-n", "siam-b", "link", "set", "siam0", "up")
         wait_until(lambda: len(steps(run)) >= before + 8, both)
         os.kill(worker("siam-b"), signal.SIGKILL)

@@ -7,7 +7,7 @@ from tests.report.reading import make_run
 
 @pytest.fixture
 def run(tmp_path):
-    """run(records, settings, pictures, name) -> the folder of such a run."""
+    """Return a function that writes a run: run(records, settings, pictures, name) -> its folder."""
 
     def make(records, *given, name="a-run", **named):
         return make_run(tmp_path / name, records, *given, **named)

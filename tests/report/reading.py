@@ -1,4 +1,4 @@
-"""The page as a browser reads it, and the folders of runs to write it for."""
+"""Parse the page as a browser does, and write run folders to make pages from."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -31,7 +31,7 @@ class Element:
     children: list["Element"] = field(default_factory=list)
 
     def find(self, tag: str, style: str | None = None) -> list["Element"]:
-        """All descendants with this tag, and this class if one is given, in order."""
+        """Return all descendants with this tag, and this class if one is given, in order."""
         found = []
         for child in self.children:
             if child.tag == tag and (style is None or style in (child.attributes.get("class") or "").split()):
@@ -40,16 +40,16 @@ class Element:
         return found
 
     def every(self) -> list["Element"]:
-        """It and all its descendants, in order."""
+        """Yield it and all its descendants, in order."""
         return [self, *(below for child in self.children for below in child.every())]
 
     def words(self) -> str:
-        """The text in it and below it."""
+        """Return the text in it and below it."""
         return " ".join(" ".join(element.text for element in self.every()).split())
 
 
 class Page(HTMLParser):
-    """A tree of elements; fails where an end tag does not match its start tag."""
+    """A tree of elements. Fails if an end tag does not match its start tag."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Page(HTMLParser):
 
 
 def read(folder, write=write_report) -> Element:
-    """Write the report and read it: well formed, self-contained, ids unique, no script."""
+    """Write the report and parse it. Check that it is well formed, self-contained, and without script."""
     root = Page(write(folder).read_text(encoding="utf-8")).root
     ids = []
     for element in root.every():
@@ -100,7 +100,7 @@ def read(folder, write=write_report) -> Element:
 
 
 def body(root: Element) -> str:
-    """The words of the page."""
+    """Return the text of the page."""
     return root.find("body")[0].words()
 
 
@@ -110,7 +110,7 @@ def step(n, per=10, **values) -> dict[str, Any]:
 
 
 def epoch(n, per=10, **values) -> dict[str, Any]:
-    """The record at the end of epoch n, counted from 0."""
+    """Return the record at the end of epoch n, counted from 0."""
     defaults = {"loss": -0.6, "std": 0.95, "rank": 85.2, "rank_z": 40.1, "knn": 0.41, "verdict": "healthy"}
     return {"kind": "epoch", "epoch": n, "step": (n + 1) * per, "seconds": 60.0, **defaults, **values}
 
@@ -130,7 +130,7 @@ UNLABELED = [{name: NO_LABELS.get(name, value) for name, value in record.items()
 
 
 def make_run(folder, records, settings=SMALL, pictures=None):
-    """Write the files of a run that its page is made of; returns the folder."""
+    """Write the files of a run that its page is made of. Return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     save_settings(folder, settings)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))

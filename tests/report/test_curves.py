@@ -31,7 +31,7 @@ def test_without_labels_the_rank_takes_the_place_of_knn(run):
     assert all(height < 140 for height in heights[3:])
 
 
-def test_knn_turned_off_is_not_a_lack_of_labels(run):
+def test_knn_turned_off_is_distinguished_from_missing_labels(run):
     root = read(run(UNLABELED, replace(SMALL, monitor=MonitorSettings(knn_every=0))))
     assert "There is no kNN curve: monitor.knn_every is 0." in body(root)
 
@@ -43,7 +43,7 @@ def test_a_constant_learning_rate_of_the_predictor_is_mentioned(run, rule, said)
 
 
 def panel_of(name, history):
-    """The figure of one of the panels of the page."""
+    """Return the figure of one of the panels of the page."""
     (shown,) = [p for p in panels(history) if p.name == name]
     return panel(shown.draw, history, shown.title)
 
@@ -88,7 +88,7 @@ def test_a_metric_is_added_by_one_file(run, tmp_path, monkeypatch):
     np.testing.assert_allclose(lines(panel_of("alignment", history))["alignment"], [[1, 2], [0.5, 0.25]])
 
 
-def test_every_panel_draws_what_it_names():
+def test_every_panel_draws_its_quantity():
     history = History(WHOLE, SMALL)
     shown = panels(history)
     assert [p.name for p in shown] == ["loss", "std", "knn", "rank", "rank_z", "lr", "pairs_per_second"]
@@ -99,7 +99,7 @@ def test_every_panel_draws_what_it_names():
 
 
 def lines(figure, panel_index=0):
-    """label -> (x, y) of what is drawn in a panel."""
+    """Return the lines of a panel: label -> (x, y)."""
     return {line.get_label(): line.get_data() for line in figure.axes[panel_index].lines}
 
 
@@ -119,7 +119,7 @@ def test_std_is_drawn_against_one_over_the_root_of_d(dim, std):
     assert high > 1 / np.sqrt(dim), "the line is in view"
 
 
-def test_x_counts_epochs_and_a_mean_lies_in_its_middle():
+def test_x_is_in_epochs_with_means_at_the_middle_of_theirs():
     drawn = lines(panel(curves.loss, History(WHOLE, SMALL), "loss"))
     np.testing.assert_allclose(drawn["loss of steps"], [[0.5, 1, 1.5, 2], [-0.5] * 4])
     np.testing.assert_allclose(drawn["loss of epochs"], [[0.5, 1.5], [-0.6, -0.6]])
@@ -131,8 +131,8 @@ def test_the_floor_is_drawn_for_the_cosine_alone():
     assert "floor of the cosine −1" not in lines(panel(curves.loss, History(WHOLE, contrast), "loss"))
 
 
-def test_losses_of_two_kinds_are_all_in_view():
-    """As in the table of similarities: the floor at -1, and a cross-entropy near 6 that is drawn after it."""
+def test_losses_of_two_objectives_are_all_in_view():
+    """As in the table of similarities: the floor at -1, then a cross-entropy near 6."""
     entropy = replace(SMALL, method=replace(SMALL.method, objective="cross_entropy"))
     high = [step(5, loss=6.2), step(10, loss=6.0), epoch(0, loss=6.1)]
     figure = figure2({"cosine": History(WHOLE, SMALL), "cross-entropy": History(high, entropy)})
@@ -148,7 +148,7 @@ def test_a_run_without_one_finite_loss_leaves_the_figure_its_shape():
     assert all(ax.get_position().width > 0.2 for ax in figure.axes)
 
 
-def test_knn_starts_at_random_initialisation_with_both_references():
+def test_knn_starts_at_random_initialization_with_both_references():
     drawn = lines(panel_of("knn", History(WHOLE, SMALL)))
     np.testing.assert_allclose(drawn["knn"], [[0, 1, 2], [0.207, 0.41, 0.67]])
     assert drawn["raw pixels 31.2 %"][1] == [0.312, 0.312]
@@ -198,7 +198,7 @@ def test_figure_2_draws_a_line_for_each_run():
     assert last == [0.67, 0.1]
 
 
-def test_svg_is_deterministic_and_takes_the_colors_of_the_page():
+def test_svg_is_deterministic_and_uses_the_colors_of_the_page():
     first, second = (inline_svg(panel_of("knn", History(WHOLE, SMALL)), "knn") for _ in range(2))
     assert first == second
     assert "http" not in first

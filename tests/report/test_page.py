@@ -1,4 +1,4 @@
-"""The whole page: complete, self-contained, escaped, a function of the run folder, open to sections."""
+"""The whole page: complete, self-contained, escaped, a function of the run folder, extensible by sections."""
 
 import inspect
 import re
@@ -58,7 +58,7 @@ def test_nothing_logged(run):
     assert "Nothing has been logged yet" in body(root)
 
 
-def test_the_browser_refuses_what_is_not_in_the_page(run):
+def test_the_content_security_policy_allows_only_inline_content(run):
     policies = [meta.attributes.get("content") for meta in read(run([])).find("meta")]
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in policies
 
@@ -140,7 +140,7 @@ def html(run):
     ],
 )
 def test_a_section_is_added_by_one_file(run, tmp_path, monkeypatch, returned, shown):
-    """It is found, stands in its place, and is escaped unless it says that it is markup."""
+    """It is discovered, shown at its position, and escaped unless it returns markup."""
     added = tmp_path / "added"
     added.mkdir()
     (added / "unheard_of.py").write_text(ADDED.format(returned=returned))
@@ -151,7 +151,7 @@ def test_a_section_is_added_by_one_file(run, tmp_path, monkeypatch, returned, sh
     assert page.index("<h2>Curves") < page.index(shown) < page.index("<h2>What the network sees")
 
 
-def test_every_section_has_a_place_of_its_own():
+def test_every_section_has_its_own_position():
     found = plugins.modules("siam.report.sections")
     orders = [section.ORDER for section in found]
     assert len(set(orders)) == len(orders) == len(plugins.names("siam.report.sections")) >= 7
@@ -163,8 +163,8 @@ def test_a_template_that_lacks_a_value_is_an_error():
         render("transfers.html", photographs="")
 
 
-def test_the_page_knows_nothing_of_training():
-    """It is made of what a run folder holds, whoever wrote that."""
+def test_the_report_does_not_import_training():
+    """It only reads the run folder."""
     rooms = ("siam.train", "siam.protocols", "siam.transfer", "siam.cli", "siam.verbs", "siam.paper")
     for module in (*plugins.modules("siam.report"), *plugins.modules("siam.report.sections")):
         names = re.findall(r"^\s*(?:from|import) (siam\.\S+)", inspect.getsource(module), re.MULTILINE)

@@ -34,7 +34,7 @@ def test_small_images_grow_by_whole_pixels(run, side, small):
         assert f"--small:{small}px" in box.attributes["style"]
 
 
-def test_pictures_are_loaded_as_they_were_saved(tmp_path):
+def test_pictures_round_trip(tmp_path):
     pictures = some_pictures(name="ünï/{0}{1}\udcff.jpg")
     pictures.save(tmp_path)
     back = Pictures.load(tmp_path)
@@ -54,7 +54,7 @@ def test_no_pictures(tmp_path):
 
 
 @pytest.mark.parametrize("contents", [b"", b"PK\x03\x04 torn", b"not a zip file"])
-def test_pictures_that_cannot_be_read(tmp_path, contents):
+def test_unreadable_pictures(tmp_path, contents):
     (tmp_path / "pictures.npz").write_bytes(contents)
     with pytest.raises(RunError, match="delete it to go on without"):
         Pictures.load(tmp_path)

@@ -1,4 +1,4 @@
-"""Evaluations and transfers: all that end are kept, and shown on the page of the run."""
+"""Evaluations and transfers: all finished ones are kept, and shown on the page of the run."""
 
 import json
 import multiprocessing
@@ -35,8 +35,8 @@ def evaluate(folder, data):
     write_report(folder)
 
 
-def test_evaluations_that_end_together_are_all_kept(run):
-    """And the last page to be written shows them all."""
+def test_concurrent_evaluations_are_all_kept(run):
+    """The page written last shows them all."""
     folder, names = run([]), [f"set-{i}" for i in range(6)]
     with ProcessPoolExecutor(2, multiprocessing.get_context("forkserver")) as pool:
         list(pool.map(evaluate, [folder] * 6, names))
@@ -45,7 +45,7 @@ def test_evaluations_that_end_together_are_all_kept(run):
     assert [name for name in names if f"<td>{name}</td>" not in page] == []
 
 
-def test_evaluations_are_shown_where_there_are_any(run):
+def test_evaluations_are_shown_if_there_are_any(run):
     folder = run([])
     assert read(folder).find("div", "evaluation") == []
     add_evaluation(folder, EVALUATION, NASTY.replace("\udcff", ""))
@@ -93,7 +93,7 @@ BOXES = Precision(0.5, 0.75, 0.4321, None, 0.25, 0.625, {"cat": 0.25, "d<o>g": 0
 
 
 def make_transfer(folder, **changes):
-    """Write the files of a transfer that its page is made of; returns the folder."""
+    """Write the files of a transfer that its page is made of. Return the folder."""
     folder.mkdir(parents=True)
     settings = {"run": "runs/a", "data": "voc", **to_dict(TransferSettings(task="detection"))}
     (folder / "transfer.yaml").write_text(yaml.safe_dump(settings))
@@ -135,7 +135,7 @@ def test_the_page_of_a_transfer(tmp_path):
     assert settings["candidates"][0].text == "12000, 6000"
 
 
-def test_masks_have_rows_of_their_own(tmp_path):
+def test_masks_have_their_own_rows(tmp_path):
     folder = make_transfer(tmp_path / "coco", layout="coco", masks=replace(BOXES, ap=0.125))
     root = read(folder, write_transfer_report)
     rows = [[cell.text for cell in row.find("td")] for row in root.find("tbody")[0].find("tr")]
@@ -145,7 +145,7 @@ def test_masks_have_rows_of_their_own(tmp_path):
 
 
 def test_transfers_are_shown_with_the_run(run):
-    """Those that have ended, with the photographs of the newest."""
+    """The finished ones, with the photographs of the newest."""
     folder = run([])
     (folder / "transfer" / "begun").mkdir(parents=True)
     assert "<h2>Transfer" not in write_report(folder).read_text()
@@ -159,7 +159,7 @@ def test_transfers_are_shown_with_the_run(run):
     assert len(root.find("img")) == 1
 
 
-def test_a_transfer_is_loaded_as_it_was_saved(tmp_path):
+def test_a_transfer_round_trips(tmp_path):
     assert load_transfer(tmp_path) is None
     folder = make_transfer(tmp_path / "voc", masks=BOXES)
     loaded = load_transfer(folder)
@@ -171,7 +171,7 @@ def test_a_transfer_is_loaded_as_it_was_saved(tmp_path):
         load_transfer(folder)
 
 
-def test_a_transfer_that_has_not_ended_has_no_page(tmp_path):
+def test_an_unfinished_transfer_has_no_page(tmp_path):
     with pytest.raises(RunError, match="has not ended"):
         write_transfer_report(tmp_path)
 

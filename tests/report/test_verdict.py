@@ -30,7 +30,7 @@ def test_a_run_in_progress_says_so(run):
 @pytest.mark.parametrize(
     ("verdict", "std", "style"), [("collapsed", 0.013, "collapsed"), ("at risk", 0.41, "risk")]
 )
-def test_what_is_wrong_comes_with_advice(run, verdict, std, style):
+def test_problems_come_with_advice(run, verdict, std, style):
     root = read(run([START, step(10), epoch(0, verdict=verdict, std=std)]))
     pill = root.find("span", "pill")[0]
     assert pill.text == f"{verdict} so far"
@@ -91,13 +91,13 @@ def test_the_method_in_words(run, method, words):
     assert root.find("span", "changed") == []
 
 
-def test_what_differs_from_the_published_method_is_marked(run):
+def test_differences_from_the_published_method_are_marked(run):
     root = read(run([], replace(SMALL, method=replace(SMALL.method, target="gradient"))))
     (changed,) = root.find("span", "changed")
     assert changed.text == "gradient through both branches (changed)"
 
 
-def test_every_choice_of_figure_3_has_words():
+def test_every_component_of_figure_3_has_a_description():
     hints = get_type_hints(Method)
     for name, choices in FIGURE3.items():
         if name == "objective":  # each objective names itself

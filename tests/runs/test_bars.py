@@ -1,4 +1,4 @@
-"""What is shown of progress: whole words at any width, and lines now and then where none can be redrawn."""
+"""Progress bars: whole words at any width, and a line a minute where there is no terminal."""
 
 import io
 
@@ -19,14 +19,14 @@ FACTS = ["loss -0.873", "std 0.92", "kNN 45.2 %", "1234 pairs/s"]
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds that pass when told to."""
+    """A clock that the test advances."""
     now = [0.0]
     monkeypatch.setattr(bars.time, "monotonic", lambda: now[0])
     return now
 
 
 def drawn(width, done=12_345, total=100_000, facts=FACTS, seconds=10.0):
-    """The line in a terminal of that width, `seconds` after the second of two steps before it."""
+    """Return the line in a terminal of that width, `seconds` after the second of the two steps before it."""
     console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
     display = Bars(console)
     now = [0.0]
@@ -39,21 +39,21 @@ def drawn(width, done=12_345, total=100_000, facts=FACTS, seconds=10.0):
     return line.rstrip()
 
 
-def test_at_80_columns_all_of_a_run_is_readable():
+def test_at_80_columns_everything_is_readable():
     line = drawn(80, 1_234, 8_000)
     for word in ("15 %", "1234/8000", "18:47:40 left", *FACTS):
         assert word in line
     assert len(line) <= 80
 
 
-def test_at_60_columns_the_loss_and_the_time_left_stay():
+def test_at_60_columns_the_loss_and_the_time_left_remain():
     line = drawn(60)
     for word in ("12345/100000", "left", "loss -0.873"):
         assert word in line
 
 
 @pytest.mark.parametrize("width", range(1, 200, 7))
-def test_words_are_whole_and_the_bar_gives_way_first(width):
+def test_words_are_never_cut_and_the_bar_shrinks_first(width):
     everything, line = drawn(1000).lstrip("━╸╺ "), drawn(width)
     words = line.lstrip("━╸╺ ")
     assert len(line) <= width
@@ -82,7 +82,7 @@ def test_without_a_terminal_there_is_a_line_a_minute(clock):
     assert all(fact in line for line in lines for fact in FACTS)
 
 
-def test_a_line_of_its_own_is_news_enough_for_a_minute(clock):
+def test_another_line_postpones_the_line_a_minute(clock):
     console = Console(file=io.StringIO(), width=20)
     display = Bars(console)
     display.update("", 0, 200)
@@ -96,29 +96,29 @@ def test_a_line_of_its_own_is_news_enough_for_a_minute(clock):
 def test_a_quiet_console_stays_quiet(clock):
     file = io.StringIO()
     with transient_progress(Console(file=file, force_terminal=True, quiet=True)) as bar:
-        tell = bar("images")
-        tell(1, 2)
+        report = bar("images")
+        report(1, 2)
         clock[0] = 100.0
-        tell(2, 2)
+        report(2, 2)
     assert file.getvalue() == ""
 
 
-def test_what_is_read_before_training_is_told(classes, tmp_path):
-    told = []
+def test_reading_images_before_training_shows_progress(classes, tmp_path):
+    calls = []
 
     def bar(what):
-        return lambda done, of: told.append((what, done, of))
+        return lambda done, of: calls.append((what, done, of))
 
     settings = Settings(batch_size=4, views=ViewSettings(size=16), loader=LoaderSettings(0, "auto"))
     device = torch.device("cpu")
     Monitor(open_images(classes), settings, device, False, bar)
-    assert told == [("reading images to measure on", 24, 24), ("reading images to validate", 12, 12)]
+    assert calls == [("reading images to measure on", 24, 24), ("reading images to validate", 12, 12)]
 
     (tmp_path / "same").mkdir()
     save_images(tmp_path / "same", 1, seed=0)
     image = next((tmp_path / "same").iterdir())
     for i in range(199):
         (image.parent / f"copy{i}.jpg").hardlink_to(image)
-    told.clear()
+    calls.clear()
     assert ViewLoader(open_images(image.parent).train, settings, device, progress=bar("all")).cached
-    assert told == [("all", 100, 200), ("all", 200, 200)]
+    assert calls == [("all", 100, 200), ("all", 200, 200)]

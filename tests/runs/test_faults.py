@@ -1,4 +1,4 @@
-"""What goes wrong on real machines: preemption, kill, a full disk, damaged files, images that vanish."""
+"""Faults of real machines: preemption, SIGKILL, a full disk, damaged files, images that vanish."""
 
 import contextlib
 import io
@@ -32,7 +32,7 @@ RUN = [*TINY, "--loader.cache", "none"]
 
 
 def command(capsys, *args):
-    """Run in this process; returns the exit status and what was said on stderr."""
+    """Run the command in this process. Return the exit status and stderr."""
     status = cli.main([str(arg) for arg in args])
     return status, " ".join(capsys.readouterr().err.split())
 
@@ -46,8 +46,8 @@ def wait_until(holds, seconds=60):
 
 @pytest.mark.slow
 def test_fifty_kills_at_random_moments_change_nothing(classes, tmp_path, capsys):
-    """SIGKILL at any instant, half of the time while a checkpoint is being written: every resume succeeds,
-    and weights, metrics and optimizer end as those of a run that was never disturbed, bit for bit.
+    """SIGKILL at random moments, half of them during the write of a checkpoint: every resume succeeds, and
+    weights, metrics and optimizer end bit for bit as in an uninterrupted run.
     """
     flags = [*RUN, "--epochs", 40, "--checkpoint.every", 1, "--monitor.knn-every", 20]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -76,8 +76,8 @@ def test_fifty_kills_at_random_moments_change_nothing(classes, tmp_path, capsys)
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_says_resume_me(classes, tmp_path, capsys):
-    """Status 75, and the resumed run is the run that never stopped, bit for bit."""
+def test_sigterm_saves_and_exits_with_a_resumable_status(classes, tmp_path, capsys):
+    """Status 75, and the resumed run equals an uninterrupted one bit for bit."""
     flags = [*RUN, "--epochs", 24, "--monitor.knn-every", 0]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert command(capsys, "pretrain", classes, *flags, "--out", whole)[0] == 0
@@ -98,7 +98,7 @@ def test_sigterm_saves_and_says_resume_me(classes, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_second_signal_ends_at_once(photos, tmp_path):
-    """Here the step never ends: an image is a pipe that nobody writes to."""
+    """The step never ends: one of the images is a pipe that nobody writes to."""
     os.mkfifo(photos / "pipe")
     names = ["000.jpg", "pipe", *(f"{i:03d}.jpg" for i in range(1, 23))]  # 1: not among the 10 of the bank
     (photos / "list.txt").write_text("\n".join(names))
@@ -115,7 +115,7 @@ def test_a_second_signal_ends_at_once(photos, tmp_path):
     assert process.wait() == -signal.SIGTERM
 
 
-def test_resume_goes_on_and_auto_begins_too(photos, tmp_path, capsys):
+def test_resume_needs_a_run_and_auto_does_not(photos, tmp_path, capsys):
     run = tmp_path / "run"
     status, err = command(capsys, "pretrain", photos, *RUN, "--out", run, "--resume")
     assert status == 2
@@ -127,7 +127,7 @@ def test_resume_goes_on_and_auto_begins_too(photos, tmp_path, capsys):
     assert "(resumed)" in err
 
 
-def test_a_restart_by_torchrun_resumes_unasked(photos, tmp_path, capsys, monkeypatch):
+def test_a_restart_by_torchrun_resumes_by_default(photos, tmp_path, capsys, monkeypatch):
     args = ["pretrain", photos, *RUN, "--out", tmp_path / "run"]
     assert command(capsys, *args)[0] == 0
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
@@ -135,8 +135,8 @@ def test_a_restart_by_torchrun_resumes_unasked(photos, tmp_path, capsys, monkeyp
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty", "gone"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(photos, tmp_path, capsys, harm):
-    """A flipped bit in the weights loads without complaint in torch: the checksum finds it."""
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(photos, tmp_path, capsys, harm):
+    """torch loads weights with a flipped bit without an error, but the checksum detects it."""
     flags = [*RUN, "--checkpoint.every", 1, "--checkpoint.keep", 3]
     run = tmp_path / "run"
     assert command(capsys, "pretrain", photos, *flags, "--out", run)[0] == 0
@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(photos, tmp_path, cap
     assert all(torch.equal(again[key], weights[key]) for key in weights)
 
 
-def test_no_checkpoint_that_can_be_read_is_one_plain_line(photos, tmp_path, capsys):
+def test_no_readable_checkpoint_is_an_error_of_one_line(photos, tmp_path, capsys):
     run = tmp_path / "run"
     assert command(capsys, "pretrain", photos, *RUN, "--out", run)[0] == 0
     for file in checkpoints(run):
@@ -187,7 +187,7 @@ def test_a_save_that_fails_keeps_the_last_one_and_its_copies(tmp_path):
     assert load_last(tmp_path)[0]["progress"]["step"] == 3
 
 
-def test_a_disk_that_stays_full_ends_the_run_after_some_attempts():
+def test_a_disk_that_stays_full_ends_the_run_after_several_attempts():
     said, calls = [], []
 
     def write():
@@ -208,7 +208,7 @@ def test_a_disk_that_stays_full_ends_the_run_after_some_attempts():
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 4 MB, where this machine allows one."""
+    """A file system of 4 MB, if this machine allows mounting one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     done = subprocess.run(
@@ -220,10 +220,8 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_is_told_survived_and_when_it_stays_full_the_last_checkpoint_is_kept(
-    photos, small_disk, tmp_path, capsys
-):
-    """Filled up in mid-run: warnings, a plain end, nothing lost. With room again it becomes the whole run."""
+def test_a_full_disk_gives_warnings_and_keeps_the_last_checkpoint(photos, small_disk, tmp_path, capsys):
+    """Full during the run: warnings, a clean end, and no loss. With space again the run completes."""
     flags = [*RUN, "--epochs", 60, "--checkpoint.every", 2, "--monitor.knn-every", 0]
     whole, run = tmp_path / "whole", small_disk / "run"
     assert command(capsys, "pretrain", photos, *flags, "--out", whole)[0] == 0
@@ -248,7 +246,7 @@ def test_a_full_disk_is_told_survived_and_when_it_stays_full_the_last_checkpoint
     assert_same_run(whole, run)
 
 
-def test_a_folder_that_cannot_be_written_is_one_plain_line(photos, small_disk, capsys):
+def test_an_unwritable_folder_is_an_error_of_one_line(photos, small_disk, capsys):
     run = small_disk / "run"
     assert command(capsys, "pretrain", photos, *RUN, "--out", run)[0] == 0
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -258,19 +256,19 @@ def test_a_folder_that_cannot_be_written_is_one_plain_line(photos, small_disk, c
         assert re.search(r"siam: cannot write to .*: Read-only file system; choose another --out$", err)
 
 
-def test_a_result_that_cannot_be_kept_is_told_all_the_same(classes, small_disk, capsys):
+def test_a_result_that_cannot_be_saved_is_still_printed(classes, small_disk, capsys):
     run = small_disk / "run"
     assert command(capsys, "pretrain", classes, *RUN, "--out", run)[0] == 0
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     assert cli.main(["evaluate", str(run), str(classes), "--workers", "0"]) == 2
-    told = capsys.readouterr()
-    assert "top1" in told.out
+    printed = capsys.readouterr()
+    assert "top1" in printed.out
     assert re.search(
-        r"siam: the result is not kept: cannot write to .*: Read-only file system$", told.err.strip()
+        r"siam: the result is not kept: cannot write to .*: Read-only file system$", printed.err.strip()
     )
 
 
-def test_a_file_is_no_run_to_begin_with(photos, tmp_path, capsys):
+def test_a_file_as_run_folder_is_refused(photos, tmp_path, capsys):
     (tmp_path / "c.pth").write_bytes(b"")
     status, err = command(
         capsys, "pretrain", photos, *RUN, "--init", tmp_path / "c.pth", "--out", tmp_path / "r"
@@ -280,7 +278,7 @@ def test_a_file_is_no_run_to_begin_with(photos, tmp_path, capsys):
 
 
 def test_images_that_vanish_end_the_run_and_cost_nothing(photos, tmp_path, capsys, monkeypatch):
-    """What was learnt is saved first; with the images back, the run is the one that was never disturbed."""
+    """The progress is saved first; with the images restored, the run equals an uninterrupted one."""
     whole, run, away = tmp_path / "whole", tmp_path / "run", tmp_path / "away"
     assert command(capsys, "pretrain", photos, *RUN, "--out", whole)[0] == 0
     from siam.train import pretrain
@@ -307,7 +305,7 @@ def test_images_that_vanish_end_the_run_and_cost_nothing(photos, tmp_path, capsy
 
 @pytest.mark.slow
 def test_a_worker_that_dies_is_restarted_once(photos):
-    """The batches are those of a run where none died; dying twice at one batch ends the run."""
+    """Batches are those of a run without a crash; a second crash at the same batch ends the run."""
     settings = Settings(epochs=3, batch_size=4, views=ViewSettings(size=16), loader=LoaderSettings(1, "none"))
     images = open_images(photos).train
     expected = [batch.views for batch in ViewLoader(images, settings, torch.device("cpu")).batches()]
@@ -323,7 +321,7 @@ def test_a_worker_that_dies_is_restarted_once(photos):
 
 
 class Fatal:
-    """Images of which one ends the process that reads it, as memory that runs out does."""
+    """Images of which one kills the process that reads it, as running out of memory does."""
 
     labels, classes, groups = None, (), None
 
@@ -343,7 +341,7 @@ class Fatal:
 
 
 def test_a_loss_that_is_not_finite_names_its_step_and_batch(photos, tmp_path, capsys, monkeypatch):
-    """The checkpoint is the last one before it, whenever it is looked at."""
+    """The last checkpoint before it is kept, however often the loss is checked."""
     from siam.train import pretrain
 
     true, calls = pretrain.build_objective, []

@@ -1,4 +1,4 @@
-"""A run that is killed and resumed is the run that never stopped, bit for bit."""
+"""A run that is killed and resumed equals an uninterrupted one bit for bit."""
 
 import json
 
@@ -7,13 +7,13 @@ import torch
 from safetensors.torch import load_file
 
 from tests.command import Command
-from tests.conftest import TINY, siam
+from tests.conftest import TINY, run_cli
 
 TIMES = ("seconds", "pairs_per_second")
 
 
 def metrics(run):
-    """All records, without what a clock measured."""
+    """Return all records without timings."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in lines]
 
@@ -31,7 +31,7 @@ def assert_same_run(one, other):
 
 
 def kill_at(step, args, run):
-    """Start the command and kill it without warning once it has logged `step`."""
+    """Start the command and send it SIGKILL once it has logged `step`."""
     log = run / "metrics.jsonl"
     Command(*args).kill_when(lambda: log.exists() and f'"step": {step},' in log.read_text())
 
@@ -51,30 +51,30 @@ def test_killed_and_resumed_is_the_same_run(classes, tmp_path, workers):
         "none",
     ]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    siam(*args, "--out", whole, check=0)
+    run_cli(*args, "--out", whole, check=0)
     again = [*args, "--out", broken, "--loader.workers", workers]
     kill_at(4, again, broken)
     kill_at(8, [*again, "--resume"], broken)
-    siam(*again, "--resume", check=0)
+    run_cli(*again, "--resume", check=0)
     assert_same_run(whole, broken)
 
 
 @pytest.mark.slow
-def test_resident_and_method_with_state_resume_exactly(tmp_path):
+def test_a_cached_set_and_a_method_with_state_resume_exactly(tmp_path):
     args = ["pretrain", *TINY, "--batch-size", 1000, "--epochs", 2, "--checkpoint.every", 2]
     args += ["--method", "moco_v2", "--method.queue", 3000]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    siam(*args, "--out", whole, check=0)
+    run_cli(*args, "--out", whole, check=0)
     kill_at(7, [*args, "--out", broken], broken)
-    siam(*args, "--out", broken, "--resume", check=0)
+    run_cli(*args, "--out", broken, "--resume", check=0)
     assert_same_run(whole, broken)
 
 
 @pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing(photos, tmp_path):
     args = ["pretrain", photos, *TINY, "--out", tmp_path / "run"]
-    siam(*args, check=0)
+    run_cli(*args, check=0)
     before = metrics(tmp_path / "run")
-    done = siam(*args, "--resume", "--json", check=0)
+    done = run_cli(*args, "--resume", "--json", check=0)
     assert metrics(tmp_path / "run") == before
     assert json.loads(done.stdout)["epochs"] == 2

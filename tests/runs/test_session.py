@@ -19,7 +19,7 @@ STEPS = 12
 
 
 def train(folder, every="4", before_step=lambda step: None, batches=None):
-    """Fit a line with noise from torch's generator; returns its weights and what was printed."""
+    """Fit a line to noise from torch's generator. Return its weights and the output."""
     folder.mkdir(exist_ok=True)
     settings = Settings(device="cpu", precision="float32", seed=3, checkpoint=CheckpointSettings(every))
     console = Console(file=io.StringIO())
@@ -56,8 +56,8 @@ def raising(error, at):
     return before_step
 
 
-def test_a_run_that_died_resumes_as_if_it_had_not(tmp_path):
-    """Weights and records; what was logged after the last checkpoint is forgotten and logged again."""
+def test_a_killed_run_resumes_as_if_uninterrupted(tmp_path):
+    """Weights and records: those logged after the last checkpoint are dropped and logged again."""
     whole, _, _ = train(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "died", before_step=raising(KeyboardInterrupt(), at=7))
@@ -69,7 +69,7 @@ def test_a_run_that_died_resumes_as_if_it_had_not(tmp_path):
     assert records(tmp_path / "died") == records(tmp_path / "whole")
 
 
-def test_asked_to_stop_it_saves_and_says_how_to_continue(tmp_path):
+def test_a_stopped_run_saves_and_reports_how_to_resume(tmp_path):
     def before_step(step):
         if step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -79,7 +79,7 @@ def test_asked_to_stop_it_saves_and_says_how_to_continue(tmp_path):
     assert load_last(tmp_path / "run")[0]["progress"]["step"] == 6
 
 
-def test_when_the_images_end_early_what_was_learned_is_saved(tmp_path):
+def test_progress_is_saved_if_the_images_end_early(tmp_path):
     def batches():
         yield from range(6)
         raise DataError("no more images")

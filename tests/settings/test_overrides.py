@@ -1,4 +1,4 @@
-"""A user's settings, applied over a base that is known later."""
+"""A user's settings, applied over a base that is chosen later."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from siam.settings.pretraining import Settings
 from siam.settings.recipes import CIFAR10, DEMO
 
 
-def test_what_is_not_given_is_the_bases():
+def test_settings_not_given_are_those_of_the_base():
     overrides = Overrides({"epochs": 3, "optimizer": {"lr": 0.5}, "views": {"scale": [0.1, 0.2]}})
     for base in (DEMO, CIFAR10):
         settings = overrides.over(base)
@@ -39,6 +39,6 @@ def test_only_but_and_get():
         ({"method": {"target": "lve"}}, "method.target must be stop_gradient or momentum or gradient"),
     ],
 )
-def test_what_cannot_be_applied_is_refused_by_name(given, says):
+def test_overrides_that_cannot_be_applied_are_named(given, says):
     with pytest.raises(SettingsError, match=says):
         Overrides(given).over(Settings())

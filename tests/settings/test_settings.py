@@ -1,4 +1,4 @@
-"""Settings: to plain values and back, errors that name the setting, recipes, and no torch."""
+"""Settings: round trips through plain values, errors that name the setting, recipes, and no torch."""
 
 import subprocess
 import sys
@@ -36,7 +36,7 @@ from siam.transfer.settings import TransferSettings
         optimizer=st.builds(OptimizerSettings, lr=st.floats(1e-6, 10)),
     )
 )
-def test_settings_survive_the_way_through_plain_values(settings):
+def test_settings_round_trip_through_plain_values(settings):
     assert from_dict(to_dict(settings)) == settings
 
 
@@ -81,7 +81,7 @@ def test_an_unknown_setting_is_named_with_the_nearest():
         (lambda: CheckpointSettings(every="10m,0"), r"checkpoint\.every must be above 0, got 0"),
     ],
 )
-def test_what_cannot_work_fails_by_name_when_built(build, says):
+def test_invalid_settings_fail_when_built_and_are_named(build, says):
     with pytest.raises(SettingsError, match=says):
         build()
 
@@ -101,18 +101,18 @@ def test_differences_are_named_with_both_values():
 
 
 @pytest.mark.parametrize(("side", "recipe"), [(28, "cifar10"), (96, "imagenette"), (400, "imagenet")])
-def test_without_a_recipe_the_images_choose(side, recipe):
+def test_without_a_recipe_the_image_size_selects_one(side, recipe):
     start = recipes.starting_point(None, "simsiam", "photos", side, 10**6)
     assert start.backbone == recipes.RECIPES[recipe].backbone
     assert start.optimizer == recipes.RECIPES[recipe].optimizer
 
 
-def test_a_small_set_gets_a_batch_that_leaves_some_steps():
+def test_a_small_set_gets_a_batch_with_several_steps_an_epoch():
     assert recipes.starting_point(None, "simsiam", "photos", 400, 240).batch_size == 32
     assert recipes.starting_point(None, "simsiam", "photos", 400, 2).batch_size == 2
 
 
-def test_simsiam_is_as_published():
+def test_simsiam_has_the_published_settings():
     """Sec. 3 and the released code."""
     start = recipes.starting_point("imagenet", "simsiam", "imagenet", 400, 1_281_167)
     assert (start.backbone, start.epochs, start.batch_size, start.views.size) == ("resnet50", 100, 256, 224)
@@ -147,8 +147,8 @@ def test_simsiam_is_as_published():
         ({"method": 3}, "method' must be a group of settings, got 3"),
     ],
 )
-def test_values_are_what_their_annotations_say(plain, says):
-    """From Python and from settings.yaml as from the command line."""
+def test_values_must_match_their_annotations(plain, says):
+    """From Python and settings.yaml as well as from the command line."""
     with pytest.raises(SettingsError) as refused:
         from_dict(plain)
     assert says in str(refused.value)
@@ -166,6 +166,6 @@ def test_every_number_has_a_range(kind):
             assert any(isinstance(rule, Rule) for rule in rules), name
 
 
-def test_small_sets_get_batches_of_at_least_eight_where_they_have_them():
+def test_small_sets_get_batches_of_at_least_eight_if_possible():
     for size, batch in ((2, 2), (5, 4), (12, 8), (40, 8), (100, 16), (10**6, 256)):
         assert recipes.starting_point(None, "simsiam", "photos", 224, size).batch_size == batch

@@ -1,4 +1,4 @@
-"""Files are whole or absent, and a lock ends with the process that holds it."""
+"""Files are complete or absent, and a lock is released when its process ends."""
 
 import multiprocessing
 import os
@@ -34,7 +34,7 @@ def test_a_lock_ends_with_its_process_even_one_that_is_killed(tmp_path):
             assert (tmp_path / ".lock").exists()
 
 
-def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+def test_an_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"cannot write to .*file: .+; choose another --out"):
         locked(tmp_path / "file").__enter__()
@@ -48,7 +48,7 @@ def add_slowly(folder):
             (folder / "count").write_text(str(count + 1))
 
 
-def test_processes_in_turn_lose_nothing(tmp_path):
+def test_updates_by_concurrent_processes_are_not_lost(tmp_path):
     (tmp_path / "count").write_text("0")
     processes = [START.Process(target=add_slowly, args=(tmp_path,)) for _ in range(3)]
     for process in processes:
@@ -58,7 +58,7 @@ def test_processes_in_turn_lose_nothing(tmp_path):
     assert (tmp_path / "count").read_text() == "15"
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_a_failed_write_leaves_only_the_old_file(tmp_path):
     path = tmp_path / "file"
     write_atomically(path, lambda file: file.write(b"old"))
 

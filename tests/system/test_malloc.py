@@ -1,4 +1,4 @@
-"""Memory of a training step, compared between methods, and memory that is freed."""
+"""Memory of a training step, compared between methods, and the reuse of freed memory."""
 
 import os
 import subprocess
@@ -91,7 +91,7 @@ print(by_default, pages_fetched())
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the setting is glibc's")
 def test_freed_memory_is_kept_for_the_next_step_once_the_process_is_tuned():
-    """To find a device changes nothing."""
+    """Finding a device changes nothing."""
     done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
     by_default, kept = map(int, done.stdout.split())
     assert by_default > 10_000

@@ -59,7 +59,7 @@ print(json.dumps({
 
 
 @pytest.mark.slow
-def test_a_run_is_loaded_and_embeds_without_what_windows_lacks(photos, tmp_path):
+def test_a_run_loads_and_embeds_without_modules_that_windows_lacks(photos, tmp_path):
     import siam
 
     run = tmp_path / "run"

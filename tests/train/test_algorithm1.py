@@ -1,4 +1,4 @@
-"""Twenty steps of Algorithm 1 (Chen & He 2021), transcribed in torch alone, beside twenty of Step."""
+"""Twenty steps of Algorithm 1 (Chen & He 2021), transcribed in plain torch, against twenty of Step."""
 
 import copy
 import math
@@ -21,7 +21,7 @@ LR = 0.2  # for a batch of 256; 0.025 for this one
 
 
 def transcribed(backbone, weights, loader):
-    """Losses, and the state of backbone, projector and predictor, after Algorithm 1.
+    """Return the losses, and the state of backbone, projector and predictor, after Algorithm 1.
 
     "We use SGD", lr x batch / 256, cosine decay, weight decay 0.0001, momentum 0.9 (Sec. 3); the predictor's
     rate does not decay (Sec. 4.2). Of f's MLP, BN ends every layer, the last one's without scale and shift as
@@ -66,7 +66,7 @@ def transcribed(backbone, weights, loader):
 
 
 def ours(network, settings, loader):
-    """The same, as `siam.train.pretrain` does it."""
+    """Return the same from `siam.train.pretrain`."""
     train_on = Step(network, build_objective(settings.method), settings, torch.device("cpu"))
     losses = []
     for i, views in enumerate(loader):
@@ -77,15 +77,15 @@ def ours(network, settings, loader):
 
 
 def two_views(steps):
-    """Of images of soft colours, each with its own noise: what images have in common would let BN make much
-    of rounding."""
+    """Return views of images in smooth colors, each with its own noise: BN would amplify rounding errors if
+    images had much in common."""
     for _ in range(steps):
         images = 2 * nn.functional.interpolate(torch.randn(BATCH, 3, 3, 3), size=16, mode="bilinear")
         yield images + torch.randn_like(images) / 2, images + torch.randn_like(images) / 2
 
 
 def test_twenty_steps_are_those_of_algorithm_1():
-    """All losses, weights and BN statistics, to 1e-5 in float32; on the way the weights move far more."""
+    """All losses, weights and BN statistics, to 1e-5 in float32; the weights move far more than that."""
     torch.manual_seed(0)
     method = replace(SIMSIAM, dim=D, projector_hidden=HIDDEN, predictor_hidden=BOTTLENECK)
     network = Network(method, "resnet10t", image_size=16, width=0.125)

@@ -1,4 +1,4 @@
-"""Training and embedding in bf16: near float32 as far as 8 bits of a number let it be, and as repeatable."""
+"""Training and embedding in bf16: as near float32 as 8 significant bits allow, and as reproducible."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import siam as package
+import siam
 from siam.cli import command as cli
 from siam.convert import vectors as embedding
 from siam.methods import SIMSIAM
@@ -21,13 +21,13 @@ from tests.conftest import TINY
 from tests.runs.test_resume import assert_same_run
 
 ULP = 2.0**-8
-"""The step between neighbouring bf16 numbers near 1; rounding is off by half of it at most."""
+"""The spacing of bf16 numbers near 1; rounding errs by at most half of it."""
 
 BATCH = 64
 
 
 def a_step(precision):
-    """Loss, z1, gradients and change of the weights in one step from the same start, and the network."""
+    """Return loss, z1, gradients and weight change of one step from the same start, and the network."""
     torch.manual_seed(0)
     method = replace(SIMSIAM, projector_layers=2, dim=16, projector_hidden=32, predictor_hidden=8)
     network = Network(method, "resnet10t", image_size=16, width=0.125)
@@ -44,9 +44,9 @@ def a_step(precision):
 
 
 def test_a_step_in_bf16_is_near_the_step_in_float32():
-    """A dozen layers, each of which rounds: z is within 8 ulp, the loss, a mean of 64 cosines, within one.
+    """A dozen layers round: z is within 8 ulp; the loss, a mean of 64 cosines, within one.
 
-    Gradients are the least exact, since BN subtracts nearly all of what reaches it; they point the same way.
+    Gradients are the least exact, since BN cancels nearly all of its incoming gradient; directions agree.
     """
     loss, z, gradient, moved, _ = a_step("float32")
     bf16_loss, bf16_z, bf16_gradient, bf16_moved, network = a_step("bf16")
@@ -62,7 +62,7 @@ def test_a_step_in_bf16_is_near_the_step_in_float32():
 
 
 def test_the_loss_itself_is_taken_in_float32():
-    """Of the same z and p, rounded to bf16, to 1e-6: cosines in bf16 would be off by 1e-3."""
+    """To 1e-6 for the same z and p rounded to bf16: cosines in bf16 would be off by 1e-3."""
     torch.manual_seed(0)
     p1, p2, z1, z2 = torch.randn(4, 32, 64).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
@@ -72,11 +72,11 @@ def test_the_loss_itself_is_taken_in_float32():
 
 
 class PowerCut(Exception):
-    """Ends a run where no line of it expects an end."""
+    """Ends a run at an arbitrary point, as a power cut does."""
 
 
 def pretrain_until(step, monkeypatch, args):
-    """Run the command in this process; it ends without warning after that many steps."""
+    """Run the command in this process until it is cut off after that many steps."""
     left = iter(range(step))
 
     class Cut(Step):
@@ -103,13 +103,13 @@ def test_a_run_in_bf16_stopped_and_resumed_is_the_same_run(classes, tmp_path, mo
 
 
 def test_vectors_in_bf16_are_those_in_float32_to_a_percent(classes, tmp_path, monkeypatch):
-    """Whatever the machine is fast at: both are forced."""
+    """On every machine: both precisions are forced."""
     run = tmp_path / "run"
     assert cli.main(["pretrain", str(classes), *TINY, "--epochs", "1", "--out", str(run)]) == 0
     found = []
     for bf16 in (False, True):
         monkeypatch.setattr(embedding, "uses_bf16", lambda *_, bf16=bf16: bf16)
-        found.append(package.embed(run, classes, workers=0)[0])
+        found.append(siam.embed(run, classes, workers=0)[0])
     exact, rounded = found
     assert rounded.dtype == np.float32
     distance, length = np.linalg.norm(rounded - exact, axis=1), np.linalg.norm(exact, axis=1)

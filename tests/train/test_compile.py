@@ -1,4 +1,4 @@
-"""torch.compile changes no number: in a step, in a run, and between processes that exchange gradients."""
+"""torch.compile changes no numbers: in a step, in a run, and in processes that all-reduce gradients."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
-import siam as package
+import siam
 from siam.cli import command as cli
 from siam.methods import SIMSIAM
 from siam.network import Network
@@ -35,7 +35,7 @@ HEADS = {"projector_layers": 2, "projector_hidden": 16, "dim": 16, "predictor_hi
 
 
 def step_for(batch_size, **changes):
-    """The network of TINY, and what trains it."""
+    """Return the training step of TINY's network."""
     torch.manual_seed(0)
     method = replace(SIMSIAM, **HEADS)
     network = Network(method, "resnet10t", image_size=16, width=0.125).to(memory_format=torch.channels_last)
@@ -51,7 +51,7 @@ def two_views(batch_size, seed):
 
 @pytest.fixture
 def compiled_modules(monkeypatch):
-    """What torch.compile is given, in order."""
+    """The modules passed to torch.compile, in order."""
     given, compile_it = [], torch.compile
     monkeypatch.setattr(torch, "compile", lambda module: given.append(module) or compile_it(module))
     return given
@@ -78,9 +78,9 @@ def test_a_compiled_step_is_the_step(compiled_modules):
 @compiles
 @pytest.mark.slow
 def test_a_compiled_run_ends_resumes_and_embeds(classes, tmp_path, monkeypatch, compiled_modules):
-    """Under the names of any other run, so that all that reads runs reads this one.
+    """Weights have the same names as in any other run, so that everything that reads runs reads this one.
 
-    Losses are those of the run that is not compiled, as far as rounding lets them agree.
+    Losses are those of an uncompiled run within rounding.
     """
     args = ["pretrain", str(classes), *TINY, "--checkpoint.every", "2", "--out"]
     plain, run = tmp_path / "plain", tmp_path / "compiled"
@@ -98,15 +98,15 @@ def test_a_compiled_run_ends_resumes_and_embeds(classes, tmp_path, monkeypatch, 
     assert names[0] == names[1]
     saved = [torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (plain, run)]
     assert saved[0]["network"].keys() == saved[1]["network"].keys()
-    vectors, paths = package.embed(run, classes, workers=0)
-    assert vectors.shape == (len(paths), package.load(run).features)
+    vectors, paths = siam.embed(run, classes, workers=0)
+    assert vectors.shape == (len(paths), siam.load(run).features)
     assert np.isfinite(vectors).all()
 
 
 def accumulated(compiled):
-    """In one of two processes: how often gradients are exchanged in each of two steps, and the weights then.
+    """Return, in one of two processes, the number of all-reduces in each of two steps, and the weights after.
 
-    The graph is taken but not translated: who exchanges what does not depend on that.
+    The graph is captured but not compiled further, which does not affect communication.
     """
     torch.set_num_threads(1)
     torch.compile = partial(torch.compile, backend="eager")
@@ -131,8 +131,8 @@ def accumulated(compiled):
 
 
 @pytest.mark.slow
-def test_compiled_or_not_gradients_are_exchanged_once_in_a_step_of_parts():
-    """All of this network's gradients fit in one bucket, so one exchange is one call."""
+def test_gradients_are_all_reduced_once_a_step_under_accumulation():
+    """All of this network's gradients fit in one bucket, so one all-reduce is one call."""
     plain, weights = launch(2, accumulated, False)
     assert plain == [1, 1]
     compiled, others = launch(2, accumulated, True)
@@ -141,7 +141,7 @@ def test_compiled_or_not_gradients_are_exchanged_once_in_a_step_of_parts():
 
 
 class TwoViews(nn.Module):
-    """BN after BN, each passed twice, as in a siamese network."""
+    """BN after BN, each applied twice, as in a Siamese network."""
 
     def __init__(self):
         super().__init__()
@@ -152,8 +152,8 @@ class TwoViews(nn.Module):
         return self.f(x1), self.f(x2)
 
 
-def synchronised(compiled):
-    """In one of two processes: gradients through synchronised BN."""
+def synchronized(compiled):
+    """Return, in one of two processes, gradients through synchronized BN."""
     torch.set_num_threads(1)
     with process_group("cpu", 60):
         torch.manual_seed(0)
@@ -167,8 +167,8 @@ def synchronised(compiled):
 
 @compiles
 @pytest.mark.slow
-def test_compiled_or_not_synchronised_bn_has_the_same_gradients():
-    plain, compiled = launch(2, synchronised, False), launch(2, synchronised, True)
+def test_synchronized_bn_has_the_same_gradients_when_compiled():
+    plain, compiled = launch(2, synchronized, False), launch(2, synchronized, True)
     assert plain.keys() == compiled.keys()
     for name, gradient in plain.items():
         assert np.allclose(compiled[name], gradient, rtol=1e-4, atol=1e-5), name

@@ -1,4 +1,4 @@
-"""The monitor's values against their definitions written out in numpy, in one and in two processes."""
+"""The monitor's values against their definitions in numpy, in one process and in two."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 @pytest.fixture
 def shades(tmp_path):
-    """Three classes, 13 images each to train on, one of which is broken, and 9 to validate."""
+    """Three classes of 13 training images, one of them broken, and 9 validation images."""
     root = tmp_path / "shades"
     for split, count in (("train", 13), ("val", 9)):
         for name, level in LEVELS.items():
@@ -36,7 +36,7 @@ def shades(tmp_path):
 
 
 def monitor_of(data, size=16, **more):
-    """And an untrained network."""
+    """Return a monitor and an untrained network."""
     torch.manual_seed(0)
     method = replace(SIMSIAM, projector_layers=2, projector_hidden=16, dim=12, predictor_hidden=4)
     network = Network(method, "resnet10t", image_size=size, width=0.125)
@@ -51,7 +51,7 @@ def monitor_of(data, size=16, **more):
 
 
 def views_of(files, size=16):
-    """uint8 (N, 3, S, S), and a class for each, by its folder."""
+    """Return views uint8 (N, 3, S, S) and the class of each, from its folder."""
     views = []
     for file in files:
         images = open_images(file.parent).train
@@ -60,15 +60,15 @@ def views_of(files, size=16):
     return np.stack(views), np.array([sorted(LEVELS).index(file.parent.name) for file in files])
 
 
-def normalised(views):
+def normalized(views):
     return (views / 255 - MEAN[:, None, None]) / STD[:, None, None]
 
 
 def features_of(network, views):
-    """Of the backbone (N, D), and of the projector behind it (N, d)."""
+    """Return the outputs of the backbone (N, D) and of the projector (N, d)."""
     network.eval()
     with torch.no_grad():
-        features = network.backbone(torch.from_numpy(normalised(views)).float())
+        features = network.backbone(torch.from_numpy(normalized(views)).float())
         z = network.projector(features)
     network.train()
     return features.numpy().astype(np.float64), z.numpy().astype(np.float64)
@@ -79,7 +79,7 @@ def cosine(a, b):
 
 
 def knn(bank, labels, queries, truth):
-    """Share of the queries for whose class the k most similar images cast most votes, exp(cos / T) each."""
+    """Return the kNN accuracy: the k most similar images vote, each with weight exp(cos / T)."""
     right = 0
     for query, its in zip(queries, truth, strict=True):
         cosines = np.array([cosine(query, image) for image in bank])
@@ -91,7 +91,7 @@ def knn(bank, labels, queries, truth):
 
 
 def rank(features):
-    """exp of the entropy of the singular values' shares (Garrido et al. 2023, Eq. 1)."""
+    """Return exp of the entropy of the normalized singular values (Garrido et al. 2023, Eq. 1)."""
     s = np.linalg.svd(features, compute_uv=False)
     p = s[s > 0] / s.sum()
     return np.exp(-(p * np.log(p)).sum())
@@ -102,10 +102,10 @@ def readable(folder):
 
 
 def expect_what_the_definitions_give(monitor, network, bank, labels, queries, truth):
-    """All values of `monitor`, given as pixels (N, 3, S, S) and classes what is its bank and its queries."""
+    """Check all values of `monitor`. bank, queries: pixels (N, 3, S, S) and classes."""
     features, z = features_of(network, bank)
     accuracy = knn(features, labels, features_of(network, queries)[0], truth)
-    pixels = [normalised(views).reshape(len(views), -1) for views in (bank, queries)]
+    pixels = [normalized(views).reshape(len(views), -1) for views in (bank, queries)]
     assert 0.2 < accuracy < 0.9, "neither is trivial"
     measured = monitor.measure(network, epoch=1)
     assert measured.values["knn"] == pytest.approx(accuracy)
@@ -121,7 +121,7 @@ def expect_what_the_definitions_give(monitor, network, bank, labels, queries, tr
 # Alone.
 
 
-def test_the_bank_is_the_training_images_and_the_queries_those_to_validate(shades):
+def test_the_bank_is_the_training_set_and_the_queries_the_validation_set(shades):
     monitor, network = monitor_of(shades)
     train, val = readable(shades / "train"), readable(shades / "val")
     assert (len(train), len(val)) == (38, 27)
@@ -129,7 +129,7 @@ def test_the_bank_is_the_training_images_and_the_queries_those_to_validate(shade
 
 
 def test_without_a_validation_set_every_fifth_image_is_a_query(shades):
-    """Of those that can be read; it is no part of the bank."""
+    """Every fifth readable image, which is then not in the bank."""
     monitor, network = monitor_of(shades / "train")
     files = readable(shades / "train")
     queries, bank = files[::5], [file for i, file in enumerate(files) if i % 5]
@@ -142,7 +142,7 @@ def monitor_name(data, index):
     return open_images(data).train.path(int(index))
 
 
-def test_of_a_large_set_some_images_are_taken_evenly(shades):
+def test_a_large_set_is_sampled_evenly(shades):
     monitor, network = monitor_of(shades, bank=20, queries=11)
     train, val = (sorted((shades / split).rglob("*.jpg")) for split in ("train", "val"))
     bank = [train[int(38 * i / 19)] for i in range(20)]  # from the first of 39 to the last
@@ -151,7 +151,7 @@ def test_of_a_large_set_some_images_are_taken_evenly(shades):
     expect_what_the_definitions_give(monitor, network, *views_of(bank), *views_of(queries))
 
 
-def test_without_labels_there_are_ranks_alone(photos):
+def test_without_labels_only_ranks_are_measured(photos):
     monitor, network = monitor_of(photos)
     images = open_images(photos).train
     features, z = features_of(network, np.stack([center_view(images.read(i), 16) for i in range(24)]))
@@ -162,21 +162,21 @@ def test_without_labels_there_are_ranks_alone(photos):
     assert monitor.baselines(network) == {"pixel_knn": None, "untrained_knn": None}
 
 
-def test_large_views_are_averaged_down_before_their_pixels_are_compared(shades):
+def test_large_views_are_downsampled_before_their_pixels_are_compared(shades):
     """From 64 pixels to 32, by squares of four."""
     monitor, network = monitor_of(shades, size=64)
     flat = []
     for split in ("train", "val"):
         views, labels = views_of(readable(shades / split), 64)
         squares = views.reshape(len(views), 3, 32, 2, 32, 2).mean(axis=(3, 5))
-        flat += [normalised(squares).reshape(len(views), -1), labels]
+        flat += [normalized(squares).reshape(len(views), -1), labels]
     expected = knn(*flat)
     assert 0.2 < expected < 0.9
     assert monitor.baselines(network)["pixel_knn"] == pytest.approx(expected)
 
 
 def test_neighbors_are_the_most_similar_others(shades):
-    """For some images spread evenly over the bank, nearest first; and the pixels at those positions."""
+    """For images spread evenly over the bank, nearest first, with the pixels of each."""
     monitor, network = monitor_of(shades)
     bank, _ = views_of(readable(shades / "train"))
     features, _ = features_of(network, bank)
@@ -189,8 +189,8 @@ def test_neighbors_are_the_most_similar_others(shades):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_measuring_leaves_the_network_as_it_was(shades, training):
-    """BN statistics and every layer's mode."""
+def test_measuring_leaves_the_network_unchanged(shades, training):
+    """BN statistics and the mode of every layer."""
     monitor, network = monitor_of(shades)
     network.train(training)
     before = {key: value.clone() for key, value in network.state_dict().items()}
@@ -223,8 +223,8 @@ def each_data(*data):
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_finds(shades, photos):
-    """With a validation set, with every fifth image for a query, and without labels."""
+def test_two_processes_measure_the_same_as_one(shades, photos):
+    """With a validation set, with every fifth image as a query, and without labels."""
     data = [str(shades), str(shades / "train"), str(photos)]
     for one, two in zip(each_data(*data), launch(2, each_data, *data), strict=True):
         assert one.pop("own") > two.pop("own") > 0, "each holds its part"

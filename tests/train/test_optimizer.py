@@ -1,4 +1,4 @@
-"""Rates: the published ones, their schedule, and the predictor's own."""
+"""Learning rates: the published ones, their schedule, and the predictor's own."""
 
 from dataclasses import replace
 
@@ -46,7 +46,7 @@ def test_cosine_decay_but_not_of_the_predictor(epoch, share):
     assert rates(optimizer)["predictor"] == pytest.approx(0.1 * share, abs=1e-8)
 
 
-def test_warm_up_rises_from_zero_and_the_cosine_begins_after_it():
+def test_warmup_rises_from_zero_and_the_cosine_follows():
     settings = OptimizerSettings(warmup_epochs=10)
     optimizer, _ = optimizer_for(settings)
     assert set_learning_rate(optimizer, settings, 0, 110) == 0
@@ -59,7 +59,7 @@ def test_a_fixed_predictor_is_not_trained():
     assert rates(optimizer) == {"encoder": 0.1}
 
 
-def test_lars_adapts_weights_to_their_length_and_leaves_biases_and_batch_norm_alone():
+def test_lars_scales_weights_by_their_norm_but_neither_biases_nor_batch_norm():
     """You et al. 2017: a first step of lr x 0.001 |w| / (|g| + wd |w|) x (g + wd w)."""
     optimizer, network = optimizer_for(OptimizerSettings(name="lars", weight_decay=0.01))
     for parameter in network.parameters():

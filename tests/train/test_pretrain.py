@@ -7,14 +7,16 @@ import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-import siam as package
+import siam
+from siam.convert import vectors as vectors_module
 from siam.runs.tensors import load_checkpoint
 from siam.settings.plain import from_dict
-from tests.conftest import DATA, TINY, save_images, siam
+from tests.conftest import DATA, TINY, run_cli, save_images
 
 
 def records(run, kind):
@@ -22,8 +24,8 @@ def records(run, kind):
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
 
 
-def test_five_percent_of_broken_files_cost_only_themselves(tmp_path):
-    """Empty, cut off, text, and a bomb, among 80: trained through, replaced, counted and listed."""
+def test_a_run_survives_five_percent_of_broken_files(tmp_path):
+    """An empty file, a truncated one, text, and a bomb among 80 files are replaced, counted and listed."""
     folder = tmp_path / "photos"
     folder.mkdir()
     save_images(folder, 76, seed=0)
@@ -37,7 +39,7 @@ def test_five_percent_of_broken_files_cost_only_themselves(tmp_path):
     (folder / "b4.jpg").write_bytes(bomb)
 
     run = tmp_path / "run"
-    done = siam(
+    done = run_cli(
         "pretrain", folder, *TINY, "--loader.cache", "none", "--loader.workers", 1, "--out", run, check=0
     )
     assert "4 of 80 images could not be read" in " ".join(done.stderr.split())
@@ -54,7 +56,7 @@ def test_too_many_broken_files_stop_the_run(tmp_path):
     save_images(folder, 20, seed=0)
     for i in range(6):
         (folder / f"b{i}.jpg").write_text("no")
-    done = siam("pretrain", folder, *TINY, "--out", tmp_path / "run", check=2)
+    done = run_cli("pretrain", folder, *TINY, "--out", tmp_path / "run", check=2)
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("siam: ")
     assert "of 26 images" in line
@@ -65,11 +67,11 @@ def test_too_many_broken_files_stop_the_run(tmp_path):
 
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(photos, tmp_path, every):
-    """Good for an epoch, then a rate that no network survives: what was saved before is still there."""
+    """After an epoch the learning rate makes any network diverge; the earlier checkpoint is kept."""
     run = tmp_path / "run"
     flags = [*TINY, "--method.batch-norm", "none", "--checkpoint.every", every]
     rate = ["--optimizer.lr", "1e30", "--optimizer.warmup-epochs", "0.7"]  # 0 in the first step
-    done = siam("pretrain", photos, *flags, *rate, "--out", run, check=2)
+    done = run_cli("pretrain", photos, *flags, *rate, "--out", run, check=2)
     assert "the loss is not finite" in done.stderr.splitlines()[-1]
     assert "diverged" in (run / "report.html").read_text()
     assert math.isnan(records(run, "step")[-1]["loss"])
@@ -79,26 +81,32 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(photos
         assert all(bool(w.isfinite().all()) for w in saved["network"].values())
 
 
-def test_python_runs_embeds_and_loads(classes, tmp_path):
+def test_python_runs_embeds_and_loads(classes, tmp_path, monkeypatch):
+    """kNN is that of the vectors: all 24 training images vote, each with weight exp(cos / T)."""
     flags = {
         "backbone": "resnet10t", "width": 0.125, "epochs": 1, "batch_size": 8, "views": {"size": 16},
-        "method": {"dim": 16, "projector_hidden": 16, "predictor_hidden": 4},
+        "method": {"dim": 16, "projector_hidden": 16, "predictor_hidden": 4}, "precision": "float32",
     }  # fmt: skip
-    outcome = package.pretrain(classes, out=tmp_path / "run", **flags)
-    assert 0 <= outcome.metrics["knn"] <= 1
+    monkeypatch.setattr(vectors_module, "uses_bf16", lambda *_: False)
+    outcome = siam.pretrain(classes, out=tmp_path / "run", **flags)
     assert outcome.metrics["pixel_knn"] >= 0.9  # dark and light images: pixels tell them apart
-    encoder = package.load(outcome.run)
+    encoder = siam.load(outcome.run)
     assert not encoder.training
-    vectors, paths = package.embed(outcome.run, classes)
+    vectors, paths = siam.embed(outcome.run, classes)
     assert vectors.shape == (36, encoder.features)
     assert paths[0] == "train/dark/000.jpg"
     assert paths[-1] == "val/light/005.jpg"
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    light = np.array(["light" in path for path in paths])
+    votes = np.exp(unit[24:] @ unit[:24].T / 0.1)
+    named_light = votes[:, light[:24]].sum(axis=1) > votes[:, ~light[:24]].sum(axis=1)
+    assert outcome.metrics["knn"] == pytest.approx((named_light == light[24:]).mean())
 
 
 def test_settings_yaml_is_complete(photos, tmp_path):
     import yaml
 
-    siam("pretrain", photos, *TINY, "--out", tmp_path / "run", check=0)
+    run_cli("pretrain", photos, *TINY, "--out", tmp_path / "run", check=0)
     plain = yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())
     settings = from_dict(plain)
     assert settings.backbone == "resnet10t"
@@ -127,7 +135,7 @@ def test_real_photographs(tmp_path, pipeline):
         "--batch-size",
         "48",
     ]
-    done = siam(
+    done = run_cli(
         "pretrain",
         tmp_path / "photos",
         *flags,
@@ -142,8 +150,8 @@ def test_real_photographs(tmp_path, pipeline):
     assert not (tmp_path / "run" / "unreadable.txt").exists()
 
 
-def test_modules_beside_the_photographs_are_not_run(photos, tmp_path):
-    """By the installed command and its workers, in a folder with files named as modules that they import."""
+def test_modules_in_the_image_folder_are_not_imported(photos, tmp_path):
+    """By the installed command and its workers, in a folder with files that have the names of modules."""
     for name in ("code", "profile", "siam", "torch"):
         (photos / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
     command = [Path(sys.executable).with_name("siam"), "pretrain", ".", *TINY, "--out", tmp_path / "run"]
@@ -152,10 +160,7 @@ def test_modules_beside_the_photographs_are_not_run(photos, tmp_path):
 
 
 def test_images_seen_do_not_depend_on_how_they_are_loaded(classes, tmp_path):
-    """On the device or from workers, none or two: the same crops within the rounding of the two resizes."""
-    import numpy as np
-    import torch
-
+    """Cached on the device, or from no worker or two: the same crops within the rounding of the resizes."""
     from siam.data.augment import denormalize
     from siam.data.loader import ViewLoader
     from siam.data.sources import open_images
@@ -182,7 +187,7 @@ def test_images_seen_do_not_depend_on_how_they_are_loaded(classes, tmp_path):
 
 
 def test_a_plain_script_trains_and_embeds_with_workers(photos, tmp_path):
-    """Without `if __name__ == "__main__"`: its workers do not run it again."""
+    """Its workers do not run it again, even without `if __name__ == "__main__"`."""
     script = tmp_path / "mine.py"
     script.write_text(
         f"""
@@ -201,11 +206,11 @@ print(len(vectors), len(paths))
 
 
 def trained(photos, out, method, lr, **changes):
-    """The weights after a short run from Python: 3 steps an epoch."""
+    """Return the weights after a short run from Python, with 3 steps an epoch."""
     plain = {"backbone": "resnet10t", "width": 0.125, "batch_size": 8, "precision": "float32"}
     heads = {"dim": 16, "projector_hidden": 16, "predictor_hidden": 4, "projector_layers": 2}
     kinds = {"name": method, "prototypes": 6, "queue": 32, **heads, **changes.pop("kinds", {})}
-    package.pretrain(
+    siam.pretrain(
         photos, method=kinds, out=out, views={"size": 16}, loader={"workers": 0},
         optimizer={"lr": lr}, **plain, **changes,
     )  # fmt: skip
@@ -213,8 +218,8 @@ def trained(photos, out, method, lr, **changes):
     return checkpoint["network"], checkpoint["objective"]
 
 
-def test_prototypes_wait_for_an_epoch(photos, tmp_path):
-    """Whatever the rate, they are where they began after the first, as in SwAV; then they learn."""
+def test_prototypes_are_frozen_for_an_epoch(photos, tmp_path):
+    """As in SwAV: unchanged after the first epoch at any learning rate, then trained."""
     after = {
         (lr, epochs): trained(photos, tmp_path / f"{lr}-{epochs}", "swav", lr, epochs=epochs)
         for lr in (0.1, 0.7)
@@ -230,11 +235,11 @@ def test_prototypes_wait_for_an_epoch(photos, tmp_path):
     ("momentum", "every", "follows"), [(0.0, 1, "whole"), (0.0, 3, "whole"), (0.0, 2, "a step behind"),
                                        (0.0, 4, "never"), (1.0, 1, "never"), (0.5, 1, "half")],
 )  # fmt: skip
-def test_the_slow_copy_follows_as_it_is_told(photos, tmp_path, momentum, every, follows):
-    """Three steps: with momentum 0 it is the encoder after every k-th one (the alternation of Sec. 5.2)."""
-    told = {"momentum": momentum, "momentum_every": every, "momentum_schedule": "constant"}
-    weights, _ = trained(photos, tmp_path / "run", "byol", 0.5, epochs=1, kinds=told)
-    fresh, _ = trained(photos, tmp_path / "still", "byol", 1e-12, epochs=1, kinds=told)
+def test_the_momentum_encoder_follows_its_schedule(photos, tmp_path, momentum, every, follows):
+    """With momentum 0 it equals the encoder after every k-th of three steps (alternation, Sec. 5.2)."""
+    schedule = {"momentum": momentum, "momentum_every": every, "momentum_schedule": "constant"}
+    weights, _ = trained(photos, tmp_path / "run", "byol", 0.5, epochs=1, kinds=schedule)
+    fresh, _ = trained(photos, tmp_path / "still", "byol", 1e-12, epochs=1, kinds=schedule)
     name = "0.conv1.0.weight" if "target_encoder.encoder.0.conv1.0.weight" in weights else "0.conv1.weight"
     slow, fast = weights[f"target_encoder.encoder.{name}"], weights[f"backbone.{name[2:]}"]
     began = fresh[f"target_encoder.encoder.{name}"]

@@ -1,4 +1,4 @@
-"""A step of the optimizer: in parts, and with activations computed again, it is the same step."""
+"""An optimizer step is the same with gradient accumulation and with activation checkpointing."""
 
 import json
 from dataclasses import replace
@@ -12,7 +12,7 @@ from siam.network import Network
 from siam.objectives import build_objective
 from siam.settings.pretraining import Settings
 from siam.train.step import Step
-from tests.conftest import TINY, siam
+from tests.conftest import TINY, run_cli
 
 HEADS = {"projector_hidden": 16, "dim": 8, "predictor_hidden": 4, "batch_norm": "none"}
 SETTINGS = Settings(batch_size=8, precision="float32", device="cpu")
@@ -20,7 +20,7 @@ IMAGES = torch.arange(8)
 
 
 def a_step(method, frozen_statistics, **changes):
-    """Loss, z1 and weights after a step from the same start, and the bytes kept for the gradient."""
+    """Return loss, z1 and weights after a step from the same start, and the bytes kept for backward."""
     torch.manual_seed(0)
     method = replace(METHODS[method], **HEADS)
     network, objective = Network(method, "resnet10t", 16, width=0.125), build_objective(method)
@@ -35,7 +35,7 @@ def a_step(method, frozen_statistics, **changes):
 
 
 @pytest.mark.parametrize("parts", [2, 4])
-def test_in_parts_it_is_the_same_step(parts):
+def test_gradient_accumulation_gives_the_same_step(parts):
     whole_loss, whole_z, whole, _ = a_step("simsiam", True)
     loss, z1, weights, _ = a_step("simsiam", True, grad_accum=parts)
     assert torch.allclose(loss, whole_loss, atol=1e-6)
@@ -43,7 +43,7 @@ def test_in_parts_it_is_the_same_step(parts):
     assert all(torch.allclose(weights[key], whole[key], atol=1e-6) for key in whole)
 
 
-def test_in_parts_the_queue_takes_the_keys_of_all():
+def test_under_accumulation_the_queue_takes_the_keys_of_all_parts():
     method = replace(METHODS["moco_v2"], **HEADS, queue=20)
     network, objective = Network(method, "resnet10t", 16, width=0.125), build_objective(method)
     step = Step(network, objective, replace(SETTINGS, method=method, grad_accum=2), torch.device("cpu"))
@@ -55,7 +55,7 @@ def test_in_parts_the_queue_takes_the_keys_of_all():
     assert torch.cdist(objective.queue, keys).min(dim=0).values.max() < 1e-3
 
 
-def test_computed_again_it_is_the_same_step_with_less_memory():
+def test_activation_checkpointing_gives_the_same_step_with_less_memory():
     loss, z1, weights, kept = a_step("simsiam", False)
     again_loss, again_z, again, kept_again = a_step("simsiam", False, activation_checkpointing=True)
     assert torch.equal(loss, again_loss)
@@ -64,15 +64,15 @@ def test_computed_again_it_is_the_same_step_with_less_memory():
     assert kept_again < 0.6 * kept
 
 
-def test_what_cannot_be_divided_is_refused():
+def test_an_indivisible_accumulation_is_refused():
     with pytest.raises(SettingsError, match="grad_accum must divide batch_size into equal parts"):
         replace(SETTINGS, grad_accum=3)
     with pytest.raises(SettingsError, match="grad_accum must divide batch_size into equal parts"):
         replace(SETTINGS, grad_accum=8)
 
 
-def test_a_run_in_parts(photos, tmp_path):
+def test_a_run_with_gradient_accumulation(photos, tmp_path):
     flags = [*TINY, "--grad-accum", 2, "--activation-checkpointing", "true", "--out", tmp_path / "run"]
-    siam("pretrain", photos, *flags, check=0)
+    run_cli("pretrain", photos, *flags, check=0)
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert (last["kind"], last["steps"]) == ("end", 6)

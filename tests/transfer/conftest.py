@@ -22,7 +22,7 @@ LITTLE = """
 
 
 def unpacked(name, folder):
-    """A set from the shared data, below `folder`."""
+    """Unpack a set of the shared data below `folder`."""
     file = DATA / f"{name}.tar"
     if not file.exists():
         pytest.skip(f"{file} is not there: set SIAM_DATA")
@@ -33,24 +33,24 @@ def unpacked(name, folder):
 
 @pytest.fixture(scope="session")
 def voc(tmp_path_factory):
-    """voc-5class: 600 photographs to train on, 300 to test."""
+    """voc-5class: 600 photographs for training, 300 for the test."""
     return unpacked("voc-5class", tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="session")
 def coco(tmp_path_factory):
-    """coco-200: 100 photographs to train on, 100 to test."""
+    """coco-200: 100 photographs for training, 100 for the test."""
     return unpacked("coco-200", tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory):
-    """A run whose encoder is a ResNet-18 of a quarter of the width, as it begins."""
+    """A run with an untrained ResNet-18 of a quarter of the width."""
     return make_run(tmp_path_factory.mktemp("runs") / "quarter", "resnet18", 0.25, 128)
 
 
 def make_run(folder, backbone, width, size):
-    """A run that holds an encoder with statistics of its own, as a trained one has."""
+    """Write a run with an encoder whose BN statistics are unlike the initial ones."""
     settings = Settings(backbone=backbone, width=width, views=ViewSettings(size=size))
     torch.manual_seed(1)
     network = build_backbone(backbone, size, width)
@@ -63,7 +63,7 @@ def make_run(folder, backbone, width, size):
 
 
 def few_of_voc(source, folder, train, test):
-    """The same layout with fewer photographs: those of the given names."""
+    """Copy the layout with only the photographs of the given names."""
     year = folder / "VOC2007"
     for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (year / part).mkdir(parents=True)
@@ -80,7 +80,7 @@ def names_of_voc(source, part):
 
 
 def few_of_coco(source, folder, train, test):
-    """The same layout with the first few photographs."""
+    """Copy the layout with only the first few photographs."""
     (folder / "annotations").mkdir(parents=True)
     for part, count in (("train2017", train), ("val2017", test)):
         plain = json.loads((source / "annotations" / f"instances_{part}.json").read_text())

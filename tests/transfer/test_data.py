@@ -1,4 +1,4 @@
-"""Both layouts as they are on disk, and everything that may be wrong with them."""
+"""Both layouts on disk, and their possible errors."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from siam.errors import DataError
 from siam.transfer.annotations import Example, Instance, clip_box
 from siam.transfer.data import Batches, open_annotated, with_target
 from siam.transfer.masks import decode_mask, encode_mask
-from tests.conftest import siam
+from tests.conftest import run_cli
 from tests.transfer.conftest import LITTLE, few_of_coco, few_of_voc, names_of_voc
 
 
@@ -30,7 +30,7 @@ def xml(objects, size="<size><width>40</width><height>40</height></size>"):
 
 
 def make_voc(year, lists):
-    """lists: {part: {name: XML text}}; every photograph is there."""
+    """Write a VOC folder with every photograph. lists: {part: {name: XML text}}."""
     for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (year / part).mkdir(parents=True)
     for part, photos in lists.items():
@@ -42,7 +42,7 @@ def make_voc(year, lists):
 
 
 def make_coco(root, train, test=None):
-    """train, test: what the two JSON files hold."""
+    """Write a COCO folder. train, test: the contents of the two JSON files."""
     (root / "annotations").mkdir(parents=True)
     for part, plain in (("train2017", train), ("val2017", test or train)):
         (root / part).mkdir()
@@ -65,8 +65,8 @@ GOOD = {
 }  # fmt: skip
 
 
-def test_voc_as_it_is(voc):
-    """600 and 300 photographs of five classes; boxes count from 0, and their ends are outside."""
+def test_voc_is_read_correctly(voc):
+    """600 and 300 photographs of five classes; box coordinates start at 0, and ends are exclusive."""
     found = open_annotated(voc, masks=False)
     assert (found.layout, found.years, len(found.train), len(found.test)) == ("voc", 1, 600, 300)
     assert found.classes == ("bus", "car", "cat", "person", "train")
@@ -80,8 +80,8 @@ def test_voc_as_it_is(voc):
         open_annotated(voc, masks=True)
 
 
-def test_coco_as_it_is(coco):
-    """80 categories, numbered up to 90; photographs without objects are tested but not trained on."""
+def test_coco_is_read_correctly(coco):
+    """80 categories, numbered up to 90; photographs without objects are used in the test only."""
     found = open_annotated(coco, masks=True)
     plain = json.loads((coco / "annotations" / "instances_train2017.json").read_text())
     with_objects = {row["image_id"] for row in plain["annotations"]}
@@ -91,8 +91,8 @@ def test_coco_as_it_is(coco):
     assert sum(len(found.train[i].instances) for i in range(len(found.train))) == len(plain["annotations"])
 
 
-def test_several_years_lie_together(tmp_path):
-    """trainval of all, test of those that have one; a folder above them all, VOCdevkit, is seen through."""
+def test_several_years_are_joined(tmp_path):
+    """All trainval lists and the existing test lists; the folder above them, VOCdevkit, is accepted too."""
     cat = xml([("cat", 0, (1, 1, 20, 20))])
     dog = xml([("dog", 1, (1, 1, 20, 20))])
     make_voc(tmp_path / "VOCdevkit" / "VOC2007", {"trainval": {"1": cat}, "test": {"2": cat, "3": dog}})
@@ -138,7 +138,7 @@ def test_bad_voc_is_skipped_and_counted(tmp_path):
 
 
 def test_bad_coco_is_skipped_and_counted(tmp_path):
-    """Categories need not start at 1, and ids of annotations may be 0 or twice the same."""
+    """Categories need not start at 1, and annotation ids may be 0 or duplicates."""
     bad = [
         {**GOOD, "id": 0, "image_id": 99},
         {**GOOD, "category_id": 1},
@@ -190,7 +190,7 @@ def test_bad_coco_is_skipped_and_counted(tmp_path):
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_used_at_all(tmp_path, make, complaint):
+def test_unusable_sets_are_refused(tmp_path, make, complaint):
     make(tmp_path / "data")
     with pytest.raises(DataError, match=complaint) as raised:
         open_annotated(tmp_path / "data", masks=False)
@@ -200,7 +200,7 @@ def test_what_cannot_be_used_at_all(tmp_path, make, complaint):
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"images": []}', '{"images": [1], "annotations": [], "categories": []}']
 )
-def test_a_json_that_is_not_cocos(tmp_path, text):
+def test_a_json_file_not_in_coco_format(tmp_path, text):
     root = make_coco(tmp_path / "c", coco_json([GOOD]))
     (root / "annotations" / "instances_val2017.json").write_text(text)
     with pytest.raises(DataError, match=r"instances_val2017\.json (cannot be read|is not in COCO's format)"):
@@ -208,15 +208,15 @@ def test_a_json_that_is_not_cocos(tmp_path, text):
 
 
 @pytest.mark.slow
-def test_nothing_usable_is_exit_status_2_and_one_line(tmp_path, encoder):
+def test_a_set_without_usable_images_exits_with_status_2_and_one_line(tmp_path, encoder):
     make_voc(tmp_path / "d" / "VOC2007", {"trainval": {"1": xml([])}, "test": {"2": xml([])}})
-    done = siam("transfer", encoder, tmp_path / "d", *LITTLE, "--out", tmp_path / "out", check=2)
+    done = run_cli("transfer", encoder, tmp_path / "d", *LITTLE, "--out", tmp_path / "out", check=2)
     assert len(done.stderr.strip().splitlines()) == 1
     assert "has no usable image with an object to train on" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_boxes_are_cut_to_the_image():
+def test_boxes_are_clipped_to_the_image():
     assert clip_box((-5, 3, 20, 50), 40, 40) == (0, 3, 20, 40)
     assert clip_box((3, 3, 3.5, 20), 40, 40) is None
     assert clip_box((40, 3, 60, 20), 40, 40) is None
@@ -224,8 +224,8 @@ def test_boxes_are_cut_to_the_image():
     assert clip_box((float("nan"), 3, 10, 20), 40, 40) is None
 
 
-def test_flipping_takes_boxes_and_masks_along(tmp_path):
-    """A box's mask fills it, before and after; a crowd is not learnt from, something difficult is."""
+def test_flipping_flips_boxes_and_masks(tmp_path):
+    """A box's mask fills it before and after; crowds are left out of training, difficult objects are not."""
     outline = [[5, 10, 15, 10, 15, 30, 5, 30]]
     things = (
         Instance(1, (5, 10, 15, 30), 2, 200, segmentation=outline),
@@ -246,7 +246,7 @@ def test_flipping_takes_boxes_and_masks_along(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools'
 def test_segmentations_in_all_their_forms():
-    """One square as polygon, as plain run lengths, and compressed; and pycocotools reads what is written."""
+    """One square as a polygon, as plain run lengths and compressed; pycocotools reads the output."""
     pycocotools = pytest.importorskip("pycocotools.mask")
     expected = np.zeros((6, 8), dtype=np.uint8)
     expected[1:4, 2:5] = 1
@@ -264,30 +264,30 @@ def test_segmentations_in_all_their_forms():
     assert np.array_equal(pycocotools.decode(compressed), expected)
 
 
-def test_batches_are_the_same_from_any_step_and_by_any_number_of_processes(voc, tmp_path):
+def test_batches_are_the_same_from_any_step_and_for_any_number_of_processes(voc, tmp_path):
     names = names_of_voc(voc, "trainval")[:7]
     few = few_of_voc(voc, tmp_path / "few", names, names[:1])
     photos = open_annotated(few, masks=False).train
 
-    def told(batches):
+    def contents(batches):
         return [[(im.float().mean().item(), t["boxes"].tolist()) for im, t in batch] for batch in batches]
 
     def make(rank=0, world=1, seed=0, workers=0):
         return Batches(photos, 4, seed, False, workers, rank, world)
 
-    whole = told(make().batches(0, 7))
-    assert told(make().batches(3, 7)) == whole[3:]
-    shares = [told(make(rank, 2).batches(0, 7)) for rank in (0, 1)]
+    whole = contents(make().batches(0, 7))
+    assert contents(make().batches(3, 7)) == whole[3:]
+    shares = [contents(make(rank, 2).batches(0, 7)) for rank in (0, 1)]
     assert [
         [one for pair in zip(a, b, strict=True) for one in pair] for a, b in zip(*shares, strict=True)
     ] == whole
-    assert told(make(seed=1).batches(0, 7)) != whole
-    assert told(make(workers=2).batches(0, 7)) == whole
+    assert contents(make(seed=1).batches(0, 7)) != whole
+    assert contents(make(workers=2).batches(0, 7)) == whole
     first_epoch = [one for batch in whole for one in batch][:7]
     assert len({str(boxes) for _, boxes in first_epoch}) == 7
 
 
-def test_a_photograph_that_cannot_be_read_is_replaced_and_listed(voc, tmp_path):
+def test_an_unreadable_photograph_is_replaced_and_listed(voc, tmp_path):
     names = names_of_voc(voc, "trainval")[:12]
     few = few_of_voc(voc, tmp_path / "few", names, names[:1])
     broken = few / "VOC2007" / "JPEGImages" / f"{names[3]}.jpg"
@@ -304,7 +304,7 @@ def test_a_photograph_that_cannot_be_read_is_replaced_and_listed(voc, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_photographs_of_which_none_can_be_read(tmp_path, workers):
+def test_a_set_of_unreadable_photographs(tmp_path, workers):
     text = xml([("cat", 0, (1, 1, 20, 20))])
     year = make_voc(tmp_path / "VOC2007", {"trainval": {"1": text, "2": text}, "test": {"3": text}})
     for file in (year / "JPEGImages").iterdir():
@@ -315,7 +315,7 @@ def test_photographs_of_which_none_can_be_read(tmp_path, workers):
     assert "\n" not in str(raised.value)
 
 
-def test_a_few_of_coco_are_coco(coco, tmp_path):
+def test_a_subset_of_coco_is_in_coco_format(coco, tmp_path):
     found = open_annotated(few_of_coco(coco, tmp_path / "few", 5, 4), masks=True)
     assert len(found.test) == 4
     assert not found.skipped

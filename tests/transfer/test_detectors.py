@@ -1,4 +1,4 @@
-"""The paper's C4 layer by layer, and the run's weights in every detector."""
+"""The paper's C4, layer by layer, and the run's weights in every detector."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from tests.transfer.conftest import make_run
 
 
 def bottlenecks(prefix, blocks, inside, width, out):
-    """Shapes of a stage of ResNet-50: 1x1, 3x3, 1x1, each with BN; the first block has a shortcut."""
+    """Return the shapes of a ResNet-50 stage: 1x1, 3x3, 1x1, each with BN, and the first shortcut."""
     table = {}
     for i in range(blocks):
         channels = inside if i == 0 else out
@@ -34,7 +34,7 @@ def bottlenecks(prefix, blocks, inside, width, out):
 
 
 def published_c4(classes, masks):
-    """Parameters of Detectron2's R50-C4 with BN and the extra BN after res5, in our names.
+    """Return the parameters of Detectron2's R50-C4 with BN and the extra BN after res5, in our names.
 
     From its Base-RCNN-C4: 15 anchors (5 sizes x 3 shapes) on res4's 1024 channels; Res5ROIHeads with
     offsets per class; the mask head is a deconvolution to 256 and 1x1.
@@ -93,7 +93,7 @@ def test_c4_has_the_published_parameters(task, classes):
     ("backbone", "width", "size"), [("resnet18", 0.25, 128), ("resnet10t", 0.25, 32), ("resnet50", 0.125, 64)]
 )
 def test_every_weight_of_the_run_is_in_the_detector(tmp_path, detector, task, backbone, width, size):
-    """By name, number and value; and the small-image stem, a deep stem and bottlenecks train and detect."""
+    """By name, number and value; small-image stems, deep stems and bottlenecks train and detect."""
     run = make_run(tmp_path / "run", backbone, width, size)
     settings = replace(
         SMALL, task=task, detector=detector, train_sides=(64,), test_side=64, max_side=96,
@@ -122,8 +122,8 @@ def test_every_weight_of_the_run_is_in_the_detector(tmp_path, detector, task, ba
     ] * 2
 
 
-def test_boxes_and_masks_share_one_pass_through_res5(encoder):
-    """BN counts one batch per step, as there, and not another for the objects alone."""
+def test_boxes_and_masks_share_one_forward_pass_of_res5(encoder):
+    """BN counts one batch per step, as in Detectron2, with no second one for the positives."""
     settings = replace(SMALL, task="segmentation", train_sides=(64,), max_side=96, rois=8)
     detector = build_detector(load(encoder).backbone, 3, settings).train()
     assert isinstance(detector.roi_heads, C4Heads)
@@ -138,7 +138,7 @@ def test_boxes_and_masks_share_one_pass_through_res5(encoder):
 
 
 def test_the_empty_class_is_never_predicted(encoder):
-    """The first score is the background's, whose offsets and mask are void."""
+    """The first score is the background's, whose offsets and mask are unused."""
     detector = build_detector(load(encoder).backbone, 3, replace(SMALL, task="segmentation"))
     scores, offsets = detector.roi_heads.box_predictor(torch.randn(5, 128))
     assert scores.shape == (5, 4)

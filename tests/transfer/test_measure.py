@@ -1,4 +1,4 @@
-"""Average precision against cases whose value is known, and against pycocotools."""
+"""Average precision in cases with a known value, and against pycocotools."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ FIELDS = ("ap", "ap50", "ap75", "small", "medium", "large")
 
 
 def by_pycocotools(true_file, predictions_file, kind):
-    """AP, AP50, AP75, small, medium, large; None where there is nothing of that kind."""
+    """Return AP, AP50, AP75, small, medium, large; None if there are no objects of that kind."""
     with contextlib.redirect_stdout(io.StringIO()):
         reference = pycocotools.COCO(str(true_file))
         evaluation = COCOeval(reference, reference.loadRes(str(predictions_file)), kind)
@@ -30,7 +30,7 @@ def by_pycocotools(true_file, predictions_file, kind):
 
 
 def annotated(things, tmp_path):
-    """Two photographs of 200 x 200; the second is empty. Categories 4 and 8."""
+    """Return two photographs of 200 x 200, the second without objects. Categories 4 and 8."""
     photos = [
         Example(1, tmp_path / "a.jpg", 200, 200, tuple(things)),
         Example(2, tmp_path / "b.jpg", 200, 200, ()),
@@ -62,7 +62,7 @@ def test_extremes(tmp_path):
 
 
 def test_a_box_of_known_overlap(tmp_path):
-    """50 x 50 against 50 x 33: IoU 0.66, which passes the thresholds 0.5, 0.55, 0.6, 0.65 of ten."""
+    """50 x 50 against 50 x 33: IoU 0.66, above 0.5, 0.55, 0.6 and 0.65 of the ten thresholds."""
     true = truth(annotated([CAT], tmp_path))
     found = average_precision(true, [box(10, 10, 60, 43)], masks=False)
     assert found.ap50 == 1
@@ -70,7 +70,7 @@ def test_a_box_of_known_overlap(tmp_path):
     assert found.ap == pytest.approx(0.4)
 
 
-def test_half_of_the_objects_found_and_a_false_one_before(tmp_path):
+def test_half_of_the_objects_found_after_a_false_positive(tmp_path):
     """Precision 1/2 up to recall 1/2: 51 of 101 points of recall at 0.5."""
     other = Instance(3, (120, 10, 170, 60), 1, 2500)
     true = truth(annotated([CAT, other], tmp_path))
@@ -79,20 +79,20 @@ def test_half_of_the_objects_found_and_a_false_one_before(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["difficult", "iscrowd"])
-def test_what_is_not_to_be_counted_is_neither_missed_nor_false(tmp_path, how):
+def test_ignored_objects_are_neither_missed_nor_false_positives(tmp_path, how):
     hard = Instance(3, (120, 10, 170, 60), 1, 2500, **{how: True})
     true = truth(annotated([CAT, hard], tmp_path))
     assert average_precision(true, [box(10, 10, 60, 60)], masks=False).ap == 1
     assert average_precision(true, [box(10, 10, 60, 60), box(120, 10, 170, 60, 1.0)], masks=False).ap == 1
 
 
-def test_photographs_that_cannot_be_read_are_left_out(tmp_path):
+def test_unreadable_photographs_are_left_out(tmp_path):
     data = annotated([CAT], tmp_path)
     assert [image["id"] for image in truth(data, unread=[1])["images"]] == [2]
     assert truth(data, unread=[1])["annotations"] == []
 
 
-def test_as_pycocotools_on_many_random_boxes(tmp_path):
+def test_ap_equals_that_of_pycocotools_on_random_boxes(tmp_path):
     rng = np.random.default_rng(0)
     things, predictions = [], []
     for i in range(60):

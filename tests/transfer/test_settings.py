@@ -1,4 +1,4 @@
-"""Recipes as published, and what cannot be set."""
+"""The published recipes, and invalid settings."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from siam.report.published import TABLE5, Triple, column
 from siam.transfer.settings import COCO_1X, SMALL, VOC07, VOC0712, TransferSettings, rate_at, starting_point
 
 
-def test_recipes_are_the_papers():
+def test_recipes_are_those_of_the_paper():
     """Batch 16, lr 0.02; VOC 9k and 24k steps with a tenth at 3/4 and 11/12; COCO 1x: 90k, 60k and 80k."""
     assert (VOC07.iterations, VOC0712.iterations, COCO_1X.iterations) == (9000, 24000, 90000)
     for recipe in (VOC07, VOC0712, COCO_1X):

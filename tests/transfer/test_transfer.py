@@ -1,4 +1,4 @@
-"""Transfer as a user runs it, on real photographs: end to end, overfitted, killed and resumed."""
+"""Transfer as a user runs it on real photographs: end to end, overfitted, killed and resumed."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from siam.transfer.precise_bn import measure_statistics
 from siam.transfer.settings import SMALL
 from siam.transfer.start import init_backbone
 from tests.command import Command
-from tests.conftest import siam
+from tests.conftest import run_cli
 from tests.transfer.conftest import LITTLE, few_of_coco, few_of_voc, make_run, names_of_voc
 from tests.transfer.test_measure import FIELDS, by_pycocotools
 
@@ -28,14 +28,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 
 def records(folder, kind=None):
-    """metrics.jsonl without what a clock measured."""
+    """Return the records of metrics.jsonl without timings."""
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     times = ("seconds", "images_per_second")
     return [{k: v for k, v in r.items() if k not in times} for r in lines if kind in (None, r["kind"])]
 
 
 def run_transfer(capsys, *arguments, status=0):
-    """The command within this process: what it prints on stdout, as JSON, and on stderr."""
+    """Run the command in this process. Return its JSON and stderr."""
     assert cli.main(["transfer", *map(str, arguments)]) == status, capsys.readouterr().err
     out, err = capsys.readouterr()
     return json.loads(out) if out.startswith("{") else None, err
@@ -56,7 +56,7 @@ def few_coco(coco, tmp_path_factory):
 @pytest.mark.parametrize("detector", ["c4", "fpn"])
 @pytest.mark.parametrize("task", ["detection", "segmentation"])
 def test_end_to_end(request, capsys, encoder, tmp_path, task, detector):
-    """Every file is there, and pycocotools finds the same precision in those that were written."""
+    """Every file is written, and pycocotools computes the same precision from them."""
     data = request.getfixturevalue("few_coco" if task == "segmentation" else "few_voc")
     out = tmp_path / "out"
     asked = [encoder, data, "--task", task, "--detector", detector, *LITTLE, "--out", out]
@@ -89,8 +89,8 @@ OVERFIT = """
 
 
 @pytest.mark.slow
-def test_eight_photographs_are_learnt_by_heart(capsys, voc, tmp_path):
-    """AP50 above 0.9 where the test is what was trained on: objects of a quarter of the image or more."""
+def test_eight_photographs_are_overfitted(capsys, voc, tmp_path):
+    """AP50 above 0.9 on the training photographs, for objects of a quarter of the image or more."""
     everything = open_annotated(voc, masks=False).train
     large = []
     for i in range(len(everything)):
@@ -134,8 +134,8 @@ def test_killed_and_resumed_is_the_same_transfer(capsys, few_coco, encoder, tmp_
     assert "was started with other settings: lr (0.02 and 0.5)" in complaint
 
 
-def test_where_the_backbone_begins(encoder, tmp_path):
-    """--init: random differs by seed, a checkpoint file is that file's, and what does not fit says so."""
+def test_the_backbones_initialization(encoder, tmp_path):
+    """--init: random weights differ by seed, a checkpoint's weights are loaded, and a misfit is an error."""
     saved = load_file(encoder / "encoder.safetensors")
     assert all(torch.equal(saved[k], v) for k, v in init_backbone(encoder, "", 0).state_dict().items())
     first, again, other = (init_backbone(encoder, "random", seed).conv1.weight for seed in (3, 3, 4))
@@ -161,7 +161,7 @@ def test_where_the_backbone_begins(encoder, tmp_path):
         init_backbone(encoder, "rundom", 0)
 
 
-def test_a_beginning_that_is_refused_leaves_no_folder(capsys, few_voc, encoder, tmp_path):
+def test_a_refused_initialization_leaves_no_folder(capsys, few_voc, encoder, tmp_path):
     arguments = [encoder, few_voc, *LITTLE, "--init", "rundom", "--out", tmp_path / "out"]
     assert "--init rundom is neither" in run_transfer(capsys, *arguments, status=2)[1]
     assert not (tmp_path / "out").exists()
@@ -169,10 +169,10 @@ def test_a_beginning_that_is_refused_leaves_no_folder(capsys, few_voc, encoder, 
 
 @pytest.mark.slow
 def test_two_processes_train_one_detector(few_voc, tmp_path):
-    """Each has half of a batch and half of the test; the run's own report shows what they found."""
+    """Each takes half of the batch and half of the test; the run's own report shows the result."""
     run = make_run(tmp_path / "run", "resnet18", 0.25, 128)
     asked = [run, few_voc, *LITTLE, "--batch-size", 4, "--device", "cpu", "--devices", 2, "--json"]
-    outcome = json.loads(siam("transfer", *asked, check=0).stdout)
+    outcome = json.loads(run_cli("transfer", *asked, check=0).stdout)
     out = run / "transfer" / "voc-detection-c4"
     assert outcome["out"] == str(out)
     assert outcome["test_images"] == 6
@@ -186,8 +186,8 @@ def test_two_processes_train_one_detector(few_voc, tmp_path):
 
 
 @pytest.mark.slow
-def test_table_5_row_by_row_and_again(few_voc, encoder, tmp_path):
-    """From scratch and from a run, two seeds; what has ended is not run again."""
+def test_table_5_is_made_row_by_row_and_resumes(few_voc, encoder, tmp_path):
+    """From scratch and from a run, two seeds; finished trainings are not repeated."""
     settings = replace(
         SMALL, iterations=2, batch_size=2, train_sides=(64,), test_side=64, max_side=96, rois=8,
         candidates=(50, 50), proposals=(20, 20), precise_bn=0, workers=0, precision="float32",
@@ -227,7 +227,7 @@ def test_precise_statistics_are_the_mean_over_batches():
 
 
 def test_help_names_the_recipes_and_imports_no_torch():
-    """And a missing extra is one plain line."""
+    """A missing extra is an error of one line."""
     code = (
         "import sys, siam.cli; sys.modules['faster_coco_eval'] = None; "
         "status = siam.cli.main(['transfer', 'run', 'data']); "
@@ -236,5 +236,5 @@ def test_help_names_the_recipes_and_imports_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "siam: faster_coco_eval is not installed: pip install 'siam[transfer]'\n"
-    shown = siam("transfer", "--help", check=0).stdout
+    shown = run_cli("transfer", "--help", check=0).stdout
     assert "Recipes: voc07, voc0712, coco-1x, small" in shown
