@@ -100,7 +100,7 @@ def test_a_tar_that_ends_early_keeps_what_came_before(photos, tmp_path):
     sets = open_images(file)
     assert 10 <= len(sets.train) < 24
     assert sets.unreadable_files[str(file)] == (
-        f"damaged or cut off: only what comes before that is used (images: {len(sets.train)})"
+        f"damaged or truncated: only the images before the damage are used ({len(sets.train)})"
     )
 
 
@@ -333,10 +333,10 @@ PIXELS = np.zeros((4, 8, 8, 3), np.uint8)
         ({"images": PIXELS.astype(np.float32)}, "must be uint8 .* got float32"),
         ({"images": PIXELS[..., :2]}, "must be uint8"),
         ({"images": PIXELS[:0]}, "no images"),
-        ({"images": PIXELS, "labels": np.arange(3)}, "labels must be 4 whole numbers"),
-        ({"images": PIXELS, "labels": np.array(list("abcd"))}, "labels must be 4 whole numbers"),
-        ({"images": PIXELS, "labels": np.arange(4) / 2}, "labels must be 4 whole numbers"),
-        ({"images": PIXELS, "labels": np.arange(4) - 1}, "labels must be 4 whole numbers"),
+        ({"images": PIXELS, "labels": np.arange(3)}, "labels must be 4 non-negative integers"),
+        ({"images": PIXELS, "labels": np.array(list("abcd"))}, "labels must be 4 non-negative integers"),
+        ({"images": PIXELS, "labels": np.arange(4) / 2}, "labels must be 4 non-negative integers"),
+        ({"images": PIXELS, "labels": np.arange(4) - 1}, "labels must be 4 non-negative integers"),
         (
             {"images": PIXELS, "labels": np.arange(4), "val_images": PIXELS, "val_labels": np.arange(4) + 1},
             "missing in train: 4",

@@ -339,7 +339,7 @@ def test_asked_to_stop_all_processes_stop_at_one_step_and_fewer_go_on(classes, t
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
-    assert "go on with --resume" in err.strip().splitlines()[-1]
+    assert "continue with --resume" in err.strip().splitlines()[-1]
     stopped = len(records(run, "step"))
     assert 3 <= stopped < 120
     assert cli.main([*map(str, flags), "--devices", "1", "--out", str(run), "--resume"]) == 0
