@@ -125,7 +125,7 @@ def test_linear_notices_when_something_frozen_moves(monkeypatch):
 
     monkeypatch.setattr(Training, "fit", careless)
     train, val = hold_out(coloured(12), 0.3)
-    with pytest.raises(RunError, match=r"moved frozen weights: .*running_mean"):
+    with pytest.raises(RunError, match=r"changed frozen weights: .*running_mean"):
         linear(encoder, train, val, LinearSettings(epochs=1), CPU)
 
 
@@ -203,7 +203,7 @@ def test_what_cannot_be_measured_is_refused(run, photos):
     shutil.copytree(run / "classes" / "train" / "dark", grey)
     try:
         done = siam("evaluate", run / "run", run / "classes", "--workers", "0", check=0)
-        assert "no validation images of grey: accuracy is of the other classes" in done.stderr
+        assert "no validation images of grey: accuracy is over the other classes" in done.stderr
     finally:
         shutil.rmtree(grey)
     done = siam("evaluate", run / "run", run / "classes", "--protocol", "knnn", check=2)
