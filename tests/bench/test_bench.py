@@ -10,10 +10,10 @@ from siam.cli import command as cli
 from tests.conftest import TINY, siam
 
 GPU = Rates(
-    device="cuda", cores=16, workers=8, decode=900.0, worker=600.0, transfer=20000.0, photometry=9000.0,
+    device="cuda", cores=16, workers=8, decode=900.0, worker=600.0, transfer=20000.0, augment=9000.0,
     step=1500.0,
 )  # fmt: skip
-CPU = replace(GPU, device="cpu", cores=4, workers=2, transfer=None, photometry=300.0, step=50.0)
+CPU = replace(GPU, device="cpu", cores=4, workers=2, transfer=None, augment=300.0, step=50.0)
 PHOTOGRAPH = 500 * 375
 
 
@@ -63,7 +63,7 @@ def test_without_workers_nothing_is_made_ahead():
 def test_a_resident_set_has_no_workers():
     resident = replace(GPU, workers=0, decode=None, worker=None, transfer=None)
     assert find_bottleneck(resident, 32 * 32, 32).bottleneck == "device"
-    assert "colors" in find_bottleneck(replace(resident, photometry=1000.0), 32 * 32, 32).advice
+    assert "colors" in find_bottleneck(replace(resident, augment=1000.0), 32 * 32, 32).advice
 
 
 def test_bad_input_is_one_plain_line(capsys, tmp_path):
@@ -85,7 +85,7 @@ def test_a_folder_is_measured_with_the_users_settings(capsys, photos):
     result = json.loads(capsys.readouterr().out)
     assert (result["backbone"], result["size"], result["batch_size"]) == ("resnet10t", 16, 8)
     rates = result["rates"]
-    for stage in ("decode", "worker", "photometry", "step"):
+    for stage in ("decode", "worker", "augment", "step"):
         assert rates[stage] > 0, stage
     assert rates["transfer"] is None
     assert result["end_to_end"] > 0
