@@ -109,7 +109,7 @@ def _sample(images: Images) -> Images:
 
 
 def _rate(run: Callable[[], int], device: torch.device, seconds: float = _SECONDS) -> float:
-    """Return the images per second of `run`, called for so many seconds after one warm-up call."""
+    """Return the images per second of `run`, called repeatedly for `seconds` after a warm-up call."""
     run()
     _synchronize(device)
     start, images = time.perf_counter(), 0

@@ -29,7 +29,7 @@ def load_cache(
     quarter of the free memory. progress: called with the number of images read and the total. Raises
     DataError if images cannot be read, or differ in size under "device".
     """
-    if not _wanted(images, settings, device):
+    if not _should_cache(images, settings, device):
         return None
     stacked = images.stacked()
     if stacked is not None:
@@ -41,7 +41,7 @@ def load_cache(
     return None if pixels is None else pixels.to(device)
 
 
-def _wanted(images: Images, settings: Settings, device: torch.device) -> bool:
+def _should_cache(images: Images, settings: Settings, device: torch.device) -> bool:
     choice = settings.loader.cache
     if choice == "none" or settings.views.pipeline == "reference":
         return False

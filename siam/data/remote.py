@@ -97,7 +97,7 @@ def _make_room(folder: Path, keep: Path) -> None:
     total = sum(size for _, size, _ in files)
     for _, size, file in sorted(files):
         if total > limit and file != keep:
-            # Windows refuses to delete an open file; elsewhere its readers are not disturbed.
+            # Windows refuses to delete an open file; elsewhere its readers are unaffected.
             with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)
                 total -= size

@@ -53,7 +53,7 @@ class Subset:
 
 
 def hold_out(images: Images, fraction: float, seed: int = 0) -> tuple[Subset, Subset]:
-    """Split off a random fraction, stratified by class where there are labels. Returns (rest, held out).
+    """Split off a random fraction, stratified by class if there are labels. Returns (rest, held out).
 
     At least one image is held out; no class loses its last image.
     """

@@ -44,7 +44,7 @@ def batches_of(
 
 
 def _start_method(dataset: Dataset[Any]) -> str:
-    """Start the fork server, and return its name; return "spawn" where there is none, as on Windows."""
+    """Start the fork server, and return its name; return "spawn" if there is none, as on Windows."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return "spawn"
     _start_server(type(dataset).__module__)

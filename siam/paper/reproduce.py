@@ -73,12 +73,12 @@ def reproduce(
     open_once = cache(open_images)
     settings = _settings_of_rows(name, chosen, overrides, scale, open_once)
     folder = Path(out) if out is not None else Path("runs") / "reproduce" / f"{name}-{scale}"
-    studies = {row.name: Study(row, [], to_dict(wanted)) for row, wanted in settings}
-    todo = [(seed, row, wanted) for seed in range(seeds) for row, wanted in settings]
+    studies = {row.name: Study(row, [], to_dict(base)) for row, base in settings}
+    todo = [(seed, row, base) for seed in range(seeds) for row, base in settings]
     facts = _facts(folder)
-    for at, (seed, row, wanted) in enumerate(todo, start=1):
+    for at, (seed, row, base) in enumerate(todo, start=1):
         console.print(f"[bold]{at} of {len(todo)}[/]  {name}: {row.name}, seed {seed}", highlight=False)
-        run, seeded = run_folder(folder, row.name, seed), replace(wanted, seed=seed)
+        run, seeded = run_folder(folder, row.name, seed), replace(base, seed=seed)
         outcome = _finished(run, seeded)
         if outcome is None:
             outcome, facts = _train(run, seeded, console, open_once), None

@@ -53,7 +53,7 @@ def dress(ax: Axes, title: str, drawn: Sequence[Records]) -> None:
 def line(
     ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], color: str, label: str, faint: bool = False
 ) -> None:
-    """Draw a line, with markers where there are few points."""
+    """Draw a line, with markers if there are few points."""
     x, y = thinned(x, y)
     marker = "o" if len(x) <= 20 and not faint else ""
     width, alpha = (1.0, 0.35) if faint else (1.8, 1.0)

@@ -17,7 +17,7 @@ from siam.system.files import write_atomically
 PICTURES = "pictures.npz"
 
 PIXELATED = 48
-"""Images with sides of up to so many pixels are enlarged pixel by pixel."""
+"""Maximum side, in pixels, of images that are enlarged pixel by pixel."""
 THUMBNAIL = 112
 """Larger images are reduced to this side, in pixels."""
 
@@ -33,7 +33,7 @@ class Pictures:
     neighbors: NDArray[np.uint8]
     """The images nearest to each query by the backbone's features, nearest first: (m, k, S, S, 3)."""
     query_names: list[str]
-    """CLASS/FILE, or FILE where there are no labels."""
+    """CLASS/FILE, or FILE if there are no labels."""
     neighbor_names: list[list[str]]
 
     def save(self, folder: Path) -> None:

@@ -41,14 +41,14 @@ def row_of(method: str) -> str | None:
 
 
 def column(layout: str, years: int, masks: bool) -> int:
-    """Return the column of Table 5 for such data."""
+    """Return the column of Table 5 for this kind of data."""
     if layout == "coco":
         return 3 if masks else 2
     return 1 if years > 1 else 0
 
 
 def compared(result: TransferResult) -> list[list[str]]:
-    """Return rows in % as text: the measured precisions first, one per kind, then Table 5's for such data."""
+    """Return rows in % as text: the measured precisions first, one per kind, then those of Table 5."""
     measured = [
         [f"measured, {kind}", *(percent(getattr(precision, name), unit="") for name in PRECISIONS)]
         for kind, precision in result.kinds().items()

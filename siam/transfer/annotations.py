@@ -25,7 +25,7 @@ class Instance:
     label: int
     """1 ... K; 0 is the background."""
     area: float
-    """In pixels; of the mask where there is one."""
+    """Area in pixels, of the mask if there is one."""
     iscrowd: bool = False
     """One annotation for many objects (COCO): neither trained on nor counted in the test."""
     difficult: bool = False

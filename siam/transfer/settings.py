@@ -54,7 +54,7 @@ class TransferSettings:
     proposals: Annotated[tuple[int, int], AtLeast(1)] = (2000, 1000)
     """RPN boxes after non-maximum suppression: training, test."""
     rois: Count = 512
-    """Proposals per image that the head learns from, a quarter of them objects."""
+    """Proposals per image to train the head on, a quarter of them objects."""
     score_threshold: Annotated[float, AtLeast(0), Below(1)] = 0.05
     """Discard predictions with a lower score."""
     precise_bn: Natural = 200

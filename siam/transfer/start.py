@@ -139,7 +139,7 @@ def init_backbone(run: str | Path, init: str, seed: int) -> nn.Module:
     """Return the backbone that training starts from: RUN's, or the one that `init` names.
 
     init: '' for RUN's own, `random`, a run's folder, or a checkpoint file; random weights and those of a file
-    take RUN's shape. Raises RunError.
+    take RUN's architecture. Raises RunError.
     """
     if not init or (Path(init).is_dir() and init != "random"):
         return load(init or run).backbone

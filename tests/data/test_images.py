@@ -161,7 +161,7 @@ def test_files_without_extension_or_with_pickles_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"set\.tar\.xz is compressed.*unpack it"):
         open_images(tmp_path / "set.tar.xz")
     (tmp_path / "what.xyz").touch()
-    with pytest.raises(DataError, match="cannot tell what"):
+    with pytest.raises(DataError, match="cannot recognize"):
         open_images(tmp_path / "what.xyz")
 
 

@@ -41,7 +41,7 @@ def _not_recognized(name: str) -> str:
         return f"{name} is compressed, so it cannot be read at random: unpack it and pass the folder"
     if os.path.exists(name):
         *kinds, last = (source.LOOKS_LIKE for source in sources)
-        return f"cannot tell what {name} is: give {', '.join(kinds)} or {last}"
+        return f"cannot recognize {name}: give {', '.join(kinds)} or {last}"
     siblings: list[str] = []
     with contextlib.suppress(OSError, ValueError), os.scandir(path.parent) as entries:
         siblings = [entry.name for entry in itertools.islice(entries, 1000)]

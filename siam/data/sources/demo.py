@@ -1,6 +1,6 @@
 """The demo set: ten kinds of small shapes and patterns, which a network learns to separate and pixels do not.
 
-Two crops of an image must share its kind and nothing easier, because a short run learns whatever is easiest.
+Two crops of an image must share its kind and nothing easier, because a short run learns the easiest cue.
 So each image is light on dark of one hue. The hue is random and dominates the pixels, so raw pixels separate
 the kinds badly, and the demo's views mostly remove it: both views of an image keep it in 1 of 100. Lightness,
 contrast and saturation are the same in all images, so that there is nothing to learn about them. Only the

@@ -1,4 +1,4 @@
-"""A folder of image files, at any depth; split at train/ and val/ where it has them."""
+"""A folder of image files, at any depth; split at train/ and val/ if it has them."""
 
 import os
 from collections.abc import Iterator
@@ -64,5 +64,5 @@ def _entry(entry: os.DirEntry[str]) -> str:
     if entry.is_dir(follow_symlinks=False):
         return entry.name + "/"
     # a dangling link is reported as a broken image; reading a pipe would block forever
-    wanted = entry.name.lower().endswith(IMAGE_SUFFIXES) and (entry.is_symlink() or entry.is_file())
-    return entry.name if wanted else ""
+    is_image = entry.name.lower().endswith(IMAGE_SUFFIXES) and (entry.is_symlink() or entry.is_file())
+    return entry.name if is_image else ""
