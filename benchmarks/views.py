@@ -73,7 +73,7 @@ def ours(folder: Path, settings: ViewSettings, temporary: Path) -> dict[str, Can
     return {
         "ours, decode alone": decode,
         "ours, worker path (decode, two crops)": worker_path,
-        "ours, photometry included": whole,
+        "ours, color augmentation included": whole,
     }
 
 
@@ -195,7 +195,7 @@ def dali(folder: Path, settings: ViewSettings, temporary: Path) -> dict[str, Can
 
     return {
         "DALI, CPU, decode and two crops": candidate(whole=False),
-        "DALI, CPU, photometry included": candidate(whole=True),
+        "DALI, CPU, color augmentation included": candidate(whole=True),
     }
 
 
