@@ -12,6 +12,7 @@ from tyro.conf import FlagConversionOff, FlagCreatePairsOff, Positional, Suppres
 
 from siam.errors import SettingsError
 from siam.methods import METHODS, SIMSIAM, Method
+from siam.plugins import names
 from siam.settings.overrides import Overrides
 from siam.settings.pretraining import Settings
 from siam.transfer.settings import TransferSettings
@@ -24,6 +25,7 @@ Switch = Annotated[bool, FlagCreatePairsOff]
 """`--resume` for true; absent for false."""
 
 _METHOD = arg(name="method", prefix_name=False, help=f"Base of this group's settings: {', '.join(METHODS)}.")
+_OBJECTIVE = arg(help=f"Measure of agreement: {', '.join(names('siam.objectives'))}.")
 _DATA = arg(metavar="[DATA]", help_behavior_hint="(default: demo)")
 _DATA_OF_SCALE = arg(
     metavar="[DATA]", help="The images; the scale's own set if left out.", help_behavior_hint=""
@@ -33,6 +35,7 @@ _DATA_OF_SCALE = arg(
 @dataclass(frozen=True)
 class _MethodFlags(Method):
     name: Annotated[str, _METHOD] = SIMSIAM.name
+    objective: Annotated[str, _OBJECTIVE] = SIMSIAM.objective
 
     def __post_init__(self) -> None:
         """Skip the checks: they run on the settings that these flags override."""
