@@ -1,9 +1,9 @@
-"""Whether the fast views cost accuracy: kNN after training on them, and after the published Pillow pipeline.
+"""The accuracy of the fast views: kNN after training on them, and after the published Pillow pipeline.
 
     python benchmarks/accuracy.py DATA [--seeds 3] [--out FILE] [SETTINGS OF siam pretrain]
 
-The two take turns, seed by seed, and see the same images in the same order. Prints the kNN accuracy of each
-seed, the means, and their difference beside what seeds alone make of it: its standard error.
+The two alternate, seed by seed, and see the same images in the same order. Prints the kNN accuracy of each
+seed, the means, and their difference with its standard error over seeds.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON to write")
     args, settings = parser.parse_known_args()
     if args.seeds < 2:
-        parser.error("one seed says nothing about seeds: --seeds must be at least 2")
+        parser.error("--seeds must be at least 2, because the standard error needs several")
 
     knn: dict[str, list[float]] = {pipeline: [] for pipeline in PIPELINES}
     seconds: dict[str, list[float]] = {pipeline: [] for pipeline in PIPELINES}
@@ -37,7 +37,9 @@ def main() -> None:
         for pipeline in PIPELINES:
             outcome = train(args.data, pipeline, seed, settings)
             if "knn" not in outcome:
-                raise SystemExit(f"{args.data} has no labels: there is no kNN to compare")
+                raise SystemExit(
+                    f"{args.data} has no labels, which kNN needs: put its images into one folder per class"
+                )
             knn[pipeline].append(100 * outcome["knn"])
             seconds[pipeline].append(outcome["seconds"])
 
@@ -48,7 +50,7 @@ def main() -> None:
     show("kNN (%)", {**by_seed, "mean": mean, "deviation": deviation, "seconds": time})
     difference = mean["fast"] - mean["reference"]
     noise = math.sqrt(sum(d**2 for d in deviation.values()) / args.seeds)
-    print(f"fast - reference: {difference:+.1f} points, standard error of that {noise:.1f}")
+    print(f"fast - reference: {difference:+.1f} points, standard error {noise:.1f}")
     part = {
         "title": "kNN (%)",
         "knn": knn,
@@ -60,7 +62,7 @@ def main() -> None:
 
 
 def train(data: str, pipeline: str, seed: int, settings: list[str]) -> dict[str, float]:
-    """What `siam pretrain --json` says at its end."""
+    """Train a run, and return the result that `siam pretrain --json` prints."""
     with tempfile.TemporaryDirectory() as temporary:
         command = [sys.executable, "-m", "siam", "pretrain", data, "--seed", str(seed), *settings]
         command += ["--views.pipeline", pipeline, "--out", str(Path(temporary) / "run"), "--json"]

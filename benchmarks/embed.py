@@ -2,9 +2,9 @@
 
     python benchmarks/embed.py [FOLDER] [--images 1000] [--backbone resnet18] [--size 224] [--out FILE]
 
-The usual script is Pillow in a DataLoader and a float32 NCHW forward pass; the limit runs our encoder on
-views that are on the device already. The first two count all of it: workers, reading, decoding, the Parquet
-file.
+The usual script is Pillow in a DataLoader and a float32 NCHW forward pass. The limit runs our encoder on
+views that are already on the device. The first two include everything: workers, reading, decoding, and the
+output file.
 """
 
 import tempfile
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def untrained_run(folder: Path, settings: Settings) -> Path:
-    """A run's folder that holds a random encoder."""
+    """Create a run's folder with a randomly initialized encoder."""
     folder.mkdir()
     save_settings(folder, settings)
     save_encoder(folder, build_backbone(settings.backbone, settings.views.size), settings)
@@ -77,7 +77,7 @@ def usual(
             T.Normalize(IMAGENET_MEAN, IMAGENET_STD),
         ]
     )
-    images = TwoCrops(folder, transform, both=True)  # "both" is the one view that it makes
+    images = TwoCrops(folder, transform, both=True)  # one view: the result of the transform itself
     encoder = load(run, str(device))
 
     @torch.no_grad()

@@ -1,14 +1,14 @@
-"""From photographs on disk to the optimizer's step: ours, and the loops that people write today.
+"""Throughput from photographs on disk to the optimizer's step: ours, and the loops in common use.
 
     python benchmarks/end_to_end.py [FOLDER] [--images 2000] [--backbone resnet18] [--size 224]
         [--batch-size 32] [--method simclr] [--workers N] [--warm-up 1] [--steps 4] [--rounds 3]
         [--lightly-train PYTHON] [--out FILE]
 
-Candidates: `siam`'s own loader and step; the loop as the released code has it (Pillow views in a DataLoader,
-float32 NCHW, plain SGD, the loss read at each step); the same loop on lightly's transform; and the limit, our
-step on views that are on the device already. FOLDER holds photographs, photos.tar of SIAM_DATA if left out;
-they are repeated to make --images. --lightly-train names a Python that has lightly-train: its `pretrain` then
-runs on the same folder in a process of its own, and its rate is that of its steps after the first.
+Candidates: `siam`'s loader and step; the loop of the released code (Pillow views in a DataLoader, float32
+NCHW, plain SGD, the loss read at each step); the same loop with lightly's transform; and the limit, our step
+on views that are already on the device. FOLDER holds photographs, photos.tar of SIAM_DATA if left out; they
+are repeated up to --images. --lightly-train names a Python interpreter with lightly-train, whose `pretrain`
+then runs on the same folder in its own process; its rate excludes the first step.
 """
 
 import json
@@ -66,13 +66,13 @@ def main() -> None:
     parser.add_argument("--method", default="simsiam")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=4, help="steps in a turn")
-    parser.add_argument("--warm-up", type=int, default=1, help="steps before them that do not count")
+    parser.add_argument("--steps", type=int, default=4, help="steps per turn")
+    parser.add_argument("--warm-up", type=int, default=1, help="warm-up steps before them, not timed")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--workers", type=int, help="of ours; siam's own choice if left out")
-    parser.add_argument("--their-workers", type=int, help="of the others; as ours if left out")
+    parser.add_argument("--workers", type=int, help="data workers of siam; its default if left out")
+    parser.add_argument("--their-workers", type=int, help="data workers of the others; as siam if left out")
     parser.add_argument("--compile", action="store_true", help="compile our step")
-    parser.add_argument("--lightly-train", metavar="PYTHON", help="an interpreter that has lightly-train")
+    parser.add_argument("--lightly-train", metavar="PYTHON", help="an interpreter with lightly-train")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     device = find_device(args.device)
@@ -106,13 +106,13 @@ def main() -> None:
 
 
 Batches = Callable[[], Iterator[tuple[Tensor, Tensor]]]
-"""Starts to make batches, views on the device, without end."""
+"""Starts an endless iterator over batches of views on the device."""
 
 
 def build(
     name: str, folder: Path, settings: Settings, device_name: str, theirs: int
 ) -> tuple[TrainOn, Batches, torch.device]:
-    """Raises ImportError for a peer that is not installed."""
+    """Build a candidate: its step, batches and device. Raises ImportError if a peer is not installed."""
     ours_alone = name in (OURS, LIMIT)
     device = find_device(device_name) if ours_alone else plain_device(device_name)
     if ours_alone:
@@ -150,8 +150,11 @@ def build(
 def turn(
     name: str, folder: Path, settings: Settings, device_name: str, theirs: int, warm_up: int, steps: int
 ) -> dict[str, Candidate]:
-    """Steps of a loop that has just been started. What workers made ahead of the clock is free: where they
-    set the pace, warm up for as many steps as they may be ahead, and take several times as many."""
+    """Build a candidate that runs some steps of a newly started loop.
+
+    Batches that workers prefetched before the clock started are free. If workers are the bottleneck, warm up
+    for as many steps as they may prefetch, and time several times as many.
+    """
     warnings.simplefilter("ignore")
     step, batches, device = build(name, folder, settings, device_name, theirs)
 
@@ -170,7 +173,7 @@ def turn(
 
 
 def peak_mb(name: str, folder: Path, settings: Settings, device_name: str, theirs: int) -> float:
-    """Of GPU memory, in a step."""
+    """Return the peak of GPU memory in a step."""
     step, _, device = build(name, folder, settings, device_name, theirs)
     step(*random_views(settings, device, torch.channels_last))
     return torch.cuda.max_memory_allocated() / 2**20
@@ -204,7 +207,7 @@ if __name__ == "__main__":
 
 
 def lightly_train(python: str, folder: Path, settings: Settings, workers: int) -> float:
-    """Pairs per second of `lightly-train pretrain`, its own defaults for the rest."""
+    """Return the pairs per second of `lightly-train pretrain`, with its own defaults otherwise."""
     with tempfile.TemporaryDirectory() as temporary:
         script = Path(temporary) / "steps.py"
         script.write_text(LIGHTLY_TRAIN)

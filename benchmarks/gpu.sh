@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Speed and accuracy on a machine with a GPU, in pieces: each call works for at most LIMIT seconds on what is
-# not done yet, in the order below, and says what is left. Call it until nothing is.
+# Speed and accuracy on a machine with a GPU, in pieces: each call works for at most LIMIT seconds on the jobs
+# that are not done yet, in the order below, and lists those that are left. Call it until none is left.
 #
 #   benchmarks/gpu.sh
 #
 # PHOTOS, CIFAR10, IMAGENETTE   data: a folder of photographs, and sets with train/ and test/ or val/;
-#                               one that is not there is passed over
-# RESULTS                       where tables and curves go (docs/results)
-# RUNS                          where runs live between calls (runs/gpu); keep it
+#                               a missing one is skipped
+# RESULTS                       folder of tables and curves (docs/results)
+# RUNS                          folder of the runs (runs/gpu); keep it between calls
 # PYTHON, LIMIT                 .venv/bin/python; 570 seconds
 # WORKERS, THEIRS               workers of ours (8) and of the published loop (16)
 # CASES, SPEED, SHORT, LONG     cases of step.py; options of end_to_end.py; options of every training of the
@@ -32,7 +32,7 @@ LONG=${LONG:---epochs 800}
 mkdir -p "$RUNS" "$RESULTS"
 left=()
 
-# job NAME FILE COMMAND...: what COMMAND prints goes to FILE, which marks it as done
+# job NAME FILE COMMAND...: redirects COMMAND's output to FILE, which marks the job as done
 job() {
     local name=$1 file=$2 rest=$((LIMIT - SECONDS))
     shift 2
@@ -56,7 +56,7 @@ training() {
     local name=$1 data=$2
     shift 2
     [[ -d $data ]] || return 0
-    job "$name" "$RUNS/$name.json" "$PYTHON" -m siam pretrain "$data" --out "$RUNS/$name" --resume --json \
+    job "$name" "$RUNS/$name.json" "$PYTHON" -m siam pretrain "$data" --out "$RUNS/$name" --resume auto --json \
         --checkpoint.every 1m "$@"
     if [[ -s $RUNS/$name.json ]]; then
         job "$name, linear" "$RUNS/$name-linear.json" \

@@ -1,15 +1,16 @@
-"""What things cost as they grow, and how long it takes to begin.
+"""Cost as sets, batches, views and workers grow, and start-up time.
 
     python benchmarks/growth.py [FOLDER] [--parts images batch resolution workers memory index start]
         [--paths 10000000] [--files 1000000] [--batches 10000] [--lightly-train PYTHON] [--out FILE]
 
-images      opening a folder, and an epoch's order, per image, for sets of growing size
-batch       files to step, ResNet-18 at 128 px, for growing batches
-resolution  the step and the workers' path for growing views
-workers     batches of two 224 px crops a second, for growing numbers of workers
-memory      of this process and its workers over --batches batches
+images      time per image to open a folder and to shuffle an epoch, by size of the set
+batch       throughput from files to step, ResNet-18 at 128 px, by batch size
+resolution  throughput of the step and of a worker, by size of the views
+workers     throughput of two 224 px crops per image, by number of workers
+memory      memory of this process and its workers over --batches batches
 index       memory of an index of --paths paths
-start       `siam --help`; `siam pretrain` to its first step on the demo set, and on --files photographs
+start       time of `siam --help`, and of `siam pretrain` up to its first step, on the demo set and on --files
+            photographs
 """
 
 import itertools
@@ -32,10 +33,12 @@ from training import our_step, random_views, settings_for, wait
 
 from siam.data.images import Images
 from siam.data.loader import ViewLoader, default_workers
+from siam.data.order import Order
 from siam.data.packed import PackedStrings
 from siam.data.random import permutation
 from siam.data.sources import open_images
-from siam.data.views import ViewBatches
+from siam.data.views import ViewBatches, view_batches
+from siam.data.workers import batches_of
 from siam.settings.pretraining import LoaderSettings, Settings
 from siam.system.device import find_device, tune_process
 
@@ -50,7 +53,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=1_000_000)
     parser.add_argument("--batches", type=int, default=10_000)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--lightly-train", metavar="PYTHON", help="an interpreter that has lightly-train")
+    parser.add_argument("--lightly-train", metavar="PYTHON", help="an interpreter with lightly-train")
     args = parser.parse_args()
     device = find_device(args.device)
     tune_process(device)
@@ -60,9 +63,9 @@ def main() -> None:
             "batch": lambda: by_batch(folder, device, args.rounds),
             "resolution": lambda: by_resolution(folder, device, args.rounds),
             "workers": lambda: by_workers(folder, device, args.rounds),
-            "memory": lambda: over_batches(folder, args.batches),
-            "index": lambda: in_own_process(of_an_index, args.paths),
-            "start": lambda: to_the_first_step(folder, args.files, args.lightly_train),
+            "memory": lambda: memory_over_batches(folder, args.batches),
+            "index": lambda: in_own_process(index_memory, args.paths),
+            "start": lambda: startup_time(folder, args.files, args.lightly_train),
         }
         parts = [measured[name]() for name in args.parts]
     for part in parts:
@@ -71,9 +74,9 @@ def main() -> None:
     save(args.out, parts, threads=torch.get_num_threads())
 
 
-def by_images(folder: Path, most: int) -> dict[str, Any]:
+def by_images(folder: Path, largest: int) -> dict[str, Any]:
     opening, order = {}, {}
-    for count in itertools.takewhile(lambda n: n <= most, (10**k for k in range(3, 9))):
+    for count in itertools.takewhile(lambda n: n <= largest, (10**k for k in range(3, 9))):
         with many(folder, count) as grown:
             start = time.perf_counter()
             images = open_images(grown).train
@@ -94,7 +97,7 @@ def by_batch(folder: Path, device: torch.device, rounds: int) -> dict[str, Any]:
 
 
 def loop(images: Images, settings: Settings, device: torch.device, steps: int) -> Callable[[], Any]:
-    """From files to step; the first does not count."""
+    """Build a candidate that trains from files, timed after the first step."""
     settings = replace(settings, loader=LoaderSettings(cache="none"))
     step = our_step(settings, device)
 
@@ -107,7 +110,7 @@ def loop(images: Images, settings: Settings, device: torch.device, steps: int) -
                 start = time.perf_counter()
             if number == steps:
                 return steps * settings.batch_size, time.perf_counter() - start
-        raise AssertionError("batches are without end")
+        raise AssertionError("batches never end")
 
     return turn
 
@@ -146,12 +149,11 @@ def by_workers(folder: Path, device: torch.device, rounds: int) -> dict[str, Any
 
 
 def crops_only(images: Images, settings: Settings) -> Callable[[], Any]:
-    """Uint8 batches as they reach this process; the first, for which workers start, does not count."""
-    loader = ViewLoader(images, settings, torch.device("cpu"))
-    loader._finish = lambda epoch, step, crops, indices: crops  # type: ignore[method-assign]
+    """Build a candidate that fetches uint8 batches from workers, timed after the first batch."""
+    dataset, order = view_batches(images, settings, count=2), Order(len(images), settings)
 
     def turn() -> tuple[int, float]:
-        batches = loader.batches()
+        batches = batches_of(dataset, order, settings.loader.workers, prefetch=4)
         next(batches)
         start = time.perf_counter()
         for _ in range(12):
@@ -161,8 +163,8 @@ def crops_only(images: Images, settings: Settings) -> Callable[[], Any]:
     return turn
 
 
-def over_batches(folder: Path, count: int) -> dict[str, Any]:
-    """Small views, so that many batches pass in little time."""
+def memory_over_batches(folder: Path, count: int) -> dict[str, Any]:
+    """Measure memory while batches pass, of small views because there are many batches."""
     settings = settings_for("resnet18", 32, 8)
     settings = replace(settings, loader=LoaderSettings(workers=1, cache="none"))
     batches = ViewLoader(open_images(folder).train, settings, torch.device("cpu")).batches()
@@ -176,12 +178,12 @@ def over_batches(folder: Path, count: int) -> dict[str, Any]:
 
 
 def children_mb() -> float:
-    """Resident memory of all processes below this one (Linux)."""
+    """Return the resident memory of all descendants of this process (Linux), in MB."""
     parents = {}
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
-        except OSError:  # it ended meanwhile
+        except OSError:  # it has ended
             continue
         parents[int(fields["Pid"])] = (int(fields["PPid"]), int(fields.get("VmRSS", "0 kB").split()[0]))
     total, below = 0, {os.getpid()}
@@ -191,7 +193,7 @@ def children_mb() -> float:
     return total / 1024
 
 
-def of_an_index(count: int) -> dict[str, Any]:
+def index_memory(count: int) -> dict[str, Any]:
     before = memory_mb("VmRSS")
     names = PackedStrings(f"class-{i % 1000:04d}/photograph-{i:08d}.jpg" for i in range(count))
     held = memory_mb("VmRSS") - before
@@ -200,7 +202,7 @@ def of_an_index(count: int) -> dict[str, Any]:
     return {"title": "an index of paths", "columns": columns}
 
 
-def to_the_first_step(folder: Path, files: int, peer: str | None) -> dict[str, Any]:
+def startup_time(folder: Path, files: int, peer: str | None) -> dict[str, Any]:
     siam = [sys.executable, "-m", "siam"]
     seconds = {"siam --help": seconds_of([*siam, "--help"])}
     if peer:
@@ -209,11 +211,11 @@ def to_the_first_step(folder: Path, files: int, peer: str | None) -> dict[str, A
     with many(folder, files) as grown:
         small = ["--backbone", "resnet18", "--views.size", "64", "--batch-size", "16"]
         seconds[f"siam pretrain, {files:,} files"] = first_step([*siam, "pretrain", str(grown), *small])
-    return {"title": "seconds to begin", "columns": {"seconds": seconds}}
+    return {"title": "start-up time", "columns": {"seconds": seconds}}
 
 
 def seconds_of(command: list[str]) -> float:
-    """The median of three."""
+    """Return the median time of three calls."""
     taken = []
     for _ in range(3):
         start = time.perf_counter()
@@ -223,7 +225,7 @@ def seconds_of(command: list[str]) -> float:
 
 
 def first_step(command: list[str]) -> float:
-    """Seconds until metrics.jsonl holds a step."""
+    """Return the seconds until metrics.jsonl holds a step."""
     with tempfile.TemporaryDirectory() as temporary:
         metrics = Path(temporary) / "run" / "metrics.jsonl"
         start = time.perf_counter()
@@ -252,11 +254,11 @@ def has_a_step(metrics: Path) -> bool:
 
 @contextmanager
 def many(folder: Path, count: int) -> Iterator[Path]:
-    """So many photographs, hard links to the same few, in folders that are no classes."""
+    """Create `count` photographs, hard links to the same few, in folders that are not classes."""
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         copies = []
-        for number, source in enumerate(sorted(folder.iterdir())):  # a link cannot lead to another disk
+        for number, source in enumerate(sorted(folder.iterdir())):  # a hard link cannot cross file systems
             copies.append(root / f".{number}")
             copies[-1].write_bytes(source.read_bytes())
         for i in range(count):

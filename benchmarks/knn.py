@@ -1,8 +1,8 @@
-"""Weighted kNN: ours against exact search by FAISS (IndexFlatIP) with the same vote after it.
+"""Weighted kNN: ours against exact search by FAISS (IndexFlatIP) followed by the same vote.
 
 python benchmarks/knn.py [--bank 50000] [--queries 10000] [--features 512] [--rounds 3] [--out FILE]
 
-Both name every query; the table gives queries a second, and the memory above the features at its peak.
+Both classify every query. The table has queries per second, and peak memory in addition to the features.
 """
 
 from importlib.util import find_spec
@@ -28,26 +28,28 @@ def main() -> None:
     inputs = features(args.bank, args.queries, args.features)
     candidates = CANDIDATES if find_spec("faiss") else {OURS: ours}
     if len(candidates) == 1:
-        print("left out: FAISS is not installed")
-    named = {name: run(*inputs) for name, run in candidates.items()}
-    agree = {name: 100 * float((found == named[OURS]).double().mean()) for name, found in named.items()}
+        print("skipped: FAISS is not installed")
+    predicted = {name: run(*inputs) for name, run in candidates.items()}
+    agree = {
+        name: 100 * float((found == predicted[OURS]).double().mean()) for name, found in predicted.items()
+    }
     shape = (args.bank, args.queries, args.features)
     memory = {name: in_own_process(peak_mb, name, *shape) for name in candidates}
     rates = alternating(
         {name: lambda run=run: len(run(*inputs)) for name, run in candidates.items()}, args.rounds
     )
     title = f"kNN, k = {K}: {args.bank:,} x {args.queries:,} x {args.features} float32"
-    more = {"MB above the features at the peak": memory, "% named as ours does": agree}
+    more = {"peak MB above the features": memory, "% classified as ours": agree}
     part = report(title, "queries/s", rates, next(iter(candidates)), more)
     save(args.out, [part], threads=torch.get_num_threads())
 
 
 def features(n: int, m: int, dimension: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A bank, its labels, and queries: ten broad clusters, so that neighbours mean something."""
+    """Return a bank, its labels, and queries: ten broad clusters, so that neighbors are informative."""
     generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(CLASSES, dimension, generator=generator)
+    centers = torch.randn(CLASSES, dimension, generator=generator)
     labels = torch.randint(0, CLASSES, (n + m,), generator=generator)
-    x = torch.randn(n + m, dimension, generator=generator).mul_(2).add_(centres[labels])
+    x = torch.randn(n + m, dimension, generator=generator).mul_(2).add_(centers[labels])
     return x[:n], labels[:n], x[n:]
 
 
@@ -71,10 +73,10 @@ CANDIDATES = {"FAISS flat and the vote": by_faiss, OURS: ours}
 
 
 def peak_mb(name: str, n: int, m: int, dimension: int) -> int:
-    """Most memory above the features while a candidate runs, in a process of its own (Linux)."""
+    """Return the peak memory in MB above the features while a candidate runs (Linux)."""
     inputs = features(n, m, dimension)
     run = CANDIDATES[name]
-    run(inputs[0][:1000], inputs[1][:1000], inputs[2][:10])  # libraries load and threads start
+    run(inputs[0][:1000], inputs[1][:1000], inputs[2][:10])  # warm up: load libraries, start threads
     before = memory_mb("VmRSS")
     reset_peak()
     run(*inputs)

@@ -1,4 +1,4 @@
-"""How every benchmark here measures: candidates take turns, several rounds, medians; and where it ran."""
+"""Measuring for all benchmarks: alternating candidates, medians over rounds, and facts on the machine."""
 
 import argparse
 import json
@@ -28,22 +28,21 @@ _DEFAULT = multiprocessing.get_all_start_methods()[0]
 PEERS = ("lightly", "nvidia-dali-cuda130", "ffcv", "faiss-cpu")
 
 Candidate = Callable[[], int | tuple[int, float]]
-"""Does a turn; returns how many units it did, or that and the seconds they took, where not all counts."""
+"""Runs a turn. Returns the number of units done, or (units, seconds) if only a part is timed."""
 
 
 def arguments(doc: str | None, rounds: int) -> argparse.ArgumentParser:
-    """A parser with what all benchmarks take."""
+    """Return a parser with the arguments that all benchmarks share."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=rounds, help="turns of each candidate that count")
+    parser.add_argument("--rounds", type=int, default=rounds, help="timed turns of each candidate")
     parser.add_argument("--out", type=Path, help="JSON to write")
     return parser
 
 
 def alternating(candidates: dict[str, Candidate], rounds: int) -> dict[str, float]:
-    """Median rate of each candidate, in units a second.
+    """Return the median rate of each candidate in units per second, after a warm-up round.
 
-    One uncounted round first. All candidates run in every round, so that a slow minute of the machine
-    falls on all of them.
+    All candidates run in every round, so that a slow minute of the machine affects all of them.
     """
     rates: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(rounds + 1):
@@ -55,22 +54,22 @@ def alternating(candidates: dict[str, Candidate], rounds: int) -> dict[str, floa
 
 
 def timed(run: Candidate) -> tuple[int, float]:
-    """Units and seconds of a turn."""
+    """Run a turn. Returns (units, seconds)."""
     start = time.perf_counter()
     done = run()
     return done if isinstance(done, tuple) else (done, time.perf_counter() - start)
 
 
 Group = tuple[Callable[..., dict[str, Candidate]], tuple[Any, ...]]
-"""A module's function that builds candidates, and its arguments."""
+"""A module-level function that builds candidates, and its arguments."""
 
 
 @contextmanager
 def in_own_processes(groups: Iterable[Group]) -> Iterator[dict[str, Candidate]]:
-    """All candidates, each group of them in a process of its own for as long as they take turns.
+    """Start each group of candidates in its own process, and yield all candidates.
 
-    What one sets for its whole process, the allocator's ways or the number of threads, does not reach the
-    others then. A group whose packages are not installed is left out.
+    So settings of a whole process, such as its allocator and number of threads, do not affect other groups. A
+    group whose packages are not installed is skipped.
     """
     candidates: dict[str, Candidate] = {}
     with ExitStack() as held:
@@ -79,11 +78,11 @@ def in_own_processes(groups: Iterable[Group]) -> Iterator[dict[str, Candidate]]:
             here, there = spawn.Pipe()
             process = spawn.Process(target=_take_turns, args=(there, build, args))
             process.start()
-            held.callback(process.kill)  # some peers never come to their end by themselves
+            held.callback(process.kill)  # some peers never exit on their own
             there.close()
             names = here.recv()
             if isinstance(names, ImportError):
-                print(f"left out: {build.__name__} ({names})")
+                print(f"skipped: {build.__name__} ({names})")
             else:
                 candidates |= {name: partial(_turn_of, here, name) for name in names}
         yield candidates
@@ -95,17 +94,21 @@ def _turn_of(process: Connection, name: str) -> tuple[int, float]:
     return turn
 
 
-def _take_turns(asked: Connection, build: Callable[..., dict[str, Candidate]], args: tuple[Any, ...]) -> None:
-    """In the candidates' own process, until it is killed."""
-    multiprocessing.set_start_method(_DEFAULT, force=True)  # else what they start is spawned, as this was
+def _take_turns(
+    requests: Connection, build: Callable[..., dict[str, Candidate]], args: tuple[Any, ...]
+) -> None:
+    """Serve turns in the candidates' own process, until it is killed."""
+    multiprocessing.set_start_method(
+        _DEFAULT, force=True
+    )  # this process was spawned; its children are not to be
     try:
         candidates = build(*args)
     except ImportError as error:
-        asked.send(ImportError(str(error)))
+        requests.send(ImportError(str(error)))
         return
-    asked.send(list(candidates))
+    requests.send(list(candidates))
     while True:
-        asked.send(timed(candidates[asked.recv()]))
+        requests.send(timed(candidates[requests.recv()]))
 
 
 def report(
@@ -115,7 +118,7 @@ def report(
     baseline: str,
     more: dict[str, dict[str, float]] | None = None,
 ) -> dict[str, Any]:
-    """Print rates, their ratios to `baseline`, and further columns; return the same as a part of a result."""
+    """Print rates, their ratios to `baseline`, and more columns. Returns them as a part of a result."""
     ratios = {name: rate / rates[baseline] for name, rate in rates.items()}
     columns = {unit: rates, f"ratio to {baseline}": ratios, **(more or {})}
     show(title, columns)
@@ -130,7 +133,7 @@ def report(
 
 
 def show(title: str, columns: dict[str, dict[str, float]]) -> None:
-    """A table with a row for every name that the columns have."""
+    """Print a table with a row for every name in the columns."""
     table = Table("", title=title)
     for heading in columns:
         table.add_column(heading, justify="right")
@@ -140,14 +143,14 @@ def show(title: str, columns: dict[str, dict[str, float]]) -> None:
 
 
 def number(value: float | None) -> str:
-    """Three digits that mean something."""
+    """Format with three significant digits; '-' for None."""
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def save(out: Path | None, parts: list[dict[str, Any]], **facts: Any) -> None:
-    """Write a result as JSON: its parts, what it ran on, with which versions, when, and how it was called."""
+    """Write a result as JSON: its parts, the machine, versions, date, and command line."""
     if out is None:
         return
     command = " ".join(["python", *(Path(a).name if os.path.isabs(a) else a for a in sys.argv)])
@@ -157,7 +160,7 @@ def save(out: Path | None, parts: list[dict[str, Any]], **facts: Any) -> None:
 
 
 def peers() -> dict[str, str]:
-    """Versions of the peers that are installed."""
+    """Return the versions of installed peers."""
     found = {}
     for name in PEERS:
         try:
@@ -169,9 +172,9 @@ def peers() -> dict[str, str]:
 
 @contextmanager
 def photographs(folder: Path | None, count: int | None = None) -> Iterator[Path]:
-    """A flat folder of photographs: `folder`, or photos.tar of SIAM_DATA unpacked.
+    """Yield a flat folder of photographs: `folder`, or photos.tar of SIAM_DATA, unpacked.
 
-    count: give exactly so many, links to the same ones again and again where there are fewer.
+    count: exact number of photographs, as links that repeat if there are fewer.
     """
     with tempfile.TemporaryDirectory() as temporary:
         if folder is None:
@@ -190,23 +193,23 @@ def photographs(folder: Path | None, count: int | None = None) -> Iterator[Path]
 
 
 def one_core() -> None:
-    """Keep this process, its threads and its children on one core, so that rates are rates per core."""
+    """Pin this process, its threads and its children to one core, so that rates are per core."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
 def in_own_process(function: Callable[..., Any], *args: Any) -> Any:
-    """What a module's function returns in a fresh process: memory that others took does not count there."""
+    """Call a module-level function in a new process, where memory of other work does not count."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, args)
 
 
 def reset_peak() -> None:
-    """Count the peak of this process's memory from here on (Linux)."""
+    """Reset the peak of this process's memory (Linux)."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def memory_mb(field: str) -> int:
-    """VmRSS, what this process holds now, or VmHWM, its peak (Linux)."""
+    """Return this process's memory in MB: VmRSS, the current one, or VmHWM, its peak (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(field))) // 1024

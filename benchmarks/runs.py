@@ -1,8 +1,8 @@
-"""What runs reached: a table as Markdown and JSON, and their curves.
+"""The results of several runs: a table as Markdown and JSON, and their curves.
 
 python benchmarks/runs.py FOLDER --out PREFIX
 
-FOLDER holds runs, and beside each what `siam pretrain --json` and `siam evaluate --json` printed: NAME/,
+FOLDER holds runs, and next to each the output of `siam pretrain --json` and `siam evaluate --json`: NAME/,
 NAME.json, NAME-linear.json, NAME-knn.json. Writes PREFIX.md, PREFIX.json and PREFIX.svg.
 """
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     folders = sorted(path.parent for path in args.folder.glob(f"*/{SETTINGS}"))
-    runs = [what_came_of(folder) for folder in folders if (folder / METRICS).exists()]
+    runs = [summarize(folder) for folder in folders if (folder / METRICS).exists()]
     if runs:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.with_suffix(".json").write_text(json.dumps({"runs": runs, **environment()}, indent=1) + "\n")
@@ -33,7 +33,7 @@ def main() -> None:
         draw(runs, args.out.with_suffix(".svg"))
 
 
-def what_came_of(folder: Path) -> dict[str, Any]:
+def summarize(folder: Path) -> dict[str, Any]:
     run = open_run(folder)
     epochs = [record for record in run.metrics() if record["kind"] == "epoch"]
     rates = [record["pairs_per_second"] for record in run.metrics() if record["kind"] == "step"]
@@ -58,8 +58,8 @@ def as_markdown(runs: list[dict[str, Any]]) -> str:
         minutes = "-" if run["seconds"] is None else f"{run['seconds'] / 60:.1f}"
         rate = "-" if run["pairs_per_second"] is None else f"{run['pairs_per_second']:,.0f}"
         knn = run["knn"] if run["knn"] is not None else (run["curve"]["knn"] or [None])[-1]
-        shares = ("-" if share is None else f"{100 * share:.1f} %" for share in (knn, run["linear"]))
-        cells = [run["name"], f"{run['epochs']} of {run['of']}", minutes, rate, *shares]
+        accuracies = ("-" if x is None else f"{100 * x:.1f} %" for x in (knn, run["linear"]))
+        cells = [run["name"], f"{run['epochs']} of {run['of']}", minutes, rate, *accuracies]
         rows.append(f"| {' | '.join(cells)} |")
     where = environment()
     return "\n".join([*rows, "", f"{where['machine']}, torch {where['torch']}, {where['date']}.", ""])

@@ -1,8 +1,8 @@
-"""Weak scaling on one machine: the same images per process, one process or several, step by step.
+"""Weak scaling on one machine: the same number of images per process, with one process and with several.
 
-Each process has one thread, so on a machine with as many free cores as processes the ideal is twice the pairs
-with two. Rounds alternate, medians are compared. `--count` tells what a step communicates instead: calls and
-bytes of each collective, as counted, not timed.
+Each process has one thread, so on a machine with a free core for each process, two processes ideally double
+the throughput. Rounds alternate, and medians are compared. With `--count`, counts the communication of a step
+instead: calls and bytes of each collective, without timing.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from siam.system.environment import environment
 
 
 def steps(args, sync_bn, count):
-    """Seconds of each step after the first three, in the first process; or what one step communicates."""
+    """Return the seconds of each step after the first three; with `count`, the communication of one step."""
     torch.set_num_threads(1)
     with process_group("cpu", 600):
         torch.manual_seed(0)
@@ -39,7 +39,7 @@ def steps(args, sync_bn, count):
         views = [torch.randn(args.batch, 3, args.size, args.size).to(memory_format=layout) for _ in range(2)]
         counted = Counter()
         if count:
-            listen(counted)
+            count_collectives(counted)
         times = []
         for _ in range(2 if count else args.steps + 3):
             counted.clear()
@@ -56,19 +56,19 @@ def steps(args, sync_bn, count):
         return {"gradients": gradients, **counted} if count else times[3:]
 
 
-def listen(counted):
-    """Count calls and bytes of the collectives that Siam calls itself."""
+def count_collectives(counted):
+    """Count calls and bytes of the collectives that Siam calls itself, in `counted`."""
     for name in ("all_gather", "all_reduce", "reduce_scatter"):
         original = getattr(dist, name)
 
-        def listening(*tensors, _name=name, _original=original, **options):
+        def counting(*tensors, _name=name, _original=original, **options):
             own = tensors[0] if _name == "all_reduce" else tensors[1]
             own = sum(t.numel() * t.element_size() for t in (own if isinstance(own, list) else [own]))
             counted[f"{_name} calls"] += 1
             counted[f"{_name} bytes"] += own
             return _original(*tensors, **options)
 
-        setattr(dist, name, listening)
+        setattr(dist, name, counting)
 
 
 def main():
@@ -76,7 +76,7 @@ def main():
     parser.add_argument("--method", default="simsiam", choices=list(METHODS))
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=32, help="images of each process")
+    parser.add_argument("--batch", type=int, default=32, help="images per process")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
@@ -85,7 +85,11 @@ def main():
     if args.count:
         print(json.dumps(launch(2, steps, args, True, True)))
         return
-    cases = {"one": (1, True), "synchronised": (args.processes, True), "not": (args.processes, False)}
+    cases = {
+        "one": (1, True),
+        "synchronized": (args.processes, True),
+        "unsynchronized": (args.processes, False),
+    }
     times = {name: [] for name in cases}
     for _ in range(args.rounds):
         for name, (processes, sync_bn) in cases.items():
@@ -100,6 +104,6 @@ def main():
 
 
 if __name__ == "__main__":
-    from scaling import main  # by the name under which the processes that it starts find `steps`
+    from scaling import main  # under this name the launched processes find `steps`
 
     main()

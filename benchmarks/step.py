@@ -2,10 +2,9 @@
 
     python benchmarks/step.py [--cases resnet18:32:128 resnet50:224:32 ...] [--rounds 5] [--out FILE]
 
-A case is BACKBONE:SIZE:BATCH. Both train on the same views, which are on the device already,
-each in a process of its own. Beside the
-rates: the share of the rate at which a large matrix product runs on this machine in our precision (with the
-step's operations as PyTorch counts them), and the peak of memory.
+A case is BACKBONE:SIZE:BATCH. Both train on the same views, which are already on the device, each in its own
+process. Further columns: the percentage of the rate of a large matrix product on this machine in our
+precision (with the step's FLOPs as PyTorch counts them), and the peak of memory.
 """
 
 import time
@@ -36,7 +35,7 @@ PLAIN, OURS, COMPILED = "float32 NCHW", "ours", "ours, compiled"
 def main() -> None:
     parser = arguments(__doc__, rounds=5)
     parser.add_argument("--cases", nargs="+", default=["resnet18:32:128", "resnet18:224:32"])
-    parser.add_argument("--steps", type=int, default=2, help="steps in a turn")
+    parser.add_argument("--steps", type=int, default=2, help="steps per turn")
     parser.add_argument("--compile", action="store_true", help="also the compiled step")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
@@ -55,7 +54,7 @@ def measure(
     memory = {name: in_own_process(peak_mb, name, case, str(device)) for name in names}
     with in_own_processes((turn, (name, case, steps, str(device))) for name in names) as turns:
         rates = alternating(turns, rounds)
-    flops = flops_of_a_pair(case, device)
+    flops = flops_per_pair(case, device)
     share = {name: 100 * rate * flops / peak for name, rate in rates.items()}
     backbone, size, batch = case.split(":")
     more = {"% of the matrix product's rate": share, "peak MB": memory}
@@ -91,7 +90,7 @@ def turn(name: str, case: str, steps: int, device_name: str) -> dict[str, Candid
 
 
 def peak_mb(name: str, case: str, device_name: str) -> int:
-    """Memory at its peak in two steps, weights and views included; on a CPU above what the libraries take."""
+    """Return the peak memory of two steps in MB, with weights and views; on a CPU without libraries."""
     before = memory_mb("VmRSS")
     run = turn(name, case, 2, device_name)[name]
     if device_name.startswith("cuda"):
@@ -102,8 +101,8 @@ def peak_mb(name: str, case: str, device_name: str) -> int:
     return memory_mb("VmHWM") - before
 
 
-def flops_of_a_pair(case: str, device: torch.device) -> float:
-    """Forward and backward of both views, as PyTorch counts them for convolutions and products."""
+def flops_per_pair(case: str, device: torch.device) -> float:
+    """Return the FLOPs of a pair, forward and backward, as PyTorch counts convolutions and products."""
     settings = replace(settings_of(case), batch_size=4, precision="float32")
     step = our_step(settings, device)
     with FlopCounterMode(display=False) as counter:
@@ -112,7 +111,7 @@ def flops_of_a_pair(case: str, device: torch.device) -> float:
 
 
 def matrix_peak(device: torch.device, bf16: bool) -> float:
-    """Flop/s of a large square product, the best of several."""
+    """Return the FLOP/s of a large square matrix product, the best of several."""
     n = 8192 if device.type == "cuda" else 2048
     a = torch.randn(n, n, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
     best = float("inf")

@@ -1,4 +1,4 @@
-"""The training step and the loops that benchmarks compare: ours, and as the published code writes it."""
+"""The training steps and loops that benchmarks compare: ours, and those of the published code."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,11 +18,11 @@ from siam.settings.recipes import starting_point
 from siam.train.step import Step
 
 TrainOn = Callable[[Tensor, Tensor], Tensor]
-"""Train on two views (B, C, H, W); returns the loss, still on the device."""
+"""Trains on two views (B, C, H, W). Returns the loss, still on the device."""
 
 
 def settings_for(backbone: str, size: int, batch: int, method: str = "simsiam") -> Settings:
-    """What `siam pretrain` starts from for images of this size."""
+    """Return the settings that `siam pretrain` starts from for images of this size."""
     base = starting_point(None, method, "", size, size=10**6)
     return replace(
         base, backbone=backbone, batch_size=batch, epochs=10**6, views=replace(base.views, size=size)
@@ -30,7 +30,7 @@ def settings_for(backbone: str, size: int, batch: int, method: str = "simsiam") 
 
 
 def our_step(settings: Settings, device: torch.device) -> TrainOn:
-    """The step of `siam pretrain`: bf16 where the machine has it, channels last, fused optimizer."""
+    """Return the step of `siam pretrain`: bf16 where the machine has it, channels last, fused optimizer."""
     torch.manual_seed(0)
     network = Network(settings.method, settings.backbone, settings.views.size)
     network.to(device, memory_format=torch.channels_last)
@@ -40,13 +40,13 @@ def our_step(settings: Settings, device: torch.device) -> TrainOn:
 
 
 def plain_device(name: str) -> torch.device:
-    """As scripts choose one, cuDNN's search included."""
+    """Return the device as common scripts set it up, with cuDNN's benchmark mode."""
     torch.backends.cudnn.benchmark = True
     return torch.device(name)
 
 
 def published_step(settings: Settings, device: torch.device) -> TrainOn:
-    """As in the released code: float32 (TF32 convolutions on a GPU, PyTorch's default), NCHW, plain SGD."""
+    """Return the released code's step: float32 (TF32 convolutions on a GPU, as default), NCHW, plain SGD."""
     torch.manual_seed(0)
     network = Network(settings.method, settings.backbone, settings.views.size).to(device)
     objective = build_objective(settings.method).to(device)
@@ -67,14 +67,14 @@ def published_step(settings: Settings, device: torch.device) -> TrainOn:
 def random_views(
     settings: Settings, device: torch.device, layout: torch.memory_format
 ) -> tuple[Tensor, Tensor]:
-    """Two views that are already on the device."""
+    """Return two random views on the device, (B, 3, S, S) each."""
     shape = (settings.batch_size, 3, settings.views.size, settings.views.size)
     x1, x2 = (torch.randn(shape, device=device).contiguous(memory_format=layout) for _ in range(2))
     return x1, x2
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done all it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -83,7 +83,7 @@ class TwoCrops(Dataset[Any]):
     """A flat folder of photographs, two views of each, as in the released code."""
 
     def __init__(self, folder: Path, transform: Callable[[Image.Image], Any], both: bool) -> None:
-        """both: the transform makes both views itself."""
+        """both: True if the transform returns both views itself."""
         self.files = sorted(f for f in folder.iterdir() if f.name.lower().endswith(IMAGE_SUFFIXES))
         self.transform, self.both = transform, both
 
@@ -99,7 +99,7 @@ class TwoCrops(Dataset[Any]):
 def published_batches(
     dataset: TwoCrops, batch: int, workers: int, device: torch.device
 ) -> Iterator[list[Tensor]]:
-    """Views on the device, for ever."""
+    """Yield batches of views on the device, endlessly."""
     loader = DataLoader(
         dataset, batch, shuffle=True, num_workers=workers, pin_memory=device.type == "cuda", drop_last=True
     )

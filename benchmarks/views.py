@@ -1,10 +1,9 @@
-"""Two views of each photograph, on one core: ours, and the pipelines that people use today.
+"""Throughput of two views per photograph on one core: ours, and the pipelines in common use.
 
     python benchmarks/views.py [FOLDER] [--images 100] [--rounds 5] [--out FILE]
 
-FOLDER holds photographs; without one, photos.tar of SIAM_DATA is taken. All read the same files (FFCV its own
-copy of them), each family in a process of its own, and all are kept on one core. Peers that are not installed
-are left out.
+FOLDER holds photographs, photos.tar of SIAM_DATA if left out. All read the same files (FFCV its own copy),
+each family in its own process, and all are pinned to one core. Peers that are not installed are skipped.
 """
 
 import os
@@ -74,7 +73,7 @@ def ours(folder: Path, settings: ViewSettings, temporary: Path) -> dict[str, Can
     return {
         "ours, decode alone": decode,
         "ours, worker path (decode, two crops)": worker_path,
-        "ours, photometry included": whole,
+        "ours, color augmentation included": whole,
     }
 
 
@@ -83,7 +82,7 @@ def published(folder: Path, settings: ViewSettings, temporary: Path) -> dict[str
 
 
 def each(folder: Path, transform: Callable[[Any], Any], read: Callable[[Path], Any]) -> Candidate:
-    """Read a file, transform it twice."""
+    """Build a candidate that reads each file and transforms it twice."""
     files = sorted(folder.iterdir())
 
     def run() -> int:
@@ -139,26 +138,26 @@ def lightly(folder: Path, settings: ViewSettings, temporary: Path) -> dict[str, 
 
 
 def dali(folder: Path, settings: ViewSettings, temporary: Path) -> dict[str, Candidate]:
-    """Decoded once, both crops from it. Neither pipelined nor asynchronous: one core gains nothing by it."""
+    """Decode once for both crops. Neither pipelined nor asynchronous, which gains nothing on one core."""
     from nvidia.dali import fn, pipeline_def, types
 
     files = sorted(folder.iterdir())
 
-    def some(p: float) -> Any:
+    def coin(p: float) -> Any:
         return fn.cast(fn.random.coin_flip(probability=p), dtype=types.FLOAT)
 
     def between(strength: float, p: Any) -> Any:
-        """1 + (a number up to `strength` either way) where p is 1, else 1."""
+        """Draw from 1 +- `strength` if p is 1, else return 1."""
         return 1 + p * fn.random.uniform(range=(-strength, strength))
 
     def colors(view: Any) -> Any:
-        jitter, colourful = some(settings.jitter_p), 1 - some(settings.grayscale_p)
+        jitter, colorful = coin(settings.jitter_p), 1 - coin(settings.grayscale_p)
         turn = 360 * settings.hue
         view = fn.color_twist(
             view,
             brightness=between(settings.brightness, jitter),
             contrast=between(settings.contrast, jitter),
-            saturation=between(settings.saturation, jitter) * colourful,
+            saturation=between(settings.saturation, jitter) * colorful,
             hue=jitter * fn.random.uniform(range=(-turn, turn)),
         )
         if fn.random.coin_flip(probability=settings.blur_p, dtype=types.BOOL):
@@ -196,12 +195,12 @@ def dali(folder: Path, settings: ViewSettings, temporary: Path) -> dict[str, Can
 
     return {
         "DALI, CPU, decode and two crops": candidate(whole=False),
-        "DALI, CPU, photometry included": candidate(whole=True),
+        "DALI, CPU, color augmentation included": candidate(whole=True),
     }
 
 
 def ffcv(folder: Path, settings: ViewSettings, temporary: Path) -> dict[str, Candidate]:
-    """Its decoder makes one crop, so two views are two passes. It packs the photographs at quality 90."""
+    """Decode twice for two crops: the decoder makes only one. Photographs are packed at quality 90."""
     from ffcv.fields import RGBImageField
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption

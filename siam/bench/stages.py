@@ -1,7 +1,7 @@
-"""Measure the rate of each stage that an image passes, from its file to the training step.
+"""The throughput of each stage between an image's file and the training step.
 
 The stages are measured one by one on a sample of the user's images, with the settings that `siam pretrain`
-would take; then, for a few seconds, all of them together.
+would use; then, for a few seconds, all of them together.
 """
 
 import itertools
@@ -35,9 +35,9 @@ from siam.system.resources import available_cores
 from siam.train.step import Step
 
 _SAMPLE = 512  # images, spread over the set: enough to be typical, few enough for seconds
-_FEW = 16  # images that a stage takes at a time
-_SECONDS = 2.0  # of measuring each stage
-_LONGEST_STEP = 3.0  # seconds: a batch whose step would take longer is halved until it does not
+_CHUNK = 16  # images per call of a stage
+_SECONDS = 2.0  # spent on each stage
+_MAX_STEP_SECONDS = 3.0  # a batch is halved until its step takes no longer
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,18 @@ class Bench:
 
 
 def bench(overrides: Overrides, announce: Callable[[str], None] = lambda stage: None) -> Bench:
-    """Measure the stages of what `siam pretrain` would train with these settings. Raises SiamError.
+    """Measure every stage of `siam pretrain` with these settings. Raises SiamError.
 
     announce: called with the name of each stage before it is measured.
     """
     announce("images")
     data = overrides.only("data").over(Settings()).data
-    everything = open_images(data).train
-    require_several(everything)
-    images = _sample(everything)
+    all_images = open_images(data).train
+    require_several(all_images)
+    images = _sample(all_images)
     height, width = images.size_hint
     method = overrides.get("method.name", Settings().method.name)
-    base = recipes.starting_point(None, method, data, min(height, width), len(everything))
+    base = recipes.starting_point(None, method, data, min(height, width), len(all_images))
     settings = overrides.over(base)
     device = find_device(settings.device)
     tune_process(device)
@@ -85,7 +85,7 @@ def bench(overrides: Overrides, announce: Callable[[str], None] = lambda stage: 
         decode=decode,
         worker=worker,
         transfer=None if crops is None or device.type != "cuda" else _transfer_rate(crops, device),
-        photometry=_crops_and_colors(loader, device) if crops is None else _colors(settings, crops, device),
+        augment=_cached_rate(loader, device) if crops is None else _color_rate(settings, crops, device),
         step=step_rate,
     )
     announce("all together")
@@ -109,17 +109,17 @@ def _sample(images: Images) -> Images:
 
 
 def _rate(run: Callable[[], int], device: torch.device, seconds: float = _SECONDS) -> float:
-    """Call `run` until the time is up, after one call to warm up. Return the images per second it counts."""
+    """Return the images per second of `run`, called repeatedly for `seconds` after a warm-up call."""
     run()
-    _wait(device)
+    _synchronize(device)
     start, images = time.perf_counter(), 0
     while images == 0 or time.perf_counter() - start < seconds:
         images += run()
-        _wait(device)
+        _synchronize(device)
     return images / (time.perf_counter() - start)
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -127,7 +127,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _step_that_fits(settings: Settings, device: torch.device, images: int) -> tuple[Settings, Step, float]:
-    """Return settings with a batch that the sample fills and a short step, the step, and its rate."""
+    """Return settings whose batch fits the sample and whose step is short, the step, and its rate."""
     step = _step(settings, device)
     batch = min(settings.batch_size, images)
     noise = torch.randn(2, batch, 3, settings.views.size, settings.views.size, device=device)
@@ -139,7 +139,7 @@ def _step_that_fits(settings: Settings, device: torch.device, images: int) -> tu
 
     few = min(max(8, 2 * settings.grad_accum), batch)
     seconds_per_pair = 1 / _rate(lambda: train(few), device, seconds=0)
-    while batch > few and batch * seconds_per_pair > _LONGEST_STEP:
+    while batch > few and batch * seconds_per_pair > _MAX_STEP_SECONDS:
         batch //= 2
     return replace(settings, batch_size=batch), step, _rate(lambda: train(batch), device)
 
@@ -153,29 +153,29 @@ def _step(settings: Settings, device: torch.device) -> Step:
 
 
 def _worker_rates(images: Images, settings: Settings) -> tuple[float, float, Tensor]:
-    """Return the rates of decoding and of all that a worker does, on one thread as there, and a batch."""
+    """Return the rates of decoding alone and of a whole worker, on one thread as in a worker, and a batch."""
     batches = view_batches(images, settings, count=2)
     order = itertools.cycle(range(len(images)))
     cpu = torch.device("cpu")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        decode = _rate(lambda: _read_few(images, order), cpu)
-        worker = _rate(lambda: len(batches[0, 0, _few(order)].views), cpu)
+        decode = _rate(lambda: _read_chunk(images, order), cpu)
+        worker = _rate(lambda: len(batches[0, 0, _next_chunk(order)].views), cpu)
         chosen = np.arange(settings.batch_size) % len(images)
         return decode, worker, batches[0, 0, chosen].views
     finally:
         torch.set_num_threads(threads)
 
 
-def _few(order: Iterator[int]) -> NDArray[np.int64]:
-    return np.array(list(itertools.islice(order, _FEW)), dtype=np.int64)
+def _next_chunk(order: Iterator[int]) -> NDArray[np.int64]:
+    return np.array(list(itertools.islice(order, _CHUNK)), dtype=np.int64)
 
 
-def _read_few(images: Images, order: Iterator[int]) -> int:
-    for i in _few(order):
+def _read_chunk(images: Images, order: Iterator[int]) -> int:
+    for i in _next_chunk(order):
         read_or_replace(images, int(i), Unreadable(), images.read)
-    return _FEW
+    return _CHUNK
 
 
 def _transfer_rate(crops: Tensor, device: torch.device) -> float:
@@ -183,8 +183,8 @@ def _transfer_rate(crops: Tensor, device: torch.device) -> float:
     return _rate(lambda: len(pinned.to(device, non_blocking=True)), device, seconds=0.5)
 
 
-def _colors(settings: Settings, crops: Tensor, device: torch.device) -> float | None:
-    """Return the rate of color augmentation alone, of crops on the device; None where workers do it."""
+def _color_rate(settings: Settings, crops: Tensor, device: torch.device) -> float | None:
+    """Return the rate of color augmentation of crops on the device; None if the workers do it."""
     if settings.views.pipeline == "reference":
         return None
     augment = Augment(settings.views, device)
@@ -198,14 +198,14 @@ def _colors(settings: Settings, crops: Tensor, device: torch.device) -> float | 
     return _rate(run, device)
 
 
-def _crops_and_colors(loader: ViewLoader, device: torch.device) -> float:
-    """Return the rate of all augmentation, of a set in the device's memory."""
+def _cached_rate(loader: ViewLoader, device: torch.device) -> float:
+    """Return the rate of cropping and color augmentation of a set in the device's memory."""
     batches = loader.batches()
     return _rate(lambda: len(next(batches).indices), device)
 
 
 def _end_to_end(loader: ViewLoader, step: Step, device: torch.device) -> float:
-    """Return the rate from files to step. Workers start before the clock does."""
+    """Return the rate from files to step, without the start of the workers."""
     batches = loader.batches()
 
     def run() -> int:

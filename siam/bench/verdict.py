@@ -1,4 +1,4 @@
-"""From the rates of the stages to the bottleneck, and what to change about it."""
+"""The bottleneck that follows from the rates of the stages, and its remedy."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ Bottleneck = Literal["decode", "workers", "transfer", "device"]
 
 @dataclass(frozen=True)
 class Rates:
-    """Images per second of each stage on its own; None where an image does not pass it."""
+    """Images per second of each stage on its own; None for a stage that is not used."""
 
     device: str
     cores: int
@@ -21,20 +21,20 @@ class Rates:
     """One worker: read, decode, and crop."""
     transfer: float | None
     """From pinned memory to a GPU."""
-    photometry: float | None
-    """Color augmentation of both views on the device; crops too, for a set in its memory."""
+    augment: float | None
+    """Color augmentation of both views on the device; for a set in its memory, also the crops."""
     step: float
     """Forward, backward and optimizer."""
 
     @property
     def on_device(self) -> float:
-        """Photometry and step, one after the other."""
-        return self.step if self.photometry is None else 1 / (1 / self.photometry + 1 / self.step)
+        """Augmentation and step, one after the other."""
+        return self.step if self.augment is None else 1 / (1 / self.augment + 1 / self.step)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The slowest stage, the pairs per second that follow from the stages, and what to change."""
+    """The slowest stage, the pairs per second to expect from the stages, and advice."""
 
     bottleneck: Bottleneck
     pairs_per_second: float
@@ -42,16 +42,16 @@ class Verdict:
 
 
 def find_bottleneck(rates: Rates, pixels: int, size: int) -> Verdict:
-    """Find the bottleneck, from the rates of the stages on their own.
+    """Find the bottleneck from the separate rates of the stages.
 
     With a GPU the stages overlap, and the slowest sets the pace. On a CPU they share the cores, so their
-    times add up. pixels: of a typical image. size: side of a view in pixels.
+    times add up. pixels: number of pixels of a typical image. size: side of a view in pixels.
     """
     if rates.worker is None:
         return Verdict("device", rates.on_device, _faster_device(rates))
     if rates.workers == 0:
         pace = 1 / (1 / rates.worker + 1 / rates.on_device)
-        return Verdict("workers", pace, "no batch is prepared ahead of the step: --loader.workers 1 or more")
+        return Verdict("workers", pace, "no batch is prefetched: --loader.workers 1 or more")
     stages = _paces(rates, rates.worker)
     bottleneck = min(stages, key=lambda name: stages[name])
     pace = stages.pop(bottleneck)
@@ -75,32 +75,32 @@ def _paces(rates: Rates, worker: float) -> dict[Bottleneck, float]:
     """Return pairs per second that each possible bottleneck would allow."""
     feeding = worker * min(rates.workers, rates.cores)
     if rates.device == "cpu":
-        most = worker * rates.cores  # if the cores did nothing else
-        shared: Bottleneck = "decode" if most < rates.on_device else "device"
-        return {shared: 1 / (1 / most + 1 / rates.on_device), "workers": feeding}
+        unshared = worker * rates.cores  # if the cores did nothing else
+        shared: Bottleneck = "decode" if unshared < rates.on_device else "device"
+        return {shared: 1 / (1 / unshared + 1 / rates.on_device), "workers": feeding}
     fed: Bottleneck = "decode" if rates.workers >= rates.cores else "workers"
     return {"device": rates.on_device, "transfer": rates.transfer or math.inf, fed: feeding}
 
 
 def _faster_decoding(rates: Rates, pixels: int, size: int) -> str:
-    """Advise what helps if every core decodes already."""
+    """Return advice for when every core decodes already."""
     assert rates.decode is not None
     assert rates.worker is not None
-    decoding = rates.worker / rates.decode  # as a fraction of a worker's time
+    decoding = rates.worker / rates.decode  # fraction of a worker's time
     side = 2 * size
     if decoding > 0.5 and pixels > 2 * side**2:
         return (
             f"images of {pixels / 1e6:.1f} megapixels are decoded to make views of {size} pixels: "
-            f"a copy of the set with shorter sides of {side} would be read faster"
+            f"a copy of the set with shorter sides of {side} pixels would load faster"
         )
     if decoding > 0.7:
-        return "JPEG, if the images are PNG or WebP, is decoded faster; else more cores"
+        return "more cores; PNG or WebP images would decode faster as JPEG"
     return "more cores, or a smaller --views.size"
 
 
 def _faster_device(rates: Rates) -> str:
-    if rates.photometry is not None and rates.photometry < rates.step:
-        return "colors take longer than the network: --views.blur-p 0 saves most of them"
+    if rates.augment is not None and rates.augment < rates.step:
+        return "colors take longer than the network: --views.blur-p 0 saves most of that time"
     if rates.device == "cpu":
         return "a GPU; else a smaller backbone, --width 0.5 or a smaller --views.size"
     return "nothing: the device is busy, as it should be (--compile true may gain some on long runs)"

@@ -1,4 +1,4 @@
-"""From the command line to a verb's options; what cannot be read is one plain sentence."""
+"""Parsing of the command line into a verb's options, with errors of one plain sentence."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ _RENAMED = {
     "views.grey-p": "views.grayscale-p",
     "random-init": "untrained",
 }
-"""Earlier names of flags, or of their groups. They are not accepted: the new one is suggested."""
+"""Old names of flags, or of their groups. They are rejected, and the new name is suggested."""
 
 _JSON = Annotated[Switch, tyro.conf.arg(help="Print the result as one JSON object on stdout.")]
 
@@ -33,11 +33,11 @@ _JSON = Annotated[Switch, tyro.conf.arg(help="Print the result as one JSON objec
 def parse(
     kind: type[T], args: list[str], prog: str, hints: Mapping[str, str] | None = None
 ) -> tuple[T, bool]:
-    """Read a verb's options, and whether --json was given.
+    """Parse a verb's options. Returns them, and True if --json was given.
 
-    kind: the verb's dataclass. Two types of field are filled here: Overrides holds the settings that were
-    given, without the defaults; a CommandLine is what was typed.
-    hints: what to say about flags that the verb deliberately does not have. Raises SettingsError.
+    kind: the verb's dataclass. Two types of field are filled here: Overrides with the settings that were
+    given, without the defaults; CommandLine with the command as it was typed. hints: flag -> explanation, for
+    flags that the verb deliberately does not have. Raises SettingsError.
     """
     extended: Any = make_dataclass(
         kind.__name__, [("json", _JSON, False)], bases=(kind,), frozen=True, kw_only=True
@@ -78,7 +78,7 @@ def _normalize(args: list[str], kind: type) -> list[str]:
 
 
 def _given(settings: Any, args: list[str]) -> dict[str, Any]:
-    """Return the settings that `args` name, nested; a positional one was given if it is not the default."""
+    """Return the settings that `args` give, nested. A positional one is given if it is not the default."""
     typed = {arg.partition("=")[0].replace("_", "-") for arg in args if arg.startswith("--")}
     defaults = dict(_leaves(type(settings)()))
     given: dict[str, Any] = {}
@@ -92,7 +92,7 @@ def _given(settings: Any, args: list[str]) -> dict[str, Any]:
 
 
 def _flags(options: Any) -> list[str]:
-    """Return every flag of a verb. Its groups of settings lend their flags no prefix of their own."""
+    """Return every flag of a verb. The name of its field of settings is not part of their flags."""
     found: list[str] = []
     for name, value in vars(options).items():
         found += [_flag(path) for path, _ in _leaves(value)] if is_dataclass(value) else [_flag((name,))]
@@ -114,10 +114,10 @@ def _flag(path: tuple[str, ...]) -> str:
 
 
 def _complaint(argument: str, known: list[str], hints: Mapping[str, str]) -> str:
-    """Say what is wrong with an argument that the verb does not know, and which one was probably meant."""
+    """Return the error message for an unknown argument, with a suggestion if there is one."""
     flag = argument.partition("=")[0]
     if not flag.startswith("-"):
-        return f"one argument too many: '{argument}'"
+        return f"unexpected argument '{argument}'"
     if flag in hints:
         return f"unknown setting '{flag}': {hints[flag]}"
     return f"unknown setting '{flag}'{_suggestion(flag, known)}"
@@ -135,7 +135,7 @@ def _suggestion(flag: str, known: list[str]) -> str:
 
 
 def _message_in(box: str) -> str:
-    """Return the first message that tyro frames."""
+    """Return the first message in a box that tyro printed."""
     lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     end = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
     message = " ".join(lines[:end]) or "the command line cannot be read; see --help"

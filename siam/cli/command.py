@@ -2,13 +2,13 @@
 
 A verb is a module with
 - a docstring, whose first line `siam --help` shows;
-- one dataclass of its options, whose docstrings are its own --help;
+- one dataclass of its options, whose docstrings are the text of its own --help;
 - `main(options)`, which returns the result, a dict or a dataclass;
-- and, where it needs them, `render(result)`: strings and rich renderables for people, where a table of the
-  result's fields will not do; `after(options, result)`: done once the result is printed; `HINTS`: what to say
-  about flags that it deliberately does not have.
+- optionally `render(result)`, strings and rich renderables for people (default: a table of the result's
+  fields); `after(options, result)`, called once the result is printed; and `HINTS`, flag -> explanation, for
+  flags that it deliberately does not have.
 
-Help imports no verb, so it needs neither torch nor tyro.
+`siam --help` imports no verb, so it needs neither torch nor tyro.
 """
 
 import ast
@@ -27,7 +27,7 @@ from siam.errors import SettingsError, SiamError, did_you_mean
 
 HELP = """usage: siam VERB ...
 
-Image representations without labels, by Siamese networks.
+Image representations without labels, learned by Siamese networks.
 
 {verbs}
 
@@ -39,17 +39,17 @@ _PACKAGE = "siam.verbs"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb. Return the exit status.
+    """Run a verb. Returns the exit status.
 
-    0: done. 2: an error that the user can fix. 75: stopped, saved, and resumable. 130: interrupted. 141: the
-    reader of the output has left.
+    0: success. 2: an error that the user can fix. 75: stopped, saved and resumable. 130: interrupted. 141:
+    broken pipe.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         try:
             _run(args)
         finally:
-            sys.stdout.flush()  # here, where a broken pipe is understood
+            sys.stdout.flush()  # here, where BrokenPipeError is handled
     except SiamError as error:
         if not error.on_all_ranks or is_rank_zero():
             print(f"siam: {error}", file=sys.stderr)
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         if not _reader_has_left():
             raise
-        return 141  # as for a command that SIGPIPE ends
+        return 141  # the status of a process killed by SIGPIPE
     return 0
 
 
@@ -98,7 +98,7 @@ def _run(args: list[str]) -> None:
 
 
 def find_verbs() -> dict[str, str]:
-    """Return the modules by verb: `import_` is import, `reproduce_transfer` is reproduce transfer."""
+    """Return the modules by verb: import -> import_, reproduce transfer -> reproduce_transfer."""
     return {name.rstrip("_").replace("_", " "): name for name in plugins.names(_PACKAGE)}
 
 
@@ -125,7 +125,7 @@ def _options_of(module: ModuleType) -> type[Any]:
 
 
 def _reader_has_left() -> bool:
-    """Return True if nobody reads stdout, as after `| head`, and let further output go nowhere."""
+    """Return True if stdout has no reader, as after `| head`; then discard all further output."""
     output = sys.stdout.fileno()
     if hasattr(select, "poll"):  # not on Windows
         poll = select.poll()

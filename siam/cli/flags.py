@@ -1,7 +1,7 @@
 """Types for the options of verbs: positional arguments, switches, and settings as flags.
 
-A setting's flag is its path, `--optimizer.lr`. Two read better otherwise: DATA is positional, and `--method`
-names the method that the settings of the group `method` start from.
+A setting's flag is its path, such as `--optimizer.lr`, with two exceptions: DATA is positional, and
+`--method` names the method that the settings of the group `method` start from.
 """
 
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ CommandLine = NewType("CommandLine", str)
 """The command line as it was typed. No flag sets it."""
 
 Switch = Annotated[bool, FlagCreatePairsOff]
-"""`--resume` for true, nothing for false."""
+"""`--resume` for true; absent for false."""
 
-_METHOD = arg(
-    name="method", prefix_name=False, help=f"{', '.join(METHODS)}: where the settings of this group start."
-)
-_OBJECTIVE = arg(help=f"How agreement is scored: {', '.join(names('siam.objectives'))}.")
+_METHOD = arg(name="method", prefix_name=False, help=f"Base of this group's settings: {', '.join(METHODS)}.")
+_OBJECTIVE = arg(help=f"Measure of agreement: {', '.join(names('siam.objectives'))}.")
 _DATA = arg(metavar="[DATA]", help_behavior_hint="(default: demo)")
-_DATA_OF_SCALE = arg(metavar="[DATA]", help="The set; the scale's own if left out.", help_behavior_hint="")
+_DATA_OF_SCALE = arg(
+    metavar="[DATA]", help="The images; the scale's own set if left out.", help_behavior_hint=""
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class _MethodFlags(Method):
     objective: Annotated[str, _OBJECTIVE] = SIMSIAM.objective
 
     def __post_init__(self) -> None:
-        """Leave the checks to the settings that these flags override."""
+        """Skip the checks: they run on the settings that these flags override."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class _SettingsFlags(Settings):
     method: _MethodFlags = _MethodFlags()
 
     def __post_init__(self) -> None:
-        """Leave the checks to the settings that these flags override."""
+        """Skip the checks: they run on the settings that these flags override."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ class _TableFlags(_SettingsFlags):
 @dataclass(frozen=True)
 class _TransferFlags(TransferSettings):
     def __post_init__(self) -> None:
-        """Leave the checks to the settings that these flags override."""
+        """Skip the checks: they run on the settings that these flags override."""
 
 
 def require_extra(module: str, extra: str) -> None:
-    """Raise SettingsError, which names the extra, if an optional package is not installed."""
+    """Raise SettingsError, with the extra to install, if an optional package is missing."""
     if find_spec(module) is None:
         raise SettingsError(f"{module} is not installed: pip install 'siam[{extra}]'")
 

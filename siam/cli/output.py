@@ -1,4 +1,4 @@
-"""How results are printed: as one JSON object for programs, as a small table for people. Both on stdout."""
+"""Printing of results to stdout: one JSON object for programs, a small table for people."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -8,13 +8,13 @@ from typing import Any
 
 from siam.report.formats import percent as percent_of
 
-_MOST_ROWS = 20  # classes
+_MAX_CLASSES = 20
 
 
 def show(result: Any, as_json: bool = False, render: Callable[[Any], Iterable[Any]] | None = None) -> None:
     """Print the result of a verb, a dict or a dataclass.
 
-    render: turns it into strings and rich renderables for people; if left out, a table of its fields.
+    render: converts it to strings and rich renderables for people; None prints a table of its fields.
     """
     facts = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
     if as_json:
@@ -33,7 +33,7 @@ def facts_table(facts: dict[str, Any], percent: Iterable[str] = ()) -> Any:
 
     table = Table(show_header=False, box=None, padding=(0, 2))
     table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")  # a path is shown whole
+    table.add_column(overflow="fold")  # paths are shown in full
     in_percent = set(percent)
     for name, value in facts.items():
         words = _duration(value) if name == "seconds" else _in_words(value, name in in_percent)
@@ -63,7 +63,7 @@ def _duration(seconds: float) -> str:
 
 
 def classes_table(per_class: dict[str, float], confusion: list[list[int]]) -> Any:
-    """Return a rich table of the classes with the lowest accuracy, and what each is most confused with.
+    """Return a rich table of the classes with the lowest accuracy, each with its most frequent confusion.
 
     confusion: number of images of class (row) that were classified as class (column). A class without
     validation images has a row of zeros there and is absent from `per_class`, so columns have no names then.
@@ -72,13 +72,13 @@ def classes_table(per_class: dict[str, float], confusion: list[list[int]]) -> An
 
     table = Table("class", "accuracy", "most confused with", box=None, padding=(0, 2))
     rows = [counts for counts in confusion if sum(counts)]
-    lowest = sorted(zip(per_class, rows, strict=True), key=lambda row: per_class[row[0]])[:_MOST_ROWS]
+    lowest = sorted(zip(per_class, rows, strict=True), key=lambda row: per_class[row[0]])[:_MAX_CLASSES]
     for name, counts in lowest:
         others = {other: n for other, n in zip(per_class, counts, strict=False) if other != name and n}
-        most = max(others, key=others.__getitem__) if others and len(rows) == len(counts) else "-"
-        table.add_row(name, percent_of(per_class[name]), most)
-    if len(per_class) > _MOST_ROWS:
-        table.caption = f"the {_MOST_ROWS} lowest of {len(per_class)} classes; --json prints all"
+        confused = max(others, key=others.__getitem__) if others and len(rows) == len(counts) else "-"
+        table.add_row(name, percent_of(per_class[name]), confused)
+    if len(per_class) > _MAX_CLASSES:
+        table.caption = f"the {_MAX_CLASSES} lowest of {len(per_class)} classes; --json prints all"
     return table
 
 

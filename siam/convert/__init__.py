@@ -1,1 +1,1 @@
-"""Checkpoints in from other projects, encoders out to other libraries."""
+"""Conversion of checkpoints of other projects, and of encoders to other formats."""

@@ -1,4 +1,4 @@
-"""`siam export`: write a run's encoder in the form that another library loads.
+"""`siam export`: a run's encoder in the format of another library.
 
 Every export records its origin: method, backbone, normalization, data, and the version of siam.
 """
@@ -34,8 +34,8 @@ def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
     """Write the encoder of `run` to `out`: a folder for timm, a file for the others.
 
     format: torchvision, timm, detectron2, onnx or safetensors.
-    Returns what was written, and its origin. Raises SettingsError (unknown format) or RunError (no encoder, a
-    backbone that the other library does not have, a file that cannot be written).
+    Returns a summary with the origin of the weights. Raises SettingsError (unknown format) or RunError (no
+    encoder, a backbone that the other library does not have, a file that cannot be written).
     """
     if format not in get_args(Format):
         known = get_args(Format)
@@ -69,7 +69,7 @@ def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
 
 
 def describe(settings: Settings, encoder: Encoder) -> dict[str, str]:
-    """Return the origin of the weights, as text by name."""
+    """Return the origin of the weights as strings, by name."""
     return {
         "method": settings.method.name,
         "backbone": settings.backbone,
@@ -100,13 +100,13 @@ def _check_torchvision(settings: Settings) -> None:
 
 
 def _save_torch(out: Path, state: State, about: dict[str, str], wrap: bool) -> None:
-    """Write a file that torch.load(weights_only=True) reads: tensors and text, nothing that is executed.
+    """Write a file that torch.load(weights_only=True) reads: tensors and text, no code.
 
-    wrap: put them under 'model' and ask for heuristic matching of names, as Detectron2's checkpointer wants.
+    wrap: put them under 'model' and request heuristic matching of names, for Detectron2's checkpointer.
     """
     contents: Any = {"model": state, "matching_heuristics": True, "__author__": "siam", "siam": about}
     if not wrap:
-        contents = OrderedDict(state)  # which can carry metadata, as Module.state_dict() does
+        contents = OrderedDict(state)  # carries metadata, like the result of Module.state_dict()
         contents._metadata = {"": {"version": 1, "siam": about}}
     write_atomically(out, lambda file: torch.save(contents, file))
 

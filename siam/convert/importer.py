@@ -1,4 +1,4 @@
-"""`siam import`: turn a checkpoint of another project into a run, which every verb understands."""
+"""`siam import`: a checkpoint of another project as a run, which every verb understands."""
 
 import json
 import re
@@ -26,7 +26,7 @@ _BLOCKS = {
     (True, (3, 4, 23, 3)): "resnet101",
     (True, (3, 8, 36, 3)): "resnet152",
 }
-"""ResNets by their blocks: bottlenecks or not, and how many in each stage."""
+"""ResNets by their blocks: True for bottlenecks, and the number in each stage."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Imported:
     backbone: str
     method: str
     parts: tuple[str, ...]
-    """Those of backbone, projector, predictor and target_encoder that it held."""
+    """The parts it held, of backbone, projector, predictor and target_encoder."""
     left_out: tuple[str, ...]
-    """Keys that have no place in the network."""
+    """Keys that do not exist in the network."""
 
 
 def import_checkpoint(
@@ -50,7 +50,7 @@ def import_checkpoint(
 
     checkpoint: a file, or a folder that timm or siam wrote. backbone: its timm name, if it is not a plain
     ResNet. image_size: side in pixels of the images it is used on; 224 if left out, 32 with a small-image
-    stem. Returns what was found. Raises RunError (unreadable, of no known layout, keys missing, a folder that
+    stem. Returns a summary. Raises RunError (unreadable, in no known layout, keys missing, a folder that
     already holds a run) or SettingsError (an unknown backbone or method).
     """
     checkpoint, out = Path(checkpoint), Path(out)
@@ -82,7 +82,7 @@ def import_checkpoint(
 def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
     """Return the tensors of a checkpoint or export by key, and its metadata. No code in the file is executed.
 
-    Raises RunError: it does not exist, or holds something other than tensors, or none.
+    Raises RunError if it does not exist, or holds no tensors, or holds objects of other kinds.
     """
     if file.is_dir():
         inner = [file / name for name in (NETWORK, "encoder.safetensors", "model.safetensors")]
@@ -103,14 +103,14 @@ def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
         reason = first_line(error)
         if file.suffix == ".onnx":
             reason = (
-                "an ONNX graph does not say which layer a weight belongs to; import what it was exported from"
+                "an ONNX graph does not say which layer a weight belongs to; import the original checkpoint"
             )
         raise RunError(f"{file} cannot be read: {reason}") from None
     return _tensors_within(contents, file), _metadata_within(contents)
 
 
 def _is_safetensors(file: Path) -> bool:
-    """Return True if it starts as one, whatever its name: the length of a header, then a JSON object."""
+    """Return True if the file, whatever its name, starts with the length of a header and a JSON object."""
     with file.open("rb") as opened:
         start = opened.read(9)
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") < file.stat().st_size
@@ -122,10 +122,10 @@ def _tensors_within(contents: Any, file: Path) -> State:
         if isinstance(contents, dict) and isinstance(contents.get(key), dict):
             contents = contents[key]
     if not isinstance(contents, dict):
-        raise RunError(f"{file} holds no weights by name")
+        raise RunError(f"{file} holds no named weights")
     tensors = {str(key): value for key, value in contents.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise RunError(f"{file} holds no weights by name")
+        raise RunError(f"{file} holds no named weights")
     return tensors
 
 
@@ -138,7 +138,7 @@ def _metadata_within(contents: Any) -> dict[str, str]:
 
 
 def _timm_config(folder: Path) -> dict[str, str]:
-    """Return what timm's config.json says about the backbone."""
+    """Return the metadata in timm's config.json; {} if there is none."""
     file = folder / "config.json"
     if not file.exists():
         return {}
@@ -176,7 +176,7 @@ def _settings(
     method = method or metadata.get("method") or "simsiam"
     if method not in METHODS:
         known = ", ".join(METHODS)
-        raise SettingsError(f"the checkpoint is of a method that siam lacks, '{method}'; there are {known}")
+        raise SettingsError(f"the checkpoint's method '{method}' is unknown; there are {known}")
     return Settings(
         data=metadata.get("data", "unknown"),
         backbone=name,
@@ -194,10 +194,10 @@ def _resnet(state: State) -> str:
         found = re.match(r"backbone\.layer([1-4])\.(\d+)\.", key)
         if found:
             stages[int(found[1]) - 1].add(found[2])
-    kind = any(re.match(r"backbone\.layer1\.0\.conv3\.", key) for key in state)
-    blocks = (kind, tuple(len(stage) for stage in stages))
+    bottlenecks = any(re.match(r"backbone\.layer1\.0\.conv3\.", key) for key in state)
+    blocks = (bottlenecks, tuple(len(stage) for stage in stages))
     if blocks not in _BLOCKS:
-        raise RunError("the backbone is not a plain ResNet: name it as timm does, with --backbone")
+        raise RunError("the backbone is not a plain ResNet: give its timm name with --backbone")
     return _BLOCKS[blocks]
 
 
@@ -232,20 +232,22 @@ def _linear_shapes(state: State, part: str) -> list[tuple[int, int]]:
 
 
 def _load(network: Network, state: State, checkpoint: Path) -> None:
-    """Load the weights. Raises RunError, by name, if some are missing, unknown or of other shapes."""
+    """Load the weights. Raises RunError, which names those that are missing, unknown or misshapen."""
     own = network.state_dict()
     needed = [
         key for key in own if _has(state, key.split(".")[0]) and not key.endswith("num_batches_tracked")
     ]
     missing = [key for key in needed if key not in state]
     unknown = [key for key in state if key not in own]
-    odd = [key for key in needed if key in state and state[key].shape != own[key].shape]
+    misshapen = [key for key in needed if key in state and state[key].shape != own[key].shape]
     if not _has(state, "backbone"):
         raise RunError(f"{checkpoint} holds no backbone")
-    for what, keys in (("lacks", missing), ("has unknown", unknown), ("has other shapes for", odd)):
+    for problem, keys in (
+        ("lacks", missing), ("has unknown", unknown), ("has other shapes for", misshapen)
+    ):  # fmt: skip
         if keys:
-            some = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-            raise RunError(f"{checkpoint} {what} {some}")
+            named = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+            raise RunError(f"{checkpoint} {problem} {named}")
     network.load_state_dict({**own, **state})
     if network.target_encoder is not None and not _has(state, "target_encoder"):
         network.update_target(0.0)

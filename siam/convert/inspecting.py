@@ -1,4 +1,4 @@
-"""`siam inspect`: describe a run or a checkpoint, and how healthy its representation is."""
+"""`siam inspect`: facts about a run or a checkpoint, and the health of its representation."""
 
 import tempfile
 from pathlib import Path
@@ -19,7 +19,7 @@ from siam.runs.encoder import load_network
 from siam.runs.folder import SETTINGS, open_run
 from siam.system.device import find_device, uses_bf16
 
-_MOST_IMAGES = 2048
+_MAX_IMAGES = 2048
 _MIN_IMAGES_FOR_WORKERS = 500  # reading fewer takes no longer than starting processes
 
 
@@ -28,10 +28,10 @@ def inspect(
 ) -> dict[str, Any]:
     """Return facts about a run or checkpoint by name: method, backbone, heads, epochs, verdict in training.
 
-    source: a run's folder, or a checkpoint that `siam import` takes. backbone: its timm name, if a checkpoint
-    is not of a plain ResNet. data: images, up to 2,048 of which are looked at: adds the effective rank of the
-    features (at most D), and, if there is a projector, that of the projections (at most d), their
-    std x sqrt(d), which is about 1 for a healthy representation and 0 after a collapse, and a verdict.
+    source: a run's folder, or a checkpoint that `siam import` accepts. backbone: its timm name, if a
+    checkpoint is not of a plain ResNet. data: images, of which up to 2,048 are used. They add the effective
+    rank of the features (at most D) and, if there is a projector, the effective rank of the projections (at
+    most d), their std x sqrt(d), about 1 for a healthy representation and 0 after a collapse, and a verdict.
     Raises SettingsError, RunError (neither run nor checkpoint) or DataError (fewer than 2 images).
     """
     if (Path(source) / SETTINGS).exists():
@@ -71,15 +71,15 @@ def _health(network: Network, heads: bool, data: str | Path, device: str) -> dic
     Training measures them on crops, with the statistics of each batch. So after few steps, while BN's running
     statistics still lag, the verdict here may be worse.
     """
-    where = find_device(device)
+    found_device = find_device(device)
     images = open_images(data).train
     if len(images) < 2:  # one image would always look collapsed
-        raise DataError(f"{images.name} has only one image: to judge an encoder takes at least 2")
-    chosen = np.unique(np.linspace(0, len(images) - 1, min(_MOST_IMAGES, len(images))).astype(np.int64))
-    workers = default_workers(where) if len(chosen) > _MIN_IMAGES_FOR_WORKERS else 0
+        raise DataError(f"{images.name} has only one image: judging an encoder takes at least 2")
+    chosen = np.unique(np.linspace(0, len(images) - 1, min(_MAX_IMAGES, len(images))).astype(np.int64))
+    workers = default_workers(found_device) if len(chosen) > _MIN_IMAGES_FOR_WORKERS else 0
     views = center_views(images, network.image_size, chosen, workers=workers)
-    backbone = network.backbone.to(where)
-    features, _ = extract(backbone, views, where, uses_bf16("auto", where))
+    backbone = network.backbone.to(found_device)
+    features, _ = extract(backbone, views, found_device, uses_bf16("auto", found_device))
     found: dict[str, Any] = {
         "images": len(features),
         "rank": effective_rank(features),

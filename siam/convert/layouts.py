@@ -1,7 +1,7 @@
-"""How other projects name the parts of a network, and what their names are here.
+"""Names of a network's parts in the checkpoints of other projects, mapped to the names used here.
 
-A layout has a key by which it is recognized, and a map of prefixes. Inside the backbone the names are
-torchvision's and timm's, which agree for ResNets; only Detectron2 and lightly use others there.
+A layout has a pattern by which it is recognized, and a map of prefixes. Inside the backbone the names are
+torchvision's and timm's, which agree for ResNets; only Detectron2 and lightly use other names there.
 """
 
 import re
@@ -21,13 +21,13 @@ class Layout:
 
     name: str
     marker: str
-    """A regular expression that the beginning of some key of such a checkpoint matches."""
+    """Regular expression that matches the start of at least one key of such a checkpoint."""
     parts: Mapping[str, str]
-    """Prefix there -> prefix here. The longest prefix that fits counts."""
+    """Prefix in the checkpoint -> prefix in `siam.Network`. The longest match counts."""
     method: str | None = None
     """The method of such a checkpoint, if its keys imply one."""
     rename: Callable[[str], str] = field(default=lambda key: key)
-    """Renames keys within the backbone."""
+    """Translates keys within the backbone."""
 
 
 def _from_sequential(key: str) -> str:
@@ -75,21 +75,21 @@ LAYOUTS = (
         "": "backbone.",
     }),
 )  # fmt: skip
-"""In the order in which they are tried. Newer solo-learn checkpoints use the names of siam."""
+"""All layouts, in the order in which they are tried. Newer solo-learn checkpoints use siam's names."""
 
 
 def recognize(keys: list[str]) -> Layout:
-    """Return the first layout that some key matches. Raises RunError, with some keys, if none does."""
+    """Return the first layout that a key matches. Raises RunError, which quotes some keys, if none does."""
     bare = [key.removeprefix("module.") for key in keys]
     for layout in LAYOUTS:
         if any(re.match(layout.marker, key) for key in bare):
             return layout
-    some = ", ".join(keys[:4]) or "none at all"
-    raise RunError(f"these weights are of no known layout; their keys begin: {some}")
+    first = ", ".join(keys[:4]) or "none at all"
+    raise RunError(f"these weights are in no known layout; their first keys: {first}")
 
 
 def translate(state: Mapping[str, Tensor], layout: Layout) -> tuple[State, list[str]]:
-    """Return the tensors by their keys in `siam.Network`, and the keys that have no place there."""
+    """Return the tensors by their keys in `siam.Network`, and the keys that do not exist there."""
     found: State = {}
     left: list[str] = []
     for key, value in state.items():

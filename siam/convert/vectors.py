@@ -1,4 +1,4 @@
-"""Embed images, one vector each: as arrays in Python, or streamed into a Parquet file of any length."""
+"""Embedding of images, one vector each: as arrays, or streamed into a Parquet file of any length."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ Precision = Literal["float32", "float16"]
 _PART = 16  # batches per temporary file
 
 Vectors = tuple[NDArray[np.float32], NDArray[np.int64]]
-"""Features (B, D) of a batch, and the positions of its images in their set (B,)."""
+"""Features (B, D) of a batch, and the indices of its images in their set (B,)."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Embedder:
         if self.batch_size < 1:
             raise SettingsError(f"batch_size must be at least 1, got {self.batch_size}")
 
-    def vectors(self, images: Images, which: NDArray[np.int64]) -> Iterator[Vectors]:
-        """Yield the vectors of some images, in order. Unreadable ones are left out."""
+    def vectors(self, images: Images, indices: NDArray[np.int64]) -> Iterator[Vectors]:
+        """Yield the vectors of the images `indices`, in order. Unreadable images are skipped."""
         device = find_device(local_device(self.device))
         encoder = load(self.run, str(device), self.layer)
         workers = self.workers if self.workers >= 0 else default_workers(device)
-        views = center_views(images, encoder.image_size, which, self.batch_size, workers)
-        for features, indices in stream(encoder, views, device, uses_bf16("auto", device)):
-            yield features.numpy(), indices
+        views = center_views(images, encoder.image_size, indices, self.batch_size, workers)
+        for features, embedded in stream(encoder, views, device, uses_bf16("auto", device)):
+            yield features.numpy(), embedded
 
 
 def embed(
@@ -72,14 +72,14 @@ def embed(
     """Return vectors float32 (N, D) and the paths of their images, in the set's order.
 
     run: the run's folder. data: images, as for `siam.pretrain`; training images first, then validation.
-    layer: the backbone's features, or the projector's output z (N, d). workers: decoding processes; -1
-    chooses. Unreadable images are left out. Raises SettingsError, RunError (no encoder) or DataError (no
-    images).
+    layer: the backbone's features, or the projector's output z (N, d). workers: decoding processes; -1: by
+    the number of cores. Unreadable images are skipped. Raises SettingsError, RunError (no encoder) or
+    DataError (no images).
     """
     embedder = Embedder(run, device, batch_size, workers, layer)
     vectors: list[NDArray[np.float32]] = []
     paths: list[str] = []
-    for images in _both(open_images(data)):
+    for images in _all_sets(open_images(data)):
         for features, indices in embedder.vectors(images, np.arange(len(images))):
             vectors.append(features)
             paths += [images.path(int(i)) for i in indices]
@@ -101,16 +101,16 @@ def embed_to_parquet(
 ) -> dict[str, Any]:
     """Write path, label (a class name, or null) and embedding (D numbers) of every image to `out`.
 
-    One row group per batch, so memory does not grow with the set. The file appears when it is complete; until
-    then its parts are in OUT.parts, and the same call resumes after them. Processes that torchrun started
-    share the parts. Returns what was written. Raises SiamError.
+    One row group per batch, so memory does not grow with the set. The file appears when it is complete. Until
+    then its parts are in OUT.parts, and the same call resumes after them. Processes started by torchrun share
+    the parts. Returns a summary. Raises SiamError.
     """
     embedder = Embedder(run, device, batch_size, workers, layer)
     out = Path(out)
     if out.is_dir():
         raise RunError(f"{out} is a folder: give the file to write, such as {out / 'vectors.parquet'}")
     parts = out.with_name(out.name + ".parts")
-    sets = _both(open_images(data))
+    sets = _all_sets(open_images(data))
     job = {
         "weights": _digest(run), "data": str(data), "images": [len(images) for images in sets],
         "batch_size": batch_size, "layer": layer, "precision": precision,
@@ -132,7 +132,7 @@ def embed_to_parquet(
     return {"out": str(out), "images": written, "unreadable": total - written, "dimension": dimension}
 
 
-def _both(sets: ImageSets) -> list[Images]:
+def _all_sets(sets: ImageSets) -> list[Images]:
     return [sets.train] if sets.val is None else [sets.train, sets.val]
 
 
@@ -144,7 +144,7 @@ def _write_parts(
     precision: Precision,
     progress: OnProgress,
 ) -> None:
-    """Write this process's share of the missing parts of set `number`: NUMBER-PART.parquet, without gaps."""
+    """Write this rank's share of the missing parts of set `number`, as NUMBER-PART.parquet."""
     size = _PART * embedder.batch_size
     files = [folder / f"{number}-{part:08d}.parquet" for part in range(-(-len(images) // size))]
     missing = on_rank_zero(lambda: [part for part, file in enumerate(files) if not file.exists()])
@@ -166,7 +166,7 @@ def _write_parts(
 
 
 def _by_part(batches: Iterator[Vectors], parts: list[int], size: int) -> Iterator[tuple[int, list[Vectors]]]:
-    """Yield each of the parts with its batches; one without a readable image has none."""
+    """Yield each part with its batches, none if the part has no readable image."""
     waiting = next(batches, None)
     for part in parts:
         rows = list[Vectors]()
@@ -186,7 +186,7 @@ def _continue_or_start(parts: Path, job: dict[str, Any]) -> None:
 
 
 def _digest(run: str | Path) -> str:
-    """Return the SHA-256 of the weights that the vectors come from."""
+    """Return the SHA-256 of the run's weights."""
     digest = hashlib.sha256()
     for name in (ENCODER, CHECKPOINT, NETWORK):
         file = Path(run) / name

@@ -1,1 +1,1 @@
-"""From files to batches of view pairs."""
+"""The data pipeline, from files to batches of views."""

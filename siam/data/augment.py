@@ -1,11 +1,11 @@
 """Augmentation of color and sharpness, for a whole batch of views at once on the device.
 
 Brightness, contrast, saturation, hue (a rotation in YIQ) and grayscale are affine maps of RGB: in YIQ the
-first two scale everything, the others rotate and scale the two chroma axes. So they commute, the random order
-of the published pipeline makes no difference, and together they are one 3x3 matrix and one offset per view: a
-single product over the pixels. Gaussian blur is two more, with a banded matrix. Two things differ from the
-published pipeline: values are clamped to [0, 1] once after all color maps, not after each; and hue rotates in
-YIQ, where Pillow rotates in HSV.
+first two scale everything, the others rotate and scale the two chroma axes. So they commute, and the random
+order of the published pipeline makes no difference. Together they are one 3x3 matrix and one offset per view,
+a single product over the pixels. Gaussian blur is two more products, with a banded matrix. Two things differ
+from the published pipeline: values are clamped to [0, 1] once after all color maps, not after each; and hue
+rotates in YIQ, where Pillow rotates in HSV.
 """
 
 import math
@@ -22,7 +22,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 DRAWS = 10
-"""Uniform numbers that one view uses."""
+"""Number of uniform draws per view."""
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow and torchvision
 RGB_TO_YIQ = torch.tensor(
@@ -31,8 +31,8 @@ RGB_TO_YIQ = torch.tensor(
 """The NTSC matrix (FCC 1953): luma, and the plane of the chroma axes I and Q in which hues rotate."""
 
 
-_IN_CACHE = 200_000
-"""Pixels that a CPU processes at a time, so that each pass finds its input in the cache."""
+_PIXELS_IN_CACHE = 200_000
+"""Number of pixels that a CPU processes at a time, so that each pass finds its input in the cache."""
 
 
 class Augment:
@@ -47,17 +47,17 @@ class Augment:
     def __call__(self, crops: Tensor, u: NDArray[np.float64]) -> Tensor:
         """Augment crops, uint8 or float in [0, 255], (N, 3, H, W), by draws (N, DRAWS).
 
-        Returns float (N, 3, H, W), channels last, normalized with ImageNet's mean and deviation.
+        Returns float (N, 3, H, W), channels last, normalized with ImageNet's mean and standard deviation.
         """
         n, _, h, w = crops.shape
         crops = crops.to(self.device, non_blocking=True)
         out = torch.empty(
             crops.shape, device=self.device, dtype=torch.float32, memory_format=torch.channels_last
         )
-        at_once = max(1, _IN_CACHE // (h * w)) if self.device.type == "cpu" else n
-        for start in range(0, n, at_once):
-            some = slice(start, start + at_once)
-            out[some] = normalize(self.pixels(crops[some], u[some]))
+        chunk_size = max(1, _PIXELS_IN_CACHE // (h * w)) if self.device.type == "cpu" else n
+        for start in range(0, n, chunk_size):
+            chunk = slice(start, start + chunk_size)
+            out[chunk] = normalize(self.pixels(crops[chunk], u[chunk]))
         return out
 
     def pixels(self, crops: Tensor, u: NDArray[np.float64]) -> Tensor:
@@ -77,7 +77,7 @@ class Augment:
     def color(self, crops: Tensor, draws: Tensor) -> Tensor:
         """Apply one affine map of RGB per view: (N, 3, H, W) in [0, 255] -> the same in [0, 1]."""
         x = crops.to(torch.float32, memory_format=torch.contiguous_format)
-        gray = x.mean(dim=(2, 3)) @ self.luma / 255  # (N,), the level that contrast stretches about
+        gray = x.mean(dim=(2, 3)) @ self.luma / 255  # (N,), the level about which contrast scales
         matrix, offset = self.color_maps(gray, draws)
         pixels = torch.baddbmm(offset, matrix / 255, x.flatten(2))  # (N, 3, H * W)
         return pixels.clamp_(0, 1).view(x.shape)
@@ -94,14 +94,14 @@ class Augment:
         chroma = saturation * (draws[:, 8] >= v.grayscale_p)  # grayscale is no chroma at all
         angle = -2 * torch.pi * signed[:, 3] * v.hue  # from red to yellow is clockwise in YIQ
         cos, sin, zero = chroma * angle.cos(), chroma * angle.sin(), torch.zeros_like(angle)
-        turn = torch.stack([zero + 1, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 3, 3)
-        matrix = (brightness * contrast)[:, None, None] * (self.from_yiq @ turn @ self.to_yiq)
+        rotation = torch.stack([zero + 1, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 3, 3)
+        matrix = (brightness * contrast)[:, None, None] * (self.from_yiq @ rotation @ self.to_yiq)
         offset = brightness * (1 - contrast) * gray
         return matrix, offset[:, None, None].expand(-1, 3, 1)
 
 
 def normalize(x: Tensor) -> Tensor:
-    """Map [0, 1] to zero mean and unit deviation over ImageNet, in channels-last memory. x: (N, 3, H, W)."""
+    """Map [0, 1] to zero mean and unit variance over ImageNet, in channels-last memory. x: (N, 3, H, W)."""
     mean, std = (x.new_tensor(c).view(3, 1, 1) for c in (IMAGENET_MEAN, IMAGENET_STD))
     return torch.addcmul(-mean / std, x, 1 / std).contiguous(memory_format=torch.channels_last)
 
@@ -112,15 +112,15 @@ def denormalize(x: Tensor) -> Tensor:
     return x * std + mean
 
 
-def blur(x: Tensor, sigma: Tensor, most: float) -> Tensor:
+def blur(x: Tensor, sigma: Tensor, max_sigma: float) -> Tensor:
     """Blur each view by a Gaussian of its own sigma (pixels), reflecting the edges.
 
-    x: (N, 3, H, W). sigma: (N,), above 0 and up to `most`. Each kernel is cut off at 4 sigma (and at the
-    view's side). The blur is a product with a banded matrix from either side; since all rows of the band are
-    equal, a small block of it serves one strip of pixels after another, and few of its zeros are multiplied.
+    x: (N, 3, H, W). sigma: (N,), above 0 and up to `max_sigma`. Each kernel is truncated at 4 sigma (and at
+    the view's side). The blur is a product with a banded matrix from either side. All rows of the band are
+    equal, so one small block of it serves every strip of pixels, and few of its zeros are multiplied.
     """
     n, c, h, w = x.shape
-    radius = min(math.ceil(4 * most), h - 1, w - 1)
+    radius = min(math.ceil(4 * max_sigma), h - 1, w - 1)
     block = 16 if x.device.type == "cpu" else 64
     distance = torch.arange(block + 2 * radius, device=x.device) - radius
     distance = distance - torch.arange(block, device=x.device)[:, None]  # (block, block + 2 radius)

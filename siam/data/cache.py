@@ -1,4 +1,4 @@
-"""Decide whether a set is small enough to be kept on the device, and read it there."""
+"""The cache of a set of small images in the device's memory."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from siam.settings.pretraining import Settings
 from siam.system.resources import free_memory
 
 _SMALL = {"cpu": 64, "cuda": 256, "mps": 128}
-"""Sides (pixels) up to which cropping on the device is faster than in the workers, by device."""
+"""Largest side in pixels of images that are cropped faster on the device than in workers, by device."""
 
 
 def load_cache(
@@ -26,10 +26,10 @@ def load_cache(
     """Return the whole set on the device, uint8 (N, 3, H, W), or None if workers should read it.
 
     settings.loader.cache decides: "none", "device", or "auto" for small images of one size that fit in a
-    quarter of the free memory. progress: called with images read and images in all. Raises DataError if
-    images cannot be read, or differ in size under "device".
+    quarter of the free memory. progress: called with the number of images read and the total. Raises
+    DataError if images cannot be read, or differ in size under "device".
     """
-    if not _wanted(images, settings, device):
+    if not _should_cache(images, settings, device):
         return None
     stacked = images.stacked()
     if stacked is not None:
@@ -41,7 +41,7 @@ def load_cache(
     return None if pixels is None else pixels.to(device)
 
 
-def _wanted(images: Images, settings: Settings, device: torch.device) -> bool:
+def _should_cache(images: Images, settings: Settings, device: torch.device) -> bool:
     choice = settings.loader.cache
     if choice == "none" or settings.views.pipeline == "reference":
         return False
@@ -57,7 +57,7 @@ def _read_all(
     record_unreadable: Callable[[Unreadable], None],
     progress: Callable[[int, int], None] | None,
 ) -> Tensor | None:
-    """Read every image, uint8 (N, 3, H, W). If sizes differ: None, or with `insist` DataError."""
+    """Read all images, uint8 (N, 3, H, W). If sizes differ, return None, or with `insist` raise DataError."""
     pixels = torch.empty(0)
     for i in range(len(images)):
         unreadable = Unreadable()
@@ -80,6 +80,6 @@ def _read_all(
 
 
 def _read(images: Images, i: int) -> Tensor:
-    """Decode as the workers do for views."""
+    """Decode image i as the workers do for views."""
     data = images.encoded(i)
     return images.read(i) if data is None else decode(data, smooth_chroma=False)

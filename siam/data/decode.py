@@ -1,4 +1,4 @@
-"""Bytes to pixels: whatever an image file holds comes out as 8-bit RGB, upright."""
+"""Decoding of image files: any supported format becomes 8-bit RGB, upright."""
 
 import io
 import warnings
@@ -17,20 +17,20 @@ from torch import Tensor
 from siam.errors import first_line
 
 MAX_PIXELS = 178_956_970
-"""Files that declare more are refused before memory is allocated; Pillow's limit for decompression bombs."""
+"""Pillow's limit for decompression bombs: larger images are rejected before memory is allocated."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
-"""Formats that Pillow may recognize, whatever the file's name: some others start programs, as EPS does."""
+"""Formats that Pillow may open, whatever the file's name. Some others run programs, such as EPS."""
 
 _JPEG = b"\xff\xd8"
 _FAST_COLORS = ("Gray", "YCbCr", "RGB")
-"""Color spaces of a JPEG that the fast decoder reads; Pillow reads the others."""
+"""JPEG color spaces that the fast decoder supports; Pillow reads the others."""
 
 
 class BrokenImage(Exception):
     """An image that cannot be read; `reason` says why in a few words.
 
-    until: where a whole file of images is lost, the index of the first image after it.
+    until: if a whole file of images is unreadable, the index of the first image after it.
     """
 
     def __init__(self, reason: str, until: int | None = None) -> None:
@@ -41,41 +41,41 @@ class BrokenImage(Exception):
 def decode(data: bytes, downscale: int = 1, smooth_chroma: bool = True) -> Tensor:
     """Decode an image file to uint8 RGB (3, H, W), EXIF orientation applied, alpha on white.
 
-    downscale: how many times smaller the result may be; a JPEG then comes out at a half, a quarter or an
-    eighth of its size in a fraction of the time, because its cosine transform is inverted at fewer points
-    (scaled decoding). smooth_chroma: interpolate color between the pixels that share it; without, a JPEG
-    decodes a fifth faster, and in augmented views it does not show. The memory is channels-last (a view of
-    H x W x C), the fastest layout to resize. Raises BrokenImage.
+    downscale: how many times smaller the result may be. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size
+    in a fraction of the time, because its cosine transform is inverted at fewer points (scaled decoding).
+    smooth_chroma: interpolate color between the pixels that share it. Without it a JPEG decodes a fifth
+    faster, and augmented views do not show the difference. The memory is channels-last (a view of H x W x C),
+    the fastest layout to resize. Raises BrokenImage.
     """
     if not data:
         raise BrokenImage("the file is empty")
     header = _jpeg_header(data)
     if header is None:
         return _decode_any(data)
-    least = (0, 0)  # pixels that the result must have; 0: the full size
+    min_size = (0, 0)  # height and width that the result must have; 0: the full size
     if downscale >= 2:
         factor = max(factor for factor in (2, 4, 8) if factor <= downscale)
-        least = -(-header.height // factor), -(-header.width // factor)
+        min_size = -(-header.height // factor), -(-header.width // factor)
     try:
         pixels = simplejpeg.decode_jpeg(
-            data, "RGB", fastupsample=not smooth_chroma, min_height=least[0], min_width=least[1]
+            data, "RGB", fastupsample=not smooth_chroma, min_height=min_size[0], min_width=min_size[1]
         )
-    except ValueError:  # damaged, or merely unusual: Pillow is more tolerant, and says which
+    except ValueError:  # damaged or merely unusual: Pillow is more tolerant, and its errors are clearer
         return _decode_any(data)
     return torch.from_numpy(_upright(pixels, header.orientation)).permute(2, 0, 1)
 
 
 def scalable_size(data: bytes) -> tuple[int, int] | None:
-    """Return height and width, upright, of a JPEG that `decode` can downscale; None for any other file.
+    """Return the upright height and width of a JPEG that `decode` can downscale; None for any other file.
 
-    Reads the header alone. Raises BrokenImage where it declares too many pixels.
+    Reads only the header. Raises BrokenImage if it declares too many pixels.
     """
     header = _jpeg_header(data)
     return None if header is None else header.upright
 
 
 def size_of(data: bytes) -> tuple[int, int]:
-    """Return height and width of an image from its header alone, a JPEG's upright. Raises BrokenImage."""
+    """Return the height and width in an image's header, upright for a JPEG. Raises BrokenImage."""
     if not data:
         raise BrokenImage("the file is empty")
     size = scalable_size(data)
@@ -97,7 +97,7 @@ class _JpegHeader:
 
 
 def _jpeg_header(data: bytes) -> _JpegHeader | None:
-    """Read the header of a JPEG for the fast decoder; None for all other files, which are left to Pillow."""
+    """Return the header of a JPEG that the fast decoder supports; None for any other file."""
     if not data.startswith(_JPEG):
         return None
     try:
@@ -110,7 +110,7 @@ def _jpeg_header(data: bytes) -> _JpegHeader | None:
 
 
 def _orientation(data: bytes) -> int:
-    """Return the EXIF orientation of a JPEG, 1 where it declares none; segments are read up to the scan."""
+    """Return the EXIF orientation of a JPEG, 1 if it has none. Reads the segments before the scan."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
@@ -143,10 +143,10 @@ def _decode_any(data: bytes) -> Tensor:
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    """Open with Pillow; whatever it raises in the block becomes a BrokenImage."""
+    """Open with Pillow, and turn any error in the block into BrokenImage."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata does not make an image broken
+            warnings.simplefilter("ignore")  # unusual metadata does not make an image unreadable
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 yield image
@@ -171,7 +171,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _to_8_bit(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
     """Scale to 0 ... 255: 16-bit levels by 1/257, floats up to 1 by 255, others by their own range.
 
-    Floats up to 255 stay as they are. NaN and infinities count as 0.
+    Floats up to 255 are kept. NaN and infinities count as 0.
     """
     values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
@@ -185,7 +185,7 @@ def _to_8_bit(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
 
 
 def _exif_orientation(tiff: bytes) -> int:
-    """Return tag 274 (TIFF 6.0) of the first directory, 1 where it is missing or out of range."""
+    """Return tag 274 (TIFF 6.0) of the first directory, 1 if it is missing or out of range."""
     order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
     start = int.from_bytes(tiff[4:8], order)
     for entry in range(int.from_bytes(tiff[start : start + 2], order)):

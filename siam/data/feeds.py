@@ -1,7 +1,7 @@
-"""Two ways to the device, with one interface: `batches(order)` yields the batches of an order's keys.
+"""Two feeds of batches to the device, with one interface: `batches(order)` yields a batch for each key.
 
-Large images are decoded and cropped by worker processes, and only color is left to the device. Small ones
-stay on the device as uint8, all of them, and are cropped there too.
+Large images are decoded and cropped by worker processes, and only color augmentation runs on the device. A
+set of small images is kept on the device as uint8, and is cropped there too.
 """
 
 import signal
@@ -26,7 +26,7 @@ from siam.data.workers import batches_of
 from siam.errors import DataError, RunError
 from siam.settings.pretraining import Settings
 
-_PREFETCH = 4  # batches that each worker is ahead
+_PREFETCH = 4  # batches that each worker prepares ahead
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,19 @@ class Batch:
     views: tuple[Tensor, ...]
     """V views, each float (B, 3, S, S), normalized, on the device."""
     indices: NDArray[np.int64]
-    """Of the images (B,)."""
+    """Indices of the images (B,)."""
     unreadable: Unreadable
-    """Images that others of the set replace in this batch."""
+    """Images that could not be read, and were replaced by others of the set."""
 
 
 class Feed(Protocol):
-    """A way from images to batches on the device."""
+    """A source of batches on the device."""
 
     def batches(self, order: Order) -> Iterator[Batch]: ...
 
 
 class CachedFeed:
-    """Crops and colors on the device, from a set that is kept there."""
+    """Batches that are cropped and augmented on the device, from a set that is cached there."""
 
     def __init__(self, pixels: Tensor, settings: Settings, count: int, device: torch.device) -> None:
         """pixels: the whole set, uint8 (N, 3, H, W), on the device. count: views of each image."""
@@ -62,7 +62,7 @@ class CachedFeed:
         for epoch, step, indices in order:
             crops = self._crop(epoch, indices)
             views = _augmented(self.augment, self.settings.seed, epoch, indices, crops)
-            yield Batch(epoch, step, _apart(views), indices, Unreadable())
+            yield Batch(epoch, step, _unbind_views(views), indices, Unreadable())
 
     def _crop(self, epoch: int, indices: NDArray[np.int64]) -> Tensor:
         """Return float crops in [0, 255], (B, V, 3, S, S)."""
@@ -75,7 +75,7 @@ class CachedFeed:
 
 
 class WorkerFeed:
-    """Crops by worker processes, colors on the device; the reference pipeline does both in the workers."""
+    """Batches cropped by workers and augmented on the device; by workers alone in the reference pipeline."""
 
     def __init__(
         self,
@@ -97,26 +97,27 @@ class WorkerFeed:
             epoch, step, indices, views, unreadable, failure = sample
             if failure:
                 raise DataError(
-                    f"the images of {self.name} can no longer be read: {failure}; bring them back, and go on "
-                    "with --resume"
+                    f"the images of {self.name} can no longer be read: {failure}; restore them, then "
+                    "continue with --resume"
                 )
             if self.augment is None:
                 views = views.to(self.device, non_blocking=True)
             else:
                 views = _augmented(self.augment, self.settings.seed, epoch, indices, views)
-            yield Batch(epoch, step, _apart(views), indices, unreadable)
+            yield Batch(epoch, step, _unbind_views(views), indices, unreadable)
 
     def _samples(self, order: Order) -> Iterator[Sample]:
-        """Yield what the workers make, in order. When one dies, all restart at the batch after the last one
-        received; at the same batch only once.
+        """Yield the workers' samples in order.
+
+        If a worker dies, restart all of them after the last batch received, but only once at the same batch.
         """
         pinned = self.device.type == "cuda"
         position: Position = order.start
         died_at: Position | None = None
         while True:
             samples: Iterator[Any] | None = None
-            try:  # starting too: Ctrl-C also reaches the server that starts the workers
-                rest, begin = order.at(position), _leave_signals_to_the_parent
+            try:  # starting may fail too: Ctrl-C also reaches the fork server
+                rest, begin = order.at(position), _ignore_interrupts
                 samples = batches_of(self.dataset, rest, self.workers, _PREFETCH, pinned, begin)
                 for sample in samples:
                     position = sample.epoch, sample.step + 1
@@ -128,8 +129,8 @@ class WorkerFeed:
                 cause = _how_a_worker_died(samples)
             if position == died_at:
                 raise RunError(
-                    f"a data worker {cause} twice at the same batch; if memory is short, lower "
-                    "loader.workers; go on with --resume"
+                    f"a data worker {cause} twice at the same batch: lower loader.workers if memory is "
+                    "short, and continue with --resume"
                 )
             self.warn(f"a data worker {cause}: restarted")
             died_at = position
@@ -143,12 +144,12 @@ def _augmented(augment: Augment, seed: int, epoch: int, indices: NDArray[np.int6
     return augment(crops.flatten(0, 1), u).view(*crops.shape[:2], *crops.shape[2:])
 
 
-def _apart(views: Tensor) -> tuple[Tensor, ...]:
+def _unbind_views(views: Tensor) -> tuple[Tensor, ...]:
     """Split (B, V, 3, S, S) into V tensors (B, 3, S, S), channels last."""
     return tuple(v.contiguous(memory_format=torch.channels_last) for v in views.unbind(dim=1))
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
+def _ignore_interrupts(worker: int) -> None:
     """Ignore Ctrl-C, which reaches all processes of a terminal: the current step still needs its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -159,5 +160,5 @@ def _how_a_worker_died(samples: Any) -> str:
         time.sleep(1)  # its pipe closes before its exit code is known
     codes = [worker.exitcode for worker in workers if worker.exitcode]
     if codes and codes[0] < 0:
-        return f"was ended by {signal.Signals(-codes[0]).name}"
+        return f"was killed by {signal.Signals(-codes[0]).name}"
     return f"ended with status {codes[0]}" if codes else "ended"

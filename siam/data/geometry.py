@@ -1,7 +1,7 @@
-"""Random resized crops: which box of an image a view shows, and the resize as a pair of matrix products.
+"""Random resized crops: the box of each view, and the resize as a pair of matrix products.
 
 The box is drawn as in torchvision's RandomResizedCrop: an area, a log-uniform aspect ratio, an offset; ten
-tries, then the largest central crop. Here all images of a batch are drawn at once, each from its position.
+tries, then the largest central crop. Here the boxes of a whole batch are drawn at once.
 """
 
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ _TRIES = 10
 
 
 def draws_needed(views: int) -> int:
-    """Return how many uniform numbers `Crops` uses for one image."""
+    """Return the number of uniform draws that `Crops` uses per image."""
     return views * (2 * _TRIES + 3)
 
 
 class Crops:
     """Random crops of B images, V of each, drawn before the sizes of the images are known.
 
-    Iterating gives the crops of one image after another.
+    Iterating yields the crops of each image in turn.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Crops:
         self.sides = np.sqrt(np.stack([area / aspect, area * aspect], axis=-1))  # (B, V, tries, 2)
         """Height and width, divided by the square root of the image's area."""
         self.offset = u[..., -3:-1]  # (B, V, 2)
-        """Of the upper left corner, as a fraction of the room that the crop leaves."""
+        """Position of the upper left corner, as a fraction of the space that the crop leaves free."""
         self.flipped = (u[..., -1:] < flip_p).astype(np.int64)  # (B, V, 1)
 
     def __iter__(self) -> Iterator["Crops"]:
@@ -76,7 +76,7 @@ class Crops:
         Every crop then still has at least `size` x `size` pixels, if it had them before.
         """
         if min(height, width) < 2 * size:
-            return 1  # most images: no need to compute the boxes
+            return 1  # true of most images: no need to compute the boxes
         return max(1, int(self.boxes(height, width)[..., 2:4].min()) // size)
 
 
@@ -90,7 +90,7 @@ def _largest_central(height: int, width: int, ratio: tuple[float, float]) -> tup
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Resize uint8 (3, H, W), bilinear and antialiased; fastest on channels-last memory, as `decode` returns.
+    """Resize uint8 (3, H, W), bilinear and antialiased; fastest on channels-last memory, as from `decode`.
 
     The batch of one is built so that torch recognizes it as channels-last, which halves the time.
     """

@@ -1,7 +1,7 @@
-"""A set of images: the protocol that every source fulfills, and what sources of encoded files share.
+"""Sets of images: the protocol that every source implements, and the base of sources of encoded files.
 
-An image set is sent to the data workers, so it is small: names are packed (`PackedStrings`), pixels stay on
-disk. The sources themselves are in `siam/data/sources/`, one file each.
+An image set is pickled to the data workers, so it is small: names are packed (`PackedStrings`), and pixels
+stay on disk. The sources themselves are in `siam/data/sources/`, one file each.
 """
 
 from dataclasses import dataclass, field
@@ -32,16 +32,16 @@ class Images(Protocol):
 
     @property
     def groups(self) -> NDArray[np.int64] | None:
-        """First image of each file, and N, where files are read whole (remote shards, row groups).
+        """Index of the first image of each file, and N, if files are read whole (remote shards, row groups).
 
-        An epoch then visits few of the files at a time. None where images are read one by one.
+        An epoch then visits few of the files at a time. None if images are read one by one.
         """
 
     @property
     def size_hint(self) -> tuple[int, int]:
-        """Height and width (pixels) of the first image that can be read: what settings assume of the others.
+        """Height and width in pixels of the first readable image; recipes assume that others are similar.
 
-        Read from one file's header, once. Raises DataError if no image can be read.
+        Read once, from one file's header. Raises DataError if no image can be read.
         """
 
     def path(self, i: int) -> str:
@@ -54,11 +54,11 @@ class Images(Protocol):
         """Return image i, uint8 (3, H, W). Raises BrokenImage."""
 
     def stacked(self) -> Tensor | None:
-        """Return all images as they are in memory, uint8 (N, 3, H, W); None from a set of files."""
+        """Return all images, uint8 (N, 3, H, W), if they are in memory; None from a set of files."""
 
 
 class Encoded:
-    """The part of `Images` that all sources of encoded files share.
+    """The part of `Images` that sources of encoded files share.
 
     A source sets name, names, labels and classes, and defines `encoded`.
     """
@@ -95,11 +95,11 @@ class Encoded:
 
 @dataclass(frozen=True)
 class ImageSets:
-    """The images that a source holds, to train on and to validate with."""
+    """The training and validation images of a source."""
 
     train: Images
     val: Images | None
     unreadable_files: dict[str, str] = field(default_factory=dict)
-    """Files (tars, shards, Parquet files) of which all or some images are lost, and why."""
+    """Files (tars, shards, Parquet files) that are unreadable in whole or in part, and why."""
     ignored: str = ""
-    """A sentence about images that are in neither set; "" where there are none."""
+    """A sentence about images that are in neither set; "" if there are none."""

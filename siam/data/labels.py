@@ -1,4 +1,4 @@
-"""Classes of a set: from its folders, in alphabetical order, the same for training and validation."""
+"""Classes of a set, from its folders: in alphabetical order, the same for training and validation."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,10 +9,10 @@ from siam.errors import DataError
 
 
 def class_folders(names: PackedStrings) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
-    """Return classes and labels (N,) if every image lies in one of several folders of nothing but images.
+    """Return classes and labels (N,) if every image lies in one of several folders that hold only images.
 
     The class is the last folder; all folders must be equally deep and share everything above it. Otherwise
-    there are no classes, and labels are None.
+    return () and None.
     """
     found: dict[str, int] = {}
     folders = (name.rpartition("/")[0] for name in names)
@@ -35,9 +35,9 @@ def sorted_classes(
 
 
 def align_classes(name: str, train: Images, val: Images) -> None:
-    """Make the labels of both sets index the classes of train; if one has no labels, the other loses its own.
+    """Make the labels of both sets index the classes of train; if one has no labels, drop those of the other.
 
-    Raises DataError where a class of val is missing in train.
+    Raises DataError if a class of val is missing in train.
     """
     if train.labels is None or val.labels is None:
         for images in (train, val):
@@ -47,8 +47,8 @@ def align_classes(name: str, train: Images, val: Images) -> None:
     unknown = [c for c in val.classes if c not in number]
     if unknown:
         raise DataError(
-            f"{name}: classes of the validation images are missing in train: {', '.join(unknown[:5])}; give "
-            "both the same class folders, or only the images to train on"
+            f"{name}: classes of the validation images are missing in train: {', '.join(unknown[:5])}; use "
+            "the same class folders for both, or pass only the training images"
         )
     val.labels = np.array([number[c] for c in val.classes], dtype=np.int64)[val.labels]
     val.classes = train.classes

@@ -1,4 +1,4 @@
-"""Batches of views in an order that depends on (seed, epoch) alone, from any position on."""
+"""Batches of views from any position, in an order that depends on (seed, epoch) alone."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -16,30 +16,29 @@ from siam.settings.pretraining import Settings
 from siam.system.resources import available_cores
 
 MAX_UNREADABLE = 0.1
-"""The fraction of a set that may be unreadable before a run ends."""
+"""The largest fraction of a set that may be unreadable; with more, a run ends."""
 
 
 def require_several(images: Images) -> None:
     """Raise DataError for a set of one image, from which nothing can be learned."""
     if len(images) < 2:
-        raise DataError(
-            f"{images.name} has only one image: learning needs at least 2; give a set that holds more"
-        )
+        raise DataError(f"{images.name} has only one image: training needs at least 2, so give a larger set")
 
 
 def require_batch(images: Images, batch_size: int) -> None:
     """Raise DataError for a set of fewer images than a batch."""
     if batch_size > len(images):
         raise DataError(
-            f"batch_size {batch_size} is larger than the set: {images.name} has {len(images)} images"
+            f"batch_size {batch_size} is larger than the set: {images.name} has {len(images)} images, so "
+            "lower --batch-size"
         )
 
 
 class ViewLoader:
-    """Batches of a set, by the settings: from worker processes, or from a copy of the set on the device.
+    """Batches of a set, from worker processes or from a copy of the set on the device.
 
     `unreadable` collects the images that could not be read, `steps` is the number of batches in an epoch,
-    `order` says which images are in each, and `cached` whether the set is on the device.
+    `order` is their composition, and `cached` is True if the set is on the device.
     """
 
     def __init__(
@@ -51,11 +50,11 @@ class ViewLoader:
         warn: Callable[[str], None] = lambda line: None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Choose the way of the images to the device, and read a set that is to be kept there.
+        """Choose the feed, and read the set if it is to be cached on the device.
 
-        views: of each image; as many as the method takes if None. warn: called with a line for the user.
-        progress: called with images read and images in all, while a set is read to the device. Raises
-        DataError: a set of one image or of fewer than a batch, or one that cannot be read.
+        views: number of views per image; the method's own if None. warn: called with a line for the user.
+        progress: called with the number of images read and the total, while a set is cached. Raises DataError
+        for a set of one image, a set smaller than a batch, or one that cannot be read.
         """
         require_several(images)
         require_batch(images, settings.batch_size)
@@ -76,15 +75,15 @@ class ViewLoader:
     def batches(self, first_epoch: int = 0, first_step: int = 0) -> Iterator[Batch]:
         """Yield batches from a position to the end of the last epoch, each from (seed, epoch, index) alone.
 
-        Raises DataError: images that can no longer be read, or more than 10 % of the set. Raises RunError
-        when a worker dies twice at the same batch.
+        Raises DataError if images can no longer be read, or if more than 10 % of the set is unreadable, and
+        RunError if a worker dies twice at the same batch.
         """
         for batch in self.feed.batches(self.order.at((first_epoch, first_step))):
             self.record_unreadable(batch.unreadable)
             yield batch
 
     def record_unreadable(self, unreadable: Mapping[str, str]) -> None:
-        """Add images that could not be read, by this process or another. Raises DataError over 10 %."""
+        """Record images that this rank or another could not read. Raises DataError above 10 % of the set."""
         self.unreadable.update(unreadable)
         if len(self.unreadable) > MAX_UNREADABLE * len(self.images):
             raise DataError(
@@ -94,7 +93,7 @@ class ViewLoader:
 
 
 def default_workers(device: torch.device) -> int:
-    """Return how many data workers to start: few on a CPU, where the network needs the cores, else many.
+    """Return the default number of workers: few on a CPU, where the network needs the cores, else many.
 
     Processes of one run on the same machine share its cores.
     """

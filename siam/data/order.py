@@ -1,6 +1,6 @@
-"""Which images make which batch: a function of (seed, epoch) and, among several processes, of the rank.
+"""The composition of batches: a function of (seed, epoch) and, with several processes, of the rank.
 
-The global batch of a step is the same however many processes share it: each takes its part of it.
+The global batch of a step does not depend on the number of processes: each takes an equal part of it.
 """
 
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ Position = tuple[int, int]
 
 
 class Order(Sampler[Key]):
-    """Iterates over the keys of one process's batches, from a position to the end of the last epoch.
+    """The keys of one rank's batches, from a position to the end of the last epoch.
 
-    size: images in the set. rank, processes: which equal part of each global batch to take. groups: as in
-    `Images`; an epoch then visits few of them at a time.
+    size: images in the set. rank, processes: this rank and the number of ranks, which share each global batch
+    equally. groups: as in `Images`; an epoch then visits few of them at a time.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Order(Sampler[Key]):
         self.steps = size // settings.batch_size
 
     def at(self, start: Position) -> "Order":
-        """Return the same order from another position on; the step after the last begins the next epoch."""
+        """Return the same order from another position; the step after the last begins the next epoch."""
         return Order(self.size, self.settings, start, self.rank, self.processes, self.groups)
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
@@ -65,9 +65,9 @@ _LANES, _OPEN = 16, 2
 def grouped_order(seed: int, epoch: int, groups: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
     """Return batches that visit few groups at a time: indices (steps, B).
 
-    groups: the first image of each, and the end (G + 1). Groups (shards, row groups) are shuffled and dealt
-    to up to 16 lanes; a lane goes through its groups two at a time, in random order within these. A batch
-    takes equally many images from each lane, lane by lane, so that among several processes each reads the
+    groups: index of the first image of each group, and N: (G + 1,). Groups (shards, row groups) are shuffled
+    and dealt to up to 16 lanes. A lane visits its groups two at a time, in random order within the two. A
+    batch takes equally many images from each lane, lane by lane, so that each of several ranks reads the
     groups of its own lanes. Surplus images of long lanes are appended to short ones.
     """
     count = len(groups) - 1
@@ -80,13 +80,13 @@ def grouped_order(seed: int, epoch: int, groups: NDArray[np.int64], batch: int) 
         windows = [own[at : at + _OPEN] for at in range(0, len(own), _OPEN)]
         parts = [np.concatenate([np.arange(groups[g], groups[g + 1]) for g in window]) for window in windows]
         dealt.append(np.concatenate([rng.permutation(part) for part in parts]))
-    share = batch // lanes
+    per_lane = batch // lanes
     steps = int(groups[-1]) // batch
-    length = steps * share  # of each lane
+    length = steps * per_lane  # of each lane
     spare = np.concatenate([lane[length:] for lane in dealt])
-    each: list[NDArray[np.int64]] = []
+    columns: list[NDArray[np.int64]] = []
     for own in dealt:
         missing = max(0, length - len(own))
         filled, spare = np.concatenate([own[:length], spare[:missing]]), spare[missing:]
-        each.append(filled.reshape(steps, share))
-    return np.concatenate(each, axis=1)
+        columns.append(filled.reshape(steps, per_lane))
+    return np.concatenate(columns, axis=1)

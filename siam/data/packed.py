@@ -36,15 +36,15 @@ class PackedStrings:
             yield self.block[first:last].decode("utf-8", "surrogateescape")
 
     def part(self, part: range) -> "PackedStrings":
-        """Copy a range of neighbors into packed strings of their own."""
+        """Copy a range of the strings."""
         if len(part) == len(self):
             return self
-        some = PackedStrings(())
+        copy = PackedStrings(())
         first, last = self.offsets[part.start], self.offsets[part.stop]
-        some.block, some.offsets = self.block[first:last], self.offsets[part.start : part.stop + 1] - first
-        return some
+        copy.block, copy.offsets = self.block[first:last], self.offsets[part.start : part.stop + 1] - first
+        return copy
 
     def below(self, folder: str) -> range:
         """Return the range of the names that begin with `folder`, which ends in "/". The names are sorted."""
-        after = folder[:-1] + "0"  # "0" is the character after "/": no name below the folder sorts behind it
+        after = folder[:-1] + "0"  # "0" follows "/", so this sorts after every name in the folder
         return range(bisect.bisect_left(self, folder), bisect.bisect_left(self, after))

@@ -1,4 +1,4 @@
-"""One name for many files: patterns of shards, and folders of nothing but shards."""
+"""Expansion of one name to many files: patterns of shards, and folders that hold only shards."""
 
 import contextlib
 import glob
@@ -15,10 +15,10 @@ SHARDS = (".tar", ".parquet")
 
 @lru_cache(maxsize=8)
 def expand_shards(name: str) -> tuple[str, ...]:
-    """Return the shards or Parquet files that `name` stands for: one, a pattern, or a folder of nothing else.
+    """Return the shards or Parquet files that `name` denotes: a file, a pattern, or a folder of nothing else.
 
-    Patterns have {000..099}, {a,b}, * and ?; a URL may be any of these. Empty where it is something else.
-    Cached, because several sources ask in turn: `open_images` clears the cache first. Raises DataError.
+    Patterns use {000..099}, {a,b}, * and ?, also in URLs. Returns () for any other name. Cached, because
+    several sources call it with the same name; `open_images` clears the cache first. Raises DataError.
     """
     remote = is_remote(name)
     found = [one for part in _braces(name) for one in _starred(part, remote)]
@@ -26,7 +26,7 @@ def expand_shards(name: str) -> tuple[str, ...]:
         found = listed(name.rstrip("/")) if remote else _shards_in(name)
     found = [one for one in found if one.endswith(SHARDS)]
     if found == [name] and name.endswith(".tar") and not remote:
-        return ()  # a single tar is sorted, and so split, by the names inside
+        return ()  # a single tar is split by the names inside it: sources/tar.py
     if len({one.endswith(".tar") for one in found}) > 1:
         raise DataError(f"{name} holds both tars and Parquet files: give a pattern that matches one kind")
     if remote and not found:
@@ -49,7 +49,7 @@ def _shards_in(folder: str) -> list[str]:
 
 
 def _braces(pattern: str) -> list[str]:
-    """Expand a-{00..02}.tar to a-00.tar, a-01.tar, a-02.tar, and {x,y} likewise, as often as they occur."""
+    """Expand a-{00..02}.tar to a-00.tar, a-01.tar, a-02.tar, and {x,y} likewise, at every occurrence."""
     match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
     if match is None or os.path.exists(pattern):
         return [pattern]

@@ -1,6 +1,6 @@
-"""Files behind URLs, through fsspec: reading, listing, and a cache on disk of bounded size.
+"""Remote files, through fsspec: reading, listing, and a disk cache of bounded size.
 
-SIAM_CACHE is the cache's folder (~/.cache/siam/fetched), SIAM_CACHE_SIZE its size in GB (50).
+SIAM_CACHE is the cache's folder (~/.cache/siam/fetched by default), SIAM_CACHE_SIZE its size in GB (50).
 """
 
 import contextlib
@@ -22,9 +22,9 @@ _EXTRAS = {
 }  # fmt: skip
 
 
-def is_remote(place: str) -> bool:
+def is_remote(name: str) -> bool:
     """Return True for a URL: s3://, gs://, hf://, https:// ..."""
-    scheme, found, _ = place.partition("://")
+    scheme, found, _ = name.partition("://")
     return bool(found) and scheme.isalnum()
 
 
@@ -52,7 +52,7 @@ def listed(url: str) -> list[str]:
 def fetch(url: str) -> Path:
     """Download a file into the cache unless it is there, and return its path.
 
-    Processes share the cache; the least recently used files make room. Raises DataError after four failures.
+    Processes share the cache; the least recently used files are evicted. Raises DataError after 4 failures.
     """
     folder = Path(os.environ.get("SIAM_CACHE", Path.home() / ".cache" / "siam" / "fetched"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def _download(url: str, file: Path) -> None:
                 shutil.copyfileobj(source, target, 2**22)
         except FileNotFoundError:
             part.unlink(missing_ok=True)
-            raise DataError(f"{url} is not there") from None
+            raise DataError(f"{url} does not exist") from None
         except Exception as error:
             part.unlink(missing_ok=True)
             if attempt == _ATTEMPTS:
@@ -97,9 +97,8 @@ def _make_room(folder: Path, keep: Path) -> None:
     total = sum(size for _, size, _ in files)
     for _, size, file in sorted(files):
         if total > limit and file != keep:
-            with contextlib.suppress(
-                OSError
-            ):  # Windows keeps a file that is open; elsewhere its readers read on
+            # Windows refuses to delete an open file; elsewhere its readers are unaffected.
+            with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)
                 total -= size
 
@@ -112,6 +111,6 @@ def _system(url: str) -> tuple[Any, str]:
     try:
         system, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        wanted = f": pip install {_EXTRAS[scheme]}" if scheme in _EXTRAS else f" ({first_line(error)})"
-        raise DataError(f"{scheme}:// addresses cannot be read here{wanted}") from None
+        remedy = f": pip install {_EXTRAS[scheme]}" if scheme in _EXTRAS else f" ({first_line(error)})"
+        raise DataError(f"{scheme}:// addresses cannot be read here{remedy}") from None
     return system, path

@@ -1,4 +1,4 @@
-"""Write a set of images as WebDataset shards: tars of a size that suits streaming from remote storage."""
+"""`siam shard`: a set of images as WebDataset shards, tars of a size that suits remote storage."""
 
 import io
 import json
@@ -20,7 +20,7 @@ from siam.errors import DataError, SettingsError
 from siam.system.files import write_atomically
 
 _FIRST_BYTES = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}
-"""How files of each format begin."""
+"""The magic bytes of each format."""
 
 _Sample = tuple[str, bytes, int | None]
 """Name in the shard, encoded image, label."""
@@ -32,10 +32,10 @@ def shard(
     size: str = "512MB",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Write the encoded images of `data`, unchanged and in their order, to OUT/train-000000.tar ...
+    """Write the encoded images of `data`, unchanged and in order, to OUT/train-000000.tar ...
 
-    A member has the image's name in the set; its class, if any, is in a .cls next to it. Images that cannot
-    be read are skipped, pixels of arrays are written as PNG. Returns a summary. Raises SiamError.
+    A member has the image's name in the set; its class, if any, is in a .cls next to it. Unreadable images
+    are skipped, and pixels of arrays are written as PNG. Returns a summary. Raises SiamError.
     """
     limit, folder = bytes_of(size), Path(out)
     if folder.exists() and any(folder.iterdir()):
@@ -46,9 +46,9 @@ def shard(
         entries, unreadable = [], 0
         for split, images in (("train", sets.train), ("val", sets.val)):
             if images is not None:
-                written, lost = _write(images, split, folder, limit, progress)
+                written, skipped = _write(images, split, folder, limit, progress)
                 entries += written
-                unreadable += lost
+                unreadable += skipped
         index = {"wids_version": 1, "name": str(data), "shardlist": entries}
         text = json.dumps(index, indent=1)
         write_atomically(folder / INDEX, lambda file: file.write(text.encode()))
@@ -61,26 +61,26 @@ def shard(
 def _write(
     images: Images, split: str, folder: Path, limit: int, progress: Callable[[int, int], None]
 ) -> tuple[list[dict[str, Any]], int]:
-    """Write the shards of one split. Returns their entries in the index, and how many images were skipped."""
+    """Write the shards of one split. Returns their entries in the index, and the number of skipped images."""
     entries: list[dict[str, Any]] = []
-    lost = weight = 0
-    waiting: list[_Sample] = []
+    skipped = size = 0
+    pending: list[_Sample] = []
     for i in range(len(images)):
         data = _file_of(images, i)
         if data is None:
-            lost += 1
+            skipped += 1
             continue
-        added = len(data) + 2048  # a header, the rest of a block, perhaps a .cls
-        if waiting and weight + added > limit:
-            entries.append(_write_shard(folder / f"{split}-{len(entries):06d}.tar", waiting))
-            waiting, weight = [], 0
+        added = len(data) + 2048  # a header, padding, perhaps a .cls
+        if pending and size + added > limit:
+            entries.append(_write_shard(folder / f"{split}-{len(entries):06d}.tar", pending))
+            pending, size = [], 0
         label = None if images.labels is None else int(images.labels[i])
-        waiting.append((_member(images.path(i), i, data), data, label))
-        weight += added
+        pending.append((_member(images.path(i), i, data), data, label))
+        size += added
         progress(i + 1, len(images))
-    if waiting:
-        entries.append(_write_shard(folder / f"{split}-{len(entries):06d}.tar", waiting))
-    return entries, lost
+    if pending:
+        entries.append(_write_shard(folder / f"{split}-{len(entries):06d}.tar", pending))
+    return entries, skipped
 
 
 def _file_of(images: Images, i: int) -> bytes | None:
@@ -99,7 +99,7 @@ def _png(image: Tensor) -> bytes:
 
 
 def _member(path: str, number: int, data: bytes) -> str:
-    """Return the image's name in a shard: a WebDataset key ends at the first dot of the file's name."""
+    """Return the image's name in a shard. A WebDataset key ends at the first dot of the file name."""
     folder, slash, base = path.rpartition("/")
     stem, _, ending = base.rpartition(".")
     if f".{ending.lower()}" not in IMAGE_SUFFIXES:
@@ -132,7 +132,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def bytes_of(size: str) -> int:
-    """Parse `512MB`, `1.5GB`, `100kB`. Raises SettingsError."""
+    """Parse a size such as `512MB`, `1.5GB` or `100kB`. Raises SettingsError."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMG])B\s*", size)
     if found is None or not float(found[1]):
         raise SettingsError(f"size must be like 512MB or 2GB, got '{size}'")

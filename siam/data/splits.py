@@ -1,4 +1,4 @@
-"""Split a set into training and validation images by the names of folders or files."""
+"""The split of a set into training and validation images, by the names of folders or files."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -10,13 +10,13 @@ from siam.data.patterns import IMAGE_SUFFIXES
 from siam.errors import DataError
 
 TRAIN, VAL = ("train",), ("val", "test", "valid", "validation")
-"""Names of folders and files that hold the images to train on, and those to validate with."""
+"""Names of folders and files of training images, and of validation images."""
 
 
 def split_by_folder(name: str, names: PackedStrings, build: Callable[[range], Images]) -> ImageSets:
     """Split at train/ and val/ if the sorted names have both, either at the top or in one common folder.
 
-    build: makes the set of a range of the names. Raises DataError without any names.
+    build: makes a set from a range of the names. Raises DataError if there are no names.
     """
     if not len(names):
         raise DataError(f"no images in {name}: looked for {' '.join(IMAGE_SUFFIXES)}")
@@ -26,7 +26,7 @@ def split_by_folder(name: str, names: PackedStrings, build: Callable[[range], Im
     train, val = (_first_below(names, above, folders) for folders in (TRAIN, VAL))
     if not train or not val:
         everything = build(range(len(names)))
-        # train/ alone holds the images, unless it is one among class folders: cars, planes, trains
+        # without val/, use train/, unless it is one of several class folders: boat, car, train
         if not train or everything.labels is not None:
             return ImageSets(everything, None)
         return ImageSets(build(train), None, ignored=_ignored(names, above, train))
@@ -42,21 +42,21 @@ def _first_below(names: PackedStrings, above: str, folders: Iterable[str]) -> ra
 
 
 def _ignored(names: PackedStrings, above: str, *parts: range) -> str:
-    """Say how many images are outside the folders of these parts; "" where there are none."""
+    """Return a sentence on the number of images outside these parts' folders; "" if there are none."""
     count = len(names) - sum(map(len, parts))
     folders = (names[part.start].removeprefix(above).partition("/")[0] + "/" for part in parts)
     images = "1 image is" if count == 1 else f"{count:,} images are"
     return f"{images} ignored, outside {' and '.join(folders)}" if count else ""
 
 
-def split_by_name(places: list[str]) -> tuple[list[str], list[str]]:
-    """Return the files for training and those for validation, by their own or their folder's name.
+def split_by_name(files: list[str]) -> tuple[list[str], list[str]]:
+    """Split files into those for training and for validation, by their own or their folder's name.
 
     x-train-000012.tar and train/000012.tar are for training.
     """
 
     def named(words: Iterable[str]) -> list[str]:
         pattern = re.compile(rf"(^|[-_./])({'|'.join(words)})([-_./]|$)")
-        return [place for place in places if pattern.search("/".join(re.split(r"[/\\]", place)[-2:]))]
+        return [file for file in files if pattern.search("/".join(re.split(r"[/\\]", file)[-2:]))]
 
     return named(TRAIN), named(VAL)

@@ -1,4 +1,4 @@
-"""Parts of a set of images, and how labeled sets are split: the same way every time."""
+"""Subsets of images, and reproducible stratified splits of labeled sets."""
 
 import numpy as np
 import torch
@@ -34,26 +34,26 @@ class Subset:
         try:
             return self.images.encoded(int(self.indices[i]))
         except BrokenImage as error:
-            raise self._here(error) from None
+            raise self._reindexed(error) from None
 
     def read(self, i: int) -> Tensor:
         try:
             return self.images.read(int(self.indices[i]))
         except BrokenImage as error:
-            raise self._here(error) from None
+            raise self._reindexed(error) from None
 
     def stacked(self) -> Tensor | None:
         pixels = self.images.stacked()
         return None if pixels is None else pixels[torch.from_numpy(self.indices)]
 
-    def _here(self, error: BrokenImage) -> BrokenImage:
-        """Translate `until`, an index in the whole set, to one in this part."""
+    def _reindexed(self, error: BrokenImage) -> BrokenImage:
+        """Translate `until` from an index in the whole set to one in this subset."""
         until = None if error.until is None else int(np.searchsorted(self.indices, error.until))
         return BrokenImage(error.reason, until)
 
 
-def hold_out(images: Images, share: float, seed: int = 0) -> tuple[Subset, Subset]:
-    """Split off a random fraction, stratified by class where there are labels. Returns (rest, held out).
+def hold_out(images: Images, fraction: float, seed: int = 0) -> tuple[Subset, Subset]:
+    """Split off a random fraction, stratified by class if there are labels. Returns (rest, held out).
 
     At least one image is held out; no class loses its last image.
     """
@@ -62,25 +62,25 @@ def hold_out(images: Images, share: float, seed: int = 0) -> tuple[Subset, Subse
     held = np.zeros(len(images), dtype=bool)
     for kind in np.unique(labels):
         members = order[labels[order] == kind]
-        held[members[: min(round(share * len(members)), len(members) - 1)]] = True
+        held[members[: min(round(fraction * len(members)), len(members) - 1)]] = True
     if not held.any():
         held[order[0]] = True
     everything = np.arange(len(images))
     return Subset(images, everything[~held]), Subset(images, everything[held])
 
 
-def labeled_subset(images: Images, share: float, seed: int = 0) -> Subset:
+def labeled_subset(images: Images, fraction: float, seed: int = 0) -> Subset:
     """Return the same fraction of every class, at least one image of each, as in semi-supervised evaluation.
 
-    A smaller fraction is contained in a larger one of the same seed. Raises DataError without labels.
+    With the same seed, a smaller fraction is a subset of a larger one. Raises DataError without labels.
     """
     if images.labels is None:
         raise DataError(f"{images.name} has no labels: put its images into one folder per class")
-    if not 0 < share <= 1:
-        raise DataError(f"a share of the labels must be in (0, 1], got {share:g}")
+    if not 0 < fraction <= 1:
+        raise DataError(f"the fraction of labels must be in (0, 1], got {fraction:g}")
     order = permutation(seed, 1, len(images))
     chosen = []
     for kind in range(len(images.classes)):
         members = order[images.labels[order] == kind]
-        chosen.append(members[: max(1, round(share * len(members)))])
+        chosen.append(members[: max(1, round(fraction * len(members)))])
     return Subset(images, np.sort(np.concatenate(chosen)))

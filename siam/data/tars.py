@@ -1,4 +1,4 @@
-"""Images within a tar: where each is, and its bytes."""
+"""Images in a tar: their offsets and their bytes."""
 
 import contextlib
 import tarfile
@@ -18,10 +18,10 @@ from siam.errors import DataError
 def tar_members(file: Path) -> tuple[PackedStrings, NDArray[np.int64], str]:
     """Return the sorted names of the images in a tar, their offsets and sizes (N, 2), and a complaint.
 
-    A damaged tail loses only what comes after the damage; the complaint says so, "" where all is well.
-    Raises DataError for a file that is not a tar.
+    Only the images after the damage in a tar are lost; the complaint reports it, "" if there is none. Raises
+    DataError for a file that is not a tar.
     """
-    rows: dict[str, int] = {}  # of two members with one name the later counts, as when unpacking
+    rows: dict[str, int] = {}  # of two members with the same name, the later one counts, as when unpacking
     spans = array("q")
     complaint = ""
     try:
@@ -35,8 +35,8 @@ def tar_members(file: Path) -> tuple[PackedStrings, NDArray[np.int64], str]:
             end = tar.offset
         with file.open("rb") as opened:
             opened.seek(end)
-            if opened.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # a whole tar ends in such blocks
-                complaint = f"damaged or cut off: only what comes before that is used (images: {len(rows)})"
+            if opened.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # an intact tar ends in these
+                complaint = f"damaged or truncated: only the images before the damage are used ({len(rows)})"
     except (tarfile.TarError, OSError) as error:
         raise DataError(
             f"{file} cannot be read as a tar ({error}); if it is compressed, unpack it to a plain .tar first"
@@ -58,8 +58,9 @@ def _is_image(member: tarfile.TarInfo, name: str) -> bool:
 
 
 def read_member(file: Path, span: NDArray[np.int64], until: int | None = None) -> bytes:
-    """Read the bytes at span = (offset, size). Raises BrokenImage, with `until` where the whole set is not
-    this one tar.
+    """Read the bytes at span = (offset, size). Raises BrokenImage.
+
+    until: for a set of several tars, the index of the first image after this one.
     """
     offset, size = span.tolist()
     try:
@@ -69,5 +70,5 @@ def read_member(file: Path, span: NDArray[np.int64], until: int | None = None) -
     except OSError as error:
         raise BrokenImage(f"{file.name}: {error.strerror or 'cannot be opened'}", until) from None
     if len(data) < size:
-        raise BrokenImage(f"{file.name} ends within it", until)
+        raise BrokenImage(f"{file.name} is truncated", until)
     return data

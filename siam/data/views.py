@@ -1,6 +1,6 @@
-"""Views of one image: decode once, cut every crop from it; and the published pipeline, to compare with.
+"""Datasets of views: ours, which decodes an image once for all its crops, and the published pipeline.
 
-Both datasets run in the data workers. dataset[epoch, step, indices] is a `Sample` that carries its position.
+Both run in the data workers. dataset[epoch, step, indices] is a `Sample` that carries its position.
 """
 
 from collections.abc import Callable
@@ -28,19 +28,19 @@ class Sample(NamedTuple):
     epoch: int
     step: int
     indices: NDArray[np.int64]
-    """Of the images used (B,): an image that cannot be read is replaced by the next one that can."""
+    """Indices of the images used (B,): an unreadable image is replaced by the next readable one."""
     views: Tensor
     """(B, V, 3, S, S): uint8 crops, or float and normalized from the reference pipeline."""
     unreadable: Unreadable
     failure: str = ""
-    """Why no image could be read, a reason rather than an error, which would arrive with its traceback."""
+    """Reason why no image could be read. Not an exception, which would arrive with its traceback."""
 
 
 class ViewBatches(Dataset[Any]):
-    """Crops of images, uint8; color is left to the device."""
+    """uint8 crops of images; color augmentation is left to the device."""
 
     def __init__(self, images: Images, views: ViewSettings, count: int, seed: int) -> None:
-        """count: views of each image, V."""
+        """count: number of views per image, V."""
         self.images, self.views, self.count, self.seed = images, views, count, seed
 
     def __getitem__(self, key: Key) -> Sample:
@@ -61,7 +61,7 @@ class ViewBatches(Dataset[Any]):
         return draw_crops(self.seed, epoch, indices, self.views, self.count)
 
     def _decoded(self, i: int, crops: Crops) -> Tensor:
-        """Return the image uint8 (3, H, W), only as large as its crops need it.
+        """Return the image, uint8 (3, H, W), decoded at the smallest scale that its crops allow.
 
         The boxes scale with it: in an image decoded at half the size they are half as large.
         """
@@ -74,10 +74,10 @@ class ViewBatches(Dataset[Any]):
 
 
 class ReferenceBatches(Dataset[Any]):
-    """Views by the published pipeline: float and normalized, complete."""
+    """Complete views by the published pipeline, float and normalized."""
 
     def __init__(self, images: Images, views: ViewSettings, count: int, seed: int) -> None:
-        """count: views of each image, V."""
+        """count: number of views per image, V."""
         self.images, self.views, self.count, self.seed = images, views, count, seed
         self.transform = reference_transform(views)
 
@@ -99,9 +99,9 @@ class ReferenceBatches(Dataset[Any]):
 
 
 def view_batches(images: Images, settings: Settings, count: int) -> ViewBatches | ReferenceBatches:
-    """Build the dataset of the pipeline that the settings name; `count` views of each image."""
-    kind = ReferenceBatches if settings.views.pipeline == "reference" else ViewBatches
-    return kind(images, settings.views, count, settings.seed)
+    """Build the dataset of the pipeline in the settings, with `count` views per image."""
+    dataset = ReferenceBatches if settings.views.pipeline == "reference" else ViewBatches
+    return dataset(images, settings.views, count, settings.seed)
 
 
 def _sample(images: Images, key: Key, out: Tensor, write: Callable[[int, Tensor], None]) -> Sample:
@@ -117,7 +117,7 @@ def _sample(images: Images, key: Key, out: Tensor, write: Callable[[int, Tensor]
 
 
 def draw_crops(seed: int, epoch: int, indices: NDArray[np.int64], views: ViewSettings, count: int) -> Crops:
-    """Draw `count` crops of each of the images (B,), whatever their sizes."""
+    """Draw `count` crops per image for images (B,) of any size."""
     u = counter_uniform(seed, epoch, indices, GEOMETRY, draws_needed(count))
     return Crops(u, count, views.scale, flip_p=views.flip_p)
 

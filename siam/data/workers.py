@@ -1,4 +1,4 @@
-"""Worker processes: how they are started, how batches are fetched from them, and how they end."""
+"""Data workers: starting them, fetching batches from them, and ending them with the main process."""
 
 import multiprocessing
 import os
@@ -23,9 +23,9 @@ def batches_of(
 ) -> Iterator[Any]:
     """Iterate over `dataset[key]` for each of `keys`, in order. The workers start at once.
 
-    workers: number of processes; 0 computes in this one. prefetch: batches that each worker makes ahead.
-    pinned: copy batches to page-locked memory, from which a GPU can fetch them. begin: called first in each
-    worker, with its number.
+    workers: number of processes; with 0, batches are made in this one. prefetch: batches that each worker
+    prepares ahead. pinned: copy batches to page-locked memory, from which a GPU can fetch them. begin: called
+    first in each worker, with its number.
     """
     method = _start_method(dataset) if workers else None
     loader: DataLoader[Any] = DataLoader(
@@ -44,7 +44,7 @@ def batches_of(
 
 
 def _start_method(dataset: Dataset[Any]) -> str:
-    """Start the fork server, and return its name; return "spawn" where there is none, as on Windows."""
+    """Start the fork server, and return its name; return "spawn" if there is none, as on Windows."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return "spawn"
     _start_server(type(dataset).__module__)
@@ -54,18 +54,16 @@ def _start_method(dataset: Dataset[Any]) -> str:
 def _start_server(module: str) -> None:
     """Start the server that workers are forked from, with `module` loaded; a no-op if it is running.
 
-    Workers then start at once and share the memory of what it has loaded, most of all torch. Nothing of this
-    process is in them: its threads would not survive a fork.
+    Workers then start quickly and share the memory of its loaded modules, above all torch. They inherit
+    nothing from this process, whose threads would not survive a fork.
 
-    module: the one that defines the dataset, and so imports what the workers need.
+    module: the module that defines the dataset, and so imports everything that workers need.
     """
     from multiprocessing import forkserver
 
     multiprocessing.set_forkserver_preload([__name__, module])
     before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = (
-        "1"  # never from the current folder: a code.py may lie next to the photographs
-    )
+    os.environ["PYTHONSAFEPATH"] = "1"  # import nothing from the current folder: it may hold a code.py
     try:
         forkserver.ensure_running()
     finally:
@@ -89,9 +87,7 @@ def _exit_with_parent() -> None:
     torch's own watchdog looks at the parent. That is the fork server here, which in turn waits for all its
     workers to end: without this thread, both would survive a main process that was killed.
     """
-    main = (
-        multiprocessing.parent_process()
-    )  # in Python's terms, the process that asked the server for this one
+    main = multiprocessing.parent_process()  # the process that requested this one, not the fork server
     assert main is not None
     main.join()
     os._exit(1)

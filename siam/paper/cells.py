@@ -1,4 +1,4 @@
-"""Statistics over seeds, folders and files, for all tables of measured rows."""
+"""Statistics over seeds, and the folders and files of tables with measured rows."""
 
 import json
 import statistics

@@ -1,4 +1,4 @@
-"""`siam reproduce`: every row of a table as a run of its own, one after another, and the table itself."""
+"""`siam reproduce`: a run for every row and seed of a table, one after another, and the table itself."""
 
 import io
 import json
@@ -34,7 +34,7 @@ _SCALES: dict[str, tuple[str, str | None]] = {
     "imagenette": ("imagenette", None),
     "imagenet": ("imagenet", None),
 }
-"""Recipe, and the set used if DATA is left out."""
+"""Recipe of each scale, and its set if DATA is left out."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Study:
     settings: dict[str, Any]
 
     def mean(self, name: str) -> Mean | None:
-        """Return mean and standard deviation over the seeds, of those that have this figure."""
+        """Return mean and standard deviation over the seeds that have this figure."""
         return mean_of(outcome.get(name) for outcome in self.outcomes)
 
 
@@ -62,10 +62,9 @@ def reproduce(
 ) -> Path:
     """Run every row of table `name` with seeds 0 ... seeds - 1. Write table.md, table.json and the figure.
 
-    overrides: the user's settings, over the scale's. command: the command line, for the table. Rows that are
-    finished are not run again, and one that was interrupted is resumed; a complete table keeps its date,
-    machine and command. Returns the folder. Raises SiamError, before anything is trained if a row cannot be
-    built.
+    overrides: the user's settings, over the scale's. command: the command line, for the table. Finished runs
+    are not repeated, and interrupted ones are resumed; a complete table keeps its date, machine and command.
+    Returns the folder. Raises SiamError; if a row cannot be built, before any training.
     """
     console = console or Console(stderr=True)
     chosen = table(name)
@@ -74,12 +73,12 @@ def reproduce(
     open_once = cache(open_images)
     settings = _settings_of_rows(name, chosen, overrides, scale, open_once)
     folder = Path(out) if out is not None else Path("runs") / "reproduce" / f"{name}-{scale}"
-    studies = {row.name: Study(row, [], to_dict(wanted)) for row, wanted in settings}
-    todo = [(seed, row, wanted) for seed in range(seeds) for row, wanted in settings]
+    studies = {row.name: Study(row, [], to_dict(base)) for row, base in settings}
+    todo = [(seed, row, base) for seed in range(seeds) for row, base in settings]
     facts = _facts(folder)
-    for at, (seed, row, wanted) in enumerate(todo, start=1):
+    for at, (seed, row, base) in enumerate(todo, start=1):
         console.print(f"[bold]{at} of {len(todo)}[/]  {name}: {row.name}, seed {seed}", highlight=False)
-        run, seeded = run_folder(folder, row.name, seed), replace(wanted, seed=seed)
+        run, seeded = run_folder(folder, row.name, seed), replace(base, seed=seed)
         outcome = _finished(run, seeded)
         if outcome is None:
             outcome, facts = _train(run, seeded, console, open_once), None
@@ -92,7 +91,7 @@ def reproduce(
 def _settings_of_rows(
     name: str, chosen: Table, overrides: Overrides, scale: Scale, open_once: Opener
 ) -> list[tuple[Row, Settings]]:
-    """Return the rows that fit the set, each with the settings of its runs. Raises SettingsError."""
+    """Return the rows that fit the set, each with its settings. Raises SettingsError if none fits."""
     recipe, standard = _SCALES[scale]
     data = overrides.get("data", standard)
     if data is None:
@@ -115,7 +114,7 @@ def _settings_of_rows(
 
 
 def _facts(folder: Path) -> dict[str, Any] | None:
-    """Return when and where the table in this folder was measured, and by which command."""
+    """Return the date, machine and command of the table in this folder; None if there is none."""
     try:
         before = json.loads((folder / "table.json").read_text())
         return {name: before[name] for name in (*environment(), "command")}
@@ -124,7 +123,7 @@ def _facts(folder: Path) -> dict[str, Any] | None:
 
 
 def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
-    """Return the outcome of a run that has ended. Raises RunError if its settings were others."""
+    """Return the outcome of a finished run, else None. Raises RunError if its settings differ."""
     if not (run / METRICS).exists():
         return None
     opened = open_run(run)
@@ -139,7 +138,7 @@ def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
 
 
 def _train(run: Path, settings: Settings, console: Console, open_once: Opener) -> dict[str, Any]:
-    """Train or resume a run. To diverge is a result here: some rows are known to."""
+    """Train or resume a run. Divergence is a result here: some rows are known to diverge."""
     try:
         complete = Overrides(to_dict(settings))
         outcome = start(complete, None, run, resume="auto", console=console, open_once=open_once)
@@ -154,7 +153,7 @@ def _train(run: Path, settings: Settings, console: Console, open_once: Opener) -
 def _write(
     folder: Path, name: str, chosen: Table, found: list[Study], scale: Scale, facts: dict[str, Any]
 ) -> None:
-    """Write the table as far as it goes, as Markdown and JSON, and the curves of the first seed."""
+    """Write the table so far, as Markdown and JSON, and the curves of the first seed."""
     columns = _columns()
     plain = {
         "table": name,
@@ -184,7 +183,7 @@ def _write(
 
 
 def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
-    """Return the page: measured next to published. facts: of the machine, and the command."""
+    """Return the page: measured next to published. facts: machine, date, versions, and command."""
     seeds = max(len(s.outcomes) for s in found)
     settings = found[0].settings
     baselines = next((s for s in found if s.mean("untrained_knn")), found[0])

@@ -1,4 +1,4 @@
-"""SimSiam's tables (Chen & He 2021) as data: each row is a change of settings and what was published for it.
+"""SimSiam's tables (Chen & He 2021) as data: each row is a change of settings and its published figure.
 
 Published figures are linear top-1 on ImageNet, ResNet-50, 100 epochs (in %), unless the table says otherwise.
 """
@@ -21,13 +21,13 @@ class Row:
     change: Change
     """Settings that differ from the table's base, nested as in settings.yaml."""
     published: float | None
-    """Linear top-1 in %; None where the paper prints none."""
+    """Linear top-1 in %; None if the paper has no figure."""
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper. rows: of the base settings and the number of steps in an epoch."""
+    """A table of the paper. rows: (base settings, steps per epoch) -> rows."""
 
     title: str
     source: str
@@ -35,7 +35,7 @@ class Table:
 
 
 def table(name: str) -> Table:
-    """Raises SettingsError, with the nearest names, for one that there is not."""
+    """Return a table by name. Raises SettingsError, with the nearest names, if there is none."""
     if name not in TABLES:
         raise SettingsError(
             f"unknown table '{name}'{did_you_mean(name, TABLES)}; there are {', '.join(TABLES)}"
@@ -48,12 +48,12 @@ def _method(**changes: Any) -> Change:
 
 
 def _warmed_up(base: Settings) -> Change:
-    """A tenth of the epochs, 10 of 100 in the paper, which warms up where a row would not train without."""
+    """Return a warm-up of a tenth of the epochs (10 of 100 in the paper), for rows that need it to train."""
     return {"optimizer": {"warmup_epochs": max(base.optimizer.warmup_epochs, base.epochs / 10)}}
 
 
 def _stop_gradient(base: Settings, steps: int) -> list[Row]:
-    """Before Sec. 4.2 found that the predictor's learning rate had better not decay."""
+    """Return Figure 2's rows, with the predictor's learning rate decayed: it is constant from Sec. 4.2 on."""
     decayed = {"optimizer": {"predictor_lr": "cosine"}}
     return [
         Row("with stop-gradient", decayed, 67.7, "± 0.1 over 5 trials"),
@@ -64,7 +64,7 @@ def _stop_gradient(base: Settings, steps: int) -> list[Row]:
 def _predictor(base: Settings, steps: int) -> list[Row]:
     return [
         Row("no predictor", _method(predictor="none"), 0.1),
-        Row("fixed random initialisation", _method(predictor="fixed"), 1.5),
+        Row("fixed random initialization", _method(predictor="fixed"), 1.5),
         Row("learning rate decayed", {"optimizer": {"predictor_lr": "cosine"}}, 67.7),
         Row("learning rate constant", {"optimizer": {"predictor_lr": "constant"}}, 68.1),
     ]
@@ -81,7 +81,7 @@ def _batch_size(base: Settings, steps: int) -> list[Row]:
             f"{paper} in the paper",
         )
         for paper, size in sizes.items()
-        if size >= 2 and steps * base.batch_size // size >= 4  # some steps in an epoch
+        if size >= 2 and steps * base.batch_size // size >= 4  # at least 4 steps per epoch
     ]
 
 
@@ -125,7 +125,7 @@ def _dimension(base: Settings, steps: int) -> list[Row]:
 
 
 def _alternation(base: Settings, steps: int) -> list[Row]:
-    """The encoder of k steps ago as the target is a slow copy that jumps (momentum 0) every k steps."""
+    """Return rows whose target is the encoder of up to k steps ago: momentum 0, updated every k steps."""
 
     def every(k: int) -> Change:
         return _method(target="momentum", momentum=0.0, momentum_schedule="constant", momentum_every=k)
@@ -165,11 +165,11 @@ TABLES = {
     "stop-gradient": Table("Stop-gradient", "Figure 2", _stop_gradient),
     "predictor": Table("Predictor", "Table 1", _predictor),
     "batch-size": Table("Batch size", "Table 2", _batch_size),
-    "batch-norm": Table("Batch normalisation in the heads", "Table 3 and Sec. 4.4", _batch_norm),
+    "batch-norm": Table("Batch normalization in the heads", "Table 3 and Sec. 4.4", _batch_norm),
     "similarity": Table("Similarity", "Sec. 4.5", _similarity),
-    "symmetry": Table("Symmetrisation", "Sec. 4.6", _symmetry),
+    "symmetry": Table("Symmetrization", "Sec. 4.6", _symmetry),
     "dimension": Table("Output dimension d", "App. B", _dimension),
-    "alternation": Table("Alternating optimisation", "Sec. 5.2", _alternation),
+    "alternation": Table("Alternating optimization", "Sec. 5.2", _alternation),
     "hub": Table("SimSiam as the hub", "Sec. 6.2", _hub),
     "methods": Table("Five methods, two views", "Table 4", _methods),
 }

@@ -52,8 +52,8 @@ def reproduce_transfer(
 ) -> Path:
     """Fine-tune from scratch, in the shape of the first run, and from every run; write table.md, table.json.
 
-    overrides: the user's settings, over the recipe's. What has ended is not run again, and what was
-    interrupted is resumed. Returns the folder. Raises SiamError.
+    overrides: the user's settings, over the recipe's. Finished transfers are not repeated, and interrupted
+    ones are resumed. Returns the folder. Raises SiamError.
     """
     console = console or Console(stderr=True)
     if not runs:
@@ -77,7 +77,7 @@ def reproduce_transfer(
 
 
 def _published(run: str) -> str | None:
-    """Return the row of Table 5 for a run's method; for weights trained with labels, the supervised one."""
+    """Return Table 5's row for a run's method; for weights trained with labels, the supervised row."""
     opened = open_run(run)
     first = opened.metrics()[:1] if (opened.folder / METRICS).exists() else []
     if first and first[0].get("layout") == "torchvision or timm":
@@ -86,7 +86,7 @@ def _published(run: str) -> str | None:
 
 
 def _write(folder: Path, data: str, task: str, lines: list[Line]) -> None:
-    """Write the table as far as it goes, as Markdown and JSON."""
+    """Write the table so far, as Markdown and JSON."""
     where = environment()
     plain = {
         "table": "transfer",
@@ -103,7 +103,7 @@ def _write(folder: Path, data: str, task: str, lines: list[Line]) -> None:
 
 
 def markdown(data: str, lines: list[Line], where: dict[str, Any]) -> str:
-    """Return the page: AP50 / AP / AP75 in %, measured next to published. where: facts of the machine."""
+    """Return the page: AP50 / AP / AP75 in %, measured and published. where: machine, date and versions."""
     first = next(line.outcomes[0] for line in lines if line.outcomes)
     seeds = max(len(line.outcomes) for line in lines)
     page = ["# Transfer (Table 5)", ""]

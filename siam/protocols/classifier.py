@@ -1,4 +1,4 @@
-"""Train a classifier on an encoder with labels: only its head (linear), or all of it (finetune)."""
+"""Training of a classifier on an encoder: only its head (linear), or the whole network (finetune)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from siam.settings.pretraining import LoaderSettings, Settings, ViewSettings
 from siam.train.optimizer import decay
 
 Progress = Callable[[int, int, float], None]
-"""Called with steps done, all steps, and the loss."""
+"""Called with the number of steps done, the total, and the loss."""
 
 LR_BATCH = 256
-"""Images per step for which learning rates are given; the rate used is lr x batch_size / 256."""
+"""Batch size that learning rates are given for; the rate used is lr x batch_size / 256."""
 
-_REPORT_EVERY = 10  # steps: reading the loss waits for the device
+_REPORT_EVERY = 10  # steps, because reading the loss waits for the device
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ClassifierSettings:
 
 
 class Classifier(nn.Module):
-    """Normalized images (B, 3, H, W) -> scores (B, classes). The head starts near zero, as released."""
+    """Normalized images (B, 3, H, W) -> scores (B, classes); head initialized near zero, as released."""
 
     def __init__(self, encoder: Encoder, classes: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Classifier(nn.Module):
 
 
 class Training:
-    """A classifier, the labeled images it learns from, and how: what linear and finetune build on.
+    """A classifier, its labeled images, and the training loop that linear and finetune share.
 
     lr_scale: factor from the rates of the settings, given for a batch of 256, to those of the batch used.
     """
@@ -105,16 +105,16 @@ class Training:
                 progress(step + 1, total, value)
 
     def score(self, images: Images) -> tuple[Tensor, Tensor]:
-        """Return scores (M, classes) of the center views and true classes (M,), without unreadable images."""
+        """Return scores (M, classes) and labels (M,) of center views. Unreadable images are skipped."""
         if images.labels is None:
             raise DataError(f"{images.name} has no labels: put its images into one folder per class")
         views = center_views(images, self.model.encoder.image_size, workers=self.compute.workers)
-        scores, which = extract(self.model, views, self.compute.device, self.compute.bf16)
-        return scores, torch.from_numpy(images.labels[which])
+        scores, indices = extract(self.model, views, self.compute.device, self.compute.bf16)
+        return scores, torch.from_numpy(images.labels[indices])
 
 
 def labeled_loader(images: Subset, size: int, settings: ClassifierSettings, compute: Compute) -> ViewLoader:
-    """Load one view of each image: a random crop of 8 to 100 % of its area, and a flip. Colors stay."""
+    """Build a loader of one view per image: a random crop of 8 to 100 % of its area, and a flip."""
     views = ViewSettings(size=size, scale=(0.08, 1.0), jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
     loading = Settings(
         data=images.name, batch_size=min(settings.batch_size, len(images)), epochs=settings.epochs,

@@ -1,4 +1,4 @@
-"""Measure a run's encoder on labeled images, by one of four protocols."""
+"""Evaluation of a run's encoder on labeled images, by one of four protocols."""
 
 import time
 from collections.abc import Callable
@@ -44,13 +44,13 @@ def evaluate(
 ) -> Evaluation:
     """Measure the encoder of `run` on the labeled images in `data`.
 
-    data: labeled images; its val/ or test/ are the validation images, or a fifth of it is held out.
+    data: labeled images. Its val/ or test/ is the validation set; without one, a fifth is held out.
     protocol: knn, probe, linear or finetune.
     options: other fields of `EvaluateSettings` by name, such as labels=0.1 or val="elsewhere/".
 
     Returns top-1 accuracy with its 95 % interval, top-5, accuracy per class and the confusion matrix;
-    accuracies are fractions in [0, 1]. The run is left as it is. Raises SettingsError, RunError (no encoder,
-    a loss that is not finite) or DataError (no labels, other classes, nothing that can be read).
+    accuracies are fractions in [0, 1]. The run is not modified. Raises SettingsError, RunError (no encoder, a
+    loss that is not finite) or DataError (no labels, classes that differ, no readable image).
     """
     started = time.monotonic()
     settings = Overrides({"protocol": protocol, **options}).over(EvaluateSettings())
@@ -60,7 +60,7 @@ def evaluate(
     train, val, held_out = _labeled_sets(data, settings)
     absent = sorted(set(train.classes) - {train.classes[i] for i in set(np.asarray(val.labels).tolist())})
     if absent:
-        console.print(f"no validation images of {', '.join(absent[:5])}: accuracy is of the other classes")
+        console.print(f"no validation images of {', '.join(absent[:5])}: accuracy is over the other classes")
     workers = settings.workers if settings.workers >= 0 else default_workers(device)
     compute = Compute(device, uses_bf16("auto", device), workers)
     bars = Bars(console, transient=True)
@@ -90,19 +90,19 @@ class _Task:
     bars: Bars
 
     def features(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return features (N, D) and labels (N,) to learn from, then those to classify, (M, D) and (M,)."""
+        """Return training features (N, D) and labels (N,), then those for validation, (M, D) and (M,)."""
         training = self._features_of(self.train, "training features")
         return *training, *self._features_of(self.val, "validation features")
 
     def _features_of(self, images: Images, name: str) -> tuple[Tensor, Tensor]:
         views = center_views(images, self.encoder.image_size, workers=self.compute.workers)
         progress = running_total(partial(self.bars.update, name), len(images))
-        x, which = extract(self.encoder, views, self.compute.device, self.compute.bf16, progress)
+        x, indices = extract(self.encoder, views, self.compute.device, self.compute.bf16, progress)
         assert images.labels is not None
-        return x, torch.from_numpy(images.labels[which])
+        return x, torch.from_numpy(images.labels[indices])
 
     def settings_over(self, defaults: Any) -> Any:
-        """Return a protocol's own settings with the given ones in their place."""
+        """Return `defaults`, a protocol's own settings, with the values that the user gave."""
         given = {name: getattr(self.settings, name) for name in vars(defaults)}
         return replace(defaults, **{name: value for name, value in given.items() if value is not None})
 
@@ -153,17 +153,17 @@ _PROTOCOLS: dict[str, Callable[[_Task], _Measured]] = {
 
 
 def _labeled_sets(data: str | Path, settings: EvaluateSettings) -> tuple[Subset, Images, bool]:
-    """Return the labeled training images, the validation images, and if these were held out of them."""
+    """Return training and validation images, and True if the latter were held out of the former."""
     sets = open_images(data)
     val = sets.val if settings.val is None else open_images(settings.val).train
     for images in (sets.train, val):
         if images is not None and images.labels is None:
             raise DataError(f"{images.name} has no labels: put its images into one folder per class")
     if val is not None and val.classes != sets.train.classes:
-        odd = sorted(set(val.classes) ^ set(sets.train.classes))
-        raise DataError(f"the classes of {sets.train.name} and {val.name} differ in: {', '.join(odd[:5])}")
+        differing = sorted(set(val.classes) ^ set(sets.train.classes))
+        raise DataError(f"the classes of {sets.train.name} and {val.name} differ: {', '.join(differing[:5])}")
     if len(sets.train.classes) < 2:
-        raise DataError(f"{sets.train.name} has a single class: there is nothing to tell apart")
+        raise DataError(f"{sets.train.name} has a single class: classification needs at least 2")
     if val is None:
         train, held = hold_out(sets.train, _HELD_OUT)
         return labeled_subset(train, settings.labels, settings.seed), held, True

@@ -1,4 +1,4 @@
-"""Fine-tuning: the whole network learns from labels, the backbone more slowly than the new head.
+"""Fine-tuning: the whole network learns from labels, the backbone at a lower rate than the new head.
 
 From all labels, or from a small fraction of them (semi-supervised evaluation: SimCLR, Chen et al. 2020, App.
 B.5; BYOL, Grill et al. 2020, Sec. 4). SGD with Nesterov momentum 0.9, cosine decay, no weight decay.
@@ -17,7 +17,7 @@ from siam.runs.encoder import Encoder
 
 @dataclass(frozen=True)
 class FinetuneSettings(ClassifierSettings):
-    """Learning rates are for a batch of 256."""
+    """Settings of fine-tuning; learning rates are for a batch of 256."""
 
     epochs: int = 30
     batch_size: int = 256
@@ -35,7 +35,7 @@ def finetune(
 ) -> tuple[Tensor, Tensor]:
     """Return scores (M, classes) of the validation images and their classes (M,).
 
-    `encoder` itself is trained.
+    Trains `encoder` in place.
     """
     training = Training(encoder.requires_grad_(True), train, settings, compute)
     model, scale = training.model.train(), training.lr_scale

@@ -19,7 +19,7 @@ from siam.runs.encoder import Encoder
 
 @dataclass(frozen=True)
 class LinearSettings(ClassifierSettings):
-    """Defaults: as published."""
+    """Settings of linear evaluation; the defaults are the published ones."""
 
     epochs: int = 90
     batch_size: int = 4096
@@ -36,7 +36,7 @@ def linear(
 ) -> tuple[Tensor, Tensor]:
     """Return scores (M, classes) of the validation images and their classes (M,).
 
-    Trains on random crops and flips, tests on center views. Raises RunError if any frozen weight moves.
+    Trains on random crops and flips, tests on center views. Raises RunError if a frozen weight changes.
     """
     encoder.eval().requires_grad_(False)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
@@ -47,7 +47,7 @@ def linear(
 
     training.fit(torch.no_grad()(encoder), optimizer, progress)
 
-    moved = [name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])]
-    if moved:
-        raise RunError(f"linear evaluation moved frozen weights: {', '.join(moved[:3])}")
+    changed = [name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])]
+    if changed:
+        raise RunError(f"linear evaluation changed frozen weights: {', '.join(changed[:3])}")
     return training.score(val)

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from siam.data.random import permutation
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
-"""Inverse regularization C of scikit-learn, on normalized features times sqrt(D)."""
+"""Candidates for scikit-learn's inverse regularization C, on normalized features times sqrt(D)."""
 
-_INNER = 0.2  # fraction of the images on which C is chosen
-_INNER_MOST = 20000  # images that the search for C sees: the final fit sees all
+_INNER_FRACTION = 0.2  # fraction of the images on which C is chosen
+_MAX_SEARCH_IMAGES = 20000  # images used in the search for C; the final fit uses all
 
 
 def probe(
@@ -24,8 +24,8 @@ def probe(
     features: (N, D). labels: (N,). Classes that are absent from `labels` score -inf.
     """
     x, y = _scaled(features), labels.numpy()
-    order = permutation(seed, 2, len(x))[:_INNER_MOST]
-    cut = max(1, int(len(order) * _INNER))
+    order = permutation(seed, 2, len(x))[:_MAX_SEARCH_IMAGES]
+    cut = max(1, int(len(order) * _INNER_FRACTION))
     inner, held = order[cut:], order[:cut]
     best = STRENGTHS[len(STRENGTHS) // 2]
     if len(np.unique(y[inner])) > 1:

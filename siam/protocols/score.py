@@ -9,17 +9,17 @@ from torch import Tensor
 
 def score(scores: Tensor, truth: Tensor, classes: tuple[str, ...]) -> dict[str, object]:
     """Return the fields of an Evaluation that follow from scores (M, classes) and true classes (M,)."""
-    named = scores.argmax(dim=1)
-    right = named == truth
+    predicted = scores.argmax(dim=1)
+    correct = predicted == truth
     top5 = None
     if len(classes) > 5:
         top5 = float((scores.topk(5, dim=1).indices == truth[:, None]).any(dim=1).double().mean())
     confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64)
-    confusion.index_put_((truth, named), torch.ones_like(truth), accumulate=True)
+    confusion.index_put_((truth, predicted), torch.ones_like(truth), accumulate=True)
     return {
-        "top1": float(right.double().mean()),
+        "top1": float(correct.double().mean()),
         "top5": top5,
-        "interval": wilson(int(right.sum()), len(right)),
+        "interval": wilson(int(correct.sum()), len(correct)),
         "per_class": {
             name: float(row[c] / row.sum())
             for c, (name, row) in enumerate(zip(classes, confusion, strict=True))
@@ -30,10 +30,10 @@ def score(scores: Tensor, truth: Tensor, classes: tuple[str, ...]) -> dict[str, 
     }
 
 
-def wilson(right: int, total: int) -> tuple[float, float]:
+def wilson(correct: int, total: int) -> tuple[float, float]:
     """Return the 95 % score interval of a proportion (Wilson 1927)."""
     z = 1.959964
-    p, n = right / total, total
+    p, n = correct / total, total
     center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return float(np.clip(center - half, 0, 1)), float(np.clip(center + half, 0, 1))

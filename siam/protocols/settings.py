@@ -1,4 +1,4 @@
-"""How an encoder is evaluated, as one frozen dataclass. Without torch, for the command line's help."""
+"""The settings of an evaluation, as one frozen dataclass. Imports no torch, so that help is fast."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -10,7 +10,7 @@ Protocol = Literal["knn", "probe", "linear", "finetune"]
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """Settings of an evaluation. A protocol ignores those it has no use for; None takes its own default."""
+    """Settings of an evaluation. A protocol ignores those of others; None selects its own default."""
 
     protocol: Protocol = "knn"
     """knn: nearest neighbors. probe: logistic regression. linear: the paper's. finetune: all weights."""
@@ -19,7 +19,7 @@ class EvaluateSettings:
     labels: float = 1.0
     """Fraction of the training labels to use, stratified by class (semi-supervised: 0.01 or 0.1)."""
     untrained: bool = False
-    """Measure the network as initialized, before training, for comparison."""
+    """Evaluate the network at random initialization instead, as a baseline."""
     k: int = 200
     """Neighbors that vote (knn)."""
     temperature: float = 0.1
@@ -29,15 +29,15 @@ class EvaluateSettings:
     batch_size: int | None = None
     """Images per step (linear: 4096, finetune: 256)."""
     lr: float | None = None
-    """Classifier's learning rate for batch 256 (linear: 0.02 with LARS, released code 0.1; finetune: 0.5)."""
+    """Learning rate of the head for batch 256 (linear: 0.02 with LARS, released code 0.1; finetune: 0.5)."""
     backbone_lr: float | None = None
-    """Backbone's learning rate for batch 256 (finetune: 0.05)."""
+    """Learning rate of the backbone for batch 256 (finetune: 0.05)."""
     seed: int = 0
-    """Seed of crops, order, and the choice of labels."""
+    """Random seed: crops, order, and the choice of labels."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     workers: int = -1
-    """Decoding processes; -1 chooses."""
+    """Worker processes that decode; -1: by the number of cores."""
 
     def __post_init__(self) -> None:
         known = get_args(Protocol)

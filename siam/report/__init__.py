@@ -1,1 +1,1 @@
-"""A run on one page: a function of its folder."""
+"""The report: a run on one page, as a function of its folder."""

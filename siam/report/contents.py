@@ -1,4 +1,4 @@
-"""A run as the sections of its page see it."""
+"""A run's files, parsed for the sections of its page."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,26 +12,26 @@ from siam.runs.results import SavedEvaluation, TransferResult, load_evaluations,
 
 @dataclass(frozen=True)
 class Contents(Run):
-    """A run with what its folder holds for the page; each file is read once, on first use."""
+    """A run and the parsed contents of its folder; each file is read once, on first use."""
 
     @cached_property
     def history(self) -> History:
-        """metrics.jsonl"""
+        """The records of metrics.jsonl."""
         return History(self.metrics(), self.settings)
 
     @cached_property
     def pictures(self) -> Pictures | None:
-        """pictures.npz. Raises RunError if it cannot be read."""
+        """The images of pictures.npz; None if there are none. Raises RunError if it cannot be read."""
         return Pictures.load(self.folder)
 
     @cached_property
     def evaluations(self) -> list[SavedEvaluation]:
-        """evaluations.json, oldest first. Raises RunError if it is damaged."""
+        """The results in evaluations.json, oldest first. Raises RunError if it is damaged."""
         return load_evaluations(self.folder)
 
     @cached_property
     def transfers(self) -> dict[Path, TransferResult]:
-        """The transfers below transfer/ that have ended, by name. Raises RunError if a result is damaged."""
+        """The finished transfers in transfer/, sorted by name. Raises RunError if a result is damaged."""
         parent = self.folder / TRANSFERS
         children = sorted(parent.iterdir()) if parent.is_dir() else []
         loaded = {child: load_transfer(child) for child in children}

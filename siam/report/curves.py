@@ -1,4 +1,4 @@
-"""The curves of SimSiam's Figure 2 (Chen & He 2021): loss, std of z/|z|, kNN; and what else a run logs.
+"""The curves of SimSiam's Figure 2 (Chen & He 2021), loss, std of z/|z| and kNN, and all others of a run.
 
 `panels` lists all of them, each with its chart and its card; those of siam/metrics are found there.
 """
@@ -22,7 +22,7 @@ from siam.runs.history import History
 from siam.settings.pretraining import Settings
 
 Draw = Callable[[Axes, History, str], None]
-"""axes, the run's history, color of its line"""
+"""Called with the axes, the run's history, and the color of its line."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def panels(history: History) -> list[Panel]:
             "loss",
             "loss",
             loss,
-            caption="Low is not good in itself: a collapsed run reaches the floor.",
+            caption="A low loss is not enough: a collapsed run reaches the floor.",
             label="loss, between −1 and 1" if settings.method.objective == "cosine" else "loss",
         ),
         Panel(
@@ -73,7 +73,7 @@ def panels(history: History) -> list[Panel]:
 
 
 def _metrics() -> dict[str, ModuleType]:
-    """Return the metrics in order, those with baselines first: so that kNN is third, as in Figure 2."""
+    """Return the metrics in order, those with baselines first, so that kNN is third, as in Figure 2."""
     found = metrics.all_metrics().items()
     return dict(sorted(found, key=lambda item: not getattr(item[1], "BASELINES", False)))
 
@@ -107,7 +107,7 @@ def _rate_label(latest: dict[str, Any]) -> str:
 
 
 def loss(ax: Axes, history: History, color: str) -> None:
-    """Draw the loss; the cosine objective down to its floor of -1, where a run without stop-gradient ends."""
+    """Draw the loss; for the cosine, down to its floor of -1, where a run without stop-gradient ends."""
     steps_and_means(ax, history, "loss", color)
     if history.settings.method.objective == "cosine":
         reference(ax, -1.0, "floor of the cosine −1", above=False)
@@ -127,7 +127,7 @@ def std(ax: Axes, history: History, color: str) -> None:
 def metric(
     name: str, spec: str, baselines: Mapping[str, str], ax: Axes, history: History, color: str
 ) -> None:
-    """Draw a metric over the epochs, from zero; from its value at random initialization on, if that is known.
+    """Draw a metric over the epochs on an axis from zero, from its value at random initialization if known.
 
     spec: format of a value. baselines: records to draw as reference lines: key -> label.
     """

@@ -1,4 +1,4 @@
-"""What all charts share: palette, lines, reference lines, the look of a panel, and figures as inline SVG."""
+"""Common parts of all charts: palette, lines, reference lines, style of a panel, inline SVG."""
 
 import io
 import re
@@ -35,7 +35,7 @@ def panel(draw: Callable[[Axes, R, str], None], records: R, title: str, height: 
 
 
 def dress(ax: Axes, title: str, drawn: Sequence[Records]) -> None:
-    """Set title, type, spines, grid and x axis, the same on every panel."""
+    """Set title, fonts, spines, grid and x axis, the same on every panel."""
     in_epochs = [records for records in drawn if records.steps_per_epoch is not None]
     ax.set_title(title, loc="left", fontsize=12, color=INK, fontweight="bold")
     ax.set_xlabel("epoch" if in_epochs else "step", fontsize=10, color=MUTED, loc="right")
@@ -53,7 +53,7 @@ def dress(ax: Axes, title: str, drawn: Sequence[Records]) -> None:
 def line(
     ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], color: str, label: str, faint: bool = False
 ) -> None:
-    """Draw a line, with markers where there are few points."""
+    """Draw a line, with markers if there are few points."""
     x, y = thinned(x, y)
     marker = "o" if len(x) <= 20 and not faint else ""
     width, alpha = (1.0, 0.35) if faint else (1.8, 1.0)
@@ -88,13 +88,13 @@ def extent(ax: Axes) -> tuple[float, float]:
 
 
 def from_zero(ax: Axes, *others: float) -> None:
-    """Let the y axis begin at zero, and hold all that is drawn and `others`."""
+    """Start the y axis at zero, and fit everything drawn and `others`."""
     high = max(*extent(ax), *others)
     ax.set_ylim(0, 1.12 * high if high > 0 else 1)
 
 
 def thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> Series:
-    """Reduce to 400 points, each the mean of its span: the log of weeks still makes a small page."""
+    """Reduce a series to 400 points, each the mean of its span, to keep the pages of long runs small."""
     if len(x) <= MAX_POINTS:
         return x, y
     edges = np.linspace(0, len(x), MAX_POINTS + 1).astype(int)

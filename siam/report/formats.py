@@ -4,7 +4,7 @@ import math
 
 
 def percent(fraction: float | None, unit: str = " %") -> str:
-    """0.4213 -> '42.1 %'; '-' for None."""
+    """Format a fraction in percent: 0.4213 -> '42.1 %'; '-' for None."""
     return "-" if fraction is None else f"{100 * fraction:.1f}{unit}"
 
 
@@ -31,7 +31,7 @@ def plus_minus(value: tuple[float, float | None] | None, spec: str = ".1f", fact
 
 
 def duration(seconds: float) -> str:
-    """754 -> '12.6 min'."""
+    """Format seconds in the largest fitting unit: 754 -> '12.6 min'."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

@@ -1,5 +1,6 @@
-"""The page's frame and what several sections share: header, cards, tables. All HTML comes from templates/,
-with every value escaped unless it is Markup.
+"""The frame of a page, and the parts that sections share: header, cards, tables.
+
+All HTML comes from templates/, with every value escaped unless it is Markup.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,12 +34,12 @@ class Bar:
     fraction: float
     """The bar's length, in [0, 1]."""
     own: bool = False
-    """True for the run itself, False for what it is compared with."""
+    """True for the run itself, False for a baseline."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """A key number, what it is, and bars to compare it with."""
+    """A key number, its label, and bars that compare it with baselines."""
 
     value: str
     label: str
@@ -51,9 +52,9 @@ def render(template: str, **values: object) -> Markup:
 
 
 def write_page(folder: Path, sections: Iterable[Markup | str]) -> Path:
-    """Write report.html, a page that needs nothing else, and return its path. Raises OSError.
+    """Write report.html, a self-contained page, and return its path. Raises OSError.
 
-    sections: in order; empty ones are left out, and what is not Markup is escaped.
+    sections: in order; empty ones are skipped, and plain strings are escaped.
     """
     style = (files("siam.report") / "report.css").read_text(encoding="utf-8")
     page = render(
@@ -63,7 +64,7 @@ def write_page(folder: Path, sections: Iterable[Markup | str]) -> Path:
         sections=[section for section in sections if section],
         version=__version__,
     )
-    # Names of files may hold anything: control characters, lone surrogates, marks that turn the direction.
+    # File names may contain control characters, lone surrogates, and bidirectional marks.
     text = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in page)
     file = folder / REPORT
     write_atomically(file, lambda out: out.write(text.encode()))
@@ -103,7 +104,7 @@ def settings_table(settings: Mapping[str, Any]) -> Markup:
 
 
 def _setting(value: Any) -> str:
-    """[0.4, 1.0] -> '0.4 to 1'; longer and falling lists are separated by commas."""
+    """Format a setting: [0.4, 1.0] -> '0.4 to 1'; commas separate longer and descending lists."""
     if not isinstance(value, list):
         return str(value)
     between = " to " if len(value) == 2 and value[0] < value[1] else ", "

@@ -1,6 +1,6 @@
-"""report.html: a run on one page that needs nothing else, a function of the run folder.
+"""report.html: a run on one self-contained page, as a function of the run folder.
 
-The page is made of the modules of sections/, in the order of their ORDER.
+The page consists of the modules in sections/, sorted by their ORDER.
 """
 
 from pathlib import Path
@@ -14,8 +14,8 @@ from siam.system.files import in_turn
 def write_report(folder: str | Path) -> Path:
     """Write report.html of a run, finished or not, and return its path.
 
-    Processes that write the same page take turns, so that the last one to write has seen all that the others
-    saved. Raises RunError if there is no run or a file in it is damaged, OSError if writing fails.
+    Processes that write the same page take turns, so that the last writer sees everything the others saved.
+    Raises RunError if there is no run or a file in it is damaged, OSError if writing fails.
     """
     run = open_contents(folder)
     sections = plugins.modules("siam.report.sections")

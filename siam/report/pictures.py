@@ -17,9 +17,9 @@ from siam.system.files import write_atomically
 PICTURES = "pictures.npz"
 
 PIXELATED = 48
-"""Up to this side (pixels) images are enlarged pixel by pixel."""
+"""Maximum side, in pixels, of images that are enlarged pixel by pixel."""
 THUMBNAIL = 112
-"""Larger images are reduced to this side (pixels)."""
+"""Larger images are reduced to this side, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Pictures:
     neighbors: NDArray[np.uint8]
     """The images nearest to each query by the backbone's features, nearest first: (m, k, S, S, 3)."""
     query_names: list[str]
-    """CLASS/FILE, or FILE where there are no labels."""
+    """CLASS/FILE, or FILE if there are no labels."""
     neighbor_names: list[list[str]]
 
     def save(self, folder: Path) -> None:
@@ -61,7 +61,7 @@ class Pictures:
             return None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             reason = str(error).splitlines()[0]
-            raise RunError(f"{file} cannot be read ({reason}): delete it to go on without") from None
+            raise RunError(f"{file} cannot be read ({reason}): delete it to continue without it") from None
         read["query_names"] = read["query_names"].tolist()
         read["neighbor_names"] = read["neighbor_names"].tolist()
         return cls(**read)
@@ -69,7 +69,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Box:
-    """The sides at which images are shown, in CSS pixels: on a narrow page, and on a wide one."""
+    """Display size of images: side in CSS pixels on a narrow page, and on a wide one."""
 
     small: int
     large: int
@@ -77,7 +77,7 @@ class Box:
 
 
 def box_for(images: NDArray[np.uint8]) -> Box:
-    """Choose the sides to show images (..., S, S, 3) at: whole multiples of S if they are small."""
+    """Choose the display size of images (..., S, S, 3): multiples of S if they are small."""
     side = images.shape[-2]
     pixelated = side <= PIXELATED
     small, large = (max(1, round(about / side)) * side if pixelated else about for about in (64, 96))

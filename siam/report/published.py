@@ -8,6 +8,8 @@ from siam.runs.results import PRECISIONS, TransferResult
 
 
 class Triple(NamedTuple):
+    """Average precision in %, in the order of Table 5."""
+
     ap50: float
     ap: float
     ap75: float
@@ -33,29 +35,29 @@ TABLE5 = {
 
 
 def row_of(method: str) -> str | None:
-    """Return the row of TABLE5 for a method; None where the paper has none."""
+    """Return the row of TABLE5 for a method; None if there is none."""
     row = "SimSiam, base" if method == "simsiam" else title(method)
     return row if row in TABLE5 else None
 
 
 def column(layout: str, years: int, masks: bool) -> int:
-    """Return the column of Table 5 to compare a measurement on such data with."""
+    """Return the column of Table 5 for this kind of data."""
     if layout == "coco":
         return 3 if masks else 2
     return 1 if years > 1 else 0
 
 
 def compared(result: TransferResult) -> list[list[str]]:
-    """Return rows in % as text: the measured precisions first, one per kind, then Table 5's for such data."""
+    """Return rows in % as text: the measured precisions first, one per kind, then those of Table 5."""
     measured = [
         [f"measured, {kind}", *(percent(getattr(precision, name), unit="") for name in PRECISIONS)]
         for kind, precision in result.kinds().items()
     ]
     published = []
     for kind in result.kinds():
-        place = column(result.layout, result.years, kind == "masks")
+        index = column(result.layout, result.years, kind == "masks")
         for row, triples in TABLE5.items():
-            t = triples[place]
+            t = triples[index]
             figures = (f"{value:.1f}" for value in (t.ap, t.ap50, t.ap75))
             published.append([f"{row}, {kind}", *figures, "", "", ""])
     return measured + published

@@ -1,4 +1,4 @@
-"""report.html of a transfer: average precision next to the published one, predictions, losses."""
+"""report.html of a transfer: measured and published average precision, predictions, losses."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ MAX_CLASSES = 80
 
 
 def write_transfer_report(folder: Path) -> Path:
-    """Write report.html of a transfer that has ended, and return its path.
+    """Write report.html of a finished transfer, and return its path.
 
     Raises RunError if it has not ended or its result is damaged, OSError if the page cannot be written.
     """
@@ -42,7 +42,7 @@ def write_transfer_report(folder: Path) -> Path:
 
 
 def photographs(folder: Path) -> Markup | str:
-    """Return the photographs that a transfer drew its predictions on; "" if there are none."""
+    """Return the photographs with a transfer's predictions; "" if there are none."""
     files = sorted((folder / DRAWN).glob("*.jpg"))
     if not files:
         return ""
@@ -70,7 +70,7 @@ def _cards(result: TransferResult) -> list[Card]:
 
 
 def _precision(result: TransferResult) -> Markup:
-    """Return the measured precisions with the published ones, and those of each class, the best first."""
+    """Return the measured and published precisions, and AP by class, best first."""
     classes = sorted(result.boxes.per_class.items(), key=lambda item: -item[1])[:MAX_CLASSES]
     return render(
         "precision.html",
@@ -104,4 +104,4 @@ def _learning_rate(ax: Axes, records: Records, color: str) -> None:
 
 
 PANELS = (("losses", "losses", _losses), ("lr", "learning rate", _learning_rate))
-"""name, title, draw"""
+"""Name, title and drawing function of each panel."""

@@ -1,1 +1,1 @@
-"""What an encoder is worth for detection and instance segmentation (SimSiam Sec. 6.1, Table 5)."""
+"""Transfer of an encoder to detection and instance segmentation (SimSiam Sec. 6.1, Table 5)."""

@@ -1,4 +1,4 @@
-"""Images with annotated objects, boxes and perhaps masks, whatever layout they came in."""
+"""Images with annotated objects (boxes and optional masks), independent of their layout on disk."""
 
 import json
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ class Instance:
     label: int
     """1 ... K; 0 is the background."""
     area: float
-    """In pixels; of the mask where there is one."""
+    """Area in pixels, of the mask if there is one."""
     iscrowd: bool = False
     """One annotation for many objects (COCO): neither trained on nor counted in the test."""
     difficult: bool = False
@@ -46,10 +46,10 @@ class Example:
 
 
 class Skipped(dict[str, tuple[int, str]]):
-    """Annotations that could not be used: for each reason how many, and where the first one is."""
+    """Unusable annotations: reason -> (number, location of the first one)."""
 
     def note(self, reason: str, where: str) -> None:
-        """Count one more."""
+        """Count one more annotation that was skipped for this reason."""
         count, first = self.get(reason, (0, where))
         self[reason] = count + 1, first
 
@@ -117,11 +117,11 @@ class DetectionDataset:
     layout: str
     """voc or coco."""
     years: int
-    """Number of years of VOC, which are merged; 1 for COCO."""
+    """Number of VOC years that are merged; 1 for COCO."""
     classes: tuple[str, ...]
     """Names of labels 1 ... K."""
     category_ids: tuple[int, ...]
-    """The layout's own numbers of labels 1 ... K."""
+    """The layout's own ids of labels 1 ... K."""
     train: AnnotatedImages
     """Images with at least one object to learn from."""
     test: AnnotatedImages
@@ -131,7 +131,7 @@ class DetectionDataset:
 
 
 def clip_box(box: Box, width: int, height: int) -> Box | None:
-    """Return the part of a box inside the image; None where that is less than a pixel wide or high."""
+    """Return the part of a box inside the image; None if that is less than a pixel wide or high."""
     left, top, right, bottom = box
     left, right = max(left, 0.0), min(right, float(width))
     top, bottom = max(top, 0.0), min(bottom, float(height))

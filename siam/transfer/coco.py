@@ -22,7 +22,7 @@ Rows = dict[str, list[dict[str, Any]]]
 
 
 def coco_files(root: Path) -> tuple[Path, Path] | None:
-    """Return the annotations to train and to test on: the latest year in `root`, or in a folder in it."""
+    """Return the training and test annotations: the latest year in `root`, or in a folder in it."""
     for folder in (root, *(p for p in sorted(root.glob("*")) if p.is_dir())):
         train = sorted(folder.glob("annotations/instances_train*.json"))
         kinds = (sorted(folder.glob(f"annotations/instances_{kind}*.json")) for kind in ("val", "test"))
@@ -35,8 +35,8 @@ def coco_files(root: Path) -> tuple[Path, Path] | None:
 def open_coco(name: str, files: tuple[Path, Path], masks: bool) -> DetectionDataset:
     """Read all annotations; those that cannot be used are skipped and counted.
 
-    masks: True where instances need a segmentation. Raises DataError where a file is not in COCO's format, or
-    the two files give one number to different categories.
+    masks: True if instances need a segmentation. Raises DataError if a file is not in COCO's format, or if
+    the two files give the same id to different categories.
     """
     skipped = Skipped()
     contents = [_read(file) for file in files]
@@ -79,7 +79,7 @@ def _read(file: Path) -> Rows:
 
 
 def _categories(rows: Rows, file: Path) -> dict[int, str]:
-    """Return names by number."""
+    """Return the names of categories by id."""
     try:
         return {int(row["id"]): str(row["name"]) for row in rows["categories"]}
     except (KeyError, TypeError, ValueError):
@@ -120,7 +120,7 @@ def _instances(
     """Return the usable instances of each image."""
     instances: dict[Any, list[Instance]] = defaultdict(list)
     ids = [row.get("id") for row in rows]
-    # Ids identify objects in the test, and pycocotools takes 0 for "none".
+    # Ids identify objects in the test, and pycocotools treats 0 as "none".
     valid_ids = all(isinstance(n, int) and n > 0 for n in ids) and len(set(ids)) == len(ids)
     for at, row in enumerate(rows, start=1):
         where = f"{file.name}: annotation {row.get('id', at)}"
@@ -138,11 +138,11 @@ def _instances(
 
 
 def _folder_of(images: dict[Any, dict[str, Any]], file: Path) -> Path:
-    """Return the folder that holds a file's images: train2017/, images/train2017/, or any that fits."""
+    """Return the folder that holds a file's images: train2017/, images/train2017/, or another that fits."""
     root, part = file.parent.parent, file.stem.removeprefix("instances_")
     folders = [root / part, root / "images" / part, root / "images", root]
-    some = [row["file_name"] for row in list(images.values())[:100]]
-    fits = (folder for folder in folders if any((folder / name).is_file() for name in some))
+    names = [row["file_name"] for row in list(images.values())[:100]]
+    fits = (folder for folder in folders if any((folder / name).is_file() for name in names))
     return next(fits, folders[0])
 
 
@@ -173,7 +173,7 @@ def _instance(
 
 
 def _box(bbox: Any) -> Box | None:
-    """x, y, width, height -> left, top, right, bottom."""
+    """Convert x, y, width, height to left, top, right, bottom; None unless all are finite numbers."""
     try:
         x, y, width, height = (float(side) for side in bbox)
     except (TypeError, ValueError):
@@ -182,7 +182,7 @@ def _box(bbox: Any) -> Box | None:
 
 
 def _is_segmentation(value: Any, image: dict[str, Any]) -> bool:
-    """True for polygons of three corners or more, and for RLE, plain or compressed, of the image's size."""
+    """Return True for polygons of at least three corners, and for RLE of the image's size."""
     if isinstance(value, list):
         return bool(value) and all(
             isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in value

@@ -1,7 +1,7 @@
-"""Open a folder in either layout, and make batches of images with their targets from any step on.
+"""Detection datasets in either layout, and batches of images with their targets from any step.
 
-As in pretraining, what happens to an image follows from (seed, epoch, index): a run does not depend on the
-number of workers, and a resumed run equals the uninterrupted one.
+As in pretraining, augmentation is a function of (seed, epoch, index): a run does not depend on the number of
+workers, and a resumed run equals the uninterrupted one.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from siam.transfer.voc import open_voc, voc_years
 MAX_UNREADABLE = 0.1
 
 Target = dict[str, Tensor]
-"""boxes float (n, 4): left, top, right, bottom; labels int64 (n,), from 1; perhaps masks uint8 (n, H, W)."""
+"""boxes float (n, 4): left, top, right, bottom; labels int64 (n,), from 1; masks uint8 (n, H, W) or none."""
 
 Examples = list[tuple[Tensor, Target]]
 """One batch: images uint8 (3, H, W), each of its own size, with their targets."""
@@ -36,7 +36,7 @@ Examples = list[tuple[Tensor, Target]]
 def open_annotated(data: str | Path, masks: bool) -> DetectionDataset:
     """Open a dataset with boxes (and segmentations, if `masks`) in the layout of VOC or COCO.
 
-    Raises DataError where it has neither layout, no segmentations where they are needed, or nothing usable.
+    Raises DataError if it has neither layout, lacks segmentations that are needed, or has no usable image.
     """
     name, root = str(data), Path(data)
     if not root.is_dir():
@@ -54,7 +54,7 @@ def open_annotated(data: str | Path, masks: bool) -> DetectionDataset:
         )
     if masks and not found.masks:
         raise DataError(
-            f"{name} has boxes only, as VOC has: choose --task detection, or data in COCO's layout"
+            f"{name} has only boxes, like all VOC data: choose --task detection, or data in COCO's layout"
         )
     for images, purpose in ((found.train, "train"), (found.test, "test")):
         if not any(images[i].instances for i in range(len(images))):
@@ -64,9 +64,9 @@ def open_annotated(data: str | Path, masks: bool) -> DetectionDataset:
 
 
 class Batches:
-    """Training batches, of which this process gets its share: iterate over `batches(first, last)`.
+    """One rank's share of the training batches: iterate over `batches(first, last)`.
 
-    rank, world: this process and their number. Images that cannot be read are replaced and collected in
+    rank, world: this rank and the number of ranks. Unreadable images are replaced and collected in
     `unreadable`; more than 10 % of the set raises DataError.
     """
 
@@ -92,7 +92,7 @@ class Batches:
             if len(self.unreadable) > MAX_UNREADABLE * len(self.images):
                 raise DataError(
                     f"{len(self.unreadable)} of {len(self.images)} images in {self.images.name} cannot be "
-                    f"read, more than 10 %: {self.unreadable.first_few()}; replace them by intact ones"
+                    f"read, more than 10 %: {self.unreadable.first_few()}; replace them"
                 )
             if reason:
                 raise DataError(f"the images of {self.images.name} cannot be read: {reason}")
@@ -104,7 +104,7 @@ _Key = list[tuple[int, int]]
 
 
 class _Order(Sampler[_Key]):
-    """Keys of the batches: epoch after epoch, each in its own order; the last batch runs into the next."""
+    """Keys of the batches, epoch after epoch, each shuffled; the last batch continues into the next epoch."""
 
     def __init__(
         self, size: int, batch: int, seed: int, rank: int, world: int, first: int, last: int
@@ -125,7 +125,7 @@ class _Order(Sampler[_Key]):
 
 
 class _Examples(Dataset[Any]):
-    """dataset[key] -> the batch, what could not be read in it, and why there is none ("" if there is one).
+    """dataset[key] -> (the batch, its unreadable images, the reason if there is no batch or else "").
 
     Runs in the workers.
     """
@@ -146,7 +146,7 @@ class _Examples(Dataset[Any]):
 
 
 def with_target(image: Tensor, example: Example, flip: bool, masks: bool) -> tuple[Tensor, Target]:
-    """Return the image, uint8 (3, H, W), flipped if asked for, and its target without crowds."""
+    """Return the image, uint8 (3, H, W), and its target without crowds, both mirrored if `flip`."""
     instances = [one for one in example.instances if not one.iscrowd]
     width, height = example.width, example.height
     boxes = [clip_box(one.box, width, height) for one in instances]
@@ -169,7 +169,7 @@ def with_target(image: Tensor, example: Example, flip: bool, masks: bool) -> tup
 
 
 class TestImages(Dataset[Any]):
-    """dataset[i] -> its index in the set, the image uint8 (3, H, W) or None, and why it cannot be read."""
+    """dataset[i] -> (index in the set, image uint8 (3, H, W) or None, the reason why it is unreadable)."""
 
     def __init__(self, images: AnnotatedImages, indices: list[int]) -> None:
         self.images, self.indices = images, indices

@@ -1,4 +1,4 @@
-"""Run a trained detector on test images: predictions as COCO's results, and pictures of them."""
+"""Detection on test images: predictions in COCO's result format, and pictures of them."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,10 +32,10 @@ def detect(
     workers: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[Prediction], dict[int, str]]:
-    """Return the predictions for the test images `indices`, and why others cannot be read, by their ids.
+    """Return the predictions for the test images `indices`, and image id -> reason for unreadable ones.
 
-    One image at a time, so that its predictions, at most 100, do not depend on others. progress: called with
-    the number of images done.
+    Images are processed one at a time, so that the predictions, at most 100 each, do not depend on a batch.
+    progress: called with the number of images done.
     """
     detector.eval()
     _set_test_size(detector, settings)
@@ -61,7 +61,7 @@ def _set_test_size(detector: nn.Module, settings: TransferSettings) -> None:
 
 
 def _results(found: dict[str, Tensor], example: Example, data: DetectionDataset) -> Iterator[Prediction]:
-    """Yield COCO's results. found: boxes (n, 4), scores (n,), labels (n,), perhaps masks (n, 1, H, W)."""
+    """Yield COCO's results. found: boxes (n, 4), scores (n,), labels (n,), optionally masks (n, 1, H, W)."""
     boxes, scores, labels = (found[name].float().cpu().tolist() for name in ("boxes", "scores", "labels"))
     masks = (found["masks"][:, 0] > 0.5).cpu().numpy() if "masks" in found else None
     for i, ((left, top, right, bottom), score, label) in enumerate(zip(boxes, scores, labels, strict=True)):
@@ -79,7 +79,7 @@ def draw(
 ) -> None:
     """Save an image as a JPEG with its predictions of score 0.5 or more, or else the best one.
 
-    named: names of categories by number. True boxes are white, predicted ones in the color of their class.
+    named: category id -> name. True boxes are white, predicted ones in the color of their class.
     """
     example = images[index]
     image = images.read(index)  # uint8 (3, H, W)
@@ -88,8 +88,8 @@ def draw(
     size = round(example.width * scale), round(example.height * scale)
     picture = picture.resize(size, Image.Resampling.LANCZOS)
     numbers = sorted(named)
-    mine = sorted((p for p in predictions if p["image_id"] == example.id), key=lambda p: -p["score"])
-    shown = [p for p in mine if p["score"] >= _DRAWN_SCORE][:_MAX_DRAWN] or mine[:1]
+    own = sorted((p for p in predictions if p["image_id"] == example.id), key=lambda p: -p["score"])
+    shown = [p for p in own if p["score"] >= _DRAWN_SCORE][:_MAX_DRAWN] or own[:1]
     for prediction in shown:
         if "segmentation" in prediction:
             mask = Image.fromarray(

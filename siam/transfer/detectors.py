@@ -1,8 +1,9 @@
 """Faster and Mask R-CNN on a run's ResNet: the paper's C4, and torchvision's feature pyramid.
 
-C4 (He et al. 2017, Detectron2's R50-C4): stem to res4 feed the RPN, RoIAlign pools 14 x 14 from res4, and
-res5 is the head of boxes and masks, followed by an extra batch norm because pretrained features may have any
-scale (MoCo, He et al. 2020, Sec. 4.2; SimSiam, Chen & He 2021, Sec. 6.1). All batch norm is trained.
+C4 (He et al. 2017, Detectron2's R50-C4): the trunk is stem to res4, whose output feeds the RPN and is pooled
+to 14 x 14 by RoIAlign. res5 is the head of boxes and masks, followed by an extra batch norm because
+pretrained features may have any scale (MoCo, He et al. 2020, Sec. 4.2; SimSiam, Chen & He 2021, Sec. 6.1).
+All batch norm is trained.
 """
 
 import math
@@ -43,11 +44,11 @@ _PYRAMID_CHANNELS = 256  # of each level
 
 
 def build_detector(resnet: nn.Module, classes: int, settings: TransferSettings) -> nn.Module:
-    """Build a torchvision detector around `resnet`'s own layers; all others are new.
+    """Build a torchvision detector around `resnet`'s layers; all others are randomly initialized.
 
     resnet: a timm ResNet. classes: K, without the background. In training mode it maps images, float
     (3, H, W) in [0, 1], and targets to losses by name; in eval mode images to boxes, labels, scores and
-    perhaps masks. Raises SettingsError for a backbone without a ResNet's stages.
+    optionally masks. Raises SettingsError for a backbone without a ResNet's stages.
     """
     stages = ("conv1", "bn1", "maxpool", "layer1", "layer2", "layer3", "layer4")
     if not all(hasattr(resnet, stage) for stage in stages):
@@ -159,7 +160,7 @@ class BoxPredictor(nn.Module):
         nn.init.zeros_(self.bbox_pred.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, C5) -> (R, K + 1), background first, and (R, 4 (K + 1)), whose first four are unused zeros."""
+        """Map (R, C5) to (R, K + 1), background first, and (R, 4 (K + 1)), the first four unused zeros."""
         return self.cls_score(x), F.pad(self.bbox_pred(x), (4, 0))
 
 
@@ -176,7 +177,7 @@ class MaskPredictor(nn.Module):
         nn.init.zeros_(self.predictor.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R, C5, 7, 7) -> (R, K + 1, 14, 14), whose first, for the background, is unused zeros."""
+        """Map (R, C5, 7, 7) to (R, K + 1, 14, 14), whose first mask, for the background, is unused zeros."""
         logits: Tensor = self.predictor(F.relu(self.deconv(x)))  # (R, 256, 14, 14) -> (R, K, 14, 14)
         return F.pad(logits, (0, 0, 0, 0, 1, 0))
 
@@ -184,7 +185,7 @@ class MaskPredictor(nn.Module):
 class C4Heads(RoIHeads):  # type: ignore[misc]
     """torchvision's heads, except that boxes and masks share one pass through res5, as in Detectron2.
 
-    So batch norm sees every sampled box once, and objects not a second time.
+    So batch norm sees each sampled box once, instead of those with objects twice.
     """
 
     def __init__(

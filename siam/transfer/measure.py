@@ -1,7 +1,7 @@
 """Average precision of boxes and masks, as COCO defines it (Lin et al. 2014), by faster-coco-eval.
 
 AP is the mean over IoU thresholds 0.5, 0.55, ..., 0.95; AP50 and AP75 are at one threshold. Sizes are areas
-in pixels: small below 32 x 32, large above 96 x 96. VOC is measured in the same way, whereas the published
+in pixels: small below 32 x 32, large above 96 x 96. VOC is measured in the same way, although the published
 VOC numbers interpolate precision at 11 points of recall rather than 101.
 """
 
@@ -18,13 +18,13 @@ from siam.runs.results import Precision
 from siam.transfer.annotations import DetectionDataset
 
 Prediction = dict[str, Any]
-"""One of COCO's results: image_id, category_id, bbox [x, y, width, height], score, perhaps segmentation."""
+"""A COCO result: image_id, category_id, bbox [x, y, width, height], score, optionally segmentation."""
 
 
 def truth(data: DetectionDataset, unread: Iterable[int] = ()) -> dict[str, Any]:
-    """Return the test set in COCO's format; crowds and difficult instances are marked as not counted.
+    """Return the test set in COCO's format; crowds and difficult instances are marked to be ignored.
 
-    unread: ids of images to leave out because they could not be read.
+    unread: ids of unreadable images, which are left out.
     """
     excluded = set(unread)
     examples = [data.test[i] for i in range(len(data.test))]
@@ -52,10 +52,10 @@ def truth(data: DetectionDataset, unread: Iterable[int] = ()) -> dict[str, Any]:
 
 
 def average_precision(true: dict[str, Any], predictions: list[Prediction], masks: bool) -> Precision:
-    """Measure boxes, or masks. Neither argument is modified."""
+    """Measure the precision of boxes, or of masks. Neither argument is modified."""
     with contextlib.redirect_stdout(io.StringIO()):
         reference = COCO(true, use_deepcopy=True)
-        found = reference.loadRes(_without_other(predictions, masks)) if predictions else COCO(_empty(true))
+        found = reference.loadRes(of_kind(predictions, masks)) if predictions else COCO(_empty(true))
         evaluation = COCOeval_faster(reference, found, iouType="segm" if masks else "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
@@ -77,13 +77,13 @@ def average_precision(true: dict[str, Any], predictions: list[Prediction], masks
 
 
 def _mean(precision: NDArray[np.float64]) -> float | None:
-    """Return the mean of the defined values; -1 means that the test set has no such object."""
+    """Return the mean of the defined values; -1 marks that the test set has no such object."""
     known = precision[precision > -1]
     return float(known.mean()) if known.size else None
 
 
-def _without_other(predictions: list[Prediction], masks: bool) -> list[Prediction]:
-    """Copy predictions without the other kind: with masks there, boxes would get the areas of masks."""
+def of_kind(predictions: list[Prediction], masks: bool) -> list[Prediction]:
+    """Copy predictions with only boxes, or only masks: given both, boxes would get the areas of masks."""
     other = "bbox" if masks else "segmentation"
     return [{key: value for key, value in row.items() if key != other} for row in predictions]
 

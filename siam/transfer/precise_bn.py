@@ -1,4 +1,4 @@
-"""Precise batch norm: running statistics as the mean over many batches, not a moving average of the last.
+"""Precise batch norm: running statistics are means over many batches, not moving averages.
 
 Wu & Johnson 2021 ("Rethinking 'Batch' in BatchNorm"), Sec. 3.1; the published C4 recipes (MoCo's) use it too.
 """
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @torch.no_grad()
 def measure_statistics(network: nn.Module, batches: Iterable[T], forward: Callable[[T], object]) -> None:
-    """Set every running statistic to its mean over `batches`, without changing parameters or mode.
+    """Set all running statistics to their means over `batches`, without changing parameters or mode.
 
     forward: passes one batch through the network, which is in training mode.
     """

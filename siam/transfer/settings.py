@@ -1,4 +1,4 @@
-"""The settings of a transfer, as a frozen dataclass, and the recipes to start from."""
+"""The settings of a transfer, as a frozen dataclass, and its recipes."""
 
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
@@ -19,7 +19,7 @@ Side = Annotated[int, AtLeast(32, "pixels")]
 
 @dataclass(frozen=True)
 class TransferSettings:
-    """One fine-tuning, complete. Defaults: the paper's VOC07, Faster R-CNN on ResNet-50-C4."""
+    """All settings of a transfer. Defaults: the paper's VOC07, Faster R-CNN on ResNet-50-C4."""
 
     task: Task = "detection"
     """detection (boxes), or segmentation (boxes and masks)."""
@@ -54,19 +54,19 @@ class TransferSettings:
     proposals: Annotated[tuple[int, int], AtLeast(1)] = (2000, 1000)
     """RPN boxes after non-maximum suppression: training, test."""
     rois: Count = 512
-    """Proposals per image that the head learns from, a quarter of them objects."""
+    """Proposals per image to train the head on, a quarter of them objects."""
     score_threshold: Annotated[float, AtLeast(0), Below(1)] = 0.05
     """Discard predictions with a lower score."""
     precise_bn: Natural = 200
-    """Precise batch norm: batches to measure the running statistics over before the test; 0: none."""
+    """Precise batch norm: batches over which running statistics are measured before the test; 0: off."""
     seed: Natural = 0
     """Random seed: order, flips, sizes, sampled boxes, and layers that are not pretrained."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1."""
     devices: Natural = 0
-    """Data-parallel processes, one per GPU (or some cores each with device cpu); 0: as many as GPUs."""
+    """Data-parallel processes, one per GPU (with device cpu, sharing the cores); 0: one for each GPU."""
     timeout: Annotated[str, Duration()] = "10m"
-    """How long a process waits for the others before it gives them up as lost."""
+    """How long a process waits for the others before it considers them lost."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Mixed precision (bf16 autocast) or float32; `auto`: bf16 where the hardware is fast at it."""
     workers: Annotated[int, AtLeast(-1, "(automatic)")] = -1
@@ -87,7 +87,7 @@ def rate_at(step: int, settings: TransferSettings) -> float:
     rate = settings.lr * settings.batch_size / BATCH
     if step < settings.warmup:  # from 1/1000, as in Detectron2
         return rate * (0.001 + 0.999 * step / settings.warmup)
-    passed = sum(step >= round(share * settings.iterations) for share in settings.drops)
+    passed = sum(step >= round(fraction * settings.iterations) for fraction in settings.drops)
     return rate * 0.1**passed
 
 
@@ -121,7 +121,7 @@ SMALL = TransferSettings(
 )
 """A few hundred images at half size, to compare encoders in minutes on a GPU."""
 
-_LARGE = 2000  # training images: with fewer, the paper's schedules repeat each too often
+_LARGE = 2000  # training images: with fewer, the paper's schedules repeat each image too often
 
 RECIPES = {"voc07": VOC07, "voc0712": VOC0712, "coco-1x": COCO_1X, "small": SMALL}
 

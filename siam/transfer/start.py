@@ -1,4 +1,4 @@
-"""From what a user asks for to a fine-tuning: which backbone, which data, which settings, which folder."""
+"""Setup of a transfer from the user's options: backbone, data, settings and folder."""
 
 import re
 from collections.abc import Callable
@@ -34,7 +34,7 @@ from siam.transfer.settings import TransferSettings, starting_point
 from siam.transfer.train import train
 
 MAY_CHANGE = ("device", "devices", "timeout", "workers", "checkpoint.")
-"""Settings that may differ when a transfer is resumed: they do not change what is learnt."""
+"""Settings that may differ when a transfer is resumed: they do not change what is learned."""
 
 Opener = Callable[[str | Path, bool], DetectionDataset]
 """`open_annotated` behind a cache, so that annotations are read once."""
@@ -124,7 +124,7 @@ def resolve(
     settings = overrides.over(base)
     folder = Path(out) if out is not None else _default_folder(Path(run), str(data), settings)
     if not (folder / TRANSFER).exists():
-        init_backbone(run, settings.init, settings.seed)  # before anything is written: it may be refused
+        init_backbone(run, settings.init, settings.seed)  # raises before anything is written
     _claim(folder, resume, {"run": str(run), "data": str(data), **to_dict(settings)}, settings)
     console.print(
         f"{settings.task} by {settings.detector} on {data}: {len(annotated.train):,} photographs, "
@@ -139,7 +139,7 @@ def init_backbone(run: str | Path, init: str, seed: int) -> nn.Module:
     """Return the backbone that training starts from: RUN's, or the one that `init` names.
 
     init: '' for RUN's own, `random`, a run's folder, or a checkpoint file; random weights and those of a file
-    take RUN's shape. Raises RunError.
+    take RUN's architecture. Raises RunError.
     """
     if not init or (Path(init).is_dir() and init != "random"):
         return load(init or run).backbone
@@ -162,7 +162,7 @@ def init_backbone(run: str | Path, init: str, seed: int) -> nn.Module:
 
 
 def _claim(folder: Path, resume: bool, plain: dict[str, Any], settings: TransferSettings) -> None:
-    """Write transfer.yaml, or on a resume find that the folder holds this transfer. Raises RunError."""
+    """Write transfer.yaml; on a resume, check that the folder holds this transfer. Raises RunError."""
     file = folder / TRANSFER
     if file.exists():
         if not resume:
@@ -181,7 +181,7 @@ def _claim(folder: Path, resume: bool, plain: dict[str, Any], settings: Transfer
 
 
 def _require_same(file: Path, plain: dict[str, Any], settings: TransferSettings) -> None:
-    """Raise RunError unless transfer.yaml has the same run, data, and settings that change what is learnt."""
+    """Raise RunError unless transfer.yaml has the same run, data, and settings that affect training."""
     try:
         before = yaml.safe_load(file.read_text())
         same = {name: before.pop(name) == plain[name] for name in ("run", "data")}
@@ -198,7 +198,7 @@ def _require_same(file: Path, plain: dict[str, Any], settings: TransferSettings)
 
 
 def _default_folder(run: Path, data: str, settings: TransferSettings) -> Path:
-    """Return RUN/transfer/DATA-TASK-DETECTOR, with init and seed where they were given."""
+    """Return RUN/transfer/DATA-TASK-DETECTOR, with init and seed appended if they were given."""
     parts = [Path(data).resolve().name, settings.task, settings.detector]
     if settings.init:
         parts.append(Path(settings.init).stem)

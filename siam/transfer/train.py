@@ -1,4 +1,4 @@
-"""The fine-tuning of a detector, from top to bottom."""
+"""The training loop of a detector, from top to bottom."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ from siam.transfer.annotations import DetectionDataset
 from siam.transfer.data import Batches, Examples
 from siam.transfer.detect import detect, draw
 from siam.transfer.detectors import build_detector
-from siam.transfer.measure import Prediction, average_precision, truth
+from siam.transfer.measure import Prediction, average_precision, of_kind, truth
 from siam.transfer.precise_bn import measure_statistics
 from siam.transfer.settings import TransferSettings, rate_at
 
@@ -31,7 +31,7 @@ _DRAWN = 12  # photographs
 def train(
     data: DetectionDataset, resnet: nn.Module, settings: TransferSettings, folder: Path, console: Console
 ) -> TransferResult:
-    """Fine-tune a detector on `resnet`, whose weights it starts from, and measure it on the test photographs.
+    """Fine-tune a detector that is initialized from `resnet`, and measure it on the test photographs.
 
     Continue from the last checkpoint in `folder` if there is one. All ranks call this; rank 0 alone writes.
     Raises SiamError.
@@ -54,7 +54,7 @@ def train(
         for examples in run.guard(batches.batches(run.step, run.total_steps)):
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(run.step, settings)
-            run.seed_step()  # of sizes and of sampled boxes
+            run.seed_step()  # for random sizes and sampled boxes
 
             losses = _losses(model, examples, run)
             loss = torch.stack(list(losses.values())).sum()
@@ -105,7 +105,7 @@ def _seeded_losses(model: nn.Module, run: Session, step: int, examples: Examples
 
 
 def _log_losses(run: Session, losses: dict[str, Tensor], lr: float) -> None:
-    """Add to the running means; record and show them when a record is due."""
+    """Add to the running means; log and show them if a record is due."""
     values = all_reduce_mean(torch.stack(list(losses.values())).detach()).tolist()
     run.progress.add(steps=1, **dict(zip(losses, values, strict=True)))
     if run.should_log:
@@ -120,8 +120,8 @@ def _log_losses(run: Session, losses: dict[str, Tensor], lr: float) -> None:
 def _detect_all(
     data: DetectionDataset, detector: nn.Module, settings: TransferSettings, run: Session, workers: int
 ) -> tuple[list[Prediction], dict[int, str]]:
-    """Detect in all test photographs, a part of them on each rank. Returns predictions and what is unread."""
-    mine = list(range(len(data.test)))[rank() :: world_size()]
+    """Detect in the test photographs, split over ranks. Returns predictions, and id -> reason if unread."""
+    own = list(range(len(data.test)))[rank() :: world_size()]
     run.log.print(f"detecting in {len(data.test):,} test photographs")
 
     def on_progress(done: int) -> None:
@@ -129,7 +129,7 @@ def _detect_all(
         run.log.progress(run.step, [f"tested {count:,} of {len(data.test):,}"])
 
     parts = all_gather_object(
-        detect(detector, data, mine, settings, run.device, run.bf16, workers, on_progress)
+        detect(detector, data, own, settings, run.device, run.bf16, workers, on_progress)
     )
     predictions = [prediction for found, _ in parts for prediction in found]
     unread = {number: reason for _, part in parts for number, reason in part.items()}
@@ -147,18 +147,18 @@ def _measure(
     readable = [i for i in range(len(data.test)) if data.test[i].id not in unread]
     if not readable:
         reason = next(iter(unread.values()))
-        raise DataError(f"none of the photographs in {data.test.name} can be read; the first {reason}")
+        raise DataError(f"none of the photographs in {data.test.name} can be read; the first one {reason}")
     true = truth(data, unread)
     _save_json(run.folder / TRUTH, true)
     precisions = {}
-    for name, file, left_out in (("boxes", BOXES, "segmentation"), ("masks", MASKS, "bbox")):
+    for name, file in (("boxes", BOXES), ("masks", MASKS)):
         if name == "boxes" or settings.task == "segmentation":
-            plain = [{key: value for key, value in row.items() if key != left_out} for row in predictions]
-            _save_json(run.folder / file, plain)
-            precisions[name] = average_precision(true, plain, masks=name == "masks")
+            masks = name == "masks"
+            _save_json(run.folder / file, of_kind(predictions, masks))
+            precisions[name] = average_precision(true, predictions, masks)
     named = dict(zip(data.category_ids, data.classes, strict=True))
-    for place in np.unique(np.linspace(0, len(readable) - 1, min(_DRAWN, len(readable))).astype(int)):
-        index = readable[place]
+    for position in np.unique(np.linspace(0, len(readable) - 1, min(_DRAWN, len(readable))).astype(int)):
+        index = readable[position]
         draw(data.test, index, predictions, named, run.folder / DRAWN / f"{index:06d}.jpg")
     skipped = {reason: count for reason, (count, _) in data.skipped.items()}
     if unread:
@@ -183,7 +183,7 @@ def _save_json(file: Path, plain: object) -> None:
 
 
 def _facts(data: DetectionDataset, detector: nn.Module, run: Session) -> dict[str, Any]:
-    """Facts for the first record."""
+    """Return the facts of the first record."""
     return {
         "train_images": len(data.train),
         "test_images": len(data.test),

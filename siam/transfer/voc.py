@@ -1,7 +1,7 @@
 """Pascal VOC's layout: a folder for each year, with JPEGImages, Annotations and ImageSets/Main.
 
-Everingham et al. 2010. Years are merged: the training lists of all are trained on, the test lists of all
-tested on. VOC counts pixels from 1, and its boxes include their last pixels.
+Everingham et al. 2010. Years are merged: training uses the training lists of all years, and the test uses
+all test lists. VOC counts pixels from 1, and its boxes include their last pixels.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ _ENDINGS = (".jpg", ".jpeg", ".JPEG", ".png")
 
 @dataclass(frozen=True)
 class _Named:
-    """An instance whose class has no number yet."""
+    """An instance whose class has no label yet."""
 
     name: str
     box: Box
@@ -36,7 +36,7 @@ class _Named:
 
 
 _Read = tuple[Path, int, int, list[_Named]]
-"""image file, width, height, objects"""
+"""Image file, width, height, objects."""
 
 
 def voc_years(root: Path) -> list[Path]:
@@ -51,7 +51,7 @@ def voc_years(root: Path) -> list[Path]:
 def open_voc(name: str, years: list[Path]) -> DetectionDataset:
     """Read all annotations; those that cannot be used are skipped and counted.
 
-    Raises DataError where there are no lists of images to train and test on.
+    Raises DataError if there are no lists of training and test images.
     """
     skipped = Skipped()
     train_lists, test_lists = _lists(name, years)
@@ -75,11 +75,11 @@ def open_voc(name: str, years: list[Path]) -> DetectionDataset:
 
 
 _List = tuple[Path, str]
-"""a year, and the name of one of its lists"""
+"""A year, and the name of one of its lists."""
 
 
 def _lists(name: str, years: list[Path]) -> tuple[list[_List], list[_List]]:
-    """Return lists to train and to test on: trainval and test, or where no year has a test, train and val."""
+    """Return training and test lists: trainval and test, or train and val if there is no test."""
 
     def lists(year: Path, *parts: str) -> list[_List]:
         return [(year, part) for part in parts if (year / _LISTS / f"{part}.txt").is_file()]
@@ -92,8 +92,8 @@ def _lists(name: str, years: list[Path]) -> tuple[list[_List], list[_List]]:
         test = [found for year in years for found in lists(year, "val")]
     if not train or not test:
         raise DataError(
-            f"{name} lacks lists to train and test on: looked in {_LISTS} for trainval.txt and test.txt, "
-            "or train.txt and val.txt"
+            f"{name} has no lists of training and test images: looked in {_LISTS} for trainval.txt and "
+            "test.txt, or train.txt and val.txt"
         )
     return train, test
 
@@ -108,7 +108,7 @@ def _read_all(lists: list[_List], skipped: Skipped) -> Iterator[_Read]:
 
 
 def _read(year: Path, stem: str, skipped: Skipped) -> _Read | None:
-    """Read one image's annotation; None, with the reason noted, where it cannot be used."""
+    """Read one image's annotation; None, with the reason recorded, if it is unusable."""
     xml = year / "Annotations" / f"{stem}.xml"
     files = (year / "JPEGImages" / (stem + ending) for ending in _ENDINGS)
     file = next((file for file in files if file.is_file()), None)
@@ -132,7 +132,7 @@ def _read(year: Path, stem: str, skipped: Skipped) -> _Read | None:
 
 
 def _size(root: ElementTree.Element, file: Path, where: str, skipped: Skipped) -> tuple[int, int] | None:
-    """Return width and height, from the image itself where the annotation lacks them."""
+    """Return width and height, from the image itself if the annotation lacks them."""
     try:
         width, height = int(root.findtext("size/width", "")), int(root.findtext("size/height", ""))
     except ValueError:
@@ -171,7 +171,7 @@ def _named(
 def _examples(
     reads: list[_Read], label_of: dict[str, int], first: int, skipped: Skipped
 ) -> Iterator[Example]:
-    """Give images ids from `first` on, and instances ids and labels."""
+    """Yield examples with ids from `first` on, and instances with ids and labels."""
     ids = 0
     for at, (file, width, height, named) in enumerate(reads, start=first):
         instances = []

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Measure every stage from files to the training step; name the bottleneck and what to change."""
+    """Measure every stage from files to the training step, and name the bottleneck and its remedy."""
 
     settings: PretrainOverrides
 
@@ -27,16 +27,16 @@ def main(options: Bench) -> "Result":
 
 
 def render(result: "Result") -> Iterator[Any]:
-    """Yield what was measured, the rate of each stage on its own, and the verdict."""
+    """Yield the configuration, the rate of each stage on its own, and the verdict."""
     from rich.table import Table
 
     rates, verdict = result.rates, result.verdict
     rows = {
         "read and decode, one worker": rates.decode,
-        "the same and two crops, one worker": rates.worker,
+        "read, decode, two crops, one worker": rates.worker,
         f"the same, workers: {rates.workers}": rates.worker and rates.worker * rates.workers,
         "transfer to the device": rates.transfer,
-        "colors on the device" if rates.worker else "crops and colors on the device": rates.photometry,
+        "colors on the device" if rates.worker else "crops and colors on the device": rates.augment,
         f"training step, batch {result.batch_size}, {result.precision}": rates.step,
         "all together, expected": verdict.pairs_per_second,
         "all together, measured": result.end_to_end,
@@ -48,4 +48,4 @@ def render(result: "Result") -> Iterator[Any]:
             table.add_row(name, f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}")
     yield f"{result.data}, {result.backbone}, {result.size} px; {result.machine['machine']}"
     yield table
-    yield f"bottleneck: {verdict.bottleneck}; to change it: {verdict.advice}"
+    yield f"bottleneck: {verdict.bottleneck}; remedy: {verdict.advice}"

@@ -10,7 +10,7 @@ from siam.cli.flags import RunFolder
 
 @dataclass(frozen=True)
 class Embed:
-    """Write path, label and embedding of every image to a Parquet file. Run it again to resume."""
+    """Write path, label and embedding of every image to a Parquet file. The same command resumes."""
 
     run: RunFolder
     data: Annotated[Positional[str], arg(metavar="DATA")]
@@ -26,7 +26,7 @@ class Embed:
     device: str = "auto"
     """auto, cpu, cuda, mps."""
     workers: int = -1
-    """Decoding processes; -1 chooses."""
+    """Worker processes that decode; -1: by the number of cores."""
 
 
 def main(options: Embed) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def render(result: "Evaluation") -> list[Any]:
 
 
 def after(options: Evaluate, result: "Evaluation") -> None:
-    """Keep the result in the run, and redraw its report."""
+    """Save the result in the run, and update its report."""
     from siam.report.page import write_report
     from siam.runs.results import add_evaluation
 
@@ -48,5 +48,5 @@ def after(options: Evaluate, result: "Evaluation") -> None:
     try:
         write_report(options.run)
     except OSError as error:
-        reason = error.strerror
-        raise RunError(f"the result is kept, but not in {options.run}/report.html: {reason}") from None
+        page = f"{options.run}/report.html"
+        raise RunError(f"the result is saved, but {page} is not updated: {error.strerror}") from None

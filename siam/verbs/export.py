@@ -1,4 +1,4 @@
-"""write an encoder for torchvision, timm, detectron2, onnx, or as plain safetensors"""
+"""write an encoder for torchvision, timm, Detectron2 or ONNX, or as plain safetensors"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from siam.cli.flags import RunFolder
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run's encoder in the form that another library loads."""
+    """Write a run's encoder in the format of another library."""
 
     run: RunFolder
     format: str

@@ -1,4 +1,4 @@
-"""make a run of a checkpoint from SimSiam, MoCo v2, torchvision, timm, lightly, solo-learn"""
+"""turn a checkpoint of another project (SimSiam, MoCo v2, timm, lightly ...) into a run"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -14,11 +14,11 @@ class Import:
     """Turn another project's checkpoint into a run. Its format is recognized by its keys."""
 
     checkpoint: Annotated[Positional[str], arg(metavar="CHECKPOINT")]
-    """The file (or a folder that timm or siam wrote)."""
+    """The file, or a folder that timm or siam wrote."""
     out: str
     """The run's folder."""
     backbone: str | None = None
-    """timm's name, if the checkpoint is not of a plain ResNet."""
+    """The backbone's timm name, if it is not a plain ResNet."""
     image_size: int | None = None
     """Side in pixels of the images it is used on; 224 if left out, 32 with a small-image stem."""
 

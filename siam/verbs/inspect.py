@@ -1,4 +1,4 @@
-"""describe a run or checkpoint, and how healthy its representation is"""
+"""describe a run or checkpoint, and check its representation for collapse"""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -8,14 +8,14 @@ from tyro.conf import Positional, arg
 
 @dataclass(frozen=True)
 class Inspect:
-    """Describe a run or checkpoint, and with DATA how healthy its representation is."""
+    """Describe a run or checkpoint and, with DATA, check its representation for collapse."""
 
     source: Annotated[Positional[str], arg(metavar="RUN|CHECKPOINT")]
-    """A run's folder, or a checkpoint that `siam import` would take."""
+    """A run's folder, or a checkpoint that `siam import` accepts."""
     data: Annotated[Positional[str], arg(metavar="[DATA]")] = ""
-    """Images: std of z/|z| and effective ranks are measured on up to 2,048 of them."""
+    """Images, up to 2,048 of which are used to measure the std of z/|z| and effective ranks."""
     backbone: str | None = None
-    """timm's name, if a checkpoint is not of a plain ResNet."""
+    """The backbone's timm name, if a checkpoint is not of a plain ResNet."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
 

@@ -12,15 +12,15 @@ from siam.cli.output import facts_table
 class Pretrain:
     """Learn an encoder from images without labels.
 
-    Settings are fitted to the images unless you give them: the defaults below are those for ImageNet.
+    Settings that you leave out are chosen to fit the images; the defaults below are those for ImageNet.
     """
 
     out: str | None = None
     """The run's folder; runs/METHOD-DATA if left out."""
     recipe: str | None = None
-    """imagenet, cifar10, imagenette or demo: the base of the settings; fitted to the images if left out."""
+    """Base of the settings: imagenet, cifar10, imagenette or demo; chosen to fit the images if left out."""
     resume: Literal["no", "yes", "auto"] = "no"
-    """Continue the run in --out from its last checkpoint; `auto` begins one if there is none."""
+    """Continue the run in --out from its last checkpoint; `auto` starts one if there is none."""
     settings: PretrainOverrides
 
 

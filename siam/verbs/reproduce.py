@@ -1,4 +1,4 @@
-"""run one of the paper's tables, row by row, and print it next to the published one"""
+"""run one of the paper's tables, row by row, next to the published figures"""
 
 import sys
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from siam.paper.tables import TABLES
 
 HINTS = {
     "--method": "each row of a table names its own method",
-    "--seed": "a table runs seeds 0, 1, ...; say how many with --seeds",
+    "--seed": "a table runs seeds 0, 1, ...; set their number with --seeds",
 }
 
 
@@ -23,11 +23,11 @@ class Reproduce:
     table: Annotated[Positional[str], arg(metavar="TABLE")]
     """The table's name."""
     scale: Literal["demo", "cifar", "imagenette", "imagenet"] = "demo"
-    """demo, cifar, imagenette or imagenet: the set and the recipe that rows start from."""
+    """The set, and the recipe that rows start from."""
     seeds: int = 1
     """Runs of each row, with seeds 0, 1, ..."""
     out: str | None = None
-    """Folder of the table, which resumes an unfinished one; runs/reproduce/TABLE-SCALE if left out."""
+    """Folder of the table; runs/reproduce/TABLE-SCALE if left out. An unfinished table is resumed."""
     command: Suppress[CommandLine] = field(default=CommandLine(""))
     settings: TableOverrides
 

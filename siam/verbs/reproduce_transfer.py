@@ -1,4 +1,4 @@
-"""fine-tune detectors from scratch and from runs, and print them next to Table 5"""
+"""fine-tune detectors from scratch and from runs, next to the published Table 5"""
 
 import sys
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class ReproduceTransfer:
     runs: tuple[str, ...] = ()
     """The runs to compare; the first gives the shape of the network from scratch."""
     seeds: int = 3
-    """Fine-tunings from each, with seeds 0, 1, ..."""
+    """Fine-tunings of each, with seeds 0, 1, ..."""
     recipe: str | None = None
-    """voc07, voc0712, coco-1x or small; fitted to the data if left out."""
+    """Base of the settings: voc07, voc0712, coco-1x or small; chosen to fit the data if left out."""
     out: str | None = None
-    """Folder of the fine-tunings and the table. An unfinished one is resumed."""
+    """Folder of the fine-tunings and the table. An unfinished table is resumed."""
     settings: TransferOverrides
 
 

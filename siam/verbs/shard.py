@@ -8,12 +8,12 @@ from tyro.conf import Positional, arg
 
 @dataclass(frozen=True)
 class Shard:
-    """Write the images of DATA, unchanged and in their order, as WebDataset shards (.tar)."""
+    """Write the images of DATA, unchanged and in order, as WebDataset shards (.tar)."""
 
     data: Annotated[Positional[str], arg(metavar="DATA")]
     """The images."""
     out: str
-    """The folder to write; its shards are DATA for `siam pretrain`."""
+    """The folder to write. Pass it to `siam pretrain` as DATA."""
     size: str = "512MB"
     """Maximum size of a shard."""
 

@@ -21,7 +21,7 @@ class Transfer:
     data: Annotated[Positional[str], arg(metavar="DATA")]
     """A folder in the layout of Pascal VOC or COCO."""
     recipe: str | None = None
-    """The base of the settings; fitted to the data if left out."""
+    """Base of the settings; chosen to fit the data if left out."""
     out: str | None = None
     """The transfer's folder; RUN/transfer/DATA-TASK-DETECTOR if left out."""
     resume: Switch = False

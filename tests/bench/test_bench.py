@@ -13,10 +13,10 @@ from siam.cli import command as cli
 from tests.conftest import TINY, run_cli
 
 GPU = Rates(
-    device="cuda", cores=16, workers=8, decode=900.0, worker=600.0, transfer=20000.0, photometry=9000.0,
+    device="cuda", cores=16, workers=8, decode=900.0, worker=600.0, transfer=20000.0, augment=9000.0,
     step=1500.0,
 )  # fmt: skip
-CPU = replace(GPU, device="cpu", cores=4, workers=2, transfer=None, photometry=300.0, step=50.0)
+CPU = replace(GPU, device="cpu", cores=4, workers=2, transfer=None, augment=300.0, step=50.0)
 PHOTOGRAPH = 500 * 375
 
 
@@ -66,7 +66,7 @@ def test_without_workers_nothing_is_prefetched():
 def test_a_cached_set_needs_no_workers():
     resident = replace(GPU, workers=0, decode=None, worker=None, transfer=None)
     assert find_bottleneck(resident, 32 * 32, 32).bottleneck == "device"
-    assert "colors" in find_bottleneck(replace(resident, photometry=1000.0), 32 * 32, 32).advice
+    assert "colors" in find_bottleneck(replace(resident, augment=1000.0), 32 * 32, 32).advice
 
 
 def test_bad_input_is_an_error_of_one_line(capsys, tmp_path):
@@ -96,7 +96,7 @@ def test_a_folder_is_measured_with_the_given_settings(capsys, photos, monkeypatc
     assert (result["backbone"], result["size"], result["batch_size"]) == ("resnet10t", 16, 8)
     rates = result["rates"]
     assert rates["decode"] == rates["worker"] == 4 * 16 / 2.5
-    assert rates["photometry"] == rates["step"] == 4 * 8 / 2.5
+    assert rates["augment"] == rates["step"] == 4 * 8 / 2.5
     assert rates["transfer"] is None
     assert result["end_to_end"] == 8 * 8 / 4.5
     assert result["verdict"]["bottleneck"] == "workers", "there are none"

@@ -80,7 +80,7 @@ def test_invalid_settings_are_an_error_of_one_line(capsys, tmp_path, monkeypatch
         (["reproduce", "methods", "--method", "byol"],
          "unknown setting '--method': each row of a table names its own method"),
         (["pretrain", "--method.name", "byol"], "unknown setting '--method.name'; did you mean --method"),
-        (["reproduce", "methods", "--seed", "3"], "say how many with --seeds"),
+        (["reproduce", "methods", "--seed", "3"], "set their number with --seeds"),
         (["reproduce", "methods", "--method.queue", "10"], "method.queue must be larger than batch_size"),
         (["reproduce", "batch-size", "--batch-size", "100000"], "fits the 5000 images of demo"),
         (["pretrain", "--recipe", "imagenet", "--backbone", "inception_v3", "--views.size", "32"],
@@ -99,7 +99,7 @@ def test_an_empty_folder_and_a_single_image(capsys, tmp_path, photos):
     assert "no images" in refused(capsys, "pretrain", empty, "--out", tmp_path / "run")
     for file in sorted(photos.iterdir())[1:]:
         file.unlink()
-    says = "photos has only one image: learning needs at least 2; give a set that holds more"
+    says = "photos has only one image: training needs at least 2, so give a larger set"
     assert says in refused(capsys, "pretrain", photos, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert says in refused(capsys, "bench", photos)

@@ -255,7 +255,7 @@ def test_torchvision_and_timm_state_dicts(tmp_path):
     assert imported.left_out == ("fc.weight", "fc.bias")
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=5)
     torch.save(vit.state_dict(), tmp_path / "vit.pth")
-    with pytest.raises(RunError, match="name it as timm does, with --backbone"):
+    with pytest.raises(RunError, match="give its timm name with --backbone"):
         import_checkpoint(tmp_path / "vit.pth", tmp_path / "vit")
     imported = import_checkpoint(tmp_path / "vit.pth", tmp_path / "vit", backbone="vit_tiny_patch16_224")
     assert imported.left_out == ("head.weight", "head.bias")
@@ -333,10 +333,10 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(RunError, match=r"lacks backbone\.layer3\.0\.conv1\.weight"):
         import_checkpoint(tmp_path / "c.pth", tmp_path / "run")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "odd.pth")
-    with pytest.raises(RunError, match="of no known layout; their keys begin: weight"):
+    with pytest.raises(RunError, match="in no known layout; their first keys: weight"):
         import_checkpoint(tmp_path / "odd.pth", tmp_path / "run")
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(RunError, match="holds no weights by name"):
+    with pytest.raises(RunError, match="holds no named weights"):
         import_checkpoint(tmp_path / "list.pth", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -88,7 +88,7 @@ def test_blur_equals_torchvision(sigma):
     x = torch.rand(2, 3, 24, 31, generator=torch.Generator().manual_seed(0))
     side = 2 * int(4 * sigma) + 1
     expected = TF.gaussian_blur(x, [side, side], [sigma, sigma])
-    assert abs(blur(x, torch.full((2,), sigma), most=2.0) - expected).max() < 1e-5
+    assert abs(blur(x, torch.full((2,), sigma), max_sigma=2.0) - expected).max() < 1e-5
 
 
 def test_the_composition_equals_torchvisions_in_any_order(images):

@@ -100,7 +100,7 @@ def test_a_truncated_tar_keeps_its_complete_members(photos, tmp_path):
     sets = open_images(file)
     assert 10 <= len(sets.train) < 24
     assert sets.unreadable_files[str(file)] == (
-        f"damaged or cut off: only what comes before that is used (images: {len(sets.train)})"
+        f"damaged or truncated: only the images before the damage are used ({len(sets.train)})"
     )
 
 
@@ -161,7 +161,7 @@ def test_files_without_extension_or_with_pickles_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"set\.tar\.xz is compressed.*unpack it"):
         open_images(tmp_path / "set.tar.xz")
     (tmp_path / "what.xyz").touch()
-    with pytest.raises(DataError, match="cannot tell what"):
+    with pytest.raises(DataError, match="cannot recognize"):
         open_images(tmp_path / "what.xyz")
 
 
@@ -333,10 +333,10 @@ PIXELS = np.zeros((4, 8, 8, 3), np.uint8)
         ({"images": PIXELS.astype(np.float32)}, "must be uint8 .* got float32"),
         ({"images": PIXELS[..., :2]}, "must be uint8"),
         ({"images": PIXELS[:0]}, "no images"),
-        ({"images": PIXELS, "labels": np.arange(3)}, "labels must be 4 whole numbers"),
-        ({"images": PIXELS, "labels": np.array(list("abcd"))}, "labels must be 4 whole numbers"),
-        ({"images": PIXELS, "labels": np.arange(4) / 2}, "labels must be 4 whole numbers"),
-        ({"images": PIXELS, "labels": np.arange(4) - 1}, "labels must be 4 whole numbers"),
+        ({"images": PIXELS, "labels": np.arange(3)}, "labels must be 4 non-negative integers"),
+        ({"images": PIXELS, "labels": np.array(list("abcd"))}, "labels must be 4 non-negative integers"),
+        ({"images": PIXELS, "labels": np.arange(4) / 2}, "labels must be 4 non-negative integers"),
+        ({"images": PIXELS, "labels": np.arange(4) - 1}, "labels must be 4 non-negative integers"),
         (
             {"images": PIXELS, "labels": np.arange(4), "val_images": PIXELS, "val_labels": np.arange(4) + 1},
             "missing in train: 4",

@@ -128,7 +128,7 @@ def test_linear_fails_if_frozen_weights_move(monkeypatch):
 
     monkeypatch.setattr(Training, "fit", careless)
     train, val = hold_out(colored(12), 0.3)
-    with pytest.raises(RunError, match=r"moved frozen weights: .*running_mean"):
+    with pytest.raises(RunError, match=r"changed frozen weights: .*running_mean"):
         linear(encoder, train, val, LinearSettings(epochs=1), CPU)
 
 
@@ -249,7 +249,7 @@ def test_invalid_evaluations_are_refused(run, photos):
     shutil.copytree(run / "classes" / "train" / "dark", grey)
     try:
         done = run_cli("evaluate", run / "run", run / "classes", "--workers", "0", check=0)
-        assert "no validation images of grey: accuracy is of the other classes" in done.stderr
+        assert "no validation images of grey: accuracy is over the other classes" in done.stderr
     finally:
         shutil.rmtree(grey)
     done = run_cli("evaluate", run / "run", run / "classes", "--protocol", "knnn", check=2)

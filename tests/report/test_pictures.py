@@ -56,7 +56,7 @@ def test_no_pictures(tmp_path):
 @pytest.mark.parametrize("contents", [b"", b"PK\x03\x04 torn", b"not a zip file"])
 def test_unreadable_pictures(tmp_path, contents):
     (tmp_path / "pictures.npz").write_bytes(contents)
-    with pytest.raises(RunError, match="delete it to go on without"):
+    with pytest.raises(RunError, match="delete it to continue without it"):
         Pictures.load(tmp_path)
 
 

@@ -295,7 +295,7 @@ def test_images_that_vanish_end_the_run_and_cost_nothing(photos, tmp_path, capsy
     status, err = command(capsys, "pretrain", photos, *RUN, "--out", run)
     assert status == 2
     assert re.search(r"can no longer be read: 24 images in a row, .* \(No such file or directory\)", err)
-    assert "go on with --resume" in err
+    assert "continue with --resume" in err
     saved = load_checkpoint(run / "checkpoint.pt")["progress"]
     assert (saved["step"], saved["unreadable"]) == (4, {})
     away.rename(photos)
@@ -312,10 +312,10 @@ def test_a_worker_that_dies_is_restarted_once(photos):
     said = []
     loader = ViewLoader(Fatal(images), settings, torch.device("cpu"), warn=said.append)
     seen = []
-    with pytest.raises(RunError, match="a data worker was ended by SIGKILL twice at the same batch"):
+    with pytest.raises(RunError, match="a data worker was killed by SIGKILL twice at the same batch"):
         seen.extend(batch.views for batch in loader.batches())
     # Once or more: batches that were ready before the fatal one may be lost with the worker that made them.
-    assert set(said) == {"a data worker was ended by SIGKILL: restarted"}
+    assert set(said) == {"a data worker was killed by SIGKILL: restarted"}
     for views, same in zip(seen, expected, strict=False):
         assert all(torch.equal(a, b) for a, b in zip(views, same, strict=True))
 

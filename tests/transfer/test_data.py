@@ -76,7 +76,7 @@ def test_voc_is_read_correctly(voc):
     left, top, right, bottom = first.instances[0].box
     for side, value in (("xmin", left + 1), ("ymin", top + 1), ("xmax", right), ("ymax", bottom)):
         assert f"<{side}>{value:.0f}</{side}>" in text
-    with pytest.raises(DataError, match="has boxes only"):
+    with pytest.raises(DataError, match="has only boxes"):
         open_annotated(voc, masks=True)
 
 
@@ -176,7 +176,7 @@ def test_bad_coco_is_skipped_and_counted(tmp_path):
         (lambda root: None, "does not exist"),
         (lambda root: root.mkdir(), "is in neither layout"),
         (lambda root: root.write_text("x"), "is not a folder"),
-        (lambda root: make_voc(root / "VOC2007", {"trainval": {"1": xml([])}}), "lacks lists"),
+        (lambda root: make_voc(root / "VOC2007", {"trainval": {"1": xml([])}}), "has no lists"),
         (
             lambda root: make_voc(root / "V", {"trainval": {"1": "<a"}, "test": {"2": xml([])}}),
             "no usable image with an object to train on; skipped: 1 x an annotation that is not "

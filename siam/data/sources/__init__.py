@@ -1,11 +1,11 @@
-"""Where images come from: one file a source. A file added here is a source; nothing else has to change.
+"""Sources of images, one file each. To add a source, add a file here; nothing else has to change.
 
 A source is a module with
-    LOOKS_LIKE                a few words for what it takes, for the message when no source recognizes a name
-    ORDER                     sources are asked in this order
-    recognizes(name) -> bool  whether this is the source of that name; cheap
+    LOOKS_LIKE                a short description, for the message when no source recognizes a name
+    ORDER                     its position in the order in which sources are tried
+    recognizes(name) -> bool  True if the name belongs to this source; cheap
     open(name) -> ImageSets   list the images. Raises DataError
-and, if it is found by fixed names rather than on disk, NAMES, which the message suggests.
+A source of fixed names, rather than of files, also has NAMES, which the message suggests.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _COMPRESSED = (".xz", ".gz", ".bz2", ".zst", ".tgz", ".zip")
 def open_images(data: str | Path | None) -> ImageSets:
     """Open the images called `data`, the demo set if None, with the first source that recognizes the name.
 
-    Raises DataError: nothing is there, it holds no images, or it cannot be read.
+    Raises DataError if it does not exist, holds no images, or cannot be read.
     """
     name = "demo" if data is None else str(data)
     expand_shards.cache_clear()
@@ -41,7 +41,7 @@ def _not_recognized(name: str) -> str:
         return f"{name} is compressed, so it cannot be read at random: unpack it and pass the folder"
     if os.path.exists(name):
         *kinds, last = (source.LOOKS_LIKE for source in sources)
-        return f"cannot tell what {name} is: give {', '.join(kinds)} or {last}"
+        return f"cannot recognize {name}: give {', '.join(kinds)} or {last}"
     siblings: list[str] = []
     with contextlib.suppress(OSError, ValueError), os.scandir(path.parent) as entries:
         siblings = [entry.name for entry in itertools.islice(entries, 1000)]

@@ -58,7 +58,7 @@ class ArrayImages:
         split: str = "",
         file: Path | None = None,
     ) -> None:
-        """split: a folder to put before their names. file: the .npy that `images` is a map of."""
+        """split: a folder to prefix to names. file: the .npy file that `images` maps."""
         self.name, self.images, self.labels, self.classes = name, images, labels, tuple(classes)
         self.file = file
         self.prefix = f"{split}/" if split else ""
@@ -84,7 +84,7 @@ class ArrayImages:
         return torch.from_numpy(self.images).permute(0, 3, 1, 2)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave pixels of a file where they are: a worker maps them again."""
+        """Leave out the pixels of a file: each worker maps the file itself."""
         return {k: v for k, v in self.__dict__.items() if k != "images" or self.file is None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -94,7 +94,7 @@ class ArrayImages:
 
 
 def _map(path: Path) -> NDArray[Any]:
-    """Map the array of a .npy, copy on write, because torch has no read-only tensors."""
+    """Memory-map the array of a .npy, copy-on-write because torch has no read-only tensors."""
     return np.lib.format.open_memmap(path, mode="c")
 
 
@@ -120,7 +120,7 @@ def _array_set(
         return ArrayImages(name, rgb, None, (), split, file)
     if labels.shape != (len(rgb),) or labels.dtype.kind not in "iu" or labels.min() < 0:
         raise DataError(
-            f"{name}: labels must be {len(rgb)} whole numbers from 0, got {labels.dtype} {labels.shape}"
+            f"{name}: labels must be {len(rgb)} non-negative integers, got {labels.dtype} {labels.shape}"
         )
     classes, numbers = np.unique(labels, return_inverse=True)
     return ArrayImages(name, rgb, numbers.astype(np.int64), (str(c) for c in classes), split)

@@ -1,11 +1,11 @@
-"""The demo set: ten kinds of small shape and pattern that pixels do not tell apart and a network learns to.
+"""The demo set: ten kinds of small shapes and patterns, which a network learns to separate and pixels do not.
 
-Two crops of an image must share its kind and nothing easier, because a short run learns whatever is easiest.
-So each image is light on dark of one hue. The hue is random and fills its pixels (which is why raw pixels
-tell little), and the demo's views mostly remove it: both views of an image keep it in 1 of 100.
-Lightness, contrast and saturation are the same in all images, so that there is nothing to learn about them.
-Only the kind is left in common; it lies anywhere, at any angle, in many sizes, under noise. Half of the kinds
-fill the image: every crop of them shows what they are.
+Two crops of an image must share its kind and nothing easier, because a short run learns the easiest cue.
+So each image is light on dark of one hue. The hue is random and dominates the pixels, so raw pixels separate
+the kinds badly, and the demo's views mostly remove it: both views of an image keep it in 1 of 100. Lightness,
+contrast and saturation are the same in all images, so that there is nothing to learn about them. Only the
+kind is left in common. It appears anywhere, at any angle, in many sizes, under noise. Half of the kinds fill
+the image, so that every crop shows the kind.
 """
 
 import os
@@ -27,9 +27,9 @@ Array = NDArray[np.float64]
 SIDE = 16
 _COUNTS = {"train": 5000, "test": 1000}
 _LUMA = (0.42, 0.58)
-"""Lightness of ground and shape, in [0, 1]."""
+"""Lightness of background and shape, in [0, 1]."""
 _CHROMA = 0.2
-"""Distance from gray in the chroma plane of YIQ; more would leave the cube of RGB."""
+"""Distance from gray in the chroma plane of YIQ; more would leave the RGB cube."""
 
 
 def recognizes(name: str) -> bool:
@@ -100,11 +100,11 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
     "dots": _dots,
     "rings": _rings,
 }
-"""Distance to the outline, negative inside, in coordinates where a single shape spans about [-1, 1]."""
+"""Signed distance to the outline, negative inside; a single shape spans about [-1, 1]."""
 
 
 def demo_images(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
-    """Draw `train` or `test`, the same every time: images uint8 (N, 16, 16, 3), labels (N,), class names."""
+    """Draw `train` or `test` from a fixed seed: images uint8 (N, 16, 16, 3), labels (N,), class names."""
     rng = np.random.default_rng([2011, 10566, _COUNTS[split]])
     labels = rng.permutation(np.arange(_COUNTS[split]) % len(SHAPES))
     images = np.empty((len(labels), SIDE, SIDE, 3), dtype=np.uint8)
@@ -124,8 +124,8 @@ def _draw(rng: np.random.Generator, distance: Callable[[Array, Array], Array], n
     inside = np.clip(0.5 - distance(u, v) * size * SIDE, 0, 1)[..., None]  # antialiased over one pixel
 
     hue = rng.uniform(-np.pi, np.pi, n)
-    ground, shape = (_colors(luma, hue)[:, None, None] for luma in _LUMA)
-    pixels = ground * (1 - inside) + shape * inside
+    background, shape = (_colors(luma, hue)[:, None, None] for luma in _LUMA)
+    pixels = background * (1 - inside) + shape * inside
     pixels += rng.normal(0, 0.04, pixels.shape)
     return (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""A folder of image files, at any depth; split at train/ and val/ where it has them."""
+"""A folder of image files, at any depth; split at train/ and val/ if it has them."""
 
 import os
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ class FolderImages(Encoded):
 
 def _walk(root: Path) -> Iterator[str]:
     """Yield the names of all image files below `root`, sorted; skip hidden ones and links to folders."""
-    waiting = [""]  # a name that ends in "/" is a folder, and so sorts where its files do
+    waiting = [""]  # a name that ends in "/" is a folder, so it sorts like the files in it
     try:
         while waiting:
             name = waiting.pop()
@@ -63,6 +63,6 @@ def _entry(entry: os.DirEntry[str]) -> str:
         return ""
     if entry.is_dir(follow_symlinks=False):
         return entry.name + "/"
-    # a dangling link is a broken image, to be reported; reading a pipe would block forever
-    wanted = entry.name.lower().endswith(IMAGE_SUFFIXES) and (entry.is_symlink() or entry.is_file())
-    return entry.name if wanted else ""
+    # a dangling link is reported as a broken image; reading a pipe would block forever
+    is_image = entry.name.lower().endswith(IMAGE_SUFFIXES) and (entry.is_symlink() or entry.is_file())
+    return entry.name if is_image else ""

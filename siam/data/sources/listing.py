@@ -1,4 +1,4 @@
-"""A text file that lists images: one path a line, relative to the file, optionally a tab and a label."""
+"""A text file of images: one path per line, relative to the file, optionally with a tab and a label."""
 
 import os
 from array import array

@@ -1,4 +1,4 @@
-"""Parquet files of images: a column of encoded bytes, or of {bytes, path} as Hugging Face's datasets write.
+"""Parquet files of images: a column of encoded bytes, or of {bytes, path} as Hugging Face's datasets writes.
 
 A row group is read whole, so an epoch visits few of them at a time (see `grouped_order`), and each worker
 keeps the last ones it read.
@@ -55,9 +55,9 @@ class ParquetImages(Encoded):
     groups: NDArray[np.int64]
 
     def __init__(self, name: str, files: list[str], lost: dict[str, str]) -> None:
-        """lost: collects the files that cannot be read, and why. Raises DataError: no column of images."""
+        """lost: collects unreadable files, and why. Raises DataError if no column holds images."""
         self.name = name
-        self.places: list[tuple[str, int]] = []  # of each row group: file and number in it
+        self.places: list[tuple[str, int]] = []  # file of each row group, and its number there
         counts: list[int] = []
         names: list[str] = []
         labels: list[Any] = []
@@ -86,7 +86,7 @@ class ParquetImages(Encoded):
         self._kept: OrderedDict[int, Any] = OrderedDict()
 
     def _set_labels(self, labels: list[Any]) -> None:
-        """Take labels as they are if they index the classes that the file names; else number them."""
+        """Use labels that index the classes named in the file; number any others."""
         indices = range(len(self.classes))
         if self.classes and all(isinstance(value, int) and value in indices for value in labels):
             self.labels = np.array(labels, dtype=np.int64)
@@ -101,7 +101,9 @@ class ParquetImages(Encoded):
         try:
             value = self._rows(group)[i - int(self.groups[group])].as_py()
         except (OSError, pa.ArrowException) as error:
-            raise BrokenImage(f"its row group: {first_line(error)}", int(self.groups[group + 1])) from None
+            raise BrokenImage(
+                f"its row group cannot be read: {first_line(error)}", int(self.groups[group + 1])
+            ) from None
         data = value.get("bytes") if isinstance(value, dict) else value
         if data is None:
             raise BrokenImage("the row holds no image")
@@ -118,7 +120,7 @@ class ParquetImages(Encoded):
         return self._kept[group]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what was read: a worker reads its own."""
+        """Leave out cached row groups: each worker reads its own."""
         return {**self.__dict__, "_kept": OrderedDict()}
 
 
@@ -158,10 +160,10 @@ def _values(parquet: Any, column: str | None) -> list[Any]:
 
 
 def _class_names(schema: Any, label: str | None) -> tuple[str, ...]:
-    """Return the class names that Hugging Face's datasets note in the file; () where there are none."""
+    """Return the class names that Hugging Face's datasets stored in the file; () if there are none."""
     try:
-        noted = json.loads(schema.metadata[b"huggingface"])["info"]["features"][label]["names"]
-        return tuple(str(name) for name in noted)
+        stored = json.loads(schema.metadata[b"huggingface"])["info"]["features"][label]["names"]
+        return tuple(str(name) for name in stored)
     except (KeyError, TypeError, ValueError):
         return ()
 

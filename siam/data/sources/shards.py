@@ -1,8 +1,8 @@
 """WebDataset shards: many tars as one set, on this machine or behind URLs.
 
-Local shards are indexed once and read in place, at random, as a folder is. Remote shards are fetched whole,
-each once an epoch, into a cache on disk of bounded size, and an epoch visits few of them at a time (see
-`grouped_order`). A shard that cannot be read costs its own images, and is reported.
+Local shards are indexed once and read in place, in random order, like a folder. Remote shards are downloaded
+whole, once per epoch, to a disk cache of bounded size, and an epoch visits few of them at a time (see
+`grouped_order`). An unreadable shard loses only its own images, and is reported.
 """
 
 import json
@@ -27,7 +27,7 @@ LOOKS_LIKE = "shards (x-{000..099}.tar)"
 ORDER = 30
 
 INDEX = "index.json"
-"""Next to shards that `siam shard` wrote: their names and how many images each holds, as in wids."""
+"""The index that `siam shard` writes next to shards: their names and numbers of images, as in wids."""
 
 
 def recognizes(name: str) -> bool:
@@ -39,7 +39,7 @@ def open(name: str) -> ImageSets:
     places = list(expand_shards(name))
     if not remote.is_remote(places[0]) and Path(name).is_dir():
         indexed = (str(Path(name) / known) for known in _index_next_to(places[0]))
-        places = sorted({*places, *indexed})  # a shard that is gone is reported, as a damaged one is
+        places = sorted({*places, *indexed})  # a missing shard is reported, like a damaged one
     train, val = split_by_name(places)
     lost: dict[str, str] = {}
     if not train or not val:
@@ -53,7 +53,7 @@ class ShardImages(Encoded):
     """Images in several tars on this machine, in the order in which they are stored."""
 
     def __init__(self, name: str, files: list[Path], lost: dict[str, str]) -> None:
-        """lost: collects the shards that cannot be read, and why."""
+        """lost: collects unreadable shards, and why."""
         self.name, self.files = name, files
         parts, spans = [], []
         for file in files:
@@ -67,7 +67,7 @@ class ShardImages(Encoded):
             stored = np.argsort(found[:, 0], kind="stable")
             parts.append([names[int(i)] for i in stored])
             spans.append(found[stored])
-        self.starts = np.cumsum([0, *map(len, parts)])  # of each shard's images
+        self.starts = np.cumsum([0, *map(len, parts)])  # index of each shard's first image
         self.names, self.spans = PackedStrings(name for part in parts for name in part), np.concatenate(spans)
         self.classes, self.labels = class_folders(self.names)
 
@@ -77,12 +77,12 @@ class ShardImages(Encoded):
 
 
 class RemoteShards(Encoded):
-    """Images in tars behind URLs. Their names are not known before they are read, and they have no labels."""
+    """Images in remote tars. Their names are unknown until they are read, and they have no labels."""
 
     groups: NDArray[np.int64]
 
     def __init__(self, name: str, urls: list[str], counts: list[int]) -> None:
-        """counts: images in each shard."""
+        """counts: number of images in each shard."""
         self.name, self.urls = name, urls
         self.groups = np.cumsum([0, *counts])
 
@@ -112,13 +112,13 @@ class RemoteShards(Encoded):
 
 @lru_cache(maxsize=64)
 def _stored_spans(file: Path) -> NDArray[np.int64]:
-    """Return offset and size of the images of a fetched shard, in the order in which they are stored."""
+    """Return offset and size of the images in a downloaded shard, in stored order: (N, 2)."""
     _, spans, _ = tar_members(file)
     return spans[np.argsort(spans[:, 0], kind="stable")]
 
 
 def _set(name: str, places: list[str], lost: dict[str, str]) -> Images:
-    """Make the set of some shards, which are all local or all remote. Raises DataError without any image."""
+    """Open shards, all local or all remote, as one set. Raises DataError if they hold no images."""
     images: Images
     if remote.is_remote(places[0]):
         images = RemoteShards(name, *_counted(places, lost))
@@ -131,7 +131,7 @@ def _set(name: str, places: list[str], lost: dict[str, str]) -> Images:
 
 
 def _counted(urls: list[str], lost: dict[str, str]) -> tuple[list[str], list[int]]:
-    """Return the readable shards and how many images each holds, by the index or by fetching each once."""
+    """Return the readable shards and their numbers of images, by the index or by downloading each once."""
     known = _index_next_to(urls[0])
     counts: dict[str, int] = {}
     for url in urls:
@@ -144,7 +144,7 @@ def _counted(urls: list[str], lost: dict[str, str]) -> tuple[list[str], list[int
 
 
 def _index_next_to(url: str) -> dict[str, int]:
-    """Return names of shards and their counts; empty where there is no index that can be read."""
+    """Return names of shards and their numbers of images; empty if there is no readable index."""
     index = f"{url.rpartition('/')[0]}/{INDEX}"
     try:
         plain: Any = json.loads(remote.read(index) if remote.is_remote(url) else Path(index).read_text())

@@ -1,4 +1,4 @@
-"""Public sets by name, which torchvision downloads to SIAM_DATASETS (~/.cache/siam if it is not set)."""
+"""Public sets by name, downloaded by torchvision to SIAM_DATASETS (~/.cache/siam by default)."""
 
 import os
 from pathlib import Path
@@ -34,16 +34,16 @@ def open(name: str) -> ImageSets:
 
 
 def _get(name: str, **split: Any) -> Any:
-    """Return one of torchvision's sets, downloaded if need be. Raises DataError."""
+    """Return a torchvision dataset, downloaded if necessary. Raises DataError."""
     from torchvision import datasets
 
     root = Path(os.environ.get("SIAM_DATASETS", Path.home() / ".cache" / "siam"))
-    kind: Any = getattr(datasets, name.upper())
+    dataset: Any = getattr(datasets, name.upper())
     try:
-        return kind(root, download=False, **split)
+        return dataset(root, download=False, **split)
     except RuntimeError:
         pass
     try:
-        return kind(root, download=True, **split)
+        return dataset(root, download=True, **split)
     except Exception as error:
         raise DataError(f"{name} is not in {root} and cannot be downloaded ({error}); put it there") from None

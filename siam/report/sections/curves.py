@@ -12,7 +12,7 @@ ORDER = 10
 
 
 def html(run: Contents) -> Markup:
-    """Return the panels of what was logged, the first three large: loss, std, and kNN or else the rank."""
+    """Return the panels of all logged quantities, the first three large: loss, std, and kNN or else rank."""
     history = run.history
     logged = [shown for shown in panels(history) if history.has(shown.name)]
     figures = []
@@ -24,7 +24,7 @@ def html(run: Contents) -> Markup:
 
 
 def _without_knn(history: History) -> str:
-    """Say why there is no kNN curve, once there could be one."""
+    """Return the reason why there is no kNN curve; "" before there could be one."""
     if history.has("knn") or history.steps_per_epoch is None:
         return ""
     off = history.settings.monitor.knn_every == 0

@@ -11,7 +11,7 @@ ORDER = 20
 
 HEAD = ("protocol", "data", "labels", "encoder", "top-1", "95 %", "top-5", "images", "", "when")
 MAX_CLASSES = 20
-"""A confusion matrix of more classes is too large to read."""
+"""Maximum size of a confusion matrix; a larger one is unreadable."""
 
 
 def html(run: Contents) -> Markup | str:

@@ -28,7 +28,7 @@ class Shown:
 
 
 def html(run: Contents) -> Markup | str:
-    """Return a row for each query, neighbors marked by class where the names tell it; "" without queries."""
+    """Return a row for each query, with neighbors marked by class if names give it; "" without queries."""
     pictures = run.pictures
     if pictures is None or not len(pictures.queries):
         return ""

@@ -1,4 +1,4 @@
-"""The results of `siam transfer`, and photographs with the predictions of the newest."""
+"""The results of `siam transfer`, and photographs with predictions of the latest one."""
 
 from markupsafe import Markup
 
@@ -12,7 +12,7 @@ ORDER = 30
 
 
 def html(run: Contents) -> Markup | str:
-    """Return a row for each transfer and kind, and the photographs; "" without transfers that have ended."""
+    """Return a row for each transfer and kind, and the photographs; "" without finished transfers."""
     if not run.transfers:
         return ""
     rows = [

@@ -55,12 +55,12 @@ def html(run: Contents) -> Markup:
 
 
 def _verdict(history: History, latest: dict[str, Any]) -> tuple[str, str, str, str]:
-    """Return the pill's text and CSS class, what the verdict means, and advice if there is any."""
+    """Return the pill's text and CSS class, the verdict's meaning, and advice if there is any."""
     if not all(math.isfinite(latest.get(name, 0.0)) for name in ("loss", "std")):
-        meaning = "The loss is no longer finite: nothing is learned from that step on."
+        meaning = "The loss is no longer finite: nothing is learned after that."
         return "diverged", "collapsed", meaning, "Lower optimizer.lr, or set precision float32."
     if "verdict" not in latest:
-        return "no verdict yet", "", "The verdict comes with the end of the first epoch.", ""
+        return "no verdict yet", "", "The verdict appears at the end of the first epoch.", ""
     verdict, so_far = latest["verdict"], "" if history.records[-1]["kind"] == "end" else " so far"
     meaning = f"std × √d is {latest['std']:.3f}, where 1 is an even spread of directions and 0 is collapse."
     if verdict in ADVICE:
@@ -72,7 +72,7 @@ def _verdict(history: History, latest: dict[str, Any]) -> tuple[str, str, str, s
 
 
 def _not_better(latest: dict[str, Any]) -> str:
-    """Name the baselines that kNN does not exceed: a healthy spread is not yet a good representation."""
+    """Return a sentence on baselines that kNN does not exceed: spread alone is no good representation."""
     if "knn" not in latest:
         return ""
     baselines = {"pixel_knn": "on raw pixels", "untrained_knn": "with random weights"}
@@ -81,7 +81,7 @@ def _not_better(latest: dict[str, Any]) -> str:
 
 
 def _method(method: Method) -> Markup:
-    """Return the method as in Figure 3, with differences from the published one marked."""
+    """Return the method as in Figure 3, with changes from the published one marked."""
     published = METHODS.get(method.name, method)
     choices = []
     for field in ("predictor", "target", "objective", "symmetry"):
