@@ -302,7 +302,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path, capsys, how, read):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         zipped = how == "zip" or read is read_tensors  # a run's own checkpoint is always a zip
-        said = "holds more than tensors, and what it holds will not be executed"
+        said = "holds objects other than tensors, and loading them could execute code"
         with pytest.raises(RunError, match=said if zipped else "cannot be read"):
             read(file)
     with pytest.raises(RunError):

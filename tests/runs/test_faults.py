@@ -266,7 +266,7 @@ def test_a_result_that_cannot_be_kept_is_told_all_the_same(classes, small_disk, 
     told = capsys.readouterr()
     assert "top1" in told.out
     assert re.search(
-        r"siam: the result is not kept: cannot write to .*: Read-only file system$", told.err.strip()
+        r"siam: the result was not saved: cannot write to .*: Read-only file system$", told.err.strip()
     )
 
 
@@ -276,7 +276,7 @@ def test_a_file_is_no_run_to_begin_with(photos, tmp_path, capsys):
         capsys, "pretrain", photos, *RUN, "--init", tmp_path / "c.pth", "--out", tmp_path / "r"
     )
     assert status == 2
-    assert "is a file, not a run: make one of it by siam import" in err
+    assert "is a file, not a run: convert it by siam import" in err
 
 
 def test_images_that_vanish_end_the_run_and_cost_nothing(photos, tmp_path, capsys, monkeypatch):
