@@ -65,9 +65,9 @@ def test_computed_again_it_is_the_same_step_with_less_memory():
 
 
 def test_what_cannot_be_divided_is_refused():
-    with pytest.raises(SettingsError, match="grad_accum must divide batch_size into equal parts"):
+    with pytest.raises(SettingsError, match="grad_accum must divide batch_size into equal micro-batches"):
         replace(SETTINGS, grad_accum=3)
-    with pytest.raises(SettingsError, match="grad_accum must divide batch_size into equal parts"):
+    with pytest.raises(SettingsError, match="grad_accum must divide batch_size into equal micro-batches"):
         replace(SETTINGS, grad_accum=8)
 
 
