@@ -67,7 +67,7 @@ def test_batches_have_images(run, photos, embed):
 
 
 def test_a_device_that_is_not_there_is_one_plain_line(run):
-    with pytest.raises(SettingsError, match="device 'cuda:99' is not available here; there are cpu"):
+    with pytest.raises(SettingsError, match="device 'cuda:99' is not available here: choose cpu"):
         package.load(run, device="cuda:99")
 
 
