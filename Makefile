@@ -16,6 +16,7 @@ test-all: test               ## the slow ones too, three at a time: they mostly 
 lint: $(BIN)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 format: $(BIN)/.dev
 	$(BIN)/ruff check --fix .

@@ -12,6 +12,7 @@ from tyro.conf import FlagConversionOff, FlagCreatePairsOff, Positional, Suppres
 
 from siam.errors import SettingsError
 from siam.methods import METHODS, SIMSIAM, Method
+from siam.plugins import names
 from siam.settings.overrides import Overrides
 from siam.settings.pretraining import Settings
 from siam.transfer.settings import TransferSettings
@@ -26,6 +27,7 @@ Switch = Annotated[bool, FlagCreatePairsOff]
 _METHOD = arg(
     name="method", prefix_name=False, help=f"{', '.join(METHODS)}: where the settings of this group start."
 )
+_OBJECTIVE = arg(help=f"How agreement is scored: {', '.join(names('siam.objectives'))}.")
 _DATA = arg(metavar="[DATA]", help_behavior_hint="(default: demo)")
 _DATA_OF_SCALE = arg(metavar="[DATA]", help="The set; the scale's own if left out.", help_behavior_hint="")
 
@@ -33,6 +35,7 @@ _DATA_OF_SCALE = arg(metavar="[DATA]", help="The set; the scale's own if left ou
 @dataclass(frozen=True)
 class _MethodFlags(Method):
     name: Annotated[str, _METHOD] = SIMSIAM.name
+    objective: Annotated[str, _OBJECTIVE] = SIMSIAM.objective
 
     def __post_init__(self) -> None:
         """Leave the checks to the settings that these flags override."""

@@ -1,6 +1,5 @@
-"""Verbs: found by listing their folder, all of one form, and added by one file."""
+"""Verbs: found by listing their folder, all of one form. tests/test_additions.py adds one."""
 
-import json
 import os
 import re
 import subprocess
@@ -9,67 +8,10 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 
-import siam.verbs
 from siam import plugins
 from siam.cli import command as cli
 
 VERBS = cli.find_verbs()
-
-COUNT = '''
-"""count the files of a folder"""
-
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
-
-from tyro.conf import Positional, arg
-
-
-@dataclass(frozen=True)
-class Count:
-    """Count the files of a folder by their suffix."""
-
-    folder: Annotated[Positional[str], arg(metavar="FOLDER")]
-    """Where they are."""
-    suffix: str = ".jpg"
-    """What their names end in."""
-
-
-def main(options):
-    return {"files": len(list(Path(options.folder).glob("*" + options.suffix))), "complete": True}
-'''
-
-
-@pytest.fixture
-def count_verb(tmp_path, monkeypatch):
-    """siam/verbs/count_files_.py, as it were."""
-    folder = tmp_path / "more verbs"
-    folder.mkdir()
-    (folder / "count_files_.py").write_text(COUNT.strip())
-    monkeypatch.setattr(siam.verbs, "__path__", [*siam.verbs.__path__, str(folder)])
-    yield
-    sys.modules.pop("siam.verbs.count_files_", None)
-
-
-def test_a_verb_is_added_by_one_file(count_verb, capsys, photos):
-    assert cli.main(["--help"]) == 0
-    assert re.search(r"^  count files +count the files of a folder$", capsys.readouterr().out, re.MULTILINE)
-
-    with pytest.raises(SystemExit, match="0"):
-        cli.main(["count", "files", "--help"])
-    shown = capsys.readouterr().out
-    for text in ("siam count files", "by their suffix", "FOLDER", "--suffix", ".jpg", "--json"):
-        assert text in shown
-
-    assert cli.main(["count", "files", str(photos)]) == 0
-    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["files", "24"],
-        ["complete", "yes"],
-    ]
-    assert cli.main(["count", "files", str(photos), "--suffix", ".png", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"files": 0, "complete": True}
-    assert cli.main(["count", "files", str(photos), "--sufix", ".png"]) == 2
-    assert "unknown setting '--sufix'; did you mean --suffix?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -319,7 +319,7 @@ def test_damaged_and_foreign_files_are_one_line(tmp_path, contents, suffix):
     done = siam("import", file, "--out", tmp_path / "run", check=2)
     assert done.stderr.count("\n") == 1
     assert "cannot be read" in done.stderr
-    assert "more than tensors" not in done.stderr
+    assert "objects other than tensors" not in done.stderr
 
 
 def test_what_does_not_fit_is_named(tmp_path):

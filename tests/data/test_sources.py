@@ -1,7 +1,5 @@
-"""Sources: one for each kind of name, and a new one costs one file."""
+"""Sources: exactly one for each kind of name. tests/test_additions.py adds one."""
 
-import json
-import sys
 import tarfile
 
 import numpy as np
@@ -9,9 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import siam
 from siam import plugins
-from siam.data import sources
 from siam.data.sharding import shard
 from siam.data.sources import open_images
 from siam.errors import DataError
@@ -82,61 +78,3 @@ def test_what_is_opened_again_is_listed_again(samples, tmp_path):
     before = len(open_images("tables").train)
     (tmp_path / "tables" / "2.parquet").write_bytes((tmp_path / "tables" / "0.parquet").read_bytes())
     assert len(open_images("tables").train) == before * 3 / 2
-
-
-STRIPES = '''
-"""Stripes, drawn when they are asked for: stripes:N is N of them."""
-
-import io
-
-import numpy as np
-from PIL import Image
-
-from siam.data.images import Encoded, ImageSets
-
-LOOKS_LIKE = "stripes:N"
-ORDER = 5
-
-
-def recognizes(name):
-    return name.startswith("stripes:")
-
-
-def open(name):
-    return ImageSets(Stripes(name, int(name.partition(":")[2])), None)
-
-
-class Stripes(Encoded):
-    def __init__(self, name, count):
-        self.name, self.names = name, [f"{i}.png" for i in range(count)]
-
-    def encoded(self, i):
-        pixels = np.zeros((20, 20, 3), np.uint8)
-        pixels[:, :: i % 5 + 2] = 255
-        stream = io.BytesIO()
-        Image.fromarray(pixels).save(stream, "PNG")
-        return stream.getvalue()
-'''
-
-
-@pytest.mark.parametrize("cache", ["none", "device"])
-def test_a_source_is_one_file(tmp_path, monkeypatch, cache):
-    """It trains and embeds, and is named among the others, though nothing else knows of it."""
-    (tmp_path / "more").mkdir()
-    (tmp_path / "more" / "stripes.py").write_text(STRIPES)
-    monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(tmp_path / "more")])
-    monkeypatch.delitem(sys.modules, "siam.data.sources.stripes", raising=False)
-    run = siam.pretrain(
-        "stripes:12", out=tmp_path / "run", backbone="resnet10t", width=0.125, epochs=1, batch_size=4,
-        views={"size": 16}, loader={"workers": 0, "cache": cache}, precision="float32",
-    )  # fmt: skip
-    assert run.steps == 3
-    vectors, paths = siam.embed(tmp_path / "run", "stripes:7", workers=0)
-    assert paths == [f"{i}.png" for i in range(7)]
-    assert np.isfinite(vectors).all()
-    written = shard("stripes:3", tmp_path / "shards")
-    assert json.loads((tmp_path / "shards" / "index.json").read_text())["shardlist"][0]["nsamples"] == 3
-    assert written["images"] == 3
-    (tmp_path / "notes.md").touch()
-    with pytest.raises(DataError, match="stripes:N"):
-        open_images(tmp_path / "notes.md")

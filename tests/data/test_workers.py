@@ -47,7 +47,7 @@ def of_session(session):
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks for processes in /proc")
 def test_nothing_outlives_a_run_that_is_killed(photos, tmp_path):
-    """SIGKILL to the command alone, which so can tell nobody: its two workers and their server end, too."""
+    """SIGKILL reaches the command alone, which cannot forward it: its workers and their server end too."""
     run = tmp_path / "run"
     flags = [*TINY, "--epochs", "100000", "--loader.cache", "none", "--loader.workers", "2"]
     here = str(Path(__file__).parents[2])  # workers take nothing from the current folder

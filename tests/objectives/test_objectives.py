@@ -2,6 +2,7 @@
 
 import importlib
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,13 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from siam.methods import Method
+from siam import objectives
+from siam.errors import SettingsError
+from siam.methods import SIMSIAM, Method
 from siam.objectives import build_objective
 from siam.objectives.cosine import negative_cosine
 from siam.objectives.cross_entropy import softmax_cross_entropy
 from siam.objectives.info_nce import InfoNCE
 from siam.objectives.nt_xent import NTXent
 from siam.objectives.swapped_prediction import SwappedPrediction, sinkhorn
+from siam.plugins import names
+from siam.settings.pretraining import Settings
 
 sizes = st.tuples(st.integers(2, 7), st.integers(1, 6), st.integers(0, 10**6))
 
@@ -309,3 +314,23 @@ class TestAgainstLightly:
             expected = float(theirs(p1.requires_grad_(), z2).detach())
             assert float(ours(p1, p2, z1, z2).detach()) == pytest.approx(expected, abs=1e-5)
             ours.after_step()
+
+
+def test_an_unknown_objective_is_answered_with_those_there_are():
+    with pytest.raises(SettingsError, match=r"method\.objective must be one of cosine, .*got 'barlow_twins'"):
+        replace(SIMSIAM, objective="barlow_twins")
+    with pytest.raises(SettingsError, match="did you mean cosine"):
+        replace(SIMSIAM, objective="cosin")
+
+
+@pytest.mark.parametrize("name", names("siam.objectives"))
+def test_every_objective_has_words_and_builds(name):
+    assert objectives.words(name)
+    method = replace(SIMSIAM, objective=name, dim=4, queue=16, prototypes=3)
+    assert Settings(batch_size=8, method=method).method.objective == name
+    p1, p2, z1, z2 = torch.randn(4, 6, 4)
+    objective = build_objective(method, images=6)
+    objective.before_step(torch.arange(6), epoch=1)
+    loss = objective(p1, p2, z1, z2)
+    assert loss.shape == ()
+    assert loss.isfinite()

@@ -159,10 +159,10 @@ def test_a_link_that_stays_cut_ends_the_run_with_the_checkpoint_intact(machines,
         # The other torchrun waits in its store for as long as TCP does: it is not waited for here.
         wait_until(lambda: not any(worker(name) for name in ADDRESSES), [])
         assert both[0].wait(timeout=120) != 0
-    told = " ".join(" ".join((tmp_path / name).read_text() for name in ("a.log", "b.log")).split())
-    assert "siam: process 0 of 2 lost the other processes" in told
-    assert "siam: process 1 of 2 lost the other processes" in told
-    assert "continue from the last checkpoint with --resume auto" in told
+    printed = " ".join(" ".join((tmp_path / name).read_text() for name in ("a.log", "b.log")).split())
+    assert "siam: process 0 of 2 lost the other processes" in printed
+    assert "siam: process 1 of 2 lost the other processes" in printed
+    assert "continue from the last checkpoint with --resume auto" in printed
     saved, complaint = load_last(run)
     assert not complaint
-    assert saved["progress"]["epoch"] * 3 + saved["progress"]["step"] >= 5
+    assert saved["progress"]["step"] >= 5

@@ -1,4 +1,4 @@
-"""What Windows lacks is not needed to load a run and to embed images with it."""
+"""Loading a run and embedding images need nothing that Windows lacks."""
 
 import json
 import os

@@ -1,0 +1,128 @@
+"""A session on its own, around a trainer of a dozen lines: what it saves, resumes, logs and refuses."""
+
+import io
+import json
+import os
+import signal
+
+import pytest
+import torch
+from rich.console import Console
+
+from siam.errors import DataError, Diverged, RunError
+from siam.runs.checkpoint import load_last
+from siam.runs.saving import RunStopped
+from siam.runs.session import Session
+from siam.settings.pretraining import CheckpointSettings, Settings
+
+STEPS = 12
+
+
+def train(folder, every="4", before_step=lambda step: None, batches=None):
+    """Fit a line with noise from torch's generator; returns its weights and what was printed."""
+    folder.mkdir(exist_ok=True)
+    settings = Settings(device="cpu", precision="float32", seed=3, checkpoint=CheckpointSettings(every))
+    console = Console(file=io.StringIO())
+    with Session(folder, settings, console) as run:
+        torch.manual_seed(settings.seed)
+        line = torch.nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(line.parameters(), lr=0.1, momentum=0.9)
+        run.restore(line=line, optimizer=optimizer)
+        run.begin(STEPS, log_every=2, lr_setting="lr", name_batch=lambda step: f" (batch {step})")
+        for _ in run.guard(iter(batches or range(STEPS - run.step))):
+            before_step(run.step)
+            run.seed_step()
+            loss = (line(torch.randn(8, 2)) - 1).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            run.advance(loss.detach(), ends_epoch=run.step + 1 == STEPS)
+            if run.should_log:
+                run.log.log("step", step=run.step, loss=run.loss)
+            run.save_or_stop()
+        run.finish()
+        return line.weight.detach().clone(), run, console.file.getvalue()
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def raising(error, at):
+    def before_step(step):
+        if step == at:
+            raise error
+
+    return before_step
+
+
+def test_a_run_that_died_resumes_as_if_it_had_not(tmp_path):
+    """Weights and records; what was logged after the last checkpoint is forgotten and logged again."""
+    whole, _, _ = train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "died", before_step=raising(KeyboardInterrupt(), at=7))
+    assert [record["step"] for record in records(tmp_path / "died")] == [2, 4, 6]
+    assert load_last(tmp_path / "died")[0]["progress"]["step"] == 4
+    again, run, _ = train(tmp_path / "died")
+    assert run.resumed
+    assert torch.equal(again, whole)
+    assert records(tmp_path / "died") == records(tmp_path / "whole")
+
+
+def test_asked_to_stop_it_saves_and_says_how_to_continue(tmp_path):
+    def before_step(step):
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(RunStopped, match=r"after step 6 of 12, saved in .*: continue with --resume"):
+        train(tmp_path / "run", before_step=before_step)
+    assert load_last(tmp_path / "run")[0]["progress"]["step"] == 6
+
+
+def test_when_the_images_end_early_what_was_learned_is_saved(tmp_path):
+    def batches():
+        yield from range(6)
+        raise DataError("no more images")
+
+    with pytest.raises(DataError, match="no more images"):
+        train(tmp_path / "run", batches=batches())
+    assert load_last(tmp_path / "run")[0]["progress"]["step"] == 6
+
+
+def test_a_loss_that_is_not_finite_names_its_step_and_never_reaches_the_checkpoint(tmp_path):
+    real = torch.Tensor.square
+
+    def before_step(step):
+        torch.Tensor.square = real if step != 8 else lambda x: real(x) * torch.inf
+
+    try:
+        with pytest.raises(Diverged, match=r"at step 9 \(batch 8\); the last good checkpoint is kept"):
+            train(tmp_path / "run", before_step=before_step)
+    finally:
+        torch.Tensor.square = real
+    contents, _ = load_last(tmp_path / "run")
+    assert contents["progress"]["step"] == 8
+    assert contents["line"]["weight"].isfinite().all()
+    assert records(tmp_path / "run")[-1]["kind"] == "diverged"
+
+
+def test_a_folder_has_one_session_at_a_time(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with (
+        Session(folder, Settings(device="cpu"), Console(quiet=True)),
+        pytest.raises(RunError, match="is in use by another process"),
+        Session(folder, Settings(device="cpu"), Console(quiet=True)),
+    ):
+        pass
+    with Session(folder, Settings(device="cpu"), Console(quiet=True)):
+        pass
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    train(tmp_path / "run")
+    with (
+        pytest.raises(RunError, match="does not match this run"),
+        Session(tmp_path / "run", Settings(device="cpu"), Console(quiet=True)) as run,
+    ):
+        run.restore(line=torch.nn.Linear(5, 1))
