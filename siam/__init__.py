@@ -1,6 +1,6 @@
-"""Siam: image representations without labels, by Siamese networks.
+"""Siam learns image representations without labels, with Siamese networks.
 
-Shapes throughout: B images in a batch, V views of each, C channels, H x W pixels, S the side of a view,
+Shape legend: B images in a batch, V views of each, C channels, H x W pixels, S the side of a view,
 D backbone features, d projected dimensions, K prototypes or queue keys, N images in a set.
 """
 
@@ -56,7 +56,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name that needs torch when it is first used, so that the command line answers at once."""
+    """Import modules that need torch on first use, so that the command line starts fast."""
     if name in _LAZY:
         from importlib import import_module
 

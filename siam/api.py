@@ -19,17 +19,17 @@ def pretrain(
 ) -> Outcome:
     """Learn an encoder from images without labels, as `siam pretrain` does.
 
-    data: a folder, list file, .tar, .npy, .npz, or the name of a torchvision set; the demo set if left out.
-    method: its name, simsiam if left out, or its name and settings: {"name": "byol", "momentum": 0.99}.
-    out: the run's folder; runs/METHOD-DATA if left out.
-    recipe: imagenet, cifar10, imagenette or demo: the base of the settings; fitted to the images if left out.
-    resume: continue the run in `out`; "auto" begins one if there is none.
+    data: a folder, list file, .tar, .npy, .npz, or the name of a torchvision dataset; default: the demo set.
+    method: a name, or a name with settings: {"name": "byol", "momentum": 0.99}; default: simsiam.
+    out: the run folder; default: runs/METHOD-DATA.
+    recipe: imagenet, cifar10, imagenette or demo, the base settings; default: chosen to fit the images.
+    resume: continue the run in `out`; "auto" starts one if there is none.
     settings: any other setting by name, groups as dicts: epochs=100, optimizer={"lr": 0.03}.
 
-    Returns the outcome of the run: its verdict, loss, std x sqrt(d), effective rank, and kNN accuracies as
-    fractions in [0, 1], None without labels. The run's folder is `.run`.
-    Raises SettingsError (unknown or impossible settings), DataError (no images, or none that can be read) or
-    RunError (a folder that is in use or holds another run, a loss that is not finite).
+    Returns the outcome of the run: its folder (`.run`), verdict, loss, std x sqrt(d), effective rank, and kNN
+    accuracies as fractions in [0, 1], None without labels.
+    Raises SettingsError (unknown or impossible settings), DataError (no readable images) or RunError (the
+    folder is in use or holds another run, or the loss is not finite).
     """
     given: dict[str, Any] = dict(settings)
     if data is not None:

@@ -1,11 +1,11 @@
-"""Errors that a user can fix: the command prints each as one sentence and ends with exit status 2."""
+"""Errors that a user can fix: the command line prints one sentence and exits with status 2."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class SiamError(Exception):
-    """Something outside the program is wrong; the message says what, where, and how to fix it."""
+    """An error with a cause outside the program; the message says what is wrong, where, and how to fix it."""
 
     exit_status = 2
     on_all_ranks = False
@@ -17,11 +17,11 @@ class SettingsError(SiamError):
 
 
 class DataError(SiamError):
-    """Images that are missing, too few, or unreadable in too large a number."""
+    """Images that are missing, too few, or too often unreadable."""
 
 
 class RunError(SiamError):
-    """A run folder that is missing, in use, or does not fit the request."""
+    """A run folder that is missing, in use, or does not match the request."""
 
 
 class Diverged(RunError):
@@ -29,7 +29,7 @@ class Diverged(RunError):
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error, short enough for a list; its type if it says nothing."""
+    """Return the first line of an error, cut to 100 characters, or its type if the message is empty."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:100]
 

@@ -1,8 +1,8 @@
 """Figure 3 of SimSiam (Chen & He 2021, arXiv 2011.10566) as code: one hub, four methods around it.
 
-Two views of an image pass two branches. Three choices tell the methods apart: is there a predictor h on the
-online branch, what is the other branch (the target), and how is their agreement scored (the objective, a file
-in siam/objectives). A method names only what it changes in SimSiam. To add one, add a line.
+Two views of an image pass through two branches. Three choices define a method: the predictor h on the online
+branch, the target branch, and the objective that scores their agreement (a file in siam/objectives). Each
+method is SimSiam with a few fields replaced. To add one, add a line.
 """
 
 from dataclasses import replace
@@ -23,5 +23,5 @@ TITLES = {"simsiam": "SimSiam", "byol": "BYOL", "simclr": "SimCLR", "swav": "SwA
 
 
 def title(name: str) -> str:
-    """Return a method's name as the literature writes it: barlow_twins is Barlow Twins unless TITLES says."""
+    """Return a method's name as the literature writes it: from TITLES, else in title case (Barlow Twins)."""
     return TITLES.get(name, name.replace("_", " ").title())

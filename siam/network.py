@@ -1,8 +1,8 @@
-"""Two branches that share an encoder f, a predictor h on one of them, and the one place where gradients stop.
+"""The two branches of a Siamese network: a shared encoder f, a predictor h, and the stop-gradient.
 
 Letters as in the paper: x a view, f the encoder (backbone and projector), h the predictor, p = h(f(x)) a
-prediction, z the target that it should meet. Objectives let gradient flow into whatever they are given, so
-whether z passes gradient is decided here, in `forward`, and nowhere else.
+prediction, z its target. Objectives pass gradient to all their inputs, so `forward` below is the only place
+that applies stop-gradient.
 """
 
 from typing import Literal
@@ -19,9 +19,9 @@ from siam.parts.momentum import MomentumEncoder
 class Network(nn.Module):
     """Both branches of Figure 3.
 
-    method: which predictor and which target. backbone: any timm name. image_size: side of a view in pixels,
-    which decides on the stem. Each view passes f on its own, as in the paper: BN statistics are per view.
-    Raises SettingsError for a backbone that does not exist or does not take such views.
+    method: selects predictor and target. backbone: any timm model name. image_size: side of a view in pixels,
+    which selects the stem if `stem` is auto. Each view passes through f separately, as in the paper, so BN
+    statistics are per view. Raises SettingsError if the backbone does not exist or rejects this image size.
     """
 
     def __init__(
@@ -48,18 +48,18 @@ class Network(nn.Module):
     def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return p1, p2, z1, z2, each (B, d). x1, x2: two views (B, 3, H, W), normalized."""
         f, h = self.encoder, self.predictor
-        if self.target_encoder is not None:  # first, before f's activations take up memory
+        if self.target_encoder is not None:  # first, while f's activations do not yet take memory
             with torch.no_grad():  # no gradient into a momentum encoder ...
                 z1, z2 = self.target_encoder(x1), self.target_encoder(x2)  # (B, 3, H, W) -> (B, d)
         f1, f2 = f(x1), f(x2)  # (B, 3, H, W) -> (B, d)
         if self.target == "stop_gradient":
-            z1, z2 = f1.detach(), f2.detach()  # ... none where SimSiam stops it ...
+            z1, z2 = f1.detach(), f2.detach()  # ... nor through SimSiam's stop-gradient ...
         elif self.target == "gradient":
-            z1, z2 = f1, f2  # ... and both branches pull
+            z1, z2 = f1, f2  # ... but into both branches here
         return h(f1), h(f2), z1, z2  # (B, d) -> (B, d)
 
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:
-        """Move the momentum encoder towards f; a no-op for the other targets."""
+        """Move the momentum encoder toward f; a no-op for other targets."""
         if self.target_encoder is not None:
             self.target_encoder.update(self.encoder, momentum)

@@ -1,7 +1,7 @@
-"""Packages whose modules are found by listing them.
+"""Discovery of plugin modules by listing their package.
 
-A file added to one is a verb, a source, an objective, a metric or a section of the report; nothing else
-has to know of it.
+A file added to such a package is a new verb, source, objective, metric or report section; no other file
+changes.
 """
 
 import pkgutil
@@ -10,7 +10,7 @@ from types import ModuleType
 
 
 def names(package: str) -> list[str]:
-    """Return the names of a package's modules, sorted, without importing them; _names are left out."""
+    """Return the sorted names of a package's modules without importing them, except private ones (_name)."""
     found = pkgutil.iter_modules(import_module(package).__path__)
     return sorted(module.name for module in found if not module.name.startswith("_"))
 

@@ -91,5 +91,5 @@ def _health(network: Network, heads: bool, data: str | Path, device: str) -> dic
             z = projector(features)
         std = float(embedding_std(z))
         rank_z = effective_rank(z)
-        found |= {"rank_z": rank_z, "std": std, "verdict": verdict(std, rank=rank_z, most=min(z.shape))}
+        found |= {"rank_z": rank_z, "std": std, "verdict": verdict(std, rank=rank_z, max_rank=min(z.shape))}
     return found

@@ -1,4 +1,4 @@
-"""From images to features: the center view of each image, once through a frozen encoder."""
+"""Feature extraction: the center view of each image, through a frozen encoder."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -17,16 +17,16 @@ from siam.data.workers import batches_of
 from siam.errors import DataError
 
 Views = tuple[Tensor, NDArray[np.int64]]
-"""A row for each of B images, (B, ...), and the indices of the images (B,)."""
+"""One row per image, (B, ...), and the indices of the images, (B,)."""
 
-_LONGEST = 8  # times the shorter side: the rest of a panorama is never seen, and would fill memory
+_LONGEST = 8  # times the shorter side: panoramas are cut to this before resizing, to save memory
 
 
 def center_view(image: Tensor, size: int) -> Tensor:
     """Cut the center of an image, uint8 (3, H, W) -> (3, size, size), as in the 256 / 224 protocol.
 
     The shorter side is resized to 8/7 of `size` (to `size` itself below 64 pixels, where borders matter), and
-    the middle is cut out. An image of exactly this size is returned unchanged.
+    the center is cropped. An image of exactly this size is returned unchanged.
     """
     height, width = image.shape[1:]
     if (height, width) == (size, size):
@@ -53,7 +53,7 @@ def center_views(
 ) -> Iterator[Views]:
     """Yield center views uint8 (B, 3, size, size) in order; images that cannot be read are skipped.
 
-    indices: the images to take, all if None. workers: processes that decode; 0 decodes in this one.
+    indices: images to read; None: all. workers: decoding processes; 0: decode in this process.
     """
     indices = np.arange(len(images)) if indices is None else indices
     batches = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
@@ -74,7 +74,7 @@ def stream(
     if isinstance(encoder, nn.Module):
         encoder.eval()
 
-    # Modes are entered for one call each: around a yield they would leak into the caller.
+    # no_grad and autocast are entered per call: held across a yield, they would leak into the caller.
     @torch.no_grad()
     def features(views: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -82,14 +82,14 @@ def stream(
             return encoder(x).float()
 
     try:
-        before: Views | None = None
-        for views, which in batches:
-            launched = features(views), which
-            if before is not None:
-                yield before[0].cpu(), before[1]  # while a GPU computes the batch after it
-            before = launched
-        if before is not None:
-            yield before[0].cpu(), before[1]
+        pending: Views | None = None
+        for views, indices in batches:
+            launched = features(views), indices
+            if pending is not None:
+                yield pending[0].cpu(), pending[1]  # while a GPU computes the next batch
+            pending = launched
+        if pending is not None:
+            yield pending[0].cpu(), pending[1]
     finally:
         if isinstance(encoder, nn.Module):
             encoder.train(training)
@@ -102,16 +102,16 @@ def extract(
     bf16: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Views:
-    """Return features float32 (N, D) on the CPU, and the indices of their images: `stream`, all at once.
+    """Return features float32 (N, D) on the CPU, and the indices of their images: `stream`, concatenated.
 
-    progress: called with the number of images in each batch. Raises DataError without any image.
+    progress: called with the number of images in each batch. Raises DataError if no image can be read.
     """
     features, indices = [], []
-    for x, which in stream(encoder, batches, device, bf16):
-        features.append(x)
-        indices.append(which)
+    for batch_features, batch_indices in stream(encoder, batches, device, bf16):
+        features.append(batch_features)
+        indices.append(batch_indices)
         if progress is not None:
-            progress(len(which))
+            progress(len(batch_indices))
     if not features:
         raise DataError("none of the images can be read")
     return torch.cat(features), np.concatenate(indices)

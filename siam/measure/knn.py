@@ -1,25 +1,25 @@
-"""Weighted k-nearest neighbours on features: the quickest honest measure of a representation.
+"""Weighted k-nearest-neighbor classification of features: a fast measure of a representation.
 
 Wu et al. 2018 (instance discrimination, arXiv 1805.01978, Sec. 3.4): the k most similar images vote for
-their class, each with weight exp(cos / T); k = 200 and T = 0.1 unless said otherwise.
+their class, each with weight exp(cos / T); k = 200 and T = 0.1 by default.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_ROWS, _COLUMNS = 1024, 65536  # similarities held at a time: 256 MB
-_FLOATS = 2**25  # of the bank, normalised at a time: 128 MB
-_BEST = 2**23  # neighbours held at a time: 96 MB
-_GROUP = 16  # similarities of which at first only the largest is looked at
+_ROWS, _COLUMNS = 1024, 65536  # block of similarities: 256 MB
+_FLOATS = 2**25  # block of the bank to normalize: 128 MB
+_BEST = 2**23  # neighbors per block of queries: 96 MB
+_GROUP = 16  # similarities that `_largest` first reduces to their maximum
 
 
 def knn_predict(
     bank: Tensor, labels: Tensor, queries: Tensor, classes: int, k: int = 200, temperature: float = 0.1
 ) -> Tensor:
-    """Share of the vote for each class. bank: (N, D), labels: (N,), queries: (M, D). Returns (M, classes).
+    """Return each class's share of the vote, (M, classes). bank: (N, D), labels: (N,), queries: (M, D).
 
-    Features are normalised here; k is cut to N. Memory is bounded whatever N and M. Shares sum to 1.
+    Features are normalized here; k is capped at N. Memory is bounded for any N and M. Shares sum to 1.
     """
     k, labels = min(k, len(bank)), labels.to(bank.device)
     shares = torch.zeros(len(queries), classes, device=bank.device)
@@ -40,49 +40,49 @@ def knn_accuracy(
     k: int = 200,
     temperature: float = 0.1,
 ) -> float:
-    """Share of the queries whose class wins the vote."""
+    """Return the fraction of queries whose class wins the vote."""
     predicted = knn_predict(bank, labels, queries, classes, k, temperature).argmax(dim=1)
     return float((predicted == query_labels).double().mean())
 
 
 def _nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest cosines of each query (b, D), normalised, and whose: both (b, k), in no order."""
+    """Return the k largest cosines of normalized queries (b, D) and their indices: both (b, k), unordered."""
     rows = min(_ROWS, len(queries))
-    pieces = -(-len(bank) // max(1, min(_COLUMNS, _FLOATS // bank.shape[1])))
-    columns = -(-len(bank) // pieces)
+    blocks = -(-len(bank) // max(1, min(_COLUMNS, _FLOATS // bank.shape[1])))
+    columns = -(-len(bank) // blocks)
     padded = -(-columns // _GROUP) * _GROUP
-    cells = queries.new_empty(rows, padded)  # filled anew for every block: fresh pages cost time
+    cells = queries.new_empty(rows, padded)  # reused for every block, because fresh pages cost time
     best = queries.new_full((len(queries), k), -torch.inf)
-    where = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
+    nearest = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
     for start in range(0, len(bank), columns):
-        piece = F.normalize(bank[start : start + columns].float(), dim=1)
-        cells[:, len(piece) :] = -torch.inf
+        block = F.normalize(bank[start : start + columns].float(), dim=1)
+        cells[:, len(block) :] = -torch.inf
         for at in range(0, len(queries), rows):
             q = queries[at : at + rows]
-            torch.mm(q, piece.T, out=cells[: len(q), : len(piece)])
-            top, place = _largest(cells[: len(q)], min(k, len(piece)))
+            torch.mm(q, block.T, out=cells[: len(q), : len(block)])
+            top, index = _largest(cells[: len(q)], min(k, len(block)))
             if start:
                 top = torch.cat([best[at : at + rows], top], dim=1)
-                place = torch.cat([where[at : at + rows], place + start], dim=1)
+                index = torch.cat([nearest[at : at + rows], index + start], dim=1)
                 top, chosen = top.topk(k, dim=1, sorted=False)
-                place = place.gather(1, chosen)
+                index = index.gather(1, chosen)
             best[at : at + rows, : top.shape[1]] = top
-            where[at : at + rows, : top.shape[1]] = place
-    return best, where
+            nearest[at : at + rows, : top.shape[1]] = index
+    return best, nearest
 
 
 def _largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row, in no order, and their places: `topk`, several times as fast on long rows.
+    """Return the k largest values of each row, unordered, and their columns; on long rows faster than `topk`.
 
-    The k largest lie in the k groups whose own largest are the largest: only within those is anything sorted.
-    x: (b, n), n a multiple of the group's size.
+    The k largest values lie in the k groups with the largest maxima, so only those groups are searched.
+    x: (b, n), n a multiple of the group size.
     """
     if x.shape[1] <= 2 * k * _GROUP:
-        top, place = x.topk(k, dim=1, sorted=False)
-        return top, place
+        top, index = x.topk(k, dim=1, sorted=False)
+        return top, index
     groups = x.reshape(len(x), -1, _GROUP)  # (b, n / group, group)
-    which = groups.amax(dim=2).topk(k, dim=1, sorted=False).indices  # (b, k)
+    kept = groups.amax(dim=2).topk(k, dim=1, sorted=False).indices  # (b, k)
     first = torch.arange(len(x), device=x.device)[:, None] * groups.shape[1]
-    candidates = groups.flatten(0, 1).index_select(0, (first + which).flatten()).view(len(x), -1)
+    candidates = groups.flatten(0, 1).index_select(0, (first + kept).flatten()).view(len(x), -1)
     top, chosen = candidates.topk(k, dim=1, sorted=False)
-    return top, which.gather(1, chosen // _GROUP) * _GROUP + chosen % _GROUP
+    return top, kept.gather(1, chosen // _GROUP) * _GROUP + chosen % _GROUP

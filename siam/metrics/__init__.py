@@ -1,21 +1,21 @@
-"""Measurements of the network between epochs: one file a metric, found by listing this package.
+"""Metrics of the network between epochs: one file each, found by listing this package.
 
 A metric's file name is its name in metrics.jsonl, --json and tables. Its module defines
 
-    TITLE       names it in the report
+    TITLE       its title in the report
     FORMAT      "percent", or a format spec such as ".1f"
     measure     takes a Look, returns a float, or None if it cannot be measured
 
-and, where the defaults do not serve,
+and optionally
 
     CAPTION     a sentence under its curve
-    LABEL       its short name in the terminal and in tables (the file name); "" leaves it out there
-    ORDER       its place among the others (0)
-    due         takes (settings, epoch); False skips an epoch (by default none is skipped)
-    QUERIES     True: needs the features of the validation images
-    BASELINES   True: also measured on raw pixels and the untrained network (pixel_NAME, untrained_NAME)
-    draw        takes (axes, history, color): draws its panel (a line over the epochs)
-    note        takes (settings, all records by name): follows the title on its card in the report ("")
+    LABEL       its short name in the terminal and in tables (default: the file name); "" omits it there
+    ORDER       its sort key among the metrics (default: 0)
+    due         takes (settings, epoch), returns False to skip an epoch (default: measure every epoch)
+    QUERIES     True if it needs the features of the validation images
+    BASELINES   True to measure it also on raw pixels and the untrained network (pixel_NAME, untrained_NAME)
+    draw        takes (axes, history, color), draws its panel (default: a line over the epochs)
+    note        takes (settings, latest value of each name), returns a note for its card in the report
 """
 
 from collections.abc import Iterator
@@ -29,21 +29,21 @@ from siam import plugins
 from siam.settings.pretraining import MonitorSettings, Settings
 
 Values = dict[str, float | None]
-"""Of each metric by name; None where it is not measured."""
+"""Metric values by name; None if not measured."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one pass over the images shows: all that a metric sees. All tensors are on the CPU.
+    """The input of the metrics: features from one pass over the sample. All tensors are on the CPU.
 
-    On several ranks, `queries` are a rank's own and everything else is the same on all of them.
+    With several ranks, each has its own `queries` and `query_labels`; everything else is the same on all.
     """
 
     settings: MonitorSettings
     features: Tensor
     """Backbone features of the bank, (N, D)."""
     sample: Tensor
-    """Features of up to 2,048 images of the bank, spread evenly over it, (n, D)."""
+    """Features of up to 2,048 images, evenly spaced over the bank, (n, D)."""
     z: Tensor | None = None
     """Projections of the sample, (n, d); None for raw pixels."""
     labels: Tensor | None = None
@@ -57,7 +57,7 @@ class Look:
 
 
 def all_metrics() -> dict[str, ModuleType]:
-    """Return the modules by name, in order."""
+    """Return the metric modules by name, in order."""
     return {module.__name__.rpartition(".")[2]: module for module in plugins.modules(__name__)}
 
 
@@ -72,7 +72,7 @@ def baseline_metrics() -> dict[str, ModuleType]:
 
 
 def label(name: str, module: ModuleType) -> str:
-    """Return the short name of a metric; "" if it is left out of terminal and tables."""
+    """Return the short name of a metric; "" if terminal and tables omit it."""
     return str(getattr(module, "LABEL", name))
 
 

@@ -1,4 +1,4 @@
-"""k-NN accuracy on validation images: the quickest honest measure of a representation (Wu et al. 2018)."""
+"""k-NN accuracy on validation images: a fast measure of a representation (Wu et al. 2018)."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def note(settings: Settings, records: dict[str, Any]) -> str:
 
 
 def measure(look: Look) -> float | None:
-    """Return the fraction of the queries, over all ranks, whose class the neighbors' vote names."""
+    """Return the fraction of queries, over all ranks, whose class wins the neighbors' vote."""
     m = look.settings
     if look.queries is None or look.query_labels is None or look.labels is None or m.knn_every == 0:
         return None
@@ -37,4 +37,4 @@ def measure(look: Look) -> float | None:
         bank, queries = (look.features, look.labels), (look.queries, look.query_labels)
         fraction = knn_accuracy(*bank, *queries, look.classes, m.knn_k, m.knn_temperature)
     counts = all_gather_object((round(fraction * len(look.queries)), len(look.queries)))
-    return sum(right for right, _ in counts) / sum(asked for _, asked in counts)
+    return sum(correct for correct, _ in counts) / sum(total for _, total in counts)

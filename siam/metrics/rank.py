@@ -1,4 +1,4 @@
-"""Effective rank of the features: how many dimensions carry them (RankMe, Garrido et al. 2023)."""
+"""Effective rank of the features: the number of dimensions that carry them (RankMe, Garrido et al. 2023)."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ FORMAT = ".1f"
 
 def note(settings: Settings, records: dict[str, Any]) -> str:
     """Return the largest possible rank, and the effective rank of the projections."""
-    most = f"at most {records['features']}" if "features" in records else ""
-    of_z = f"of z {records['rank_z']:.1f}" if "rank_z" in records else ""
-    return "; ".join(part for part in (most, of_z) if part)
+    bound = f"at most {records['features']}" if "features" in records else ""
+    projections = f"of z {records['rank_z']:.1f}" if "rank_z" in records else ""
+    return "; ".join(part for part in (bound, projections) if part)
 
 
 def measure(look: Look) -> float:

@@ -1,4 +1,4 @@
-"""Effective rank of the projections: a low one shows directions of z that died, which no channel shows."""
+"""Effective rank of the projections, which reveals dead directions of z that no channel shows."""
 
 from siam.measure.collapse import effective_rank
 from siam.metrics import Look

@@ -1,12 +1,12 @@
-"""Objectives: how the agreement of two views becomes a number. One file each, named as in `method.objective`.
+"""Objectives, which score the agreement of two views. One file each, named as in `method.objective`.
 
 A file defines
 
-    WORDS                         how a report puts it: "contrast with a queue"
-    build(method, images)         the Objective for a set of `images` images
-    check(method, batch_size)     optional: raises SettingsError for settings that it cannot work with
+    WORDS                         its name in the report, such as "contrast with a queue"
+    build(method, images)         returns the Objective; images: number of images in the set
+    check(method, batch_size)     optional: raises SettingsError for settings that it does not support
 
-Settings look for the file by listing this folder, so nothing here imports torch before an objective is built.
+`Method` lists this package to check names, so this module imports no torch.
 """
 
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def build_objective(method: Method, images: int = 0) -> "Objective":
-    """Return the module that scores p1, p2, z1, z2, each (B, d), for this method.
+    """Build a method's objective, a module that scores p1, p2, z1, z2, each (B, d).
 
     images: number of images in the set; only `moving_average` keeps state for each.
     """

@@ -14,9 +14,9 @@ def build(method: Method, images: int) -> Agreement:
 
 
 def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
-    """D(p, z) = -<p/|p|, z/|z|>, averaged over the batch (Eq. 1).
+    """Return D(p, z) = -<p/|p|, z/|z|>, averaged over the batch (Eq. 1): a scalar in [-1, 1].
 
-    p: predictions (B, d). z: targets (B, d). Returns a scalar in [-1, 1].
+    p: predictions (B, d). z: targets (B, d).
     """
     return -(F.normalize(p.float(), dim=1) * F.normalize(z.float(), dim=1)).sum(dim=1).mean()
 

@@ -13,9 +13,9 @@ def build(method: Method, images: int) -> Agreement:
 
 
 def softmax_cross_entropy(p: Tensor, z: Tensor) -> Tensor:
-    """D(p, z) = -softmax(z) . log softmax(p) over the d channels, averaged over the batch (Sec. 4.5).
+    """Return D(p, z) = -softmax(z) . log softmax(p) over the d channels, averaged over the batch (Sec. 4.5).
 
     p: predictions (B, d). z: targets (B, d). "The output of softmax can be thought of as the
-    probabilities of belonging to each of d pseudo-categories." Returns a scalar.
+    probabilities of belonging to each of d pseudo-categories." The result is a scalar.
     """
     return -(z.float().softmax(dim=1) * p.float().log_softmax(dim=1)).sum(dim=1).mean()

@@ -12,7 +12,7 @@ from siam.settings.method import Method, require_targets_without_gradient
 
 WORDS = "contrast with a queue"
 
-QUEUE_CHUNKS = 8  # scored one after the other
+QUEUE_CHUNKS = 8  # scored one at a time, to save memory
 
 
 def build(method: Method, images: int) -> "InfoNCE":
@@ -46,7 +46,7 @@ class InfoNCE(Objective):
         self.pending: list[Tensor] = []  # keys (b, d) of this step
 
     def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
-        """All (b, d), the z without gradient. Returns a scalar."""
+        """Score predictions and targets, all (b, d), z without gradient. Returns a scalar."""
         if self.symmetric:
             loss = self.info_nce(p1, z2) / 2 + self.info_nce(p2, z1) / 2
             self.pending += [z2.detach(), z1.detach()]
@@ -56,10 +56,10 @@ class InfoNCE(Objective):
         return loss
 
     def info_nce(self, p: Tensor, z: Tensor) -> Tensor:
-        """Return -log of the positive's share of the sum of exp(p.z / T) over positive and queue.
+        """Return -log softmax of the positive among positive and queue, with logits p.z / T.
 
-        The queue is scored in chunks whose logits are recomputed in the backward pass (so it must not change
-        before): all (b, K) of them at once would take several times the memory of the queue (K, d).
+        The queue is scored in chunks whose logits are recomputed in the backward pass, so it must not change
+        before then. All (b, K) logits at once would take several times the memory of the queue (K, d).
         """
         positive = F.cosine_similarity(p.float(), z.float(), dim=1) / self.temperature  # (b,)
         anchors = F.normalize(p.float(), dim=1) / self.temperature  # (b, d)
@@ -71,7 +71,7 @@ class InfoNCE(Objective):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Replace the oldest keys by those of this step."""
+        """Replace the oldest keys with those of this step."""
         gathered = all_gather(torch.cat(self.pending, dim=1))  # n times (b, d) -> (b, nd) -> (B, nd)
         keys = torch.cat(gathered.chunk(len(self.pending), dim=1))  # (nB, d)
         keys = F.normalize(keys.float(), dim=1)[-len(self.queue) :]

@@ -16,11 +16,11 @@ def build(method: Method, images: int) -> "SwappedPrediction":
 
 
 class SwappedPrediction(Objective):
-    """Predict from one view the cluster that the other was assigned to (SwAV Eq. 2).
+    """Predict the cluster assignment of one view from the other view (SwAV Eq. 2).
 
     Prototypes are unit vectors (normalized when used). Assignments belong to the target branch: they pass
-    gradient if and only if the targets do. They share out the global batch: each process computes those of
-    all images and keeps its own.
+    gradient if and only if the targets do. They are balanced over the global batch: each process computes
+    them for all images and keeps its own.
     """
 
     def __init__(self, dim: int, prototypes: int, temperature: float, symmetric: bool = True) -> None:
@@ -29,11 +29,11 @@ class SwappedPrediction(Objective):
         self.prototypes = nn.Parameter(torch.randn(prototypes, dim))  # (K, d)
 
     def before_step(self, images: Tensor, epoch: int) -> None:
-        """Freeze the prototypes in the first epoch, as SwAV does: they wait for the features."""
+        """Freeze the prototypes in the first epoch, as SwAV does, so that features form first."""
         self.requires_grad_(epoch > 0)
 
     def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
-        """All (b, d). Returns a scalar."""
+        """Score predictions and targets, all (b, d). Returns a scalar."""
         if not self.symmetric:
             return self.swapped(p1, z2)
         return self.swapped(p1, z2) / 2 + self.swapped(p2, z1) / 2
@@ -47,10 +47,10 @@ class SwappedPrediction(Objective):
 
 
 def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
-    """Return soft assignments near `scores`, (B, K) -> (B, K), that spread the batch evenly over clusters.
+    """Return soft assignments, (B, K) -> (B, K), close to `scores` and balanced over the clusters.
 
-    Sinkhorn-Knopp (Cuturi 2013; SwAV Eq. 3-5) in log space, out of place and differentiable. Afterwards rows
-    sum to 1; columns sum to B/K, the closer the more iterations.
+    Sinkhorn-Knopp (Cuturi 2013; SwAV Eq. 3-5) in log space, out of place and differentiable. Rows of the
+    result sum to 1; with more iterations the columns approach B/K.
     """
     log_q = scores.float() / epsilon
     for _ in range(iterations):

@@ -1,1 +1,1 @@
-"""The parts of the network and of its objectives."""
+"""Building blocks of the network and its objectives."""

@@ -1,46 +1,44 @@
-"""The backbone of the encoder f: any timm model, with the stem that small images need."""
+"""The backbone of the encoder f: any timm model, with a stem for small images."""
 
-import difflib
 from typing import Any, Literal
 
 import timm
 import torch
 from torch import Tensor, nn
 
-from siam.errors import SettingsError, first_line
+from siam.errors import SettingsError, did_you_mean, first_line
 
 SMALL_IMAGE = 64
-"""Side in pixels below which a ResNet's 7x7 stride-2 stem and max-pool would leave too small a grid."""
+"""Side in pixels below which a ResNet's 7x7 stride-2 stem and max-pool leave too small a feature map."""
 
 
 def build_backbone(
     name: str, image_size: int, width: float = 1.0, stem: Literal["auto", "small", "standard"] = "auto"
 ) -> nn.Module:
-    """Build a timm model without its classifier: (B, 3, H, W) -> (B, D), see `features_of` for D.
+    """Build a timm model without its classifier: (B, 3, H, W) -> (B, D), with D from `features_of`.
 
-    width: multiplier of the channels of a ResNet's stages. stem: `small` is the CIFAR stem of He et al. 2016
+    width: channel multiplier of a ResNet's stages. stem: `small` is the CIFAR stem of He et al. 2016
     (3x3, stride 1, no max-pool; SimSiam App. D); `auto` uses it for ResNets below 64 pixels.
     Residual branches start at zero (timm's default), as in the released SimSiam.
-    Raises SettingsError for a name that timm does not know, or an option that the model does not have.
+    Raises SettingsError if timm does not know the name, or the model does not support an option.
     """
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        hint = f"; did you mean {', '.join(near)}?" if near else "; names are timm's, such as resnet50"
+        hint = did_you_mean(name, timm.list_models()) or "; choose a timm model, such as resnet50"
         raise SettingsError(f"unknown backbone '{name}'{hint}")
 
     is_resnet = name.startswith(("resnet", "resnext", "wide_resnet"))
     options: dict[str, Any] = {}
     if width != 1.0:
         if not is_resnet:
-            raise SettingsError(f"width {width} scales ResNets only; backbone '{name}' is not one")
+            raise SettingsError(f"width {width} scales ResNets only: set width to 1 for backbone '{name}'")
         options["channels"] = tuple(max(8, round(c * width)) for c in (64, 128, 256, 512))
-        options["stem_width"] = max(4, round(32 * width))  # of deep stems; others keep 64
+        options["stem_width"] = max(4, round(32 * width))  # used by deep stems; others keep 64
     if not is_resnet and name.startswith(("vit", "deit", "swin", "beit", "eva")):
         options["img_size"] = image_size
     backbone: nn.Module = timm.create_model(name, num_classes=0, **options)
 
     if stem == "small" and not is_resnet:
-        raise SettingsError(f"stem 'small' is for ResNets; backbone '{name}' keeps its own stem")
+        raise SettingsError(f"stem 'small' is for ResNets only: set stem to auto for backbone '{name}'")
     if stem == "small" or (stem == "auto" and is_resnet and image_size < SMALL_IMAGE):
         _give_small_stem(backbone)
     return backbone
@@ -53,20 +51,20 @@ def features_of(backbone: nn.Module) -> int:
 
 @torch.no_grad()
 def require_fit(backbone: nn.Module, name: str, image_size: int) -> None:
-    """Pass one empty image, in eval mode. Raises SettingsError where the model does not take this size."""
+    """Run one blank image in eval mode. Raises SettingsError if the model does not support its size."""
     backbone.eval()
     try:
         backbone(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise SettingsError(
             f"backbone '{name}' cannot take views of {image_size} x {image_size} pixels "
-            f"({first_line(error)}): set views.size to a size that it is made for, or choose another backbone"
+            f"({first_line(error)}): set views.size to a size that it supports, or choose another backbone"
         ) from None
     backbone.train()
 
 
 def _give_small_stem(resnet: nn.Module) -> None:
-    """Replace the 7x7 stride-2 convolution by 3x3 stride 1, and remove the max-pool."""
+    """Replace the 7x7 stride-2 convolution with 3x3 stride 1, and remove the max-pool."""
     first: Tensor = next(resnet.parameters())
     channels = int(resnet.bn1.num_features)  # type: ignore[union-attr, arg-type]
     resnet.conv1 = nn.Conv2d(first.shape[1], channels, kernel_size=3, stride=1, padding=1, bias=False)

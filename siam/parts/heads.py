@@ -1,4 +1,4 @@
-"""The two MLPs of SimSiam (Chen & He 2021, Sec. 3): the projector ends f, the predictor is h."""
+"""The two MLPs of SimSiam (Chen & He 2021, Sec. 3): the projector, which ends f, and the predictor h."""
 
 from torch import nn
 
@@ -6,11 +6,11 @@ from siam.methods import Method
 
 
 def build_projector(features: int, method: Method) -> nn.Sequential:
-    """Build (B, D) -> (B, d), D being `features`.
+    """Build the projector, (B, D) -> (B, d). features: D.
 
-    "BN applied to each fc layer, including its output fc. Its output fc has no ReLU." Its BN is affine
-    only if `output_affine`. If not, z has mean 0 over a batch of B, so a collapse leaves one image opposite
-    to all others and a std x sqrt(d) of 2 / sqrt(B), never 0.
+    "BN applied to each fc layer, including its output fc. Its output fc has no ReLU." The output BN is affine
+    only if `output_affine` is set. Otherwise z has mean 0 over a batch of B, so at full collapse one image
+    stays opposite to all others, and std x sqrt(d) is about 2 / sqrt(B), not 0.
     """
     hidden_bn = method.batch_norm != "none"
     output_bn = method.batch_norm in ("default", "all")

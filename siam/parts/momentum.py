@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class MomentumEncoder(nn.Module):
     """A moving average of an encoder: xi <- m xi + (1 - m) theta (BYOL Eq. 1; MoCo Eq. 2).
 
-    It starts as an exact copy, never as a network initialized on its own. Its weights are not trained; its
-    buffers (BN statistics) are averaged in the same way.
+    It starts as an exact copy, not from its own initialization. Its weights are not trained; its buffers (BN
+    statistics) are averaged in the same way.
     """
 
     def __init__(self, source: nn.Module) -> None:
@@ -19,13 +19,13 @@ class MomentumEncoder(nn.Module):
         self.encoder = copy.deepcopy(source).requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, d)."""
+        """Encode views: (B, 3, H, W) -> (B, d)."""
         z: Tensor = self.encoder(x)
         return z
 
     @torch.no_grad()
     def update(self, source: nn.Module, momentum: float) -> None:
-        """Move towards `source`. momentum: m in [0, 1]; 0 copies it, 1 is a no-op."""
+        """Move toward `source`. momentum: m in [0, 1]; 0 copies it, 1 is a no-op."""
         for ours, theirs in zip(
             self.encoder.state_dict().values(), source.state_dict().values(), strict=True
         ):

@@ -1,4 +1,4 @@
-"""The base of every objective, and the symmetrized agreement that those without state share."""
+"""The base class of objectives, and the symmetrized agreement of the stateless ones."""
 
 from collections.abc import Callable
 
@@ -6,20 +6,20 @@ from torch import Tensor, nn
 
 
 class Objective(nn.Module):
-    """(p1, p2, z1, z2), each (B, d), -> scalar: the lower, the better the two views agree.
+    """A loss of two views: (p1, p2, z1, z2), each (B, d), -> scalar, lower for better agreement.
 
-    p: predictions, z: targets. Gradient flows into all of them: stopping it is the network's business. State
-    belongs in buffers and parameters: checkpoints hold both, and the optimizer trains the parameters.
+    p: predictions, z: targets. Gradient flows into all four; the network applies stop-gradient. State belongs
+    in buffers and parameters: checkpoints hold both, and the optimizer trains the parameters.
     """
 
     def before_step(self, images: Tensor, epoch: int) -> None:
-        """Prepare for a call in training. images: indices (B,) in the set, on the CPU. epoch: from 0.
+        """Prepare for the next forward call in training, that of one micro-batch.
 
-        With gradient accumulation it is called for each micro-batch.
+        images: indices (B,) in the set, on the CPU. epoch: from 0.
         """
 
     def after_step(self) -> None:
-        """Update the state, once the optimizer has taken its step."""
+        """Update the state after the optimizer step."""
 
 
 class Agreement(Objective):

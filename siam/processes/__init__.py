@@ -1,1 +1,1 @@
-"""Training one run in several processes: starting them, connecting them, and what they exchange."""
+"""Distributed training: launching processes, connecting them, and communication between them."""

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def on_rank_zero(make: Callable[[], T]) -> T:
-    """Call `make` on rank 0 and return its result in every process; raise its SiamError in every process."""
+    """Call `make` on rank 0 and return its result, or raise its SiamError, in every process."""
     if world_size() == 1:
         return make()
     made: list[Any] = [None]
@@ -31,13 +31,13 @@ def on_rank_zero(make: Callable[[], T]) -> T:
 
 
 def raise_everywhere(error: SiamError) -> NoReturn:
-    """Raise an error that every process raises at this point, so that only rank 0 prints it."""
+    """Raise an error that every process raises here, marked so that only rank 0 prints it."""
     error.on_all_ranks = True
     raise error
 
 
 def all_gather_object(value: T) -> list[T]:
-    """Return the values of all processes, in rank order. They are pickled."""
+    """Return the values of all processes, which are pickled, in rank order."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -53,7 +53,7 @@ def all_reduce_mean(x: Tensor) -> Tensor:
 
 
 def all_reduce_mean_(tensors: list[Tensor]) -> None:
-    """Replace each tensor by its mean over the processes, in place."""
+    """Replace each tensor with its mean over the processes, in place."""
     if world_size() > 1:
         for tensor in tensors:
             dist.all_reduce(tensor)
@@ -61,7 +61,7 @@ def all_reduce_mean_(tensors: list[Tensor]) -> None:
 
 
 def gather_uneven(x: Tensor) -> Tensor:
-    """Concatenate the rows of all processes, whose numbers may differ: (n, ...) -> (N, ...), on the CPU."""
+    """Concatenate the rows of all processes, whose counts may differ: (n, ...) -> (N, ...), on the CPU."""
     if world_size() == 1:
         return x
     counts = all_gather_object(len(x))
@@ -75,9 +75,9 @@ def gather_uneven(x: Tensor) -> Tensor:
 class AnyRankFlag:
     """Flags that any process may raise and all processes see at the same step.
 
-    One call late: a call returns the flags raised in the call before, so that no process waits for the
-    network. (A single process gets its own flags back at once.) A flag that has just been returned counts as
-    seen; raising it again in that same call has no effect.
+    Non-blocking: a call returns the flags raised in the previous call, so that no process waits for the
+    network. (A single process gets its own flags back at once.) A flag that a call returns counts as seen;
+    raising it again in that same call has no effect.
     """
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class AnyRankFlag:
         self._pending: Any = None
 
     def __call__(self, *flags: bool) -> tuple[bool, ...]:
-        """Raise `flags`, and return those that any process raised in the call before."""
+        """Raise `flags`, and return those that any process raised in the previous call."""
         if world_size() == 1:
             return flags
         seen = self._wait(len(flags))

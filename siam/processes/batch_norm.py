@@ -1,8 +1,8 @@
 """Batch norm over the global batch: "BN is synchronized across devices" (SimSiam, Sec. 3).
 
 torch's SyncBatchNorm runs on GPUs only. SyncedBatchNorm does the same on CPUs, with one exchange in forward
-(mean and variance of each channel) and one in backward. The shares of the processes may differ in size: those
-of detectors do, since images vary in size and in their number of boxes.
+(mean and variance of each channel) and one in backward. Processes may have batches of different sizes, as
+detectors do, since images vary in size and in their number of boxes.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from siam.processes.gather import all_gather, world_size
 
 
 def synchronize_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every BN layer by a synchronized one; parameters, buffers and their names stay."""
+    """Replace every BN layer with a synchronized one; parameters, buffers and their names stay."""
     if device.type == "cuda":
         from timm.layers import convert_sync_batchnorm  # torch's drops the activations in timm's BN layers
 
@@ -31,7 +31,7 @@ def synchronize_batch_norm(network: nn.Module, device: torch.device) -> nn.Modul
 
 
 class SyncedBatchNorm(_BatchNorm):
-    """Replace the layer `norm`: share its parameters and buffers, and keep the activation it may end in."""
+    """Synchronized version of the layer `norm`, with its parameters, its buffers and any activation in it."""
 
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
@@ -53,13 +53,13 @@ class SyncedBatchNorm(_BatchNorm):
     def _normalize(self, x: Tensor) -> Tensor:
         """Normalize with global statistics.
 
-        Not compiled: Inductor (torch 2.14) also sums the gradients of weight and bias over the processes.
+        Not compiled, because Inductor (torch 2.14) also sums the gradients of weight and bias over processes.
         """
         mean, var, n = _global_statistics(x.detach())
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         if self.running_mean is not None and self.running_var is not None:
-            share = self.momentum  # None: a mean over all batches so far
+            share = self.momentum  # None: cumulative mean over all batches
             share = 1 / float(self.num_batches_tracked or 1) if share is None else share
             self.running_mean.lerp_(mean, share)
             self.running_var.lerp_(var * (n / (n - 1)), share)

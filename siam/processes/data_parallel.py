@@ -1,4 +1,4 @@
-"""Data parallelism: gradients and batch norm statistics of all processes."""
+"""Data parallelism: averages of gradients and batch norm statistics over the processes."""
 
 import inspect
 from typing import Any
@@ -15,14 +15,14 @@ from siam.processes.gather import world_size
 def data_parallel(network: nn.Module, device: torch.device, sync_bn: bool) -> nn.Module:
     """Wrap `network` so that backward averages its gradients over the processes.
 
-    sync_bn: also replace its BN layers by synchronized ones; parameters, buffers and their names stay.
+    sync_bn: also replace its BN layers with synchronized ones; parameters, buffers and their names stay.
     """
     if world_size() == 1:
         return network
     if sync_bn:
         synchronize_batch_norm(network, device)
-    # Buffers are either the same in all processes or averaged by `average_statistics`: none to broadcast.
-    # torch 2.14 renamed the option and warns of the old name, which earlier versions need.
+    # Buffers need no broadcast: they are the same in all processes, or averaged by `average_statistics`.
+    # torch 2.14 renamed the option and warns about the old name, which earlier versions need.
     renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
     return DistributedDataParallel(
@@ -39,5 +39,5 @@ def average_gradients(module: nn.Module) -> None:
 
 
 def average_statistics(network: nn.Module) -> None:
-    """Average BN statistics over the processes, where they were not synchronized."""
+    """Average BN statistics over the processes, for networks without synchronized BN."""
     all_reduce_mean_([buffer for buffer in network.buffers() if buffer.is_floating_point()])

@@ -1,4 +1,4 @@
-"""Rows exchanged between the processes of a run, with gradient. In a single process these are no-ops.
+"""Differentiable exchange of rows between the processes of a run; no-ops in a single process.
 
 Each process holds an equal share of the global batch, in rank order: rank r of W has rows r B/W to
 (r + 1) B/W. DistributedDataParallel then averages the gradients over the processes, so a loss that is a mean
@@ -36,9 +36,9 @@ def local_shard(x: Tensor) -> Tensor:
 
 
 class _AllGather(torch.autograd.Function):
-    """All-gather whose backward is a reduce-scatter: each process's loss depends on the rows of all of them,
-    so the gradient of a row is the sum over processes.
+    """All-gather with a reduce-scatter as its backward.
 
+    The loss of each process depends on the rows of all, so the gradient of a row is the sum over processes.
     `torch.distributed.nn.functional.all_gather` is deprecated, and its successor is private.
     """
 

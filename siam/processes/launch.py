@@ -1,7 +1,7 @@
-"""Start several processes on this machine, for a user who has several GPUs but no torchrun.
+"""Launching several processes on one machine without torchrun.
 
-torchrun's `elastic_launch` does not serve: sent SIGTERM, it drops the results of its workers, and those that
-have saved and returned wait for it until it kills them.
+torchrun's own `elastic_launch` is not used, because on SIGTERM it drops the results of its workers, and those
+that have saved and returned wait for it until it kills them.
 """
 
 import multiprocessing
@@ -23,35 +23,38 @@ from siam.system.main_module import without_main_reimport
 
 T = TypeVar("T")
 
-_GRACE = 20.0  # seconds that the others have to end by themselves once a process is lost
+_GRACE = 20.0  # seconds for the other processes to exit by themselves after one is lost
 _LAUNCHER = "SIAM_LAUNCHED_BY"  # id of the process that called `launch`
 
 
-def how_many(devices: int, device: str, batch_size: int, parts: int = 1) -> int:
+def how_many(devices: int, device: str, batch_size: int, micro_batches: int = 1) -> int:
     """Return the number of processes to start here: `devices`, or all GPUs that can share the batch equally.
 
-    devices: 0 chooses. parts: micro-batches of each process's share (`grad_accum`), equal as well.
-    Raises SettingsError if the batch cannot be shared.
+    devices: 0 means automatic. micro_batches: per step of each process (`grad_accum`), also of equal size.
+    Raises SettingsError if the batch cannot be shared equally.
     """
     if devices == 0:
         gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
-        return max((n for n in range(1, gpus + 1) if _is_shared_equally(batch_size, n * parts)), default=1)
+        counts = (n for n in range(1, gpus + 1) if _is_shared_equally(batch_size, n * micro_batches))
+        return max(counts, default=1)
     if devices > 1 and device not in ("auto", "cuda", "cpu"):
         raise SettingsError(f"devices {devices} cannot all be '{device}': give --device cuda or cpu")
     gpus = torch.cuda.device_count()
     if gpus and device != "cpu" and devices > gpus:
-        raise SettingsError(f"devices {devices} asked for, but this machine has {gpus}: lower --devices")
-    require_equal_shares(batch_size, devices, parts)
+        raise SettingsError(
+            f"devices {devices} is more than the {gpus} GPUs of this machine: lower --devices"
+        )
+    require_equal_shares(batch_size, devices, micro_batches)
     return devices
 
 
-def require_equal_shares(batch_size: int, processes: int, parts: int = 1) -> None:
+def require_equal_shares(batch_size: int, processes: int, micro_batches: int = 1) -> None:
     """Raise SettingsError unless all micro-batches of all processes have the same size, at least 2 images."""
-    if not _is_shared_equally(batch_size, processes * parts):
-        each = "each" if parts == 1 else f"each of the {parts} parts of gradient accumulation"
+    if not _is_shared_equally(batch_size, processes * micro_batches):
+        each = "process" if micro_batches == 1 else f"of its {micro_batches} micro-batches"
         raise SettingsError(
-            f"batch_size {batch_size} cannot be shared by {processes} processes: it must be a multiple of "
-            f"{processes * parts}, with at least 2 images for {each}"
+            f"batch_size {batch_size} cannot be shared by {processes} processes: set it to a multiple of "
+            f"{processes * micro_batches}, with at least 2 images for each {each}"
         )
 
 
@@ -60,24 +63,24 @@ def _is_shared_equally(batch_size: int, among: int) -> bool:
 
 
 def launch(processes: int, work: Callable[..., T], *arguments: Any) -> T:
-    """Run work(*arguments) in several processes on this machine, and return the result of rank 0: no tensor.
+    """Run work(*arguments) in several processes on this machine, and return the result of rank 0.
 
-    SIGTERM and SIGINT are forwarded to them. Raises the SiamError that one of them raised, or RunError that
-    says how one died.
+    The result must not hold tensors. SIGTERM and SIGINT are forwarded to the processes. Raises the SiamError
+    that one of them raised, or RunError with the signal or exit status if one died.
     """
     context = multiprocessing.get_context("spawn")
-    # A server on a free port that this process holds to the end; the members are clients, as under torchrun.
+    # This process keeps a server on a free port; the members are its clients, as under torchrun.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     members: list[BaseProcess] = []
     receivers: list[Connection] = []
     for number in range(processes):
-        place = {
+        environment = {
             "RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes,
             "MASTER_ADDR": store.host, "MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": True,
             _LAUNCHER: os.getpid(),
         }  # fmt: skip
         receiver, sender = context.Pipe(duplex=False)
-        member = context.Process(target=_member, args=(place, sender, work, arguments))
+        member = context.Process(target=_member, args=(environment, sender, work, arguments))
         with without_main_reimport():
             member.start()
         sender.close()
@@ -87,35 +90,37 @@ def launch(processes: int, work: Callable[..., T], *arguments: Any) -> T:
         answers, lost = _collect(members, receivers)
     if lost:
         code = members[lost[0]].exitcode or 0
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
         raise RunError(
             f"process {lost[0]} of {processes} {how}; continue from the last checkpoint with --resume"
         )
     errors = [value for value in answers.values() if isinstance(value, SiamError)]
-    if errors:  # one error makes the others lose that process: raise the cause
+    if errors:  # when one process fails, the others lose it: raise the cause
         raise next((error for error in errors if not isinstance(error, ProcessLostError)), errors[0])
     result: T = answers[0]
     return result
 
 
-def _member(place: dict[str, Any], sender: Connection, work: Callable[..., Any], arguments: Any) -> None:
-    """Be one of the processes of `launch`: send the result or the SiamError of work(*arguments)."""
+def _member(
+    environment: dict[str, Any], sender: Connection, work: Callable[..., Any], arguments: Any
+) -> None:
+    """Run work(*arguments) as one of the processes of `launch`, and send its result or SiamError."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which forwards it once
-    os.environ.update({name: str(value) for name, value in place.items()})
+    os.environ.update({name: str(value) for name, value in environment.items()})
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, torch.get_num_threads() // int(place["WORLD_SIZE"])))
+        torch.set_num_threads(max(1, torch.get_num_threads() // int(environment["WORLD_SIZE"])))
     try:
         result = work(*arguments)
-        sender.send(result if place["RANK"] == 0 else None)
+        sender.send(result if environment["RANK"] == 0 else None)
     except SiamError as error:
         sender.send(error)
 
 
 def _collect(members: list[BaseProcess], receivers: list[Connection]) -> tuple[dict[int, Any], list[int]]:
-    """Wait for all processes to end. Returns their answers by rank, and the ranks that died without one.
+    """Wait for all processes to exit. Returns their answers by rank, and the ranks that died without one.
 
-    Once one died, the others have 20 s to end; then they are killed.
+    After the first death the others have 20 s to exit before they are killed.
     """
     answers: dict[int, Any] = {}
     lost: list[int] = []
@@ -151,11 +156,11 @@ def _forwarding_signals(members: list[BaseProcess]) -> Iterator[None]:
             if member.pid and member.is_alive():
                 os.kill(member.pid, number)
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 

@@ -1,7 +1,7 @@
-"""How the processes of a run find each other.
+"""Rendezvous: connecting the processes of a run.
 
-torchrun starts them on any number of machines, and restarts them; `launch` starts them on this one. Both
-leave RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment.
+torchrun starts them on any number of machines, and restarts them; `launch` starts them on this one. Both set
+RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment.
 """
 
 import os
@@ -20,9 +20,9 @@ from siam.errors import RunError, SiamError
 
 
 class ProcessLostError(RunError):
-    """The other processes of a run no longer answer."""
+    """The other processes of a run no longer respond."""
 
-    exit_status = 75  # EX_TEMPFAIL: a run to resume
+    exit_status = 75  # EX_TEMPFAIL: the run can be resumed
 
 
 def is_distributed() -> bool:
@@ -31,13 +31,13 @@ def is_distributed() -> bool:
 
 
 def was_restarted() -> bool:
-    """Return True if torchrun or SLURM restarted this process: there may be a run to resume."""
+    """Return True if torchrun or SLURM restarted this process, so that there may be a run to resume."""
     counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
     return any(int(os.environ.get(name) or 0) for name in counts)
 
 
 def local_device(name: str) -> str:
-    """Give each process of a machine a GPU of its own: auto and cuda become cuda:LOCAL_RANK."""
+    """Assign each process of a machine its own GPU: auto and cuda become cuda:LOCAL_RANK."""
     if is_distributed() and name in ("auto", "cuda") and torch.cuda.is_available():
         return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     return name
@@ -47,7 +47,7 @@ def local_device(name: str) -> str:
 def process_group(device: str, seconds: float) -> Iterator[None]:
     """Connect the processes of a run; a no-op in a single process.
 
-    seconds: how long a silent process is waited for. Raises ProcessLostError when the others are gone.
+    seconds: timeout for a process that does not respond. Raises ProcessLostError if the others are gone.
     """
     if not is_distributed():
         yield
@@ -65,7 +65,7 @@ def process_group(device: str, seconds: float) -> Iterator[None]:
         if not isinstance(error, (dist.DistError, ConnectionError)) and "gloo" not in str(error):
             raise
         raise ProcessLostError(
-            f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} has lost the others "
+            f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} lost the other processes "
             f"({_reason(error)}); continue from the last checkpoint with --resume auto"
         ) from None
     else:
@@ -73,11 +73,11 @@ def process_group(device: str, seconds: float) -> Iterator[None]:
 
 
 def _agree_on_prefix(store: Store, rank: int, processes: int, timeout: timedelta) -> str:
-    """Agree on a prefix for the keys in `store` that is new with each start of the processes.
+    """Agree on a prefix for the keys in `store` that is unique to this start of the processes.
 
     torchrun keeps one store through all restarts, so a restarted process may read the addresses that killed
     ones left there (pytorch#135712), and its restart count differs between machines. So each process asks for
-    the prefix under an id of its own, new with each start. Rank 0 answers every id it finds, even those of
+    the prefix under its own id, unique to this start. Rank 0 answers every id it finds, even those of
     dead processes, until all ranks of this start have acknowledged its prefix.
     """
     mine = uuid4().hex
@@ -98,6 +98,6 @@ def _agree_on_prefix(store: Store, rank: int, processes: int, timeout: timedelta
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of an error of gloo or NCCL, without the position in their sources."""
+    """Return the first line of a gloo or NCCL error, without its source position."""
     line = str(error).strip().splitlines()[0]
     return line.rpartition("] ")[2][:120] or type(error).__name__

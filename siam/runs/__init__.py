@@ -1,1 +1,1 @@
-"""What a run folder holds, and how it is written and read."""
+"""The contents of a run folder, and the session that writes them."""

@@ -1,4 +1,4 @@
-"""Progress bars on one line at any width: the bar shrinks first, then the least important words go."""
+"""One-line progress bars for any width: the bar shrinks first, then the least important words are dropped."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,13 +13,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-_BETWEEN_LINES = 60.0  # seconds, if lines cannot be redrawn
-_RATE_OVER = 600.0  # seconds; rich's default of 30 is less than ten steps of a large network take on a CPU
-_SHORTEST, _LONGEST = 8, 40  # columns of a bar
+_BETWEEN_LINES = 60.0  # seconds between plain lines, where bars cannot be redrawn
+_RATE_OVER = 600.0  # seconds; rich's default, 30, covers fewer than ten steps of a large network on a CPU
+_SHORTEST, _LONGEST = 8, 40  # characters of a bar
 
 
 class Bars:
-    """Bars that are redrawn in a terminal; in a file or a pipe, plain lines, at most one a minute."""
+    """Progress bars, redrawn in a terminal; in a file or pipe, plain lines, at most one a minute."""
 
     def __init__(self, console: Console, transient: bool = False) -> None:
         """transient: remove the bars at the end."""
@@ -36,9 +36,9 @@ class Bars:
         self.silent_since = time.monotonic()
 
     def update(self, name: str, done: int, total: int, facts: Sequence[str] | None = None) -> None:
-        """Move the bar of that name; the first call adds it.
+        """Update the bar of this name; the first call adds it.
 
-        facts: a few words each, the most important first; None keeps them.
+        facts: short phrases, the most important first; None keeps the current ones.
         """
         task = next((task for task in self.progress.tasks if task.description == name), None)
         if task is None:
@@ -62,7 +62,7 @@ def print_line(console: Console, line: str, markup: bool = False) -> None:
 
 
 OnProgress = Callable[[int, int], None]
-"""A progress callback: takes how many are done, and of how many."""
+"""Progress callback, called with (done, total)."""
 
 
 @contextmanager
@@ -73,14 +73,14 @@ def transient_progress(console: Console) -> Iterator[Callable[[str], OnProgress]
         yield lambda name: partial(bars.update, name)
 
 
-def running_total(on_progress: OnProgress, of: int) -> Callable[[int], None]:
-    """Turn increments into calls of `on_progress` with their running total."""
+def running_total(on_progress: OnProgress, total: int) -> Callable[[int], None]:
+    """Return a function that takes increments and calls `on_progress` with their running total."""
     done = 0
 
     def add(count: int) -> None:
         nonlocal done
         done += count
-        on_progress(done, of)
+        on_progress(done, total)
 
     return add
 
@@ -92,7 +92,7 @@ class _Line(ProgressColumn):
 
 @dataclass
 class _Fitted:
-    """As many of the words as fit, from the first on, and a bar before them if there is room."""
+    """The leading words that fit on the line, after a bar if there is room."""
 
     words: list[str]
     percentage: float

@@ -1,14 +1,15 @@
-"""Training time and speed."""
+"""Training time and throughput."""
 
 import time
 
 
 class Clock:
-    """Seconds of training, over all processes that worked on a run, and the rate since it was last asked."""
+    """Training time of a run across restarts, and throughput since the last call of `rate` or `skip`."""
 
-    def __init__(self, before: float, step: int) -> None:
-        self.started = time.monotonic() - before
-        self.asked = time.monotonic()
+    def __init__(self, seconds: float, step: int) -> None:
+        """seconds, step: the position of the run."""
+        self.started = time.monotonic() - seconds
+        self.last_call = time.monotonic()
         self.step = step
 
     def seconds(self) -> float:
@@ -18,10 +19,10 @@ class Clock:
     def rate(self, step: int, batch_size: int) -> float:
         """Return images per second since the last call."""
         now = time.monotonic()
-        rate = (step - self.step) * batch_size / max(now - self.asked, 1e-9)
-        self.asked, self.step = now, step
+        rate = (step - self.step) * batch_size / max(now - self.last_call, 1e-9)
+        self.last_call, self.step = now, step
         return rate
 
     def skip(self) -> None:
         """Leave the time since the last call out of the rate."""
-        self.asked = time.monotonic()
+        self.last_call = time.monotonic()

@@ -1,4 +1,4 @@
-"""The encoder of a run: built, loaded and saved."""
+"""Building, loading and saving the encoder of a run."""
 
 from pathlib import Path
 from typing import Literal
@@ -21,9 +21,9 @@ Layer = Literal["backbone", "projector"]
 
 
 class Encoder(nn.Module):
-    """The backbone of a run: normalised images (B, 3, H, W) -> features (B, D), in eval mode, float32.
+    """The backbone of a run: normalized images (B, 3, H, W) -> features (B, D), in eval mode, float32.
 
-    image_size: the side in pixels it was trained at. features: D, or d where a projector follows.
+    image_size: side in pixels of the views it was trained on. features: D, or d with a projector.
     """
 
     def __init__(self, backbone: nn.Module, image_size: int, projector: nn.Module | None = None) -> None:
@@ -44,12 +44,12 @@ class Encoder(nn.Module):
 
 
 def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Encoder:
-    """The encoder of a run, ready to use: `siam.load("runs/photos")`.
+    """Load the encoder of a run, ready to use: `siam.load("runs/photos")`.
 
-    layer: where its output is taken, `projector` for z. Raises RunError, and SettingsError for a device that
-    is not there.
+    layer: `backbone` returns features, `projector` z. Raises RunError, or SettingsError if the device is not
+    available.
     """
-    where = find_device(device)
+    found = find_device(device)
     opened = open_run(run)
     settings = opened.settings
     backbone = build_backbone(settings.backbone, settings.views.size, settings.width, settings.stem)
@@ -57,24 +57,22 @@ def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Enc
     if layer == "projector":
         weights = load_network(run)
         projector = build_projector(features_of(backbone), settings.method)
-        _fill(projector, _below(weights, "projector."), opened.folder)
-        _fill(backbone, _below(weights, "backbone."), opened.folder)
+        _load_state(projector, _submodule(weights, "projector."), opened.folder)
+        _load_state(backbone, _submodule(weights, "backbone."), opened.folder)
     else:
         file = opened.folder / ENCODER
         if not file.exists():
-            raise RunError(
-                f"{opened.folder} holds no {ENCODER} yet: the run has not finished its first epoch"
-            )
-        _fill(backbone, _read_safetensors(file), file)
+            raise RunError(f"{opened.folder} holds no {ENCODER} yet: let the run finish its first epoch")
+        _load_state(backbone, _read_safetensors(file), file)
     encoder = Encoder(backbone, settings.views.size, projector).requires_grad_(False)
-    return encoder.to(where).eval()
+    return encoder.to(found).eval()
 
 
-def _below(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _submodule(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
 
 
-def _fill(module: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
+def _load_state(module: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
@@ -89,7 +87,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def untrained(run: str | Path, device: str = "cpu") -> Encoder:
-    """The encoder as it was before the run: its random initialisation, to compare with. Raises RunError."""
+    """Rebuild the encoder before training from the run's seed, as a baseline. Raises RunError."""
     settings = open_run(run).settings
     torch.manual_seed(settings.seed)
     backbone = build_backbone(settings.backbone, settings.views.size, settings.width, settings.stem)
@@ -97,7 +95,7 @@ def untrained(run: str | Path, device: str = "cpu") -> Encoder:
 
 
 def save_encoder(folder: Path, backbone: nn.Module, settings: Settings) -> None:
-    """encoder.safetensors: the backbone alone, in timm's (for ResNets: torchvision's) parameter names."""
+    """Write encoder.safetensors: the backbone alone, with timm's (for ResNets: torchvision's) names."""
     from siam import __version__
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
@@ -106,17 +104,17 @@ def save_encoder(folder: Path, backbone: nn.Module, settings: Settings) -> None:
 
 
 def save_network(folder: Path, network: nn.Module) -> None:
-    """network.safetensors: both branches, of a run that was imported rather than trained."""
+    """Write network.safetensors: both branches of a run that was imported rather than trained."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     write_atomically(folder / NETWORK, lambda file: file.write(save(tensors)))
 
 
 def load_network(run: str | Path) -> dict[str, Tensor]:
-    """All weights of a run by their names in `siam.Network`, heads too. Raises RunError when it has none."""
+    """Load all weights of a run, heads too, by name in `siam.Network`. Raises RunError if none exist."""
     folder = open_run(run).folder
     if (folder / CHECKPOINT).exists():
         weights: dict[str, Tensor] = load_checkpoint(folder / CHECKPOINT)["network"]
         return weights
     if not (folder / NETWORK).exists():
-        raise RunError(f"{folder} holds no weights yet: neither {CHECKPOINT} nor {NETWORK}")
+        raise RunError(f"{folder} holds neither {CHECKPOINT} nor {NETWORK} yet: let the run save first")
     return _read_safetensors(folder / NETWORK)

@@ -1,4 +1,4 @@
-"""A run folder: what lies in it, how it is locked while in use, and how its encoder is taken out again."""
+"""The files of a run folder, its settings, and its records."""
 
 import json
 from dataclasses import dataclass
@@ -20,30 +20,30 @@ TRANSFERS = "transfer"
 
 @dataclass(frozen=True)
 class Run:
-    """A folder that `siam pretrain` or `siam import` made."""
+    """A folder made by `siam pretrain` or `siam import`."""
 
     folder: Path
     settings: Settings
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All records of metrics.jsonl, in order; the last line counts once it is whole."""
+        """Return all records of metrics.jsonl, in order, except an incomplete last line."""
         return read_records(self.folder)
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Read a folder's metrics.jsonl, in order; a last line that is not complete yet is left out."""
+    """Read a folder's metrics.jsonl, in order, except an incomplete last line."""
     file = folder / METRICS
     lines = file.read_text().split("\n")[:-1] if file.exists() else []
     return [json.loads(line) for line in lines]
 
 
 def open_run(folder: str | Path) -> Run:
-    """Raises RunError where there is no run, or its settings cannot be read."""
+    """Open a run and read its settings. Raises RunError if there is no run, or they cannot be read."""
     folder = Path(folder)
     file = folder / SETTINGS
     if not folder.is_dir():
         if folder.is_file():
-            raise RunError(f"{folder} is a file, not a run: make one of it by siam import {folder} --out RUN")
+            raise RunError(f"{folder} is a file, not a run: convert it by siam import {folder} --out RUN")
         raise RunError(f"no run at {folder}: there is no such folder")
     if not file.is_file():
         raise RunError(f"{folder} is not a run: it holds no {SETTINGS}")

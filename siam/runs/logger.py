@@ -17,10 +17,10 @@ from siam.runs.folder import METRICS
 
 
 class Logger:
-    """Log a run from `position` on, the length of metrics.jsonl in bytes up to which its records count.
+    """The log of a run. step, position: steps done and bytes of metrics.jsonl at the checkpoint.
 
-    A run resumed from an earlier checkpoint forgets the records written after that checkpoint and writes them
-    again. While the disk is full, records wait in memory; they are not lost while the process lives.
+    A run resumed from an earlier checkpoint drops the records written after that checkpoint and writes them
+    again. While the disk is full, records wait in memory; they are lost only if the process ends.
     """
 
     def __init__(self, folder: Path, total_steps: int, step: int, position: int, console: Console) -> None:
@@ -73,7 +73,7 @@ class Logger:
                 self.print(f"TensorBoard events cannot be written ({error.strerror}): logging without them")
 
     def progress(self, step: int, facts: Sequence[str] | None = None) -> None:
-        """Move the bar to `step`. facts: a few words each, the most important first; None keeps them."""
+        """Move the bar to `step`. facts: short phrases, the most important first; None keeps them."""
         self.bars.update("", step, self.total_steps, facts)
 
     def print(self, line: str) -> None:
@@ -107,7 +107,7 @@ class NullLogger(Logger):
 
 
 def _tensorboard(folder: Path, step: int) -> Any:
-    """Return a SummaryWriter that forgets events after `step`, or None where tensorboard is not installed."""
+    """Return a SummaryWriter that purges events after `step`, or None if tensorboard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

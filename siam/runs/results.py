@@ -1,4 +1,4 @@
-"""The results that a run folder holds: evaluations.json, and one folder per transfer below transfer/."""
+"""Results in a run folder: evaluations.json, and one folder per transfer in transfer/."""
 
 import json
 from collections.abc import Callable
@@ -25,25 +25,25 @@ class Evaluation:
     protocol: str
     top1: float
     top5: float | None
-    """None with five classes or fewer, where it is always 1."""
+    """None with five or fewer classes, where it is always 1."""
     interval: tuple[float, float]
     """95 % interval of top1 (Wilson)."""
     per_class: dict[str, float]
     """Accuracy on each class that has validation images."""
     train_images: int
-    """Labeled images that the classifier was fitted to."""
+    """Number of labeled images that the classifier was fitted to."""
     val_images: int
     held_out: bool
     """True if the validation images were split off the training images, because the set has no split."""
     seconds: float
     labels: float = 1.0
-    """Fraction of the training labels that was used."""
+    """Fraction of the training labels used."""
     encoder: str = "trained"
-    """`random` for the network before training."""
+    """`trained`, or `random` for the network before training."""
     detail: str = ""
     """The protocol's hyperparameters, given or selected: learning rates, epochs, regularization."""
     confusion: list[list[int]] | None = None
-    """Number of images of class (row) that were classified as class (column)."""
+    """Number of images of class `row` predicted as class `column`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class SavedEvaluation(Evaluation):
 
 @dataclass(frozen=True)
 class Precision:
-    """Average precisions in [0, 1]; None where the test set has no such object."""
+    """Average precisions in [0, 1]; None if the test set has no such objects."""
 
     ap: float | None
     ap50: float | None
@@ -85,7 +85,7 @@ class TransferResult:
     layout: str
     """voc or coco."""
     years: int
-    """Years of VOC that were trained on."""
+    """Number of VOC years in the training set."""
     train_images: int
     test_images: int
     boxes: Precision
@@ -101,7 +101,7 @@ class TransferResult:
         return {"boxes": self.boxes} | ({} if self.masks is None else {"masks": self.masks})
 
     def flat(self) -> dict[str, float | None]:
-        """Return every number by one name, such as boxes_ap50, for a line of metrics.jsonl."""
+        """Return all numbers in one flat dict, under names such as boxes_ap50, for metrics.jsonl."""
         return {
             f"{kind}_{name}": getattr(precision, name)
             for kind, precision in self.kinds().items()
@@ -118,7 +118,7 @@ def load_evaluations(folder: Path) -> list[SavedEvaluation]:
 
 
 def add_evaluation(run: str | Path, evaluation: Evaluation, data: str) -> None:
-    """Append an evaluation to evaluations.json, also when several end at once. Raises RunError.
+    """Append an evaluation to evaluations.json; safe from several processes at once. Raises RunError.
 
     data: the images, as the user gave them.
     """
@@ -129,7 +129,7 @@ def add_evaluation(run: str | Path, evaluation: Evaluation, data: str) -> None:
             entries = [*load_evaluations(folder), SavedEvaluation(**asdict(evaluation), data=data, date=now)]
             _write(folder / EVALUATIONS, [asdict(entry) for entry in entries])
     except OSError as error:
-        raise RunError(f"the result is not kept: cannot write to {folder}: {error.strerror}") from None
+        raise RunError(f"the result was not saved: cannot write to {folder}: {error.strerror}") from None
 
 
 def load_transfer(folder: Path) -> TransferResult | None:
@@ -155,7 +155,7 @@ def _read(file: Path, build: Callable[[Any], T]) -> T:
         return build(json.loads(file.read_text()))
     except (ValueError, TypeError, KeyError) as error:
         raise RunError(
-            f"{file} cannot be read ({first_line(error)}): move it away to go on without"
+            f"{file} cannot be read ({first_line(error)}): move it away to continue without it"
         ) from None
 
 

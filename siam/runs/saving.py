@@ -1,4 +1,4 @@
-"""When a run is saved, what asks it to stop, and what happens when the disk is full."""
+"""Saving and stopping a run: save intervals, signals that request a stop, and retries on a full disk."""
 
 import os
 import signal
@@ -14,66 +14,66 @@ from siam.processes.launch import orphaned
 from siam.settings.pretraining import CheckpointSettings
 
 RESUME_ME = 75
-"""Exit status of a run that was asked to stop and can be resumed: EX_TEMPFAIL of sysexits.h."""
+"""Exit status of a run that stopped on request and can be resumed: EX_TEMPFAIL of sysexits.h."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class RunStopped(SiamError):
-    """A run that was asked to stop, has saved, and can be resumed."""
+    """A run that stopped on request, has saved, and can be resumed."""
 
     exit_status = RESUME_ME
 
 
 class StopRequest:
-    """`with StopRequest() as stop`: SIGTERM and SIGINT set `stop.asked`; a second signal kills the process.
+    """A request to stop, by SIGTERM or SIGINT: `with StopRequest() as stop: ... if stop.requested`.
 
-    Job managers signal a whole process tree, in which each parent passes the signal on, so a signal within
-    two seconds of the first is its echo. Python allows handlers in the main thread alone; in other threads
-    signals keep their handlers.
+    A second signal kills the process. Job managers signal a whole process tree, in which each parent forwards
+    the signal to its children, so a signal within two seconds of the first is ignored as a duplicate. Python
+    allows signal handlers in the main thread only; in other threads this changes none.
     """
 
-    ECHO = 2.0
-    """Seconds."""
+    DUPLICATE = 2.0
+    """Seconds after the first signal within which another one is a duplicate."""
 
     def __init__(self) -> None:
         self.signaled_at: float | None = None
-        self.before: dict[signal.Signals, Any] = {}
+        self.previous: dict[signal.Signals, Any] = {}
 
     @property
-    def asked(self) -> bool:
-        """True after a signal, or once the process that started this one is gone."""
+    def requested(self) -> bool:
+        """True after a signal, or after the parent process has ended."""
         return self.signaled_at is not None or orphaned()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            self.previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signaled_at is None:
             self.signaled_at = time.monotonic()
-        elif time.monotonic() - self.signaled_at > self.ECHO:
+        elif time.monotonic() - self.signaled_at > self.DUPLICATE:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self.before.items():
+        for number, handler in self.previous.items():
             signal.signal(number, handler)
 
 
 class Saver:
-    """Save when steps or time say so; retry while the disk is full, and end the run if that does not help.
+    """Schedules saves by steps and time, and retries while the disk is full, up to ATTEMPTS times.
 
     warn: prints a line for the user.
     """
 
     ATTEMPTS = 5
-    """Consecutive failures that end a run."""
+    """Consecutive failures after which the run ends."""
     WAIT = 60.0
-    """Seconds until a failed save is retried, unless one is due earlier."""
+    """Seconds before a failed save is retried, unless one is due earlier."""
 
     def __init__(self, settings: CheckpointSettings, step: int, warn: Callable[[str], None]) -> None:
         self.settings, self.warn = settings, warn
@@ -82,17 +82,17 @@ class Saver:
         self.due_at = time.monotonic() + settings.seconds
 
     def is_due(self, step: int) -> bool:
-        """True if checkpoint.every names a multiple of this step; the same on all ranks."""
+        """Return True if `checkpoint.every` makes a save due at this step; the same on all ranks."""
         return self.settings.steps > 0 and step % self.settings.steps == 0
 
     def time_is_up(self) -> bool:
-        """True if a save is due by the clock of rank 0; False on other ranks."""
+        """Return True on rank 0 if a save is due by the clock; False on other ranks."""
         return rank() == 0 and time.monotonic() >= self.due_at
 
     def save(self, step: int, write: Callable[[], None], last_chance: bool = False) -> None:
         """Call `write`; if it raises OSError, warn and let the run continue.
 
-        last_chance: no later save will come, so retry here. Raises RunError after the last attempt.
+        last_chance: no later save follows, so retry here. Raises RunError after the last attempt.
         """
         while True:
             try:

@@ -1,7 +1,7 @@
-"""The session of a run: what every trainer needs around its steps, so that training loops read as training.
+"""The session of a run: everything around the training steps, so that training loops read as training.
 
-It holds the folder, chooses the device, restores the last checkpoint, logs, saves, stops when asked to, and
-raises Diverged. All ranks call its methods at the same steps; rank 0 alone writes.
+It locks the run folder, selects the device, restores the last checkpoint, logs, saves, stops on request, and
+raises Diverged. All ranks call its methods at the same steps; only rank 0 writes.
 """
 
 import math
@@ -56,10 +56,10 @@ class SessionSettings(Protocol):
 
 
 class Session:
-    """`with Session(folder, settings, console) as run:` holds the run folder and chooses the device.
+    """`with Session(folder, settings, console) as run:` locks the run folder and selects the device.
 
     Then `restore` loads the last checkpoint, `begin` opens the log, and after each optimizer step `advance`
-    says what is due. write_report: draws report.html from the folder.
+    sets `should_log`, `should_save` and `stopping`. write_report: draws report.html from the folder.
     """
 
     device: torch.device
@@ -101,23 +101,23 @@ class Session:
     ) -> None:
         self._held.__exit__(kind, error, trace)
 
-    # Before the first step.
+    # Before the first step
 
     def restore(self, **parts: Stateful) -> None:
-        """Load the last checkpoint into modules and optimizers, if there is one. Saves hold them too."""
+        """Load the last checkpoint, if any, into modules and optimizers. `save` stores the same ones."""
         self._parts = parts
         self.resumed = on_rank_zero(lambda: bool(checkpoints(self.folder)))
         if self.resumed:
-            contents, complaint = on_rank_zero(lambda: load_last(self.folder))
+            contents, warning = on_rank_zero(lambda: load_last(self.folder))
             self.progress = restore(contents, self.folder, **parts)
-            if complaint:
-                self.print(complaint)
+            if warning:
+                self.print(warning)
 
     def track_unreadable(self, found: dict[str, str], record: Callable[[dict[str, str]], None]) -> None:
-        """Keep what a loader could not read with the run.
+        """Store a loader's unreadable images in checkpoints, and share them between ranks.
 
-        found: the loader's own record, path to reason, which is resumed here. record: adds what other ranks
-        found; it may raise DataError if too many images are unreadable.
+        found: the loader's own dict, path to reason; the checkpoint's entries are added here. record: adds
+        the entries of other ranks; it may raise DataError if too many images are unreadable.
         """
         self.unreadable, self._record_unreadable = found, record
         found.update(self.progress.unreadable)
@@ -129,10 +129,10 @@ class Session:
         lr_setting: str,
         name_batch: Callable[[int], str] = lambda step: "",
     ) -> None:
-        """Open the log where the run stands, and listen for signals.
+        """Open the log at the run's position, and install the signal handlers.
 
-        log_every: steps between records. lr_setting, name_batch: for the error of a run that diverged: the
-        setting to lower, and a function that names the images of a step.
+        log_every: steps between records. lr_setting: the setting to lower if the run diverges, for the error.
+        name_batch: returns the names of a step's images, also for that error.
         """
         self.total_steps, self.log_every = total_steps, log_every
         self.lr_setting, self.name_batch = lr_setting, name_batch
@@ -148,14 +148,14 @@ class Session:
         self.diverged_at = torch.tensor(math.inf, device=self.device)
 
     def before_save(self, *calls: Callable[[], object]) -> None:
-        """Call these on all ranks at each step that is saved, before anything is measured or written."""
+        """Register callbacks that run on all ranks at each step that saves, before measuring and writing."""
         self._before_save += calls
 
     def with_checkpoint(self, write: Callable[[], object]) -> None:
-        """Call this on rank 0 with each checkpoint, to write what goes with it."""
+        """Register a callback that writes the files that go with each checkpoint, on rank 0."""
         self._write_with_checkpoint = write
 
-    # Around the step.
+    # Around each step
 
     @property
     def step(self) -> int:
@@ -163,16 +163,16 @@ class Session:
         return self.progress.step
 
     def guard(self, batches: Iterator[T]) -> Iterator[T]:
-        """Yield the batches; if there can be no more of them, save what was learned before the error."""
+        """Yield the batches; if the loader raises a SiamError, save a checkpoint before it propagates."""
         try:
             yield from batches
         except SiamError:
-            if world_size() == 1:  # other ranks are in the middle of a step
+            if world_size() == 1:  # with several ranks, the others are in the middle of a step
                 self.save()
             raise
 
     def seed_step(self, step: int | None = None) -> None:
-        """Seed torch from (seed, step, rank), so that a resumed run draws what the uninterrupted one drew."""
+        """Seed torch from (seed, step, rank), so that a resumed run draws the same numbers."""
         step = self.step if step is None else step
         u = counter_uniform(self.settings.seed, 0, np.array([step]), STEP, rank() + 1)[0, rank()]
         torch.manual_seed(int(u * 2**53))
@@ -180,19 +180,19 @@ class Session:
     def advance(self, loss: Tensor, ends_epoch: bool = False) -> None:
         """Count a step, and set `should_log`, `should_save` and `stopping`, which are the same on all ranks.
 
-        loss: scalar on the device, which is not waited for unless something is due. Raises Diverged.
+        loss: scalar on the device, synchronized with only when a log or save is due. Raises Diverged.
         """
         self.loss_sum += loss
         first = self.diverged_at.clamp(max=self.step)
         self.diverged_at = torch.where(loss.isfinite(), self.diverged_at, first)
         self.progress.step += 1
         self.log.progress(self.step)
-        self.stopping, time_is_up = self.flags(self.stop.asked, self.saver.time_is_up())
+        self.stopping, time_is_up = self.flags(self.stop.requested, self.saver.time_is_up())
         self.should_save = ends_epoch or self.stopping or time_is_up or self.saver.is_due(self.step)
         self.should_log = ends_epoch or self.step % self.log_every == 0
         if self.should_log or self.should_save:
-            both = all_reduce_mean(torch.stack([loss, self.loss_sum]))
-            self.loss, self.progress.loss_sum = both.tolist()
+            means = all_reduce_mean(torch.stack([loss, self.loss_sum]))
+            self.loss, self.progress.loss_sum = means.tolist()
             self._require_finite()
         if self.should_save:
             self._share_unreadable()
@@ -200,17 +200,17 @@ class Session:
                 call()
 
     def take_loss(self) -> float:
-        """Return the sum of the losses and start it again."""
+        """Return the sum of the losses and reset it."""
         loss_sum, self.progress.loss_sum = self.progress.loss_sum, 0.0
         self.loss_sum.zero_()
         return loss_sum
 
     def rate(self) -> float:
-        """Return images per second since the last call, measuring and saving left out."""
+        """Return throughput in images per second since the last call, excluding measurements and saves."""
         return self.clock.rate(self.step, self.settings.batch_size)
 
     def save(self, last_chance: bool = False) -> None:
-        """Write a checkpoint, and what goes with it. last_chance: retry a failure now."""
+        """Write a checkpoint and the files that go with it. last_chance: retry failures immediately."""
 
         def write() -> None:
             self.progress.log_bytes, self.progress.seconds = self.log.position(), self.clock.seconds()
@@ -221,38 +221,38 @@ class Session:
         self.clock.skip()
 
     def save_or_stop(self) -> None:
-        """Save if a save is due; raise RunStopped if somebody asked to stop before the last step."""
+        """Save if a save is due. Raise RunStopped if a stop was requested before the last step."""
         done = self.step == self.total_steps
         if self.should_save:
             self.save(last_chance=self.stopping or done)
         if self.stopping and not done:
             raise_everywhere(
                 RunStopped(
-                    f"stopped as asked after step {self.step} of {self.total_steps}, saved in {self.folder}: "
-                    "continue with --resume"
+                    f"stopped on request after step {self.step} of {self.total_steps}, saved in {self.folder}"
+                    ": continue with --resume"
                 )
             )
 
     def finish(self) -> None:
-        """Wait for the last exchange between the ranks."""
+        """Wait for the last exchange of flags between ranks."""
         self.flags.close()
 
-    # For people.
+    # Console, report and lists
 
     def print(self, line: str) -> None:
         """Print a line on rank 0."""
         print_line(self.console, line)
 
-    def measuring(self, done: int, of: int) -> None:
-        """Show how many images are measured."""
-        self.log.progress(self.step, [f"measured {done:,} of {of:,} images"])
+    def show_measuring(self, done: int, total: int) -> None:
+        """Show the progress of a measurement: a progress callback."""
+        self.log.progress(self.step, [f"measured {done:,} of {total:,} images"])
 
     def write_report(self) -> None:
-        """Draw report.html; on a full disk say so and continue, since saving retries."""
+        """Draw report.html; on a full disk warn and continue, since `save` retries."""
         self.try_to_write("the report", lambda: self._write_report(self.folder))
 
     def try_to_write(self, name: str, write: Callable[[], object]) -> None:
-        """Call `write` on rank 0; an OSError costs only a line for the user."""
+        """Call `write` on rank 0; on OSError warn and continue."""
 
         def attempt() -> None:
             try:
@@ -262,8 +262,11 @@ class Session:
 
         on_rank_zero(attempt)
 
-    def list_unreadable(self, files: Sequence[tuple[str, str]], of: int) -> None:
-        """Write unreadable.txt, a path and a reason a line. files: of the set. of: images in it."""
+    def list_unreadable(self, files: Sequence[tuple[str, str]], total: int) -> None:
+        """Write unreadable.txt, one path and reason a line, and print how many images were replaced.
+
+        files: paths and reasons found when the set was listed. total: number of images in the set.
+        """
         rows = [*sorted(files), *sorted(self.unreadable.items())]
         if rows and rank() == 0:
             text = "".join(f"{path}\t{reason}\n" for path, reason in rows)
@@ -272,7 +275,7 @@ class Session:
             )
         if self.unreadable:
             self.print(
-                f"{len(self.unreadable)} of {of} images could not be read and were replaced: "
+                f"{len(self.unreadable)} of {total} images could not be read and were replaced: "
                 f"{self.folder / UNREADABLE} lists them"
             )
 
@@ -282,9 +285,9 @@ class Session:
         self.progress.unreadable = dict(self.unreadable)
 
     def _require_finite(self) -> None:
-        """Raise Diverged, on all ranks, if the loss or the weights are not finite.
+        """Raise Diverged on all ranks if the loss or the weights are not finite.
 
-        A finite loss may have had an infinite gradient; such weights must not reach the checkpoint.
+        A finite loss can have an infinite gradient; weights updated by it must not reach the checkpoint.
         """
         modules = [part for part in self._parts.values() if isinstance(part, nn.Module)]
         if math.isfinite(self.progress.loss_sum) and all(map(_is_finite, modules)):
@@ -293,13 +296,13 @@ class Session:
         self.log.log("diverged", step=self.step, verdict="diverged")
         self.write_report()
         at = min(map(float, all_gather_object(self.diverged_at)))
-        where = f"by step {self.step}: the weights are not finite"
+        problem = f"the weights are not finite after step {self.step}"
         if math.isfinite(at):
-            where = f"at step {int(at) + 1}{self.name_batch(int(at))}"
+            problem = f"the loss is not finite at step {int(at) + 1}{self.name_batch(int(at))}"
         saved = (self.folder / CHECKPOINT).exists()
         kept = "the last good checkpoint is kept" if saved else "nothing was saved"
-        fix = f"Lower {self.lr_setting}, or set precision float32"
-        raise_everywhere(Diverged(f"the loss is not finite {where}; {kept}. {fix}."))
+        fix = f"lower {self.lr_setting}, or set precision float32"
+        raise_everywhere(Diverged(f"{problem}; {kept}: {fix}"))
 
 
 def _is_finite(module: nn.Module) -> bool:

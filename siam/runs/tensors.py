@@ -1,4 +1,4 @@
-"""Tensors out of files, without executing anything in them."""
+"""Reading tensors from files without executing code in them."""
 
 import pickle
 import warnings
@@ -12,13 +12,13 @@ from siam.errors import RunError, first_line
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
-    """A checkpoint's contents, read without executing anything in it. Raises RunError.
+    """Return the contents of a checkpoint, without executing code in it. Raises RunError.
 
-    It is a zip, so each part of it has a checksum; torch itself does not look at them.
+    A checkpoint is a zip file, so each member has a checksum, which torch itself does not verify.
     """
     try:
-        with zipfile.ZipFile(file) as parts:
-            damaged = parts.testzip()
+        with zipfile.ZipFile(file) as members:
+            damaged = members.testzip()
         if damaged is not None:
             raise RunError(f"{file} is damaged: the checksum of {damaged} is wrong")
         contents: dict[str, Any] = load_tensors(file)
@@ -32,9 +32,9 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
 
 
 def load_tensors(file: Path) -> Any:
-    """What torch saved, as long as it is tensors and plain values: nothing else is built, nothing executed.
+    """Load a file written by torch.save if it holds only tensors and plain values; no code in it runs.
 
-    Raises ValueError, which says why not, and what torch raises for damaged files.
+    Raises ValueError with the reason if it does not, and torch's own errors for damaged files.
     """
     with file.open("rb") as opened:
         pickled = opened.read(2) in (b"PK", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
@@ -45,4 +45,4 @@ def load_tensors(file: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ValueError("it holds more than tensors, and what it holds will not be executed") from None
+        raise ValueError("it holds objects other than tensors, and loading them could execute code") from None

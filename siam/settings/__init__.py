@@ -1,1 +1,1 @@
-"""Settings as dataclasses that check themselves, and the recipes to start from."""
+"""Settings as dataclasses that check themselves, and recipes."""

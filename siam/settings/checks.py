@@ -1,7 +1,7 @@
 """The annotation is the check: `lr: Annotated[float, Above(0)]` holds a finite number above 0 or raises.
 
 Settings come from the command line, from Python and from files that people edit, so every value is checked
-against its type and its rules, wherever it comes from. Rules for several fields at once are code.
+against its type and its rules. Rules that involve several fields are code in `__post_init__`.
 """
 
 import math
@@ -16,15 +16,15 @@ from siam.errors import SettingsError, did_you_mean
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition on a value, or on each of the numbers in a tuple, and its wording after "must"."""
+    """A condition on a value, or on each number of a tuple, and its wording after "must"."""
 
     words: str
     holds: Callable[[Any], bool]
     each: bool = True
-    """False where it is about a tuple as a whole."""
+    """False for a condition on the tuple as a whole."""
 
 
-# Rules are read as part of an annotation, hence their capitals.
+# Rules are used inside annotations, hence the capitalized names.
 
 
 def Above(bound: float) -> Rule:
@@ -57,7 +57,7 @@ def Duration() -> Rule:
 
 
 def check(settings: object, group: str = "") -> None:
-    """Raise SettingsError, by name, for a field of a dataclass with a value that its annotation excludes.
+    """Check every field of a dataclass against its annotation. Raises SettingsError that names the field.
 
     group: prefix of the names, such as `method.`.
     """
@@ -65,12 +65,12 @@ def check(settings: object, group: str = "") -> None:
     for name, hint in _hints(owner).items():
         value = getattr(settings, name)
         kind, *rules = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-        wanted = _type_error(value, kind)
-        if wanted:
-            raise SettingsError(f"{group}{name} must be {wanted}, got {value!r}{_meant(value, kind)}")
+        expected = _type_error(value, kind)
+        if expected:
+            raise SettingsError(f"{group}{name} must be {expected}, got {value!r}{_suggestion(value, kind)}")
         for rule in rules:
             if isinstance(rule, Rule) and not _holds(rule, value):
-                raise SettingsError(f"{group}{name} must {rule.words}, got {_shown(value)}")
+                raise SettingsError(f"{group}{name} must {rule.words}, got {_format(value)}")
 
 
 @cache
@@ -79,7 +79,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 
 def _type_error(value: Any, kind: Any) -> str:
-    """Return what the value should be, in words; "" where it is."""
+    """Describe the type that the value should have; "" if it has it."""
     if get_origin(kind) is Literal:
         return "" if value in get_args(kind) else " or ".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
@@ -97,12 +97,12 @@ def _type_error(value: Any, kind: Any) -> str:
     if kind is bool:
         return "" if isinstance(value, bool) else "true or false"
     if kind is str:
-        return "" if isinstance(value, str) else "a text"
+        return "" if isinstance(value, str) else "a string"
     return ""
 
 
-def _meant(value: Any, kind: Any) -> str:
-    """Return a hint at the choice that was probably meant, if there is one."""
+def _suggestion(value: Any, kind: Any) -> str:
+    """Return a hint with the most similar choices, or an empty string."""
     choices = [choice for choice in get_args(kind) if isinstance(choice, str)]
     return did_you_mean(value, choices) if isinstance(value, str) else ""
 
@@ -111,14 +111,14 @@ def _holds(rule: Rule, value: Any) -> bool:
     return all(map(rule.holds, value)) if rule.each and isinstance(value, tuple) else rule.holds(value)
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(f"{number:g}" for number in value) or "none"
     return repr(value)
 
 
 def parse_duration(text: str, name: str) -> float:
-    """Return `90s`, `10m`, `2h` in seconds. Raises SettingsError, which calls the setting by its name."""
+    """Convert a duration such as `90s`, `10m` or `2h` to seconds. Raises SettingsError with `name`."""
     seconds = _seconds(text)
     if seconds is None:
         raise SettingsError(f"{name} must {Duration().words}, got {text!r}")

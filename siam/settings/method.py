@@ -1,4 +1,4 @@
-"""The settings group `method`: Figure 3's three choices, the heads, and what some objectives need."""
+"""The settings group `method`: Figure 3's three choices, the heads, and options of some objectives."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -10,12 +10,12 @@ from siam.settings.checks import Above, AtLeast, Within, check
 
 @dataclass(frozen=True)
 class Method:
-    """Who predicts, who is predicted, and how agreement is scored. Defaults are SimSiam's, as published."""
+    """Predictor, target, objective and heads. Defaults are SimSiam's, as published."""
 
     name: str = "simsiam"
-    """The method that the other fields start from."""
+    """Method whose settings are the defaults of the other fields."""
 
-    # Figure 3.
+    # Figure 3
     predictor: Literal["learned", "fixed", "none"] = "learned"
     """h on the online branch: trained, fixed at its random initialization, or the identity (Table 1)."""
     target: Literal["stop_gradient", "momentum", "gradient"] = "stop_gradient"
@@ -23,9 +23,9 @@ class Method:
     objective: str = "cosine"
     """cosine, cross_entropy (Sec. 4.5), nt_xent, info_nce, swapped_prediction, moving_average (Sec. 5.2)."""
     symmetry: Literal["symmetric", "asymmetric", "asymmetric_2x"] = "symmetric"
-    """Each view predicts the other; or the first the second, in one pair of views or in two (Sec. 4.6)."""
+    """Both views predict each other, or the first predicts the second, in one pair or two (Sec. 4.6)."""
 
-    # The heads (Sec. 3, Table 3 and App. B).
+    # The heads (Sec. 3, Table 3 and App. B)
     projector_layers: Annotated[int, Within(1, 4)] = 3
     """Layers of the projection MLP: 3 on ImageNet, 2 on CIFAR-10."""
     projector_hidden: Annotated[int, AtLeast(1)] = 2048
@@ -37,11 +37,11 @@ class Method:
     batch_norm: Literal["none", "hidden", "default", "all"] = "default"
     """BN in the heads: none, hidden layers, also the projector's output, also the predictor's (Table 3)."""
     output_affine: bool = False
-    """Learn scale and shift in the projector's output BN; the released code does not (Sec. 4.4)."""
+    """Learn scale and shift in the projector's output BN, which the released code does not (Sec. 4.4)."""
 
-    # For some targets and objectives.
+    # Options of some targets and objectives
     momentum: Annotated[float, Within(0, 1)] = 0.996
-    """Momentum encoder: the fraction of its weights that it keeps at each update (target `momentum`)."""
+    """Momentum encoder: fraction of its weights kept at each update (target `momentum`)."""
     momentum_schedule: Literal["cosine", "constant"] = "cosine"
     """Raise the momentum to 1 along a cosine (BYOL), or keep it constant (MoCo)."""
     momentum_every: Annotated[int, AtLeast(1)] = 1
@@ -49,9 +49,9 @@ class Method:
     temperature: Annotated[float, Above(0)] = 0.1
     """Softmax temperature (objectives `nt_xent`, `info_nce`, `swapped_prediction`)."""
     queue: Annotated[int, AtLeast(1)] = 65536
-    """Keys of earlier batches that serve as negatives (objective `info_nce`)."""
+    """Number of keys from earlier batches, used as negatives (objective `info_nce`)."""
     prototypes: Annotated[int, AtLeast(2, "clusters")] = 3000
-    """Clusters (objective `swapped_prediction`)."""
+    """Number of clusters (objective `swapped_prediction`)."""
 
     def __post_init__(self) -> None:
         check(self, "method.")
@@ -64,13 +64,14 @@ class Method:
 
     @property
     def is_symmetric(self) -> bool:
-        """True where each view predicts the other."""
+        """True if each view predicts the other."""
         return self.symmetry == "symmetric"
 
 
 def require_targets_without_gradient(method: Method) -> None:
-    """Raise SettingsError where targets pass gradient, for objectives that keep targets between steps."""
+    """Raise SettingsError if targets pass gradient, for objectives that keep targets between steps."""
     if method.target == "gradient":
         raise SettingsError(
-            f"objective '{method.objective}' keeps targets: method.target cannot be 'gradient'"
+            f"objective '{method.objective}' keeps targets, so method.target cannot be 'gradient': "
+            "choose 'momentum' or 'stop_gradient'"
         )

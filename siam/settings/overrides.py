@@ -1,4 +1,4 @@
-"""Settings as a user gives them: some of many, to be applied over whatever base a run starts from."""
+"""Settings given by the user, to be applied over a base."""
 
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ S = TypeVar("S")
 class Overrides:
     """The settings that a user gave, nested as in settings.yaml: {"optimizer": {"lr": 0.1}}.
 
-    The base they apply to is often known only later: a recipe, the images, or the resumed run decides it.
+    The base is often known only later: it depends on the recipe, the images or the resumed run.
     """
 
     given: dict[str, Any] = field(default_factory=dict)
@@ -20,18 +20,18 @@ class Overrides:
     def over(self, base: S) -> S:
         """Return `base` with the given settings in place of its own.
 
-        Raises SettingsError: a setting that does not exist (with the nearest names), a wrong type, or a
-        combination that cannot work.
+        Raises SettingsError for an unknown setting (with the nearest names), a wrong type, or an impossible
+        combination.
         """
         changed: S = from_dict(self.given, base)
         return changed
 
     def only(self, *names: str) -> "Overrides":
-        """Keep the top-level settings of these names."""
+        """Return only the top-level settings of these names."""
         return Overrides({name: value for name, value in self.given.items() if name in names})
 
     def but(self, **settings: Any) -> "Overrides":
-        """Add top-level settings, or replace those that were given."""
+        """Return these overrides with top-level settings added or replaced."""
         return Overrides({**self.given, **settings})
 
     def get(self, name: str, default: Any) -> Any:

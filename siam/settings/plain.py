@@ -1,4 +1,4 @@
-"""Convert settings to nested plain values, as in settings.yaml, and back."""
+"""Conversion between settings and nested plain values, as in settings.yaml."""
 
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any
@@ -39,7 +39,7 @@ def from_dict(plain: dict[str, Any], base: Any = None, path: str = "") -> Any:
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:
-    """Return the settings in which two differ, as 'epochs (100 and 5)'."""
+    """Return the settings that differ between two groups, as 'epochs (100 and 5)'."""
     found: list[str] = []
     for f in fields(one):
         a, b = getattr(one, f.name), getattr(other, f.name)

@@ -1,4 +1,4 @@
-"""The settings of a pretraining run, as frozen dataclasses; an impossible combination fails when it is built.
+"""Settings of a pretraining run, as frozen dataclasses; impossible values raise SettingsError when built.
 
 The string below a field is its help text on the command line.
 """
@@ -19,12 +19,12 @@ Count = Annotated[int, AtLeast(1)]
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """How two views of an image are made. Defaults: SimSiam's (MoCo v2's) on ImageNet."""
+    """Augmentation of the views. Defaults: SimSiam's (MoCo v2's) on ImageNet."""
 
     size: Annotated[int, AtLeast(8, "pixels")] = 224
     """Side of a view in pixels."""
     scale: Annotated[tuple[float, float], Above(0), Within(0, 1), Ascending()] = (0.2, 1.0)
-    """Area of a crop, as a fraction of the image's: smallest and largest."""
+    """Crop area as a fraction of the image's: smallest and largest."""
     flip_p: Probability = 0.5
     """Probability of a horizontal flip."""
     jitter_p: Probability = 0.8
@@ -46,7 +46,7 @@ class ViewSettings:
     solarize_p: Probability = 0.0
     """Probability of solarization, which inverts values above 0.5 (BYOL)."""
     pipeline: Literal["fast", "reference"] = "fast"
-    """`fast`: crops in the workers, colors on the device. `reference`: the published Pillow pipeline."""
+    """`fast`: crops in workers, color changes on the device. `reference`: the published Pillow pipeline."""
 
     def __post_init__(self) -> None:
         check(self, "views.")
@@ -57,9 +57,9 @@ class OptimizerSettings:
     """SGD as in SimSiam Sec. 3, or LARS for very large batches."""
 
     name: Literal["sgd", "lars"] = "sgd"
-    """`lars` is for batches of thousands (You et al. 2017)."""
+    """Optimizer; `lars` is for batches of thousands (You et al. 2017)."""
     lr: Annotated[float, Above(0)] = 0.05
-    """Base learning rate, for a batch of 256: the one used is lr x batch_size / 256."""
+    """Base learning rate for a batch of 256; the effective rate is lr x batch_size / 256."""
     momentum: Annotated[float, AtLeast(0), Below(1)] = 0.9
     """SGD momentum."""
     weight_decay: Annotated[float, AtLeast(0)] = 1e-4
@@ -75,12 +75,12 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class LoaderSettings:
-    """How images reach the device."""
+    """Data loading."""
 
     workers: Annotated[int, AtLeast(-1, "(automatic)")] = -1
-    """Worker processes that decode and crop; -1: by the number of cores. Results do not depend on it."""
+    """Worker processes that decode and crop; -1: by number of cores. Results do not depend on it."""
     cache: Literal["auto", "device", "none"] = "auto"
-    """Keep the decoded images on the device as uint8; `auto`: if they are small and fit."""
+    """Keep the decoded images on the device as uint8; `auto`: if they are small and fit in memory."""
 
     def __post_init__(self) -> None:
         check(self, "loader.")
@@ -88,20 +88,20 @@ class LoaderSettings:
 
 @dataclass(frozen=True)
 class MonitorSettings:
-    """What is measured during training."""
+    """Logging and metrics during training."""
 
     log_every: Count = 10
     """Steps between records in metrics.jsonl."""
     knn_every: Annotated[int, AtLeast(0)] = 1
-    """Epochs between kNN evaluations, if there are labels; also after the last epoch. 0: never."""
+    """Epochs between kNN evaluations, if there are labels; the last epoch always has one. 0: never."""
     knn_k: Count = 200
     """Number of neighbors, k."""
     knn_temperature: Annotated[float, Above(0)] = 0.1
     """Temperature of the neighbors' weights (Wu et al. 2018)."""
     bank: Count = 10000
-    """Training images for kNN and effective rank, at most, evenly spaced over the set."""
+    """Maximum number of training images for kNN and effective rank, evenly spaced over the set."""
     queries: Count = 2000
-    """Validation images for kNN, at most."""
+    """Maximum number of validation images for kNN."""
 
     def __post_init__(self) -> None:
         check(self, "monitor.")
@@ -109,12 +109,12 @@ class MonitorSettings:
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """When a run is saved. Saves are atomic; --resume continues from the last one."""
+    """Checkpointing. Saves are atomic; --resume continues from the last one."""
 
     every: str = "10m"
     """Time (`90s`, `10m`, `2h`) or steps (`500`) between saves within an epoch, or both: `10m,500`."""
     keep: Count = 2
-    """Checkpoints to keep: the last, and earlier ones in case it cannot be read."""
+    """Number of checkpoints to keep: the last one, and earlier ones in case it is damaged."""
 
     def __post_init__(self) -> None:
         check(self, "checkpoint.")
@@ -126,52 +126,52 @@ class CheckpointSettings:
 
     @property
     def steps(self) -> int:
-        """Steps between saves; 0 where only time counts."""
+        """Steps between saves; 0 if only time counts."""
         return min((int(part) for part in self.every.split(",") if part.strip().isdecimal()), default=0)
 
     @property
     def seconds(self) -> float:
-        """Seconds between saves; infinite where only steps count."""
+        """Seconds between saves; infinite if only steps count."""
         timed = [part for part in self.every.split(",") if not part.strip().isdecimal()]
         return min((parse_duration(part, "checkpoint.every") for part in timed), default=math.inf)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One pretraining run, complete: two runs with equal settings and data are the same run."""
+    """All settings of a pretraining run: runs with equal settings and data are the same run."""
 
     data: str = "demo"
     """A folder, list file, .tar, .npy, .npz, or cifar10, cifar100, stl10; the demo set if left out."""
     backbone: str = "resnet50"
     """Any timm model."""
     width: Annotated[float, Above(0)] = 1.0
-    """Multiplier of a ResNet's channels."""
+    """Channel multiplier of a ResNet."""
     stem: Literal["auto", "small", "standard"] = "auto"
-    """`small`: 3x3, stride 1, no max-pool; `auto`: small for ResNets below 64 pixels."""
+    """ResNet stem. `small`: 3x3, stride 1, no max-pool; `auto`: small for views below 64 pixels."""
     epochs: Count = 100
     """Passes over the training images."""
     batch_size: Annotated[int, AtLeast(2, "(batch norm and negatives need other images)")] = 256
-    """Global batch size: images per step over all devices together."""
+    """Global batch size: images per step over all devices."""
     grad_accum: Count = 1
-    """Gradient accumulation: micro-batches per step. Batch norm and negatives see one at a time."""
+    """Gradient accumulation: micro-batches per step. Batch norm and negatives see one of them at a time."""
     activation_checkpointing: bool = False
     """Activation checkpointing: recompute activations in the backward pass. Less memory, more time."""
     seed: Annotated[int, AtLeast(0)] = 0
     """Random seed; every random choice follows from it."""
     init: str = ""
-    """Start from the weights of this run, trained or imported, and take its backbone and heads."""
+    """Run, trained or imported, to initialize the weights from; sets backbone and heads."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Device: auto, cpu, cuda, cuda:1 or mps."""
     devices: Annotated[int, AtLeast(0)] = 0
-    """Data-parallel processes, one per GPU (or some cores each with device cpu); 0: as many as GPUs."""
+    """Data-parallel processes, one per GPU, or each on some cores with device cpu; 0: one per GPU."""
     sync_bn: bool = True
     """Synchronized batch norm: statistics over the global batch, whatever the number of devices."""
     timeout: Annotated[str, Duration()] = "10m"
-    """How long a process waits for the others before it gives them up as lost."""
+    """Time that a process waits for the others before the run fails."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Mixed precision (bf16 autocast) or float32; `auto`: bf16 where the hardware is fast at it."""
+    """Mixed precision (bf16 autocast) or float32; `auto`: bf16 if the hardware supports it natively."""
     compile: bool = False
-    """Compile the network with torch.compile: pays off on long runs."""
+    """Compile the network with torch.compile, which pays off on long runs."""
     views: ViewSettings = field(default_factory=ViewSettings)
     method: Method = field(default_factory=Method)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -183,17 +183,16 @@ class Settings:
         check(self)
         if self.batch_size % self.grad_accum or self.batch_size // self.grad_accum < 2:
             raise SettingsError(
-                "grad_accum must divide batch_size into equal parts of at least 2, "
+                "grad_accum must divide batch_size into equal micro-batches of at least 2 images, "
                 f"got {self.grad_accum} and {self.batch_size}"
             )
-        if (
-            self.method.objective != Method.objective
-        ):  # the default has no rules: --help need not import torch
+        # The default objective has no check, so --help need not import torch.
+        if self.method.objective != Method.objective:
             _check_objective(self.method, self.batch_size)
 
 
 def _check_objective(method: Method, batch_size: int) -> None:
-    """Raise SettingsError where the objective's own file says that it cannot work with these settings."""
-    rules = getattr(load("siam.objectives", method.objective), "check", None)
-    if rules is not None:
-        rules(method, batch_size)
+    """Run the `check` of the objective's module, if it has one. Raises SettingsError."""
+    check_objective = getattr(load("siam.objectives", method.objective), "check", None)
+    if check_objective is not None:
+        check_objective(method, batch_size)

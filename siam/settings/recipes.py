@@ -1,4 +1,4 @@
-"""Recipes: named starting points with the accuracy to expect; any setting can be changed from there."""
+"""Recipes: named base settings with their expected accuracy; any setting can be overridden."""
 
 from dataclasses import replace
 from typing import Any
@@ -36,7 +36,7 @@ PUBLISHED: dict[str, tuple[Method, OptimizerSettings]] = {
 - BYOL (Grill et al. 2020), Sec. 3: heads 4096-256, predictor 4096; App.: for 100 epochs lr 0.45, weight decay
   1e-6, momentum from 0.99 (for 1,000 epochs 0.2, 1.5e-6 and 0.996); batch 4096.
 - SimCLR (Chen et al. 2020), Sec. 2.2 and App. B: temperature 0.1, lr 0.3; batch 4096. Three projector
-  layers, as in SimSiam's App. C, where that paper has two.
+  layers, as in SimSiam's App. C, instead of that paper's two.
 - SwAV (Caron et al. 2020), Sec. 4 and App. A: 3000 prototypes, temperature 0.1; batch 4096. Three layers.
 - MoCo v2 (Chen et al. 2020b), Sec. 3: head 2048-128 without BN, temperature 0.2, momentum 0.999; batch 256.
   Its loss is symmetrized here, as in SimSiam's App. C.
@@ -88,7 +88,7 @@ DEMO = Settings(
 )  # fmt: skip
 """The demo set in minutes on two CPU cores: small batches, hence many steps, and a small d. kNN: 83 to 88 %.
 
-Its views leave the hue alone, because the fast views rotate it in YIQ and the published pipeline in HSV
+Its views do not change the hue, because the fast views rotate it in YIQ and the published pipeline in HSV
 (docs/views.md). The projector's output has no BN (Table 3: 67.4 against 68.1), because with BN a batch of 32
 could not show a collapse (see `std_at_collapse`).
 """

@@ -1,4 +1,4 @@
-"""Devices: which one to use, in which precision, and the settings that make a process fast on it."""
+"""Device selection, precision, and process-wide performance options."""
 
 import torch
 
@@ -7,9 +7,9 @@ from siam.system.malloc import keep_freed_memory
 
 
 def find_device(name: str) -> torch.device:
-    """Return a device by its name; `auto` is the first GPU if there is one.
+    """Return a device by name; `auto` is the first GPU if there is one.
 
-    It does not change the process, as `tune_process` does. Raises SettingsError for a missing device.
+    Unlike `tune_process` this changes no global options. Raises SettingsError if the device is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -18,16 +18,16 @@ def find_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError):
         raise SettingsError(
-            f"device '{name}' is not available here; there are {', '.join(_available())}"
+            f"device '{name}' is not available here: choose {' or '.join(_available())}"
         ) from None
     return device
 
 
 def tune_process(device: torch.device) -> None:
-    """Make this process fast on a device, for good: TF32 and cuDNN's autotuning, or glibc's memory.
+    """Set process-wide performance options: TF32 and cuDNN autotuning on GPUs, memory reuse on CPUs.
 
-    For trainers and verbs, which own their process. `siam.load` and `siam.embed` run in other people's
-    notebooks, and leave them as they are.
+    For trainers and verbs, which own their process. `siam.load` and `siam.embed` run in the user's process,
+    and leave its options unchanged.
     """
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -38,14 +38,14 @@ def tune_process(device: torch.device) -> None:
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Return True if `precision` means bf16; `auto` does where the device has instructions for it."""
+    """Return True if `precision` means bf16, as `auto` does if the device supports it natively."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        can = torch.cpu.get_capabilities()
-        return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
+        supported = torch.cpu.get_capabilities()
+        return bool(supported.get("avx512_bf16") or supported.get("amx_bf16"))
     return False
 
 

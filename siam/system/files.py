@@ -47,7 +47,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder for this process. The system drops the lock when the process ends, however it ends.
+    """Lock the run folder for this process. The system releases the lock when the process exits or is killed.
 
     Raises RunError if another process holds it, or if the folder cannot be written to.
     """
@@ -68,6 +68,6 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def in_turn(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in such a block on the same run folder, to add to one of its files."""
+    """Hold a short lock on a run folder, waiting for other processes, to update one of its files."""
     with FileLock(folder / ".turn"):
         yield

@@ -1,4 +1,4 @@
-"""Starting processes that do not import the user's script again."""
+"""Starting processes that do not import the user's main module."""
 
 import sys
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ from types import ModuleType
 
 @contextmanager
 def without_main_reimport() -> Iterator[None]:
-    """Start processes that do not run the user's script again.
+    """Keep processes started in this block from importing the user's main module.
 
-    Python has a new process import the main module, in case the objects it is sent were defined there. Ours
-    never are. A notebook has no main module to import, and a script without `if __name__ == "__main__"` would
-    start training again in every worker.
+    A new Python process imports the main module in case it receives objects defined there, which never
+    happens here. A notebook has no main module to import, and a script without `if __name__ == "__main__"`
+    would start training again in every worker.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")

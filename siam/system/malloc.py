@@ -9,11 +9,11 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # malloc.h
 
 @cache
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next allocation, in the whole process and for good.
+    """Make glibc keep freed memory for the next allocation, process-wide and permanently.
 
     Each training step allocates and frees the same hundreds of megabytes, and each photograph a few. By
-    default glibc returns them to the system at once, and fetches them again page by page, zeroed: up to a
-    fifth of a step on a CPU. A no-op with other allocators, which have no such setting.
+    default glibc returns them to the system at once, and gets them back page by page, zeroed, which takes up
+    to a fifth of a step on a CPU. A no-op with other allocators, which have no such setting.
     """
     if not sys.platform.startswith("linux"):
         return

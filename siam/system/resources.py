@@ -4,7 +4,7 @@ import os
 
 import torch
 
-_UNKNOWN = 4 * 2**30
+_UNKNOWN = 4 * 2**30  # bytes
 
 
 def available_cores() -> int:

@@ -1,1 +1,1 @@
-"""From batches of view pairs to a trained encoder."""
+"""Pretraining: from batches of view pairs to a trained encoder."""

@@ -1,4 +1,4 @@
-"""Between epochs: one pass of the network over a sample of the images, and every metric on what it shows."""
+"""Measurements between epochs: one pass of the network over a sample of the images, for all metrics."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ from siam.runs.bars import OnProgress, running_total
 from siam.settings.pretraining import Settings
 
 RANK_IMAGES = 2048
-MIN_IMAGES_FOR_WORKERS = 1000  # reading fewer takes no longer than starting processes
-EVAL_BATCH = 500  # images that pass the network in one batch
-MAX_SHARDS = 8  # shards or row groups, of those that are read whole
-PIXEL_SIDE = 32  # larger views are averaged down to it, or 10,000 of them would take gigabytes
+MIN_IMAGES_FOR_WORKERS = 1000  # reading fewer is faster than starting worker processes
+EVAL_BATCH = 500  # images per forward pass
+MAX_SHARDS = 8  # shards or row groups to sample from, since each is read whole
+PIXEL_SIDE = 32  # larger views are averaged down to this, as 10,000 of them would take gigabytes
 
 
 def ignore(done: int, of: int) -> None:
@@ -36,20 +36,20 @@ def ignore(done: int, of: int) -> None:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one look at the network gave."""
+    """The result of measuring the network once."""
 
     values: Values
-    """Of all metrics; None for those that were not due."""
+    """The values of all metrics; None for those not due."""
     max_rank: int
-    """The largest effective rank that z could have: d, or the number of images looked at."""
+    """The largest possible effective rank of z: d, or the number of images measured if that is smaller."""
 
 
 class Monitor:
-    """Hold center views of a sample of the training and validation images, decoded once.
+    """Center views of a sample of the images, decoded once, and the metrics of the network on them.
 
-    The bank is the training sample, the queries are validation images; without a validation set every fifth
-    image of the sample is a query and not part of the bank. On several ranks each holds, and passes through
-    the network, an equal part of both; labels and indices are those of all.
+    The bank is a sample of the training images, the queries are validation images. Without a validation set,
+    every fifth image of the sample is a query instead of part of the bank. Each rank holds, and passes
+    through the network, an equal share of both; the bank's labels and indices cover all ranks.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class Monitor:
         bf16: bool,
         bar: Callable[[str], OnProgress] = lambda name: ignore,
     ) -> None:
-        """bar: takes what is read, returns its progress callback."""
+        """bar: takes a description, returns a progress callback."""
         self.settings, self.device, self.bf16 = settings, device, bf16
         m, size = settings.monitor, settings.views.size
         workers = settings.loader.workers if settings.loader.workers >= 0 else default_workers(device)
-        most = m.bank if sets.train.labels is not None else min(m.bank, RANK_IMAGES)
-        self.bank, own = _sample(sets.train, most, size, workers, bar("reading images to measure on"))
-        of_each = all_gather_object(own)
-        self.bank_indices = np.concatenate(of_each)
+        limit = m.bank if sets.train.labels is not None else min(m.bank, RANK_IMAGES)
+        self.bank, own = _sample(sets.train, limit, size, workers, bar("reading images to measure on"))
+        by_rank = all_gather_object(own)
+        self.bank_indices = np.concatenate(by_rank)
         self.labels, self.classes = _labels(sets.train, self.bank_indices), len(sets.train.classes)
         self.queries: Tensor | None = None
         self.query_labels: Tensor | None = None
@@ -77,14 +77,14 @@ class Monitor:
             self.query_labels = _labels(sets.val, chosen)
         elif self.labels is not None and len(self.bank_indices) >= 10:
             query = torch.arange(len(self.bank_indices)) % 5 == 0
-            first = sum(map(len, of_each[: rank()]))
+            first = sum(map(len, by_rank[: rank()]))
             mine = query[first : first + len(own)]
             self.queries, self.query_labels = self.bank[mine], self.labels[first : first + len(own)][mine]
             self.bank, self.labels = self.bank[~mine], self.labels[~query]
             self.bank_indices = self.bank_indices[~query.numpy()]
 
     def measure(self, network: Network, epoch: int, on_progress: OnProgress = ignore) -> Measured:
-        """Measure the metrics that are due at the end of `epoch`. The network's mode is left as it was."""
+        """Measure the metrics that are due at the end of `epoch`. Leaves the network's mode unchanged."""
         due = due_metrics(self.settings, epoch)
         look = self._look(network, due, on_progress)
         assert look.z is not None
@@ -92,7 +92,7 @@ class Monitor:
         return Measured(values | {name: m.measure(look) for name, m in due.items()}, min(look.z.shape))
 
     def baselines(self, network: Network, on_progress: OnProgress = ignore) -> Values:
-        """Measure what the trained network has to beat: raw pixels and `network` as initialized."""
+        """Measure the baselines: raw pixels, and `network` as initialized."""
         metrics = baseline_metrics()
         if self.queries is None or not metrics:
             return {f"{kind}_{name}": None for name in metrics for kind in ("pixel", "untrained")}
@@ -106,7 +106,7 @@ class Monitor:
     def neighbors(
         self, network: Network, queries: int, count: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return evenly spread positions in the bank (queries,), and their neighbors' (queries, count)."""
+        """Return evenly spaced positions in the bank, (queries,), and their neighbors', (queries, count)."""
         features = F.normalize(gather_uneven(self._features(network, self.bank)), dim=1)
         chosen = torch.from_numpy(_evenly(len(features), queries))
         similarity = features[chosen] @ features.T
@@ -115,7 +115,7 @@ class Monitor:
         return chosen.numpy(), nearest.numpy()
 
     def views(self, positions: NDArray[np.int64]) -> Tensor:
-        """Return the pixels at some positions of the bank, uint8 (N, 3, S, S), whichever rank holds them."""
+        """Return the views at these positions of the bank, uint8 (N, 3, S, S), gathered from all ranks."""
         first = sum(all_gather_object(len(self.bank))[: rank()])
         here = np.flatnonzero((positions >= first) & (positions < first + len(self.bank)))
         found = gather_uneven(self.bank[positions[here] - first])
@@ -127,9 +127,8 @@ class Monitor:
         count = running_total(on_progress, len(self.bank) + (0 if queries is None else len(queries)))
         features = gather_uneven(self._features(network, self.bank, count))  # (N, D)
         query_features = None if queries is None else self._features(network, queries, count)
-        sample = features[
-            _evenly(len(features), RANK_IMAGES)
-        ]  # of every part of the set: its first may be one class
+        # Evenly spaced: the first images of a set may all be of one class.
+        sample = features[_evenly(len(features), RANK_IMAGES)]
         training = network.training
         network.projector.eval()
         with torch.no_grad():
@@ -138,7 +137,7 @@ class Monitor:
         return self._as_look(features, sample, z, query_features)
 
     def _look_at_pixels(self) -> Look:
-        """Take the normalized pixels themselves for features."""
+        """Use the normalized pixels as features."""
         assert self.queries is not None
         bank = gather_uneven(_flat_pixels(self.bank))
         sample = bank[_evenly(len(bank), RANK_IMAGES)]
@@ -149,9 +148,9 @@ class Monitor:
         return Look(self.settings.monitor, features, sample, z, *labels, queries, self.query_labels)
 
     def _features(
-        self, network: Network, views: Tensor, count: Callable[[int], None] = lambda more: None
+        self, network: Network, views: Tensor, count: Callable[[int], None] = lambda count: None
     ) -> Tensor:
-        """Return this rank's features (n, D) of its views."""
+        """Return the features (n, D) of this rank's views."""
         if not len(views):
             return torch.empty(0, features_of(network.backbone))
         starts = range(0, len(views), EVAL_BATCH)
@@ -160,15 +159,15 @@ class Monitor:
 
 
 def _sample(
-    images: Images, most: int, size: int, workers: int, on_progress: OnProgress
+    images: Images, limit: int, size: int, workers: int, on_progress: OnProgress
 ) -> tuple[Tensor, NDArray[np.int64]]:
-    """Read center views uint8 (N, 3, S, S) of at most `most` images, evenly spread over the set, and which.
+    """Return center views, uint8 (N, 3, S, S), and indices of at most `limit` images spread over the set.
 
-    On several ranks each reads its part of them. Raises DataError if none can be read.
+    Each rank reads its own share. Raises DataError if no image can be read.
     """
-    if images.stacked() is not None or min(most, len(images)) < MIN_IMAGES_FOR_WORKERS:
-        workers = 0  # nothing to decode, or too little
-    own = np.array_split(_spread(images, most), world_size())[rank()]
+    if images.stacked() is not None or min(limit, len(images)) < MIN_IMAGES_FOR_WORKERS:
+        workers = 0  # nothing to decode, or too few images
+    own = np.array_split(_spread(images, limit), world_size())[rank()]
     count, read = running_total(on_progress, len(own)), []
     for views_read in center_views(images, size, own, workers=workers):
         read.append(views_read)
@@ -179,22 +178,23 @@ def _sample(
     return torch.cat(views), np.concatenate([own[:0], *(which for _, which in read)])
 
 
-def _spread(images: Images, most: int) -> NDArray[np.int64]:
-    """Choose at most `most` images, evenly spread over the set, or over a few of its files (groups)."""
+def _spread(images: Images, limit: int) -> NDArray[np.int64]:
+    """Choose at most `limit` images, evenly spaced over the set, or over a few of its files (groups)."""
     groups = images.groups
     if groups is None or len(groups) - 1 <= MAX_SHARDS:
-        return _evenly(len(images), most)
+        return _evenly(len(images), limit)
     files = _evenly(len(groups) - 1, MAX_SHARDS)
     within = np.concatenate([np.arange(groups[file], groups[file + 1]) for file in files])
-    return within[_evenly(len(within), most)]
+    return within[_evenly(len(within), limit)]
 
 
-def _evenly(size: int, most: int) -> NDArray[np.int64]:
-    return np.unique(np.linspace(0, size - 1, min(most, size)).astype(np.int64))
+def _evenly(size: int, limit: int) -> NDArray[np.int64]:
+    """Return at most `limit` evenly spaced integers in [0, size)."""
+    return np.unique(np.linspace(0, size - 1, min(limit, size)).astype(np.int64))
 
 
 def _flat_pixels(views: Tensor) -> Tensor:
-    """(N, 3, S, S) uint8 -> (N, 3 s s), s at most 32, each channel normalized as the network sees it."""
+    """Flatten uint8 (N, 3, S, S) -> (N, 3 s s), s at most 32, normalized as for the network."""
     if views.shape[2] > PIXEL_SIDE:
         batches = (batch.float() for batch in torch.split(views, EVAL_BATCH))
         views = torch.cat([F.adaptive_avg_pool2d(batch, PIXEL_SIDE) for batch in batches])

@@ -1,4 +1,4 @@
-"""Which parameters learn how fast: SGD or LARS, a cosine schedule, and a predictor whose rate stays put."""
+"""Optimizer and learning rates: SGD or LARS, cosine decay, and a constant rate for the predictor."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ from siam.settings.pretraining import OptimizerSettings
 def build_optimizer(
     settings: OptimizerSettings, network: nn.Module, objective: nn.Module, batch_size: int
 ) -> torch.optim.Optimizer:
-    """Parameter groups named `encoder`, `predictor` and `objective`, at lr x batch_size / 256 (Sec. 3)."""
+    """Build the optimizer, at lr x batch_size / 256 (Sec. 3), with groups encoder, predictor, objective."""
     named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     groups = {
         "encoder": [p for name, p in named if not name.startswith("predictor.")],
@@ -24,16 +24,17 @@ def build_optimizer(
     param_groups = [{"params": ps, "name": name, "peak_lr": lr} for name, ps in groups.items() if ps]
     m, wd = settings.momentum, settings.weight_decay
     if settings.name == "lars":
-        halves = [half for group in param_groups for half in _weights_and_the_rest(group) if half["params"]]
+        halves = [half for group in param_groups for half in _split_for_lars(group) if half["params"]]
         lars: torch.optim.Optimizer = Lars(halves, lr=lr, momentum=m, weight_decay=wd)
         return lars
     return torch.optim.SGD(param_groups, lr=lr, momentum=m, weight_decay=wd, fused=True)
 
 
-def _weights_and_the_rest(group: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Biases and batch norm are neither decayed nor adapted (SimCLR App. B.9; BYOL Sec. 3.3).
+def _split_for_lars(group: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split off biases and batch norm.
 
-    timm's LARS leaves alone what is not decayed, unless told to adapt it.
+    They are neither decayed nor adapted (SimCLR App. B.9; BYOL Sec. 3.3). timm's LARS does not adapt
+    parameters without weight decay, unless `always_adapt` is set.
     """
     weights = [p for p in group["params"] if p.ndim > 1]
     rest = [p for p in group["params"] if p.ndim <= 1]
@@ -43,9 +44,10 @@ def _weights_and_the_rest(group: dict[str, Any]) -> tuple[dict[str, Any], dict[s
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, settings: OptimizerSettings, epoch: float, epochs: int
 ) -> float:
-    """Warm-up then cosine decay to 0 at `epoch` (fractional) of `epochs`; returns the encoder's rate.
+    """Set each group's rate at `epoch` (fractional) of `epochs`, and return the encoder's.
 
-    "The predictor's lr is not decayed": h should adapt to the latest representations (Sec. 4.2).
+    Linear warm-up from 0, then cosine decay to 0. "The predictor's lr is not decayed": h should adapt to the
+    latest representations (Sec. 4.2).
     """
     warm = settings.warmup_epochs
     rise = min(1.0, epoch / warm) if warm > 0 else 1.0
@@ -57,5 +59,5 @@ def set_learning_rate(
 
 
 def decay(progress: float) -> float:
-    """Along half a cosine, from 1 at progress 0 to 0 at 1."""
+    """Return half a cosine, from 1 at progress 0 to 0 at progress 1."""
     return (1 + math.cos(math.pi * min(progress, 1.0))) / 2

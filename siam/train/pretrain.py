@@ -1,4 +1,4 @@
-"""Pretraining, from top to bottom: Algorithm 1 of SimSiam (Chen & He 2021) with a log."""
+"""The pretraining loop: Algorithm 1 of SimSiam (Chen & He 2021), with logs, metrics and checkpoints."""
 
 from dataclasses import dataclass, fields
 from functools import partial
@@ -35,7 +35,7 @@ from siam.train.step import Step
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a run."""
+    """The result of a pretraining run."""
 
     run: str
     verdict: str
@@ -50,7 +50,7 @@ class Outcome:
     pairs_per_second: float
 
     def flat(self) -> dict[str, Any]:
-        """Return all fields by one name each, the metrics among them."""
+        """Return all fields, metrics included, in one flat dict."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         return {**plain.pop("metrics"), **plain}
 
@@ -58,8 +58,8 @@ class Outcome:
 def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -> Outcome:
     """Train the run in `folder` to its end, from its last checkpoint if there is one.
 
-    All ranks call this; rank 0 alone writes. A run is saved at the end of each epoch, every so many steps or
-    minutes, and when it is asked to stop. Raises SiamError.
+    All ranks call this; only rank 0 writes. The run is saved at the end of each epoch, at the intervals of
+    `checkpoint.every`, and on a request to stop. Raises SiamError.
     """
     method = settings.method
     with Session(folder, settings, console, _write_report) as run:
@@ -72,7 +72,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -
             loader = ViewLoader(sets.train, settings, run.device, warn=run.print, progress=on_read)
             monitor = Monitor(sets, settings, run.device, run.bf16, bar)
         run.track_unreadable(loader.unreadable, loader.record_unreadable)
-        on_rank_zero(lambda: save_settings(folder, settings))  # from here on there is a run to resume
+        on_rank_zero(lambda: save_settings(folder, settings))  # from here on the run can be resumed
 
         total_steps, log_every = settings.epochs * loader.steps, settings.monitor.log_every
         run.begin(total_steps, log_every, "optimizer.lr", partial(_name_batch, loader))
@@ -80,7 +80,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -
         if not settings.sync_bn:
             run.before_save(lambda: average_statistics(network))
         if not run.resumed:
-            run.progress.metrics = monitor.baselines(network, run.measuring)
+            run.progress.metrics = monitor.baselines(network, run.show_measuring)
             run.log.log("start", **_facts(sets, network, run), **run.progress.metrics)
 
         for batch in run.guard(loader.batches(*divmod(run.step, loader.steps))):
@@ -99,7 +99,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -
             if run.should_log:
                 _log_step(run, batch.epoch, float(embedding_std(all_gather(z))), lr)
             if ends_epoch:
-                measured = monitor.measure(network, batch.epoch, run.measuring)
+                measured = monitor.measure(network, batch.epoch, run.show_measuring)
                 _end_epoch(run, settings, batch.epoch, loader.steps, measured)
                 if batch.epoch in (0, settings.epochs - 1):
                     pictures = take_pictures(batch, monitor, network, sets.train)
@@ -121,18 +121,16 @@ def build(settings: Settings, images: int, run: Session) -> tuple[Network, Objec
 
 
 def _log_step(run: Session, epoch: int, std: float, lr: float) -> None:
-    """Record loss, std of z, learning rate and speed, and show them next to the bar."""
+    """Record loss, std of z, learning rate and throughput, and show them next to the bar."""
     rate = run.rate()
     run.progress.add(std=std, logged=1)
-    run.log.log(
-        "step", epoch=epoch, step=run.step, loss=run.loss, std=std, lr=lr, pairs_per_second=rate
-    )  # fmt: skip
+    run.log.log("step", epoch=epoch, step=run.step, loss=run.loss, std=std, lr=lr, pairs_per_second=rate)
     known = in_words({name: value for name, value in run.progress.metrics.items() if name == "knn"})
     run.log.progress(run.step, [f"loss {run.loss:.3f}", f"std {std:.2f}", *known, f"{rate:.0f} pairs/s"])
 
 
 def _end_epoch(run: Session, settings: Settings, epoch: int, steps: int, measured: Measured) -> None:
-    """Record the epoch's means and metrics, judge them, and print a line."""
+    """Record the epoch's means, metrics and verdict, and print a line."""
     sums, before = run.progress.take(), run.progress.verdict
     loss, std = run.take_loss() / steps, sums["std"] / sums["logged"]
     per_rank = settings.batch_size if settings.sync_bn else settings.batch_size // world_size()
@@ -153,9 +151,9 @@ def _end_epoch(run: Session, settings: Settings, epoch: int, steps: int, measure
 
 
 def _finish(run: Session, settings: Settings, sets: ImageSets) -> Outcome:
-    """List what could not be read, record the outcome, and draw the report."""
+    """List unreadable images, record the outcome, and draw the report."""
     run.finish()
-    run.list_unreadable(list(sets.unreadable_files.items()), of=len(sets.train))
+    run.list_unreadable(list(sets.unreadable_files.items()), total=len(sets.train))
     seconds, metrics = run.clock.seconds(), dict(run.progress.metrics)
     loss, std = metrics.pop("loss"), metrics.pop("std")
     assert loss is not None
@@ -183,14 +181,14 @@ def _write_report(folder: Path) -> None:
 
 
 def _name_batch(loader: ViewLoader, step: int) -> str:
-    """Name some images of a step, for an error."""
+    """Return the epoch and the first images of a step, for an error message."""
     epoch, within = divmod(step, loader.steps)
     names = [loader.images.path(int(i)) for i in loader.order.epoch(epoch)[within][:3]]
     return f" (epoch {epoch + 1}), with the batch of {', '.join(names)} ..."
 
 
 def _headline(sets: ImageSets, settings: Settings, folder: Path, resumed: bool) -> str:
-    """Say how the request was understood."""
+    """Return a line with the images, network, batch size, epochs and folder of the run."""
     train, val = sets.train, sets.val
     more = [f"{len(val):,} more to validate"] if val is not None else []
     more += [f"{len(train.classes)} classes"] if train.labels is not None else []
@@ -205,7 +203,7 @@ def _headline(sets: ImageSets, settings: Settings, folder: Path, resumed: bool) 
 
 
 def _facts(sets: ImageSets, network: nn.Module, run: Session) -> dict[str, Any]:
-    """Facts for the first record."""
+    """Return the values of the first record."""
     backbone: Any = network.backbone
     return {
         "images": len(sets.train),

@@ -1,4 +1,4 @@
-"""From what a user asks for to a run: which images, which settings, which folder."""
+"""Starting and resuming runs: images, settings and run folder from the user's overrides."""
 
 import itertools
 import os
@@ -28,11 +28,11 @@ from siam.settings.pretraining import Settings
 from siam.train.pretrain import Outcome, train
 
 MAY_CHANGE = ("device", "devices", "timeout", "loader.", "checkpoint.")
-"""Settings that may differ when a run is resumed: they do not change what is learnt."""
+"""Settings that may differ when a run is resumed: they do not change what the run learns."""
 
 Resume = bool | Literal["auto"]
 Opener = Callable[[str], ImageSets]
-"""`open_images` behind a cache: listing a million files takes seconds, which are spent once."""
+"""`open_images` with a cache, because listing a million files takes seconds."""
 
 
 def start(
@@ -45,9 +45,9 @@ def start(
 ) -> Outcome:
     """Train a run, or resume one, in this process or in several.
 
-    overrides: the user's settings. recipe: the base they apply to, fitted to the images if left out; on a
-    resume the base is the run's own settings. out: the run's folder. resume: continue the run in `out`;
-    "auto" begins one if there is none. open_once: given by a caller that trains several runs on one set.
+    overrides: the user's settings. recipe: the base they apply to, chosen to fit the images by default; a
+    resumed run's base is its own settings. out: the run folder. resume: continue the run in `out`; "auto"
+    starts one if there is none. open_once: shared by callers that train several runs on one set.
     Raises SiamError.
     """
     console = console or Console(stderr=True)
@@ -64,7 +64,7 @@ def start(
 
 
 def _train_launched(settings: Settings, folder: Path) -> Outcome:
-    """Train as one of the processes that `start` launches."""
+    """Train in one of the processes that `start` launches."""
     with process_group(settings.device, parse_duration(settings.timeout, "timeout")):
         return _train(settings, folder, Console(stderr=True), cache(open_images))
 
@@ -78,24 +78,24 @@ def _train(settings: Settings, folder: Path, console: Console, open_once: Opener
 def resolve(
     overrides: Overrides, recipe: str | None, out: str | Path | None, resume: Resume, open_once: Opener
 ) -> tuple[Settings, Path]:
-    """Return the settings of a run and its folder, which exists from here on. Raises SiamError."""
+    """Return the settings of a run and its folder, which is created if needed. Raises SiamError."""
     named = overrides.only("data").over(Settings()).data
     method = overrides.get("method.name", Settings().method.name)
     folder = Path(out) if out is not None else _default_folder(method, named, bool(resume))
     if _is_resumed(folder, resume):
         return _resumed_settings(folder, overrides), folder
     settings = _new_settings(overrides, recipe, open_once)
-    _make(folder)
+    _make_folder(folder)
     return settings, folder
 
 
 def _is_resumed(folder: Path, resume: Resume) -> bool:
-    """Return True to continue the run in `folder`, False to begin one there. Raises RunError."""
+    """Return True to continue the run in `folder`, False to start a new one. Raises RunError."""
     if resume:
         exists = (folder / SETTINGS).exists()
         if resume is True and not exists:
             raise RunError(
-                f"there is no run in {folder} to resume: leave out --resume to begin one, or give --resume "
+                f"there is no run in {folder} to resume: leave out --resume to start one, or give --resume "
                 "auto, which does either"
             )
         return exists
@@ -105,7 +105,7 @@ def _is_resumed(folder: Path, resume: Resume) -> bool:
 
 
 def _new_settings(overrides: Overrides, recipe: str | None, open_once: Opener) -> Settings:
-    """Apply the user's settings to the recipe, or to the one that fits the images."""
+    """Apply the user's settings to the given recipe, or to the recipe that fits the images."""
     named = overrides.only("data", "init").over(Settings())
     method = overrides.get("method.name", named.method.name)
     train = open_once(named.data).train
@@ -117,7 +117,7 @@ def _new_settings(overrides: Overrides, recipe: str | None, open_once: Opener) -
 
 
 def _resumed_settings(folder: Path, overrides: Overrides) -> Settings:
-    """Apply the user's settings to the run's own. Raises RunError where that changes what is learnt."""
+    """Apply the user's settings to the run's own. Raises RunError if that changes what it learns."""
     own = open_run(folder).settings
     settings = overrides.over(own)
     if os.path.realpath(settings.data) == os.path.realpath(own.data):  # photos, photos/, ./photos
@@ -142,11 +142,11 @@ def _init_settings(init: str, base: Settings) -> Settings:
 
 
 def _open_on_all_ranks(data: str, console: Console, open_once: Opener) -> ImageSets:
-    """Open the images in every process, on rank 0 first, which may have to download them.
+    """Open the images in every process, on rank 0 first, since it may have to download them.
 
-    Raises DataError if a process sees other images than rank 0.
+    Raises DataError if the processes see different images.
     """
-    on_rank_zero(lambda: open_once(data) and None)
+    on_rank_zero(lambda: open_once(data) and None)  # None, because the set itself is not broadcast
     sets = open_once(data)
     if rank() == 0:
         for file, reason in sets.unreadable_files.items():
@@ -154,17 +154,18 @@ def _open_on_all_ranks(data: str, console: Console, open_once: Opener) -> ImageS
     seen = all_gather_object((len(sets.train), sets.train.path(0), sets.train.path(len(sets.train) - 1)))
     for number, other in enumerate(seen):
         if other != seen[0]:
-            raise raise_everywhere(
+            raise_everywhere(
                 DataError(
-                    f"process {number} sees other images in {data} than the first one: {other[0]} from "
-                    f"{other[1]} to {other[2]}, not {seen[0][0]} from {seen[0][1]} to {seen[0][2]}"
+                    f"process {number} sees other images in {data} than process 0, {other[0]} from "
+                    f"{other[1]} to {other[2]}, not {seen[0][0]} from {seen[0][1]} to {seen[0][2]}: give all "
+                    "processes the same files"
                 )
             )
     return sets
 
 
-def _make(folder: Path) -> None:
-    """Make the run's folder, and see whether files can be written there. Raises RunError."""
+def _make_folder(folder: Path) -> None:
+    """Create the run folder. Raises RunError if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".lock").touch()
@@ -173,7 +174,7 @@ def _make(folder: Path) -> None:
 
 
 def _default_folder(method: str, data: str, resume: bool) -> Path:
-    """Return runs/METHOD-DATA, or -2, -3 ... : the first that is free; on a resume the last that is taken."""
+    """Return runs/METHOD-DATA, or the first free of -2, -3 ...; on resume, the last one in use."""
     base = Path("runs") / f"{method}-{_short(data)}"
     names = (base.with_name(f"{base.name}-{n}") if n > 1 else base for n in itertools.count(1))
     taken = list(itertools.takewhile(lambda folder: (folder / SETTINGS).exists(), names))
@@ -183,5 +184,5 @@ def _default_folder(method: str, data: str, resume: bool) -> Path:
 
 
 def _short(data: str) -> str:
-    """Return the last part of a path, without its suffix, in plain letters."""
+    """Return the last part of a path without its suffix, with a dash for unusual characters."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(data).stem or "images").strip("-") or "images"

@@ -75,7 +75,7 @@ def test_a_resumed_run_keeps_its_method_and_data_or_raises(run, classes, photos,
 def test_errors_are_raised(run, classes, photos, tmp_path):
     with pytest.raises(SettingsError, match="unknown setting 'epoch'; did you mean epochs"):
         siam.pretrain(photos, out=tmp_path / "x", epoch=3)
-    with pytest.raises(SettingsError, match="timeout must be a text, got 10"):
+    with pytest.raises(SettingsError, match="timeout must be a string, got 10"):
         siam.pretrain(photos, out=tmp_path / "x", timeout=10)
     with pytest.raises(SettingsError, match="unknown method 'bylo'; did you mean byol"):
         siam.pretrain(photos, method="bylo", out=tmp_path / "x")

@@ -47,7 +47,7 @@ def test_help_needs_neither_torch_nor_tyro():
             ["pretrain", "--batch-size", "6000"],
             "batch_size 6000 is larger than the set: demo has 5000 images",
         ),
-        (["pretrain", "--device", "cuda:7"], "device 'cuda:7' is not available here; there are cpu"),
+        (["pretrain", "--device", "cuda:7"], "device 'cuda:7' is not available here: choose cpu"),
         (
             ["pretrain", "--method", "simclr", "--batch-size", "1"],
             "batch_size must be at least 2 (batch norm and negatives need other images), got 1",
@@ -61,7 +61,7 @@ def test_help_needs_neither_torch_nor_tyro():
         (["pretrain", "--device", "cpu", "--devices", "3"], "batch_size 32 cannot be shared by 3 processes"),
         (
             ["pretrain", "--device", "cpu", "--devices", "2", "--batch-size", "36", "--grad-accum", "4"],
-            "it must be a multiple of 8, with at least 2 images for each of the 4 parts",
+            "set it to a multiple of 8, with at least 2 images for each of its 4 micro-batches",
         ),
     ],
 )
@@ -157,7 +157,7 @@ def test_a_run_without_weights_is_started_again(capsys, tmp_path, photos):
     """After divergence there is nothing worth keeping, so the folder need not be cleared by hand."""
     run = tmp_path / "run"
     assert cli.main(["pretrain", str(photos), *TINY, "--optimizer.lr", "1e30", "--out", str(run)]) == 2
-    assert "Lower optimizer.lr" in capsys.readouterr().err
+    assert "lower optimizer.lr" in capsys.readouterr().err
     assert cli.main(["pretrain", str(photos), *TINY, "--out", str(run)]) == 0
     kinds = [json.loads(line)["kind"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert "diverged" not in kinds

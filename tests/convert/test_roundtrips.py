@@ -306,7 +306,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path, capsys, how, read):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         zipped = how == "zip" or read is read_tensors  # a run's own checkpoint is always a zip
-        said = "holds more than tensors, and what it holds will not be executed"
+        said = "holds objects other than tensors, and loading them could execute code"
         with pytest.raises(RunError, match=said if zipped else "cannot be read"):
             read(file)
     with pytest.raises(RunError):
@@ -323,7 +323,7 @@ def test_damaged_and_foreign_files_are_an_error_of_one_line(tmp_path, contents, 
     done = run_cli("import", file, "--out", tmp_path / "run", check=2)
     assert done.stderr.count("\n") == 1
     assert "cannot be read" in done.stderr
-    assert "more than tensors" not in done.stderr
+    assert "objects other than tensors" not in done.stderr
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):

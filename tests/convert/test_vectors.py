@@ -74,7 +74,7 @@ def test_a_batch_size_of_zero_is_refused(run, photos, embed):
 
 
 def test_an_unavailable_device_is_an_error_of_one_line(run):
-    with pytest.raises(SettingsError, match="device 'cuda:99' is not available here; there are cpu"):
+    with pytest.raises(SettingsError, match="device 'cuda:99' is not available here: choose cpu"):
         siam.load(run, device="cuda:99")
 
 

@@ -64,9 +64,9 @@ def test_a_low_rank_is_at_risk_even_if_no_channel_shows_it():
     assert std > 0.8
     assert rank == pytest.approx(3, abs=0.1)
     assert verdict(std) == "healthy"
-    assert verdict(std, rank=rank, most=256) == "at risk"
-    assert verdict(1.0, rank=60.0, most=256) == "healthy"
-    assert verdict(1.0, rank=3.0, most=4) == "healthy"
+    assert verdict(std, rank=rank, max_rank=256) == "at risk"
+    assert verdict(1.0, rank=60.0, max_rank=256) == "healthy"
+    assert verdict(1.0, rank=3.0, max_rank=4) == "healthy"
 
 
 @pytest.mark.parametrize("batch", [8, 32, 512])
@@ -86,8 +86,8 @@ def test_in_batches_of_two_the_std_is_uninformative():
     """Two vectors with mean 0 are opposites, whatever the network has learned."""
     floor = std_at_collapse(SIMSIAM, 2)
     assert floor == 1
-    assert verdict(0.999, floor, rank=6.4, most=12) == "healthy"
-    assert verdict(0.999, floor, rank=1.5, most=12) == "at risk"
+    assert verdict(0.999, floor, rank=6.4, max_rank=12) == "healthy"
+    assert verdict(0.999, floor, rank=1.5, max_rank=12) == "at risk"
     assert verdict(float("nan"), floor) == "collapsed"
 
 

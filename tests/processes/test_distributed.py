@@ -160,7 +160,7 @@ def test_collectives():
 def test_a_failing_process_ends_all_and_is_named():
     with pytest.raises(DataError, match="the second says no"):
         launch(2, fails, "one refuses")
-    with pytest.raises(RunError, match="process 1 of 2 was ended by SIGKILL"):
+    with pytest.raises(RunError, match="process 1 of 2 was killed by SIGKILL"):
         launch(2, fails, "one dies")
 
 

@@ -264,7 +264,7 @@ def test_a_result_that_cannot_be_saved_is_still_printed(classes, small_disk, cap
     printed = capsys.readouterr()
     assert "top1" in printed.out
     assert re.search(
-        r"siam: the result is not kept: cannot write to .*: Read-only file system$", printed.err.strip()
+        r"siam: the result was not saved: cannot write to .*: Read-only file system$", printed.err.strip()
     )
 
 
@@ -274,7 +274,7 @@ def test_a_file_as_run_folder_is_refused(photos, tmp_path, capsys):
         capsys, "pretrain", photos, *RUN, "--init", tmp_path / "c.pth", "--out", tmp_path / "r"
     )
     assert status == 2
-    assert "is a file, not a run: make one of it by siam import" in err
+    assert "is a file, not a run: convert it by siam import" in err
 
 
 def test_images_that_vanish_end_the_run_and_cost_nothing(photos, tmp_path, capsys, monkeypatch):

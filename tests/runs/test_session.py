@@ -122,7 +122,7 @@ def test_a_folder_has_one_session_at_a_time(tmp_path):
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     train(tmp_path / "run")
     with (
-        pytest.raises(RunError, match="does not fit this run"),
+        pytest.raises(RunError, match="does not match this run"),
         Session(tmp_path / "run", Settings(device="cpu"), Console(quiet=True)) as run,
     ):
         run.restore(line=torch.nn.Linear(5, 1))

@@ -65,9 +65,9 @@ def test_activation_checkpointing_gives_the_same_step_with_less_memory():
 
 
 def test_an_indivisible_accumulation_is_refused():
-    with pytest.raises(SettingsError, match="grad_accum must divide batch_size into equal parts"):
+    with pytest.raises(SettingsError, match="grad_accum must divide batch_size into equal micro-batches"):
         replace(SETTINGS, grad_accum=3)
-    with pytest.raises(SettingsError, match="grad_accum must divide batch_size into equal parts"):
+    with pytest.raises(SettingsError, match="grad_accum must divide batch_size into equal micro-batches"):
         replace(SETTINGS, grad_accum=8)
 
 
