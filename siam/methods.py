@@ -17,7 +17,10 @@ SWAV    = replace(SIMSIAM, name="swav",    predictor="none",                    
 MOCO_V2 = replace(SIMSIAM, name="moco_v2", predictor="none", target="momentum", objective="info_nce")
 # fmt: on
 
-METHODS = {method.name: method for method in list(vars().values()) if isinstance(method, Method)}
+_ALL = [method for method in list(vars().values()) if isinstance(method, Method)]
+METHODS = {method.name: method for method in _ALL}
+if len(METHODS) < len(_ALL):
+    raise ValueError("two methods have the same name: give each line its own name=")
 
 TITLES = {"simsiam": "SimSiam", "byol": "BYOL", "simclr": "SimCLR", "swav": "SwAV", "moco_v2": "MoCo v2"}
 

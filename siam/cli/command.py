@@ -2,8 +2,8 @@
 
 A verb is a module with
 - a docstring, whose first line `siam --help` shows;
-- one dataclass of its options, whose docstrings are the text of its own --help;
-- `main(options)`, which returns the result, a dict or a dataclass;
+- a dataclass of its options, whose docstrings are the text of its own --help;
+- `main(options: TheDataclass)`, which returns the result, a dict or a dataclass;
 - optionally `render(result)`, strings and rich renderables for people (default: a table of the result's
   fields); `after(options, result)`, called once the result is printed; and `HINTS`, flag -> explanation, for
   flags that it deliberately does not have.
@@ -12,11 +12,11 @@ A verb is a module with
 """
 
 import ast
+import inspect
 import os
 import select
 import sys
 from collections.abc import Sequence
-from dataclasses import is_dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"siam: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("siam: interrupted", file=sys.stderr)
+        if is_rank_zero():
+            print("siam: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
         if not _reader_has_left():
@@ -116,12 +117,10 @@ def _summary(name: str) -> str:
 
 
 def _options_of(module: ModuleType) -> type[Any]:
-    """Return the dataclass that a verb defines."""
-    return next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and is_dataclass(value) and value.__module__ == module.__name__
-    )
+    """Return the dataclass that a verb's `main` takes."""
+    (options,) = inspect.signature(module.main).parameters.values()
+    kind: type[Any] = options.annotation
+    return kind
 
 
 def _reader_has_left() -> bool:

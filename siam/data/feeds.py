@@ -124,7 +124,7 @@ class WorkerFeed:
                     yield sample
                 return
             except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
-                if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                if self.workers == 0 or not _is_death(error):
                     raise
                 cause = _how_a_worker_died(samples)
             if position == died_at:
@@ -136,12 +136,19 @@ class WorkerFeed:
             died_at = position
 
 
+def _is_death(error: Exception) -> bool:
+    """Return True if torch reports a dead worker, False for an exception that a worker raised."""
+    if str(error).startswith("Caught "):  # torch's wording for the exceptions of workers
+        return False
+    return not isinstance(error, RuntimeError) or "DataLoader worker (pid" in str(error)
+
+
 def _augmented(augment: Augment, seed: int, epoch: int, indices: NDArray[np.int64], crops: Tensor) -> Tensor:
     """Augment crops (B, V, 3, S, S) by the draws of each image and view. Returns floats of that shape."""
     count = crops.shape[1]
     view = (indices[:, None] * count + np.arange(count)).ravel()  # (B * V,)
     u = counter_uniform(seed, epoch, view, COLOR, DRAWS)
-    return augment(crops.flatten(0, 1), u).view(*crops.shape[:2], *crops.shape[2:])
+    return augment(crops.flatten(0, 1), u).view(crops.shape)
 
 
 def _unbind_views(views: Tensor) -> tuple[Tensor, ...]:

@@ -12,6 +12,7 @@ and optionally
     LABEL       its short name in the terminal and in tables (default: the file name); "" omits it there
     ORDER       its sort key among the metrics (default: 0)
     due         takes (settings, epoch), returns False to skip an epoch (default: measure every epoch)
+    LIVE        True: its last value is shown next to the progress bar
     QUERIES     True if it needs the features of the validation images
     BASELINES   True to measure it also on raw pixels and the untrained network (pixel_NAME, untrained_NAME)
     draw        takes (axes, history, color), draws its panel (default: a line over the epochs)
@@ -69,6 +70,11 @@ def due_metrics(settings: Settings, epoch: int) -> dict[str, ModuleType]:
 def baseline_metrics() -> dict[str, ModuleType]:
     """Return the metrics that are also measured on raw pixels and on the untrained network."""
     return {name: module for name, module in all_metrics().items() if getattr(module, "BASELINES", False)}
+
+
+def live_metrics() -> list[str]:
+    """Return the names of the metrics that are shown next to the progress bar."""
+    return [name for name, module in all_metrics().items() if getattr(module, "LIVE", False)]
 
 
 def label(name: str, module: ModuleType) -> str:

@@ -11,6 +11,7 @@ ORDER = 30
 TITLE = "kNN accuracy"
 CAPTION = "Validation images classified by their nearest training images."
 LABEL = "kNN"
+LIVE = True
 FORMAT = "percent"
 QUERIES = True
 BASELINES = True

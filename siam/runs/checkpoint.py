@@ -31,6 +31,10 @@ class Progress:
     """Sum of the losses since the last reset; pretraining resets it at the end of each epoch."""
     sums: dict[str, float] = field(default_factory=dict)
     """Running sums of values that are logged as means, and their counts."""
+    loss: float = 0.0
+    """Mean loss of the last epoch."""
+    std: float = 0.0
+    """Mean std of z/|z| of the last epoch, times sqrt(d)."""
     metrics: dict[str, float | None] = field(default_factory=dict)
     """The latest value of each metric; None without labels."""
     verdict: str = "healthy"

@@ -1,10 +1,12 @@
 """Training time and throughput."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Clock:
-    """Training time of a run across restarts, and throughput since the last call of `rate` or `skip`."""
+    """Training time of a run across restarts, and throughput since the last call of `rate`."""
 
     def __init__(self, seconds: float, step: int) -> None:
         """seconds, step: the position of the run."""
@@ -23,6 +25,11 @@ class Clock:
         self.last_call, self.step = now, step
         return rate
 
-    def skip(self) -> None:
-        """Leave the time since the last call out of the rate."""
-        self.last_call = time.monotonic()
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Exclude the time spent inside from the rate."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.last_call += time.monotonic() - start

@@ -57,6 +57,9 @@ def open_run(folder: str | Path) -> Run:
 
 
 def save_settings(folder: Path, settings: Settings) -> None:
-    """Write settings.yaml, complete."""
+    """Write settings.yaml, complete. Raises RunError if the folder cannot be written."""
     text = yaml.safe_dump(to_dict(settings), sort_keys=False)
-    write_atomically(folder / SETTINGS, lambda file: file.write(text.encode()))
+    try:
+        write_atomically(folder / SETTINGS, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None

@@ -76,9 +76,9 @@ class Logger:
         """Move the bar to `step`. facts: short phrases, the most important first; None keeps them."""
         self.bars.update("", step, self.total_steps, facts)
 
-    def print(self, line: str) -> None:
-        """Print a line above the bar."""
-        self.bars.say(line, markup=True)
+    def print(self, line: str, markup: bool = False) -> None:
+        """Print a line above the bar. markup: interpret rich's markup, which paths may contain by chance."""
+        self.bars.say(line, markup)
 
 
 class NullLogger(Logger):
@@ -102,7 +102,7 @@ class NullLogger(Logger):
     def progress(self, step: int, facts: Sequence[str] | None = None) -> None:
         """Do nothing."""
 
-    def print(self, line: str) -> None:
+    def print(self, line: str, markup: bool = False) -> None:
         """Do nothing."""
 
 

@@ -57,11 +57,15 @@ class StopRequest:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
+    def release(self) -> None:
+        """Restore the signal handlers: from here on a signal ends the process at once."""
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
+        self.release()
 
 
 class Saver:

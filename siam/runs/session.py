@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from siam.data.random import STEP, counter_uniform
-from siam.errors import Diverged, SiamError
+from siam.errors import Diverged, RunError, SiamError
 from siam.processes.agree import (
     AnyRankFlag,
     all_gather_object,
@@ -68,6 +68,7 @@ class Session:
     should_log: bool
     should_save: bool
     stopping: bool
+    time_is_up: bool
 
     def __init__(
         self,
@@ -168,6 +169,9 @@ class Session:
             yield from batches
         except SiamError:
             if world_size() == 1:  # with several ranks, the others are in the middle of a step
+                self.progress.loss_sum = float(self.loss_sum)
+                self.progress.unreadable = dict(self.unreadable)
+                self._require_finite()
                 self.save()
             raise
 
@@ -183,12 +187,14 @@ class Session:
         loss: scalar on the device, synchronized with only when a log or save is due. Raises Diverged.
         """
         self.loss_sum += loss
+        # The first step whose loss is not finite stays on the device, so that no step waits for it.
         first = self.diverged_at.clamp(max=self.step)
         self.diverged_at = torch.where(loss.isfinite(), self.diverged_at, first)
         self.progress.step += 1
         self.log.progress(self.step)
-        self.stopping, time_is_up = self.flags(self.stop.requested, self.saver.time_is_up())
-        self.should_save = ends_epoch or self.stopping or time_is_up or self.saver.is_due(self.step)
+        # With several ranks these are the flags that any of them raised at the step before.
+        self.stopping, self.time_is_up = self.flags(self.stop.requested, self.saver.time_is_up())
+        self.should_save = ends_epoch or self.stopping or self.time_is_up or self.saver.is_due(self.step)
         self.should_log = ends_epoch or self.step % self.log_every == 0
         if self.should_log or self.should_save:
             means = all_reduce_mean(torch.stack([loss, self.loss_sum]))
@@ -217,14 +223,16 @@ class Session:
             self._write_with_checkpoint()
             save_checkpoint(self.folder, self.progress, self.settings.checkpoint.keep, **self._parts)
 
-        on_rank_zero(lambda: self.saver.save(self.step, write, last_chance))
-        self.clock.skip()
+        with self.clock.paused():
+            on_rank_zero(lambda: self.saver.save(self.step, write, last_chance))
 
     def save_or_stop(self) -> None:
         """Save if a save is due. Raise RunStopped if a stop was requested before the last step."""
         done = self.step == self.total_steps
         if self.should_save:
             self.save(last_chance=self.stopping or done)
+        if (self.stopping or self.time_is_up) and not done:
+            self.write_report()
         if self.stopping and not done:
             raise_everywhere(
                 RunStopped(
@@ -234,8 +242,9 @@ class Session:
             )
 
     def finish(self) -> None:
-        """Wait for the last exchange of flags between ranks."""
+        """Wait for the last exchange of flags between ranks; from here on a signal ends the process."""
         self.flags.close()
+        self.stop.release()
 
     # Console, report and lists
 
@@ -248,17 +257,20 @@ class Session:
         self.log.progress(self.step, [f"measured {done:,} of {total:,} images"])
 
     def write_report(self) -> None:
-        """Draw report.html; on a full disk warn and continue, since `save` retries."""
-        self.try_to_write("the report", lambda: self._write_report(self.folder))
+        """Draw report.html; if that fails, warn and continue: the run itself is saved elsewhere."""
+        with self.clock.paused():
+            self.try_to_write("the report", lambda: self._write_report(self.folder))
 
     def try_to_write(self, name: str, write: Callable[[], object]) -> None:
-        """Call `write` on rank 0; on OSError warn and continue."""
+        """Call `write` on rank 0; if the disk is full or a file damaged, warn and continue."""
 
         def attempt() -> None:
             try:
                 write()
             except OSError as error:
                 self.log.print(f"{name} cannot be written: {error.strerror}")
+            except RunError as error:
+                self.log.print(f"{name} cannot be written: {error}")
 
         on_rank_zero(attempt)
 
@@ -268,11 +280,10 @@ class Session:
         files: paths and reasons found when the set was listed. total: number of images in the set.
         """
         rows = [*sorted(files), *sorted(self.unreadable.items())]
-        if rows and rank() == 0:
-            text = "".join(f"{path}\t{reason}\n" for path, reason in rows)
-            write_atomically(
-                self.folder / UNREADABLE, lambda file: file.write(text.encode("utf-8", "surrogateescape"))
-            )
+        if rows:
+            text = "".join(f"{path}\t{reason}\n" for path, reason in rows).encode("utf-8", "surrogateescape")
+            file = self.folder / UNREADABLE
+            self.try_to_write(UNREADABLE, lambda: write_atomically(file, lambda opened: opened.write(text)))
         if self.unreadable:
             self.print(
                 f"{len(self.unreadable)} of {total} images could not be read and were replaced: "
@@ -295,7 +306,7 @@ class Session:
         self.log.log("step", step=self.step, loss=math.nan)
         self.log.log("diverged", step=self.step, verdict="diverged")
         self.write_report()
-        at = min(map(float, all_gather_object(self.diverged_at)))
+        at = min(all_gather_object(float(self.diverged_at)))
         problem = f"the weights are not finite after step {self.step}"
         if math.isfinite(at):
             problem = f"the loss is not finite at step {int(at) + 1}{self.name_batch(int(at))}"

@@ -61,9 +61,9 @@ class OptimizerSettings:
     lr: Annotated[float, Above(0)] = 0.05
     """Base learning rate for a batch of 256; the effective rate is lr x batch_size / 256."""
     momentum: Annotated[float, AtLeast(0), Below(1)] = 0.9
-    """SGD momentum."""
+    """Momentum of SGD or LARS."""
     weight_decay: Annotated[float, AtLeast(0)] = 1e-4
-    """Weight decay, on every parameter as in the paper."""
+    """Weight decay: of every parameter with SGD, as in the paper; LARS leaves out biases and batch norm."""
     warmup_epochs: Annotated[float, AtLeast(0)] = 0.0
     """Epochs of linear warm-up from 0."""
     predictor_lr: Literal["constant", "cosine"] = "constant"

@@ -27,6 +27,7 @@ RANK_IMAGES = 2048
 MIN_IMAGES_FOR_WORKERS = 1000  # reading fewer is faster than starting worker processes
 EVAL_BATCH = 500  # images per forward pass
 MAX_SHARDS = 8  # shards or row groups to sample from, since each is read whole
+_BASELINES = ("pixel", "untrained")
 PIXEL_SIDE = 32  # larger views are averaged down to this, as 10,000 of them would take gigabytes
 
 
@@ -93,15 +94,16 @@ class Monitor:
 
     def baselines(self, network: Network, on_progress: OnProgress = ignore) -> Values:
         """Measure the baselines: raw pixels, and `network` as initialized."""
-        metrics = baseline_metrics()
-        if self.queries is None or not metrics:
-            return {f"{kind}_{name}": None for name in metrics for kind in ("pixel", "untrained")}
-        pixels, untrained = self._look_at_pixels(), self._look(network, metrics, on_progress)
-        return {
-            f"{kind}_{name}": metric.measure(look)
-            for name, metric in metrics.items()
-            for kind, look in (("pixel", pixels), ("untrained", untrained))
-        }
+        values: Values = {f"{kind}_{name}": None for name in baseline_metrics() for kind in _BASELINES}
+        due = due_metrics(self.settings, self.settings.epochs - 1)  # the last epoch skips none but those off
+        metrics = {name: metric for name, metric in baseline_metrics().items() if name in due}
+        if self.queries is None:
+            metrics = {name: m for name, m in metrics.items() if not getattr(m, "QUERIES", False)}
+        if metrics:
+            looks = self._look_at_pixels(), self._look(network, metrics, on_progress)
+            for kind, look in zip(_BASELINES, looks, strict=True):
+                values |= {f"{kind}_{name}": metric.measure(look) for name, metric in metrics.items()}
+        return values
 
     def neighbors(
         self, network: Network, queries: int, count: int
@@ -138,10 +140,10 @@ class Monitor:
 
     def _look_at_pixels(self) -> Look:
         """Use the normalized pixels as features."""
-        assert self.queries is not None
+        queries = None if self.queries is None else _flat_pixels(self.queries)
         bank = gather_uneven(_flat_pixels(self.bank))
         sample = bank[_evenly(len(bank), RANK_IMAGES)]
-        return self._as_look(bank, sample, None, _flat_pixels(self.queries))
+        return self._as_look(bank, sample, None, queries)
 
     def _as_look(self, features: Tensor, sample: Tensor, z: Tensor | None, queries: Tensor | None) -> Look:
         labels = (self.labels, self.classes)

@@ -12,7 +12,7 @@ from torch import nn
 from siam.data.images import ImageSets
 from siam.data.loader import ViewLoader
 from siam.measure.collapse import ADVICE, embedding_std, std_at_collapse, verdict
-from siam.metrics import Values, in_words
+from siam.metrics import Values, in_words, live_metrics
 from siam.network import Network
 from siam.objectives import build_objective
 from siam.parts.backbone import features_of
@@ -84,26 +84,28 @@ def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -
             run.log.log("start", **_facts(sets, network, run), **run.progress.metrics)
 
         for batch in run.guard(loader.batches(*divmod(run.step, loader.steps))):
-            epoch = run.step / loader.steps  # fractional
-            lr = set_learning_rate(step.optimizer, settings.optimizer, epoch, settings.epochs)
+            epochs_done = run.step / loader.steps
+            lr = set_learning_rate(step.optimizer, settings.optimizer, epochs_done, settings.epochs)
             run.seed_step()
 
             images = torch.from_numpy(batch.indices)
             loss, z = step(batch.views, images, batch.epoch)  # forward, backward, new weights
             if (run.step + 1) % method.momentum_every == 0:
-                progress = run.step / run.total_steps
-                network.update_target(momentum_at(progress, method.momentum, method.momentum_schedule))
+                t = run.step / run.total_steps
+                network.update_target(momentum_at(t, method.momentum, method.momentum_schedule))
 
             ends_epoch = batch.step + 1 == loader.steps
             run.advance(loss, ends_epoch)
             if run.should_log:
                 _log_step(run, batch.epoch, float(embedding_std(all_gather(z))), lr)
             if ends_epoch:
-                measured = monitor.measure(network, batch.epoch, run.show_measuring)
+                with run.clock.paused():
+                    measured = monitor.measure(network, batch.epoch, run.show_measuring)
                 _end_epoch(run, settings, batch.epoch, loader.steps, measured)
                 if batch.epoch in (0, settings.epochs - 1):
                     pictures = take_pictures(batch, monitor, network, sets.train)
                     run.try_to_write("the report's pictures", lambda: pictures.save(folder))  # noqa: B023
+                if batch.epoch == 0 < settings.epochs - 1:
                     run.write_report()
             run.save_or_stop()
         return _finish(run, settings, sets)
@@ -125,19 +127,22 @@ def _log_step(run: Session, epoch: int, std: float, lr: float) -> None:
     rate = run.rate()
     run.progress.add(std=std, logged=1)
     run.log.log("step", epoch=epoch, step=run.step, loss=run.loss, std=std, lr=lr, pairs_per_second=rate)
-    known = in_words({name: value for name, value in run.progress.metrics.items() if name == "knn"})
-    run.log.progress(run.step, [f"loss {run.loss:.3f}", f"std {std:.2f}", *known, f"{rate:.0f} pairs/s"])
+    known = {name: value for name, value in run.progress.metrics.items() if value is not None}
+    live = in_words({name: known[name] for name in live_metrics() if name in known})
+    run.log.progress(run.step, [f"loss {run.loss:.3f}", f"std {std:.2f}", *live, f"{rate:.0f} pairs/s"])
 
 
 def _end_epoch(run: Session, settings: Settings, epoch: int, steps: int, measured: Measured) -> None:
     """Record the epoch's means, metrics and verdict, and print a line."""
     sums, before = run.progress.take(), run.progress.verdict
     loss, std = run.take_loss() / steps, sums["std"] / sums["logged"]
-    per_rank = settings.batch_size if settings.sync_bn else settings.batch_size // world_size()
-    floor = std_at_collapse(settings.method, per_rank)
-    judged = verdict(std, floor, measured.values["rank_z"], measured.max_rank)
+    images_per_norm = settings.batch_size // settings.grad_accum  # that batch norm in the heads sees at once
+    if not settings.sync_bn:
+        images_per_norm //= world_size()
+    floor = std_at_collapse(settings.method, images_per_norm)
+    judged = verdict(std, floor, measured.values.get("rank_z"), measured.max_rank)
     run.progress.verdict = judged
-    run.progress.metrics |= {"loss": loss, "std": std}
+    run.progress.loss, run.progress.std = loss, std
     run.progress.metrics |= {name: value for name, value in measured.values.items() if value is not None}
     run.log.log(
         "epoch", epoch=epoch, step=run.step, loss=loss, std=std, **measured.values, verdict=judged,
@@ -146,24 +151,20 @@ def _end_epoch(run: Session, settings: Settings, epoch: int, steps: int, measure
     metrics = "  ".join(in_words(measured.values))
     run.log.print(f"epoch {epoch + 1:3d}  loss {loss:7.4f}  std {std:.2f}  {metrics}  {judged}")
     if judged != "healthy" and judged != before:
-        run.log.print(f"[bold]{judged}[/]: {ADVICE[judged]}")
-    run.clock.skip()
+        run.log.print(f"[bold]{judged}[/]: {ADVICE[judged]}", markup=True)
 
 
 def _finish(run: Session, settings: Settings, sets: ImageSets) -> Outcome:
     """List unreadable images, record the outcome, and draw the report."""
     run.finish()
     run.list_unreadable(list(sets.unreadable_files.items()), total=len(sets.train))
-    seconds, metrics = run.clock.seconds(), dict(run.progress.metrics)
-    loss, std = metrics.pop("loss"), metrics.pop("std")
-    assert loss is not None
-    assert std is not None
+    seconds = run.clock.seconds()
     outcome = Outcome(
         run=str(run.folder),
         verdict=run.progress.verdict,
-        loss=loss,
-        std=std,
-        metrics=metrics,
+        loss=run.progress.loss,
+        std=run.progress.std,
+        metrics=dict(run.progress.metrics),
         epochs=settings.epochs,
         steps=run.total_steps,
         seconds=seconds,

@@ -28,21 +28,21 @@ def main(options: Pretrain) -> dict[str, Any]:
     from siam.api import pretrain
 
     resume: bool | Literal["auto"] = "auto" if options.resume == "auto" else options.resume == "yes"
-    outcome = pretrain(**options.settings.given, out=options.out, recipe=options.recipe, resume=resume)
-    return {name: value for name, value in outcome.flat().items() if value is not None}
+    return pretrain(**options.settings.given, out=options.out, recipe=options.recipe, resume=resume).flat()
 
 
 def render(outcome: dict[str, Any]) -> list[Any]:
     from siam.metrics import all_metrics, format_value
 
     metrics = all_metrics()
+    known = {name: value for name, value in outcome.items() if value is not None}
     words = {}
-    for name, value in outcome.items():
+    for name, value in known.items():
         metric = name.removeprefix("pixel_").removeprefix("untrained_")
         if metric in metrics:
             words[name] = format_value(metrics[metric], value)
     first = {name: outcome[name] for name in ("run", "verdict")}
-    return [facts_table({**first, **outcome, **words})]
+    return [facts_table({**first, **known, **words})]
 
 
 def after(options: Pretrain, outcome: dict[str, Any]) -> None:

@@ -210,3 +210,22 @@ def test_files_have_no_pixels_in_memory(photos, tmp_path):
         images = open_images(name).train
         assert images.stacked() is None
         assert images.groups is None
+
+
+class Buggy(FolderImages):
+    """A source with a bug, which is no damaged image."""
+
+    def encoded(self, i):
+        raise RuntimeError("a bug in a source")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bug_in_a_source_is_not_taken_for_a_dead_worker(photos, workers):
+    images = open_images(photos).train
+    buggy = Buggy(images.name, images.root, images.names)
+    buggy.size_hint = images.size_hint
+    settings = replace(SETTINGS, loader=LoaderSettings(workers, "none"))
+    said = []
+    with pytest.raises(RuntimeError, match="a bug in a source"):
+        next(ViewLoader(buggy, settings, CPU, warn=said.append).batches())
+    assert said == []

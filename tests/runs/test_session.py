@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from siam.errors import DataError, Diverged, RunError
+from siam.runs import clock
 from siam.runs.checkpoint import load_last
 from siam.runs.saving import RunStopped
 from siam.runs.session import Session
@@ -104,6 +105,62 @@ def test_a_loss_that_is_not_finite_names_its_step_and_never_reaches_the_checkpoi
     assert contents["progress"]["step"] == 8
     assert contents["line"]["weight"].isfinite().all()
     assert records(tmp_path / "run")[-1]["kind"] == "diverged"
+
+
+def test_what_is_saved_when_the_images_end_is_the_exact_position(tmp_path):
+    """Also between two records, where the sum of the losses is on the device alone."""
+
+    def batches(count):
+        yield from range(count)
+        raise DataError("no more images")
+
+    losses = {}
+    for count in (4, 5):
+        with pytest.raises(DataError):
+            train(tmp_path / str(count), every="2h", batches=batches(count))
+        progress = load_last(tmp_path / str(count))[0]["progress"]
+        assert progress["step"] == count
+        losses[count] = progress["loss_sum"]
+    assert losses[5] > losses[4] > 0
+
+
+def test_after_its_end_a_signal_ends_the_process_as_before(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with Session(folder, Settings(device="cpu"), Console(quiet=True)) as run:
+        run.begin(1, 1, "lr")
+        assert signal.getsignal(signal.SIGTERM) != before
+        run.finish()
+        assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_report_that_cannot_be_drawn_costs_a_line(tmp_path):
+    def damaged(folder):
+        raise RunError("evaluations.json cannot be read")
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    console = Console(file=io.StringIO())
+    with Session(folder, Settings(device="cpu"), console, damaged) as run:
+        run.begin(1, 1, "lr")
+        run.write_report()
+    assert "the report cannot be written: evaluations.json cannot be read" in console.file.getvalue()
+
+
+def test_the_rate_leaves_out_what_is_no_training(monkeypatch):
+    """Steps before a pause count, its seconds do not."""
+    now = [100.0]
+    monkeypatch.setattr(clock.time, "monotonic", lambda: now[0])
+    watch = clock.Clock(seconds=50.0, step=10)
+    now[0] += 4
+    with watch.paused():
+        now[0] += 1000
+    now[0] += 1
+    assert watch.rate(20, batch_size=32) == pytest.approx(10 * 32 / 5)
+    assert watch.seconds() == pytest.approx(50 + 1005)
+    now[0] += 2
+    assert watch.rate(24, batch_size=32) == pytest.approx(4 * 32 / 2)
 
 
 def test_a_folder_has_one_session_at_a_time(tmp_path):

@@ -231,3 +231,22 @@ def test_two_processes_measure_the_same_as_one(shades, photos):
         assert two.pop("ranks") == pytest.approx(one.pop("ranks"), rel=1e-5)
         assert np.array_equal(two.pop("pixels"), one.pop("pixels"))
         assert two == one
+
+
+def test_a_baseline_without_labels_is_measured_if_it_needs_no_queries(photos, monkeypatch):
+    """And none is measured whose metric is switched off."""
+    monkeypatch.setattr("siam.metrics.rank.BASELINES", True, raising=False)
+    monitor, network = monitor_of(photos)
+    found = monitor.baselines(network)
+    assert found["pixel_knn"] is found["untrained_knn"] is None
+    images = open_images(photos).train
+    views = np.stack([center_view(images.read(i), 16) for i in range(24)])
+    assert found["pixel_rank"] == pytest.approx(rank(normalized(views).reshape(24, -1)), rel=1e-4)
+    assert found["untrained_rank"] == pytest.approx(rank(features_of(network, views)[0]), rel=1e-4)
+
+
+def test_a_metric_that_is_off_costs_no_pass(shades, monkeypatch):
+    monitor, network = monitor_of(shades)
+    monitor.settings = replace(monitor.settings, monitor=replace(monitor.settings.monitor, knn_every=0))
+    monkeypatch.setattr(monitor, "_features", None)
+    assert monitor.baselines(network) == {"pixel_knn": None, "untrained_knn": None}
