@@ -21,7 +21,7 @@ from siam.objectives import build_objective
 from siam.processes.data_parallel import average_gradients, data_parallel
 from siam.processes.launch import launch
 from siam.processes.rendezvous import process_group
-from siam.settings.recipes import published
+from siam.recipes import published
 from siam.system.environment import environment
 
 

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from siam.data.patterns import IMAGE_SUFFIXES
 from siam.network import Network
 from siam.objectives import build_objective
+from siam.recipes import starting_point
 from siam.settings.pretraining import Settings
-from siam.settings.recipes import starting_point
 from siam.train.step import Step
 
 TrainOn = Callable[[Tensor, Tensor], Tensor]

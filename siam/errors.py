@@ -28,10 +28,14 @@ class Diverged(RunError):
     """A loss or weights that are no longer finite."""
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error, cut to 100 characters, or its type if the message is empty."""
+def first_line(error: Exception, limit: int = 100) -> str:
+    """Return the first line of an error in at most `limit` characters; its type if it has no message.
+
+    A first line that ends in a colon, as torch's "Error(s) in loading state_dict:", is joined by the second.
+    """
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:100]
+    joined = f"{lines[0]} {lines[1].strip()}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+    return joined[:limit]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

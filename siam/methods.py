@@ -17,10 +17,9 @@ SWAV    = replace(SIMSIAM, name="swav",    predictor="none",                    
 MOCO_V2 = replace(SIMSIAM, name="moco_v2", predictor="none", target="momentum", objective="info_nce")
 # fmt: on
 
-_ALL = [method for method in list(vars().values()) if isinstance(method, Method)]
-METHODS = {method.name: method for method in _ALL}
-if len(METHODS) < len(_ALL):
-    raise ValueError("two methods have the same name: give each line its own name=")
+METHODS = {method.name: method for method in list(vars().values()) if isinstance(method, Method)}
+if len(METHODS) < sum(isinstance(value, Method) for value in vars().values()):
+    raise ValueError("two methods have one name: give each line its own name=")
 
 TITLES = {"simsiam": "SimSiam", "byol": "BYOL", "simclr": "SimCLR", "swav": "SwAV", "moco_v2": "MoCo v2"}
 

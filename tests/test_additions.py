@@ -25,12 +25,12 @@ from siam.metrics import Look
 from siam.network import Network
 from siam.objectives import build_objective
 from siam.paper.tables import TABLES, Row, Table
+from siam.recipes import DEMO, starting_point
 from siam.report.page import write_report
 from siam.report.published import row_of
 from siam.runs.folder import open_run
 from siam.settings.plain import from_dict
 from siam.settings.pretraining import MonitorSettings, OptimizerSettings
-from siam.settings.recipes import DEMO, starting_point
 from tests.conftest import TINY, save_images
 from tests.report.reading import read
 
@@ -140,7 +140,7 @@ def test_a_copy_of_the_package_with_these_files_lists_them_in_its_help(tmp_path)
     assert "duplicates list the pairs of images that look most alike" in help_of()
     shown = help_of("pretrain")
     assert "simsiam, byol, simclr, swav, moco_v2, moco_v3, barlow_twins" in shown
-    assert "How agreement is scored: barlow_twins, cosine, cross_entropy" in shown
+    assert "Measure of agreement: barlow_twins, cosine, cross_entropy" in shown
 
 
 # ---------------------------------------------------------------------- method and objective

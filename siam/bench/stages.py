@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from siam import recipes
 from siam.bench.verdict import Rates, Verdict, find_bottleneck
 from siam.data.augment import DRAWS, Augment
 from siam.data.images import Images
@@ -26,7 +27,6 @@ from siam.data.unreadable import Unreadable, read_or_replace
 from siam.data.views import view_batches
 from siam.network import Network
 from siam.objectives import build_objective
-from siam.settings import recipes
 from siam.settings.overrides import Overrides
 from siam.settings.pretraining import Settings
 from siam.system.device import find_device, tune_process, uses_bf16

@@ -64,8 +64,7 @@ def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
                 _save_onnx(out, encoder, about)
     except OSError as error:
         raise RunError(f"cannot write {out}: {error.strerror or error}") from None
-    shown = {key: value for key, value in about.items() if key != "settings"}
-    return {"out": str(out), "format": format, **shown}
+    return {"out": str(out), "format": format, **about}
 
 
 def describe(settings: Settings, encoder: Encoder) -> dict[str, str]:

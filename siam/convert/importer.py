@@ -16,7 +16,6 @@ from siam.network import Network
 from siam.runs.encoder import save_encoder, save_network
 from siam.runs.folder import METRICS, NETWORK, SETTINGS, save_settings
 from siam.runs.tensors import load_tensors
-from siam.settings.plain import from_dict
 from siam.settings.pretraining import Settings, ViewSettings
 
 _BLOCKS = {
@@ -168,8 +167,6 @@ def _settings(
     state: State, metadata: dict[str, str], backbone: str | None, image_size: int | None, method: str | None
 ) -> Settings:
     """Infer the settings from the shapes of the tensors, and from the metadata of our own exports."""
-    if "settings" in metadata:
-        return from_dict(json.loads(metadata["settings"]))
     name = backbone or metadata.get("backbone") or _resnet(state)
     first = state.get("backbone.conv1.weight")
     small = first is not None and first.shape[-1] == 3

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from siam import recipes
 from siam.data.sources import open_images
 from siam.errors import Diverged, RunError, SettingsError
 from siam.metrics import all_metrics, label
@@ -19,7 +20,6 @@ from siam.report.formats import plus_minus
 from siam.runs.folder import METRICS, open_run
 from siam.runs.history import History
 from siam.runs.saving import RunStopped
-from siam.settings import recipes
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.settings.pretraining import Settings

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from siam.errors import RunError, SiamError
+from siam.errors import RunError, SiamError, first_line
 
 
 class ProcessLostError(RunError):
@@ -99,5 +99,4 @@ def _agree_on_prefix(store: Store, rank: int, processes: int, timeout: timedelta
 
 def _reason(error: Exception) -> str:
     """Return the first line of a gloo or NCCL error, without its source position."""
-    line = str(error).strip().splitlines()[0]
-    return line.rpartition("] ")[2][:120] or type(error).__name__
+    return first_line(error).rpartition("] ")[2]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from siam.errors import RunError
+from siam.errors import RunError, first_line
 from siam.system.files import write_atomically
 
 PICTURES = "pictures.npz"
@@ -60,7 +60,7 @@ class Pictures:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error, 200)
             raise RunError(f"{file} cannot be read ({reason}): delete it to continue without it") from None
         read["query_names"] = read["query_names"].tolist()
         read["neighbor_names"] = read["neighbor_names"].tolist()

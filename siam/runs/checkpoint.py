@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from siam.errors import RunError
+from siam.errors import RunError, first_line
 from siam.network import Network
 from siam.runs.folder import CHECKPOINT
 from siam.runs.tensors import load_checkpoint
@@ -133,7 +133,7 @@ def restore(contents: dict[str, Any], folder: Path, **parts: Stateful) -> Progre
             part.load_state_dict(contents[name])
         return Progress(**contents["progress"])
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error, 200)
         raise RunError(f"the checkpoint in {folder} does not match this run: {reason}") from None
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file as load_safetensors
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from siam.errors import RunError
+from siam.errors import RunError, first_line
 from siam.parts.backbone import build_backbone, features_of
 from siam.parts.heads import build_projector
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK, open_run
@@ -76,14 +76,14 @@ def _load_state(module: nn.Module, weights: dict[str, Tensor], source: Path) -> 
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
-        raise RunError(f"{source} cannot be read: {str(error).splitlines()[0]}") from None
+        raise RunError(f"{source} cannot be read: {first_line(error, 200)}") from None
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_safetensors(file)
     except Exception as error:
-        raise RunError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+        raise RunError(f"{file} cannot be read: {first_line(error, 200)}") from None
 
 
 def untrained(run: str | Path, device: str = "cpu") -> Encoder:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from siam.errors import RunError, SettingsError
+from siam.errors import RunError, SettingsError, first_line
 from siam.settings.plain import from_dict, to_dict
 from siam.settings.pretraining import Settings
 from siam.system.files import write_atomically
@@ -53,7 +53,7 @@ def open_run(folder: str | Path) -> Run:
             raise RunError(f"{file} does not hold settings")
         return Run(folder, from_dict(plain))
     except (yaml.YAMLError, UnicodeDecodeError, SettingsError) as error:
-        raise RunError(f"{file} cannot be read: {str(error).splitlines()[0]}") from None
+        raise RunError(f"{file} cannot be read: {first_line(error, 200)}") from None
 
 
 def save_settings(folder: Path, settings: Settings) -> None:

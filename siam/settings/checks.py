@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from siam.errors import SettingsError, did_you_mean
@@ -65,6 +66,10 @@ def check(settings: object, group: str = "") -> None:
     for name, hint in _hints(owner).items():
         value = getattr(settings, name)
         kind, *rules = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if isinstance(kind, UnionType):  # X | None
+            if value is None:
+                continue
+            kind = next(one for one in get_args(kind) if one is not NoneType)
         expected = _type_error(value, kind)
         if expected:
             raise SettingsError(f"{group}{name} must be {expected}, got {value!r}{_suggestion(value, kind)}")

@@ -11,6 +11,7 @@ from typing import Literal
 
 from rich.console import Console
 
+from siam import recipes
 from siam.data.images import ImageSets
 from siam.data.loader import require_batch, require_several
 from siam.data.sources import open_images
@@ -20,7 +21,6 @@ from siam.processes.gather import rank, world_size
 from siam.processes.launch import how_many, launch, require_equal_shares
 from siam.processes.rendezvous import is_distributed, process_group, was_restarted
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK, SETTINGS, open_run
-from siam.settings import recipes
 from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences

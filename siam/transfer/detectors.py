@@ -59,17 +59,6 @@ def build_detector(resnet: nn.Module, classes: int, settings: TransferSettings) 
     return detector.requires_grad_(True)
 
 
-def backbone_weights(detector: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers that came from the run, by their names in encoder.safetensors."""
-    prefixes = ("backbone.body.", "roi_heads.box_head.res5.")
-    return {
-        key.removeprefix(prefix): value
-        for key, value in detector.state_dict().items()
-        for prefix in prefixes
-        if key.startswith(prefix)
-    }
-
-
 def _c4(resnet: nn.Module, classes: int, settings: TransferSettings) -> GeneralizedRCNN:
     trunk = Trunk(resnet)
     anchors = AnchorGenerator((settings.anchors,), (_SHAPES,))

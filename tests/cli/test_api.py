@@ -79,7 +79,7 @@ def test_errors_are_raised(run, classes, photos, tmp_path):
         siam.pretrain(photos, out=tmp_path / "x", timeout=10)
     with pytest.raises(SettingsError, match="unknown method 'bylo'; did you mean byol"):
         siam.pretrain(photos, method="bylo", out=tmp_path / "x")
-    with pytest.raises(SettingsError, match="unknown protocol 'prob'; did you mean probe"):
+    with pytest.raises(SettingsError, match="got 'prob'; did you mean probe"):
         siam.evaluate(run, classes, "prob")
     with pytest.raises(SettingsError, match="unknown setting 'label'; did you mean labels"):
         siam.evaluate(run, classes, label=0.1)

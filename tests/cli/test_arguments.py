@@ -9,8 +9,8 @@ from siam.cli import command as cli
 from siam.cli.arguments import parse
 from siam.cli.command import find_verbs
 from siam.errors import SettingsError
+from siam.recipes import DEMO
 from siam.settings.pretraining import Settings
-from siam.settings.recipes import DEMO
 from siam.transfer.settings import TransferSettings
 from siam.verbs.bench import Bench
 from siam.verbs.evaluate import Evaluate

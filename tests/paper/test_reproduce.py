@@ -16,13 +16,13 @@ from siam.errors import SettingsError
 from siam.methods import METHODS
 from siam.paper.reproduce import Study, markdown, reproduce
 from siam.paper.tables import TABLES, Row, table
+from siam.recipes import DEMO
 from siam.report.curves import figure2
 from siam.runs.folder import open_run
 from siam.runs.history import History
 from siam.settings.overrides import Overrides
 from siam.settings.plain import from_dict, to_dict
 from siam.settings.pretraining import Settings
-from siam.settings.recipes import DEMO
 from tests.conftest import TINY, run_cli
 
 PUBLISHED = {

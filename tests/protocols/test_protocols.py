@@ -256,4 +256,4 @@ def test_invalid_evaluations_are_refused(run, photos):
     assert done.stderr.count("\n") == 1
     assert "knn" in done.stderr
     done = run_cli("evaluate", run / "run", run / "classes", "--labels", "1.5", check=2)
-    assert done.stderr == "siam: labels must be a fraction in (0, 1], got 1.5\n"
+    assert done.stderr == "siam: labels must lie in [0, 1], got 1.5\n"

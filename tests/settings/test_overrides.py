@@ -3,9 +3,9 @@
 import pytest
 
 from siam.errors import SettingsError
+from siam.recipes import CIFAR10, DEMO
 from siam.settings.overrides import Overrides
 from siam.settings.pretraining import Settings
-from siam.settings.recipes import CIFAR10, DEMO
 
 
 def test_settings_not_given_are_those_of_the_base():

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from siam import recipes
 from siam.errors import SettingsError
 from siam.methods import METHODS
-from siam.settings import recipes
 from siam.settings.checks import Rule
 from siam.settings.method import Method
 from siam.settings.plain import differences, from_dict, to_dict

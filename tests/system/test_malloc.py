@@ -15,7 +15,7 @@ import torch
 
 from siam.network import Network
 from siam.objectives import build_objective
-from siam.settings.recipes import PUBLISHED
+from siam.recipes import PUBLISHED
 from siam.settings.pretraining import OptimizerSettings
 from siam.train.optimizer import build_optimizer
 

@@ -9,9 +9,20 @@ from safetensors.torch import load_file
 from siam.errors import SettingsError
 from siam.parts.backbone import build_backbone
 from siam.runs.encoder import load
-from siam.transfer.detectors import C4Heads, backbone_weights, build_detector
+from siam.transfer.detectors import C4Heads, build_detector
 from siam.transfer.settings import SMALL, TransferSettings
 from tests.transfer.conftest import make_run
+
+
+def backbone_weights(detector):
+    """Return the parameters and buffers that came from the run, by their names in encoder.safetensors."""
+    prefixes = ("backbone.body.", "roi_heads.box_head.res5.")
+    return {
+        key.removeprefix(prefix): value
+        for key, value in detector.state_dict().items()
+        for prefix in prefixes
+        if key.startswith(prefix)
+    }
 
 
 def bottlenecks(prefix, blocks, inside, width, out):
