@@ -1,7 +1,7 @@
-"""Siam learns image representations without labels, with Siamese networks.
+"""Siam learns image representations without labels, using Siamese networks.
 
 Shape legend: B images in a batch, V views of each, C channels, H x W pixels, S the side of a view,
-D backbone features, d projected dimensions, K prototypes or queue keys, N images in a set.
+D backbone features, d projected dimensions, K prototypes or queue keys, N images in a dataset.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -56,7 +56,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import modules that need torch on first use, so that the command line starts fast."""
+    """Import modules that need torch only on first use, so that the command line starts fast."""
     if name in _LAZY:
         from importlib import import_module
 

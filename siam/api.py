@@ -1,4 +1,4 @@
-"""`siam.pretrain`: a run from Python, as `siam pretrain` is from the command line."""
+"""`siam.pretrain`: the Python equivalent of the `siam pretrain` command."""
 
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,15 @@ def pretrain(
 ) -> Outcome:
     """Learn an encoder from images without labels, as `siam pretrain` does.
 
-    data: a folder, list file, .tar, .npy, .npz, or the name of a torchvision dataset; default: the demo set.
+    data: a folder, list file, .tar, .npy, .npz, or a torchvision dataset's name; default: the demo dataset.
     method: a name, or a name with settings: {"name": "byol", "momentum": 0.99}; default: simsiam.
     out: the run folder; default: runs/METHOD-DATA.
-    recipe: imagenet, cifar10, imagenette or demo, the base settings; default: chosen to fit the images.
+    recipe: base settings, imagenet, cifar10, imagenette or demo; default: chosen to fit the images.
     resume: continue the run in `out`; "auto" starts one if there is none.
-    settings: any other setting by name, groups as dicts: epochs=100, optimizer={"lr": 0.03}.
+    settings: any other setting by name, with groups as dicts: epochs=100, optimizer={"lr": 0.03}.
 
-    Returns the outcome of the run: its folder (`.run`), verdict, loss, std x sqrt(d), effective rank, and kNN
-    accuracies as fractions in [0, 1], None without labels.
+    Returns the run's outcome: its folder (`.run`), verdict, loss, std x sqrt(d), effective rank, and kNN
+    accuracies as fractions in [0, 1], or None without labels.
     Raises SettingsError (unknown or impossible settings), DataError (no readable images) or RunError (the
     folder is in use or holds another run, or the loss is not finite).
     """

@@ -25,5 +25,5 @@ TITLES = {"simsiam": "SimSiam", "byol": "BYOL", "simclr": "SimCLR", "swav": "SwA
 
 
 def title(name: str) -> str:
-    """Return a method's name as the literature writes it: from TITLES, else in title case (Barlow Twins)."""
+    """Return a method's name as written in papers: from TITLES, or else in title case (Barlow Twins)."""
     return TITLES.get(name, name.replace("_", " ").title())

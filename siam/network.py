@@ -1,8 +1,8 @@
 """The two branches of a Siamese network: a shared encoder f, a predictor h, and the stop-gradient.
 
-Letters as in the paper: x a view, f the encoder (backbone and projector), h the predictor, p = h(f(x)) a
-prediction, z its target. Objectives pass gradient to all their inputs, so `forward` below is the only place
-that applies stop-gradient.
+Symbols follow the paper: x is a view, f the encoder (backbone and projector), h the predictor, p = h(f(x))
+a prediction, and z its target. Objectives pass gradient to all their inputs, so `forward` below is the only
+place that applies stop-gradient.
 """
 
 from typing import Literal
@@ -19,9 +19,10 @@ from siam.parts.momentum import MomentumEncoder
 class Network(nn.Module):
     """Both branches of Figure 3.
 
-    method: selects predictor and target. backbone: any timm model name. image_size: side of a view in pixels,
-    which selects the stem if `stem` is auto. Each view passes through f separately, as in the paper, so BN
-    statistics are per view. Raises SettingsError if the backbone does not exist or rejects this image size.
+    method: selects the predictor and target. backbone: any timm model name. image_size: side of a view in
+    pixels, which selects the stem if `stem` is auto. Each view passes through f separately, as in the
+    paper, so BN statistics are per view. Raises SettingsError if the backbone does not exist or rejects this
+    image size.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Network(nn.Module):
         return nn.Sequential(self.backbone, self.projector)
 
     def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return p1, p2, z1, z2, each (B, d). x1, x2: two views (B, 3, H, W), normalized."""
+        """Return p1, p2, z1, z2, each (B, d). x1, x2: normalized views (B, 3, H, W)."""
         f, h = self.encoder, self.predictor
         if self.target_encoder is not None:  # first, while f's activations do not yet take memory
             with torch.no_grad():  # no gradient into a momentum encoder ...

@@ -1,6 +1,6 @@
-"""Discovery of plugin modules by listing their package.
+"""Discover plugins by listing the modules in their package.
 
-A file added to such a package is a new verb, source, objective, metric or report section; no other file
+Adding a file to such a package adds a verb, source, objective, metric or report section; no other file
 changes.
 """
 
@@ -10,17 +10,17 @@ from types import ModuleType
 
 
 def names(package: str) -> list[str]:
-    """Return the sorted names of a package's modules without importing them, except private ones (_name)."""
+    """Return the sorted names of a package's modules, except private ones (_name), without importing them."""
     found = pkgutil.iter_modules(import_module(package).__path__)
     return sorted(module.name for module in found if not module.name.startswith("_"))
 
 
 def load(package: str, name: str) -> ModuleType:
-    """Import one module of a package."""
+    """Import one module from a package."""
     return import_module(f"{package}.{name}")
 
 
 def modules(package: str) -> list[ModuleType]:
-    """Import all modules of a package, sorted by their ORDER (0 if absent), then by name."""
+    """Import a package's modules and return them sorted by ORDER (0 if absent), then by name."""
     found = [load(package, name) for name in names(package)]
     return sorted(found, key=lambda module: getattr(module, "ORDER", 0))

@@ -1,4 +1,4 @@
-"""Recipes: named base settings with their expected accuracy; any setting can be overridden."""
+"""Recipes: named base settings and their expected accuracy; any setting can be overridden."""
 
 from dataclasses import replace
 from typing import Any
@@ -30,13 +30,13 @@ PUBLISHED: dict[str, tuple[Method, OptimizerSettings]] = {
         OptimizerSettings(lr=0.03),
     ),
 }  # fmt: skip
-"""Heads and optimizer of each method for 100 epochs of ImageNet, from its own paper and SimSiam's App. C.
+"""Each method's heads and optimizer for 100 epochs on ImageNet, from its own paper and SimSiam's App. C.
 
 - SimSiam (Chen & He 2021), Sec. 3: batch 256.
 - BYOL (Grill et al. 2020), Sec. 3: heads 4096-256, predictor 4096; App.: for 100 epochs lr 0.45, weight decay
   1e-6, momentum from 0.99 (for 1,000 epochs 0.2, 1.5e-6 and 0.996); batch 4096.
 - SimCLR (Chen et al. 2020), Sec. 2.2 and App. B: temperature 0.1, lr 0.3; batch 4096. Three projector
-  layers, as in SimSiam's App. C, instead of that paper's two.
+  layers, as in SimSiam's App. C, instead of the SimCLR paper's two.
 - SwAV (Caron et al. 2020), Sec. 4 and App. A: 3000 prototypes, temperature 0.1; batch 4096. Three layers.
 - MoCo v2 (Chen et al. 2020b), Sec. 3: head 2048-128 without BN, temperature 0.2, momentum 0.999; batch 256.
   Its loss is symmetrized here, as in SimSiam's App. C.
@@ -44,12 +44,12 @@ PUBLISHED: dict[str, tuple[Method, OptimizerSettings]] = {
 
 
 def published(method: str) -> tuple[Method, OptimizerSettings]:
-    """Return heads and optimizer as published; SimSiam's for a method that PUBLISHED does not list."""
+    """Return a method's published heads and optimizer, or SimSiam's if PUBLISHED does not list the method."""
     return PUBLISHED.get(method, (METHODS[method], OptimizerSettings()))
 
 
 IMAGENET = Settings()
-"""SimSiam Sec. 3: ResNet-50, 224 pixels, batch 256. Published: 68.3 % linear on ImageNet, 100 epochs."""
+"""SimSiam Sec. 3: ResNet-50, 224 pixels, batch 256. Published: 68.3 % linear on ImageNet after 100 epochs."""
 
 CIFAR10 = Settings(
     backbone="resnet18",
@@ -69,7 +69,7 @@ IMAGENETTE = Settings(
     method=replace(SIMSIAM, momentum=0.99, queue=4096, prototypes=512),
     optimizer=OptimizerSettings(lr=0.06, weight_decay=5e-4),
 )
-"""128 pixels, ResNet-18. Published (lightly's documentation): 87.2 % kNN on Imagenette, 800 epochs."""
+"""128 pixels, ResNet-18. Published (lightly's documentation): 87.2 % kNN on Imagenette after 800 epochs."""
 
 DEMO = Settings(
     backbone="resnet10t",
@@ -86,29 +86,29 @@ DEMO = Settings(
     optimizer=OptimizerSettings(lr=0.8, weight_decay=5e-4, warmup_epochs=1),  # lr 0.1 for a batch of 32
     monitor=MonitorSettings(knn_k=20, bank=5000, queries=1000),
 )  # fmt: skip
-"""The demo set in minutes on two CPU cores: small batches, hence many steps, and a small d. kNN: 83 to 88 %.
+"""The demo dataset, in minutes on two CPU cores: small batches, so many steps; small d. kNN: 83 to 88 %.
 
-Its views do not change the hue, because the fast views rotate it in YIQ and the published pipeline in HSV
-(docs/views.md). The projector's output has no BN (Table 3: 67.4 against 68.1), because with BN a batch of 32
-could not show a collapse (see `std_at_collapse`).
+The views do not change the hue, because the fast pipeline rotates it in YIQ and the published one in HSV
+(docs/views.md). The projector's output has no BN (Table 3: 67.4 vs. 68.1) because, with BN, a batch of 32
+could not reveal collapse (see `std_at_collapse`).
 """
 
 RECIPES = {"imagenet": IMAGENET, "cifar10": CIFAR10, "imagenette": IMAGENETTE, "demo": DEMO}
 
 
 def starting_point(recipe: str | None, method: str, data: str, side: int, size: int) -> Settings:
-    """Return the settings that the user's overrides apply to: the recipe's, or those that fit the images.
+    """Return the base for the user's overrides: the given recipe, or the one that fits the images.
 
-    side: the shorter side of a typical image in pixels. size: number of images.
-    Raises SettingsError for a method or recipe that does not exist.
+    side: shorter side of a typical image, in pixels. size: number of images.
+    Raises SettingsError if the method or recipe does not exist.
     """
     if method not in METHODS:
         raise SettingsError(
-            f"unknown method '{method}'{did_you_mean(method, METHODS)}; there are {', '.join(METHODS)}"
+            f"unknown method '{method}'{did_you_mean(method, METHODS)}; choose from {', '.join(METHODS)}"
         )
     if recipe is not None and recipe not in RECIPES:
         raise SettingsError(
-            f"unknown recipe '{recipe}'{did_you_mean(recipe, RECIPES)}; there are {', '.join(RECIPES)}"
+            f"unknown recipe '{recipe}'{did_you_mean(recipe, RECIPES)}; choose from {', '.join(RECIPES)}"
         )
     base = RECIPES[recipe or _fitting(data, side)]
     if base is CIFAR10:
@@ -123,14 +123,14 @@ def starting_point(recipe: str | None, method: str, data: str, side: int, size: 
 
 
 def _fitting(data: str, side: int) -> str:
-    """Return the recipe for this dataset, or for images whose shorter side has this many pixels."""
+    """Return the recipe for this dataset, or for images whose shorter side is this many pixels."""
     if data == "demo":
         return "demo"
     return "cifar10" if side <= 64 else "imagenette" if side <= 160 else "imagenet"
 
 
 def _with_sizes_of(sizes: Method, method: Method) -> Method:
-    """Return `method` with a recipe's head widths, momentum, queue and prototypes."""
+    """Return `method` with the heads, momentum, queue and prototypes of `sizes`, a recipe's method."""
     heads = ["projector_layers", "projector_hidden", "dim", "predictor_hidden", "batch_norm"]
     names = [*heads, "momentum", "queue", "prototypes"]
     return replace(method, **{name: getattr(sizes, name) for name in names})

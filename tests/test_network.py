@@ -78,7 +78,7 @@ def test_forward_equals_the_papers_pseudocode():
     ("build", "says"),
     [
         (lambda: build_backbone("resnet19", 32), "did you mean resnet1"),
-        (lambda: build_backbone("mobilenetv3_small_050", 32, width=0.5), "scales ResNets only"),
+        (lambda: build_backbone("mobilenetv3_small_050", 32, width=0.5), "is for ResNets only"),
         (lambda: build_backbone("mobilenetv3_small_050", 32, stem="small"), "is for ResNets"),
         (lambda: replace(siam.BYOL, momentum=1.5), r"momentum must lie in \[0, 1\]"),
         (lambda: replace(siam.SIMCLR, temperature=0), "temperature must be above 0"),

@@ -1,1 +1,1 @@
-"""The bottleneck of training on this machine."""
+"""Find the training bottleneck on this machine."""

@@ -1,7 +1,7 @@
-"""The throughput of each stage between an image's file and the training step.
+"""Measure the throughput of each stage from image file to training step.
 
-The stages are measured one by one on a sample of the user's images, with the settings that `siam pretrain`
-would use; then, for a few seconds, all of them together.
+Each stage is measured separately, on a sample of the user's images and with the settings `siam pretrain`
+would use; then all stages run together for a few seconds.
 """
 
 import itertools
@@ -34,15 +34,15 @@ from siam.system.environment import environment
 from siam.system.resources import available_cores
 from siam.train.step import Step
 
-_SAMPLE = 512  # images, spread over the set: enough to be typical, few enough for seconds
+_SAMPLE = 512  # images, spread over the dataset: enough to be typical, few enough to be quick
 _CHUNK = 16  # images per call of a stage
 _SECONDS = 2.0  # spent on each stage
-_MAX_STEP_SECONDS = 3.0  # a batch is halved until its step takes no longer
+_MAX_STEP_SECONDS = 3.0  # the batch is halved until a step takes no longer
 
 
 @dataclass(frozen=True)
 class Bench:
-    """The result of `siam bench`. end_to_end: pairs per second of all stages together."""
+    """The result of `siam bench`. end_to_end: pairs per second with all stages running together."""
 
     data: str
     backbone: str
@@ -58,7 +58,7 @@ class Bench:
 def bench(overrides: Overrides, announce: Callable[[str], None] = lambda stage: None) -> Bench:
     """Measure every stage of `siam pretrain` with these settings. Raises SiamError.
 
-    announce: called with the name of each stage before it is measured.
+    announce: called with each stage's name before the stage is measured.
     """
     announce("images")
     data = overrides.only("data").over(Settings()).data
@@ -109,7 +109,7 @@ def _sample(images: Images) -> Images:
 
 
 def _rate(run: Callable[[], int], device: torch.device, seconds: float = _SECONDS) -> float:
-    """Return the images per second of `run`, called repeatedly for `seconds` after a warm-up call."""
+    """Call `run` once to warm up, then repeatedly for `seconds`; return its images per second."""
     run()
     _synchronize(device)
     start, images = time.perf_counter(), 0
@@ -127,7 +127,7 @@ def _synchronize(device: torch.device) -> None:
 
 
 def _step_that_fits(settings: Settings, device: torch.device, images: int) -> tuple[Settings, Step, float]:
-    """Return settings whose batch fits the sample and whose step is short, the step, and its rate."""
+    """Shrink the batch to fit the sample and keep steps short; return the settings, the step and its rate."""
     step = _step(settings, device)
     batch = min(settings.batch_size, images)
     noise = torch.randn(2, batch, 3, settings.views.size, settings.views.size, device=device)
@@ -145,7 +145,7 @@ def _step_that_fits(settings: Settings, device: torch.device, images: int) -> tu
 
 
 def _step(settings: Settings, device: torch.device) -> Step:
-    """Build the training step as `train` does."""
+    """Build the training step the way `train` does."""
     network = Network(settings.method, settings.backbone, settings.views.size, settings.width, settings.stem)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective = build_objective(settings.method, settings.batch_size).to(device)
@@ -153,7 +153,7 @@ def _step(settings: Settings, device: torch.device) -> Step:
 
 
 def _worker_rates(images: Images, settings: Settings) -> tuple[float, float, Tensor]:
-    """Return the rates of decoding alone and of a whole worker, on one thread as in a worker, and a batch."""
+    """Return the rates of decoding alone and of a full worker, both on one thread, and a batch of crops."""
     batches = view_batches(images, settings, count=2)
     order = itertools.cycle(range(len(images)))
     cpu = torch.device("cpu")
@@ -184,7 +184,7 @@ def _transfer_rate(crops: Tensor, device: torch.device) -> float:
 
 
 def _color_rate(settings: Settings, crops: Tensor, device: torch.device) -> float | None:
-    """Return the rate of color augmentation of crops on the device; None if the workers do it."""
+    """Return the rate of color augmentation on the device, or None if the workers do it."""
     if settings.views.pipeline == "reference":
         return None
     augment = Augment(settings.views, device)
@@ -199,13 +199,13 @@ def _color_rate(settings: Settings, crops: Tensor, device: torch.device) -> floa
 
 
 def _cached_rate(loader: ViewLoader, device: torch.device) -> float:
-    """Return the rate of cropping and color augmentation of a set in the device's memory."""
+    """Return the rate of cropping and color augmentation for images cached on the device."""
     batches = loader.batches()
     return _rate(lambda: len(next(batches).indices), device)
 
 
 def _end_to_end(loader: ViewLoader, step: Step, device: torch.device) -> float:
-    """Return the rate from files to step, without the start of the workers."""
+    """Return the rate from files to training step, excluding worker startup."""
     batches = loader.batches()
 
     def run() -> int:

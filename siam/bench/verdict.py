@@ -1,4 +1,4 @@
-"""The bottleneck that follows from the rates of the stages, and its remedy."""
+"""Find the bottleneck from the stages' rates, and suggest a remedy."""
 
 import math
 from dataclasses import dataclass
@@ -9,32 +9,32 @@ Bottleneck = Literal["decode", "workers", "transfer", "device"]
 
 @dataclass(frozen=True)
 class Rates:
-    """Images per second of each stage on its own; None for a stage that is not used."""
+    """Images per second of each stage on its own; None for stages that are not used."""
 
     device: str
     cores: int
     workers: int
-    """Processes that decode and crop; 0 for a set in the device's memory."""
+    """Processes that decode and crop; 0 if the images are cached on the device."""
     decode: float | None
-    """One worker: read and decode."""
+    """Per worker: read and decode."""
     worker: float | None
-    """One worker: read, decode, and crop."""
+    """Per worker: read, decode and crop."""
     transfer: float | None
-    """From pinned memory to a GPU."""
+    """Copy from pinned memory to the GPU."""
     augment: float | None
-    """Color augmentation of both views on the device; for a set in its memory, also the crops."""
+    """Color augmentation of both views on the device, and cropping if the images are cached there."""
     step: float
-    """Forward, backward and optimizer."""
+    """Forward pass, backward pass and optimizer update."""
 
     @property
     def on_device(self) -> float:
-        """Augmentation and step, one after the other."""
+        """The combined rate of augmentation and training step, which run in sequence."""
         return self.step if self.augment is None else 1 / (1 / self.augment + 1 / self.step)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The slowest stage, the pairs per second to expect from the stages, and advice."""
+    """The slowest stage, the pairs per second to expect, and advice."""
 
     bottleneck: Bottleneck
     pairs_per_second: float
@@ -42,10 +42,10 @@ class Verdict:
 
 
 def find_bottleneck(rates: Rates, pixels: int, size: int) -> Verdict:
-    """Find the bottleneck from the separate rates of the stages.
+    """Find the bottleneck from the stages' separate rates.
 
-    With a GPU the stages overlap, and the slowest sets the pace. On a CPU they share the cores, so their
-    times add up. pixels: number of pixels of a typical image. size: side of a view in pixels.
+    With a GPU, the stages overlap and the slowest sets the pace. On a CPU, they share the cores, so their
+    times add up. pixels: number of pixels in a typical image. size: side of a view in pixels.
     """
     if rates.worker is None:
         return Verdict("device", rates.on_device, _faster_device(rates))
@@ -64,7 +64,7 @@ def find_bottleneck(rates: Rates, pixels: int, size: int) -> Verdict:
         case "transfer":
             advice = (
                 "the link to the device is slow: a smaller --views.size; or --loader.cache device, if the "
-                "images are of one size and fit in its memory"
+                "images all have the same size and fit in its memory"
             )
         case "device":
             advice = _faster_device(rates)
@@ -72,7 +72,7 @@ def find_bottleneck(rates: Rates, pixels: int, size: int) -> Verdict:
 
 
 def _paces(rates: Rates, worker: float) -> dict[Bottleneck, float]:
-    """Return pairs per second that each possible bottleneck would allow."""
+    """Return the pairs per second that each possible bottleneck would allow."""
     feeding = worker * min(rates.workers, rates.cores)
     if rates.device == "cpu":
         unshared = worker * rates.cores  # if the cores did nothing else
@@ -83,7 +83,7 @@ def _paces(rates: Rates, worker: float) -> dict[Bottleneck, float]:
 
 
 def _faster_decoding(rates: Rates, pixels: int, size: int) -> str:
-    """Return advice for when every core decodes already."""
+    """Return advice for when every core is already decoding."""
     assert rates.decode is not None
     assert rates.worker is not None
     decoding = rates.worker / rates.decode  # fraction of a worker's time
@@ -91,7 +91,7 @@ def _faster_decoding(rates: Rates, pixels: int, size: int) -> str:
     if decoding > 0.5 and pixels > 2 * side**2:
         return (
             f"images of {pixels / 1e6:.1f} megapixels are decoded to make views of {size} pixels: "
-            f"a copy of the set with shorter sides of {side} pixels would load faster"
+            f"a copy of the dataset with shorter sides of {side} pixels would load faster"
         )
     if decoding > 0.7:
         return "more cores; PNG or WebP images would decode faster as JPEG"

@@ -1,12 +1,12 @@
-"""The `siam` command: it finds the verbs in siam/verbs/, runs one, and prints its result.
+"""The `siam` command: find the verbs in siam/verbs/, run one, and print its result.
 
 A verb is a module with
 - a docstring, whose first line `siam --help` shows;
-- a dataclass of its options, whose docstrings are the text of its own --help;
-- `main(options: TheDataclass)`, which returns the result, a dict or a dataclass;
-- optionally `render(result)`, strings and rich renderables for people (default: a table of the result's
-  fields); `after(options, result)`, called once the result is printed; and `HINTS`, flag -> explanation, for
-  flags that it deliberately does not have.
+- an options dataclass, whose docstrings become the verb's --help;
+- `main(options: TheDataclass)`, which returns the result as a dict or dataclass;
+- optionally `render(result)`, which returns strings and rich renderables for people (default: a table of the
+  result's fields); `after(options, result)`, called after the result is printed; and `HINTS`, flag ->
+  explanation, for flags that the verb deliberately lacks.
 
 `siam --help` imports no verb, so it needs neither torch nor tyro.
 """
@@ -27,22 +27,22 @@ from siam.errors import SettingsError, SiamError, did_you_mean
 
 HELP = """usage: siam VERB ...
 
-Image representations without labels, learned by Siamese networks.
+Learn image representations without labels, using Siamese networks.
 
 {verbs}
 
-siam VERB --help lists its settings. First steps:
-  siam pretrain                          the built-in demo set, in minutes on a laptop
+siam VERB --help lists a verb's settings. First steps:
+  siam pretrain                          the built-in demo dataset, in minutes on a laptop
   siam pretrain photos/ --out runs/mine  a folder of your own images
 """
 _PACKAGE = "siam.verbs"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb. Returns the exit status.
+    """Run a verb and return the exit status.
 
-    0: success. 2: an error that the user can fix. 75: stopped, saved and resumable. 130: interrupted. 141:
-    broken pipe.
+    0: success; 2: an error that the user can fix; 75: stopped after saving, can be resumed; 130: interrupted;
+    141: broken pipe.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def is_rank_zero() -> bool:
-    """Return True on rank 0, the only process that prints, without importing torch."""
+    """Return True on rank 0, the only rank that prints. Does not import torch."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -83,7 +83,7 @@ def _run(args: list[str]) -> None:
     verb = next((name for name in (" ".join(args[:2]), args[0]) if name in verbs), None)
     if verb is None:
         known = ", ".join(verbs)
-        raise SettingsError(f"unknown verb '{args[0]}'{did_you_mean(args[0], verbs)}; there are {known}")
+        raise SettingsError(f"unknown verb '{args[0]}'{did_you_mean(args[0], verbs)} (verbs: {known})")
     module = plugins.load(_PACKAGE, verbs[verb])
 
     from siam.cli.arguments import parse
@@ -99,7 +99,7 @@ def _run(args: list[str]) -> None:
 
 
 def find_verbs() -> dict[str, str]:
-    """Return the modules by verb: import -> import_, reproduce transfer -> reproduce_transfer."""
+    """Return verb -> module name, such as import -> import_ or reproduce transfer -> reproduce_transfer."""
     return {name.rstrip("_").replace("_", " "): name for name in plugins.names(_PACKAGE)}
 
 
@@ -110,7 +110,7 @@ def _help() -> str:
 
 
 def _summary(name: str) -> str:
-    """Return the first line of a module's docstring, without importing the module."""
+    """Return the first line of a verb module's docstring without importing the module."""
     spec = find_spec(f"{_PACKAGE}.{name}")
     source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
@@ -124,7 +124,7 @@ def _options_of(module: ModuleType) -> type[Any]:
 
 
 def _reader_has_left() -> bool:
-    """Return True if stdout has no reader, as after `| head`; then discard all further output."""
+    """Return True if stdout has no reader, as after `| head`, and then discard all further output."""
     output = sys.stdout.fileno()
     if hasattr(select, "poll"):  # not on Windows
         poll = select.poll()

@@ -1,7 +1,7 @@
-"""Types for the options of verbs: positional arguments, switches, and settings as flags.
+"""Types for verb options: positional arguments, switches, and settings as flags.
 
 A setting's flag is its path, such as `--optimizer.lr`, with two exceptions: DATA is positional, and
-`--method` names the method that the settings of the group `method` start from.
+`--method` selects the method that the `method` settings start from.
 """
 
 from dataclasses import dataclass
@@ -17,18 +17,22 @@ from siam.settings.overrides import Overrides
 from siam.settings.pretraining import Settings
 from siam.transfer.settings import TransferSettings
 
-RunFolder = Annotated[Positional[str], arg(metavar="RUN", help="The run's folder.")]
+RunFolder = Annotated[Positional[str], arg(metavar="RUN", help="The run folder.")]
 CommandLine = NewType("CommandLine", str)
-"""The command line as it was typed. No flag sets it."""
+"""The command line as typed; it has no flag of its own."""
 
 Switch = Annotated[bool, FlagCreatePairsOff]
-"""`--resume` for true; absent for false."""
+"""A flag such as `--resume`: present for True, absent for False."""
 
-_METHOD = arg(name="method", prefix_name=False, help=f"Base of this group's settings: {', '.join(METHODS)}.")
-_OBJECTIVE = arg(help=f"Measure of agreement: {', '.join(names('siam.objectives'))}.")
+_METHOD = arg(
+    name="method",
+    prefix_name=False,
+    help=f"Method that this group's settings start from: {', '.join(METHODS)}.",
+)
+_OBJECTIVE = arg(help=f"Agreement objective: {', '.join(names('siam.objectives'))}.")
 _DATA = arg(metavar="[DATA]", help_behavior_hint="(default: demo)")
 _DATA_OF_SCALE = arg(
-    metavar="[DATA]", help="The images; the scale's own set if left out.", help_behavior_hint=""
+    metavar="[DATA]", help="The images; the scale's own dataset if left out.", help_behavior_hint=""
 )
 
 
@@ -38,7 +42,7 @@ class _MethodFlags(Method):
     objective: Annotated[str, _OBJECTIVE] = SIMSIAM.objective
 
     def __post_init__(self) -> None:
-        """Skip the checks: they run on the settings that these flags override."""
+        """Skip the checks, which run later, on the settings with these flags applied."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class _SettingsFlags(Settings):
     method: _MethodFlags = _MethodFlags()
 
     def __post_init__(self) -> None:
-        """Skip the checks: they run on the settings that these flags override."""
+        """Skip the checks, which run later, on the settings with these flags applied."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +69,11 @@ class _TableFlags(_SettingsFlags):
 @dataclass(frozen=True)
 class _TransferFlags(TransferSettings):
     def __post_init__(self) -> None:
-        """Skip the checks: they run on the settings that these flags override."""
+        """Skip the checks, which run later, on the settings with these flags applied."""
 
 
 def require_extra(module: str, extra: str) -> None:
-    """Raise SettingsError, with the extra to install, if an optional package is missing."""
+    """Raise SettingsError, naming the extra to install, if an optional package is missing."""
     if find_spec(module) is None:
         raise SettingsError(f"{module} is not installed: pip install 'siam[{extra}]'")
 
@@ -79,10 +83,10 @@ def _flat(kind: type) -> object:
 
 
 PretrainOverrides = Annotated[Overrides, _flat(_SettingsFlags), FlagConversionOff]
-"""DATA, --method and every setting of a pretraining run."""
+"""DATA, --method and all pretraining settings."""
 
 TableOverrides = Annotated[Overrides, _flat(_TableFlags), FlagConversionOff]
-"""The same without --method and --seed, which the rows of a table set."""
+"""DATA and all pretraining settings except --method and --seed, which each table row sets itself."""
 
 TransferOverrides = Annotated[Overrides, _flat(_TransferFlags), FlagConversionOff]
-"""Every setting of a transfer."""
+"""All transfer settings."""

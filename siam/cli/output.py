@@ -1,4 +1,4 @@
-"""Printing of results to stdout: one JSON object for programs, a small table for people."""
+"""Print results to stdout: one JSON object for programs, or a small table for people."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -12,9 +12,9 @@ _MAX_CLASSES = 20
 
 
 def show(result: Any, as_json: bool = False, render: Callable[[Any], Iterable[Any]] | None = None) -> None:
-    """Print the result of a verb, a dict or a dataclass.
+    """Print a verb's result, a dict or dataclass.
 
-    render: converts it to strings and rich renderables for people; None prints a table of its fields.
+    render: converts the result to strings and rich renderables for people; None prints a table of its fields.
     """
     facts = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
     if as_json:
@@ -28,7 +28,7 @@ def show(result: Any, as_json: bool = False, render: Callable[[Any], Iterable[An
 
 
 def facts_table(facts: dict[str, Any], percent: Iterable[str] = ()) -> Any:
-    """Return a rich table with a row for each fact. percent: names of the fractions to print in percent."""
+    """Return a rich table with one row per fact. percent: names of fractions to show as percentages."""
     from rich.table import Table
 
     table = Table(show_header=False, box=None, padding=(0, 2))
@@ -65,8 +65,8 @@ def _duration(seconds: float) -> str:
 def classes_table(per_class: dict[str, float], confusion: list[list[int]]) -> Any:
     """Return a rich table of the classes with the lowest accuracy, each with its most frequent confusion.
 
-    confusion: number of images of class (row) that were classified as class (column). A class without
-    validation images has a row of zeros there and is absent from `per_class`, so columns have no names then.
+    confusion: image counts, with true classes as rows and predicted classes as columns. A class without
+    validation images has a row of zeros and is absent from `per_class`; columns then have no known names.
     """
     from rich.table import Table
 
@@ -83,7 +83,7 @@ def classes_table(per_class: dict[str, float], confusion: list[list[int]]) -> An
 
 
 def markdown_file(path: str) -> Any:
-    """Return a Markdown file as rich renders it."""
+    """Return the contents of a Markdown file as a rich renderable."""
     from rich.markdown import Markdown
 
     return Markdown(Path(path).read_text())

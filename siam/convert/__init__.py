@@ -1,1 +1,1 @@
-"""Conversion of checkpoints of other projects, and of encoders to other formats."""
+"""Import checkpoints from other projects, export encoders to other formats, and embed images."""

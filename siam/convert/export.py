@@ -1,6 +1,6 @@
-"""`siam export`: a run's encoder in the format of another library.
+"""`siam export`: write a run's encoder in another library's format.
 
-Every export records its origin: method, backbone, normalization, data, and the version of siam.
+Every export records its origin: method, backbone, normalization, data and siam version.
 """
 
 import json
@@ -31,16 +31,16 @@ _ONNX_TOLERANCE = 1e-4
 
 
 def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
-    """Write the encoder of `run` to `out`: a folder for timm, a file for the others.
+    """Write the encoder of `run` to `out`: a folder for timm, a file for all other formats.
 
-    format: torchvision, timm, detectron2, onnx or safetensors.
-    Returns a summary with the origin of the weights. Raises SettingsError (unknown format) or RunError (no
-    encoder, a backbone that the other library does not have, a file that cannot be written).
+    format: torchvision, timm, detectron2, onnx or safetensors. Returns a summary that includes the weights'
+    origin. Raises SettingsError for an unknown format, and RunError if the run has no encoder, the other
+    library has no such backbone, or the output cannot be written.
     """
     if format not in get_args(Format):
         known = get_args(Format)
         raise SettingsError(
-            f"unknown format '{format}'{did_you_mean(format, known)}; there are {', '.join(known)}"
+            f"unknown format '{format}'{did_you_mean(format, known)} (formats: {', '.join(known)})"
         )
     settings = open_run(run).settings
     encoder = load(run)
@@ -68,7 +68,7 @@ def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
 
 
 def describe(settings: Settings, encoder: Encoder) -> dict[str, str]:
-    """Return the origin of the weights as strings, by name."""
+    """Describe the origin of the weights as named strings."""
     return {
         "method": settings.method.name,
         "backbone": settings.backbone,
@@ -83,7 +83,7 @@ def describe(settings: Settings, encoder: Encoder) -> dict[str, str]:
 
 
 def _check_torchvision(settings: Settings) -> None:
-    """Raise RunError for an encoder that torchvision, and so Detectron2, cannot build."""
+    """Raise RunError if torchvision, and therefore Detectron2, cannot build this encoder."""
     size, stem = settings.views.size, settings.stem
     if settings.backbone not in _TORCHVISION or settings.width != 1.0:
         width = "" if settings.width == 1.0 else f" of width {settings.width:g}"
@@ -99,9 +99,9 @@ def _check_torchvision(settings: Settings) -> None:
 
 
 def _save_torch(out: Path, state: State, about: dict[str, str], wrap: bool) -> None:
-    """Write a file that torch.load(weights_only=True) reads: tensors and text, no code.
+    """Write a file that torch.load(weights_only=True) can read: tensors and text, no code.
 
-    wrap: put them under 'model' and request heuristic matching of names, for Detectron2's checkpointer.
+    wrap: put the tensors under 'model' and request heuristic name matching, for Detectron2's checkpointer.
     """
     contents: Any = {"model": state, "matching_heuristics": True, "__author__": "siam", "siam": about}
     if not wrap:
@@ -111,10 +111,11 @@ def _save_torch(out: Path, state: State, about: dict[str, str], wrap: bool) -> N
 
 
 def _save_timm(out: Path, state: State, about: dict[str, str], settings: Settings, encoder: Encoder) -> None:
-    """Write a folder that timm.create_model('local-dir:OUT', num_classes=0, pretrained=True) loads."""
+    """Write a folder that timm.create_model('local-dir:OUT', num_classes=0, pretrained=True) can load."""
     if settings.width != 1.0 or (settings.stem == "small") or _stem_differs(settings):
         raise RunError(
-            "timm builds this backbone by name only at its own width and stem: export as onnx or safetensors"
+            "timm can build this backbone only at its standard width and stem: export as onnx or safetensors "
+            "instead"
         )
     side = encoder.image_size
     config = {
@@ -137,7 +138,10 @@ def _stem_differs(settings: Settings) -> bool:
 
 
 def _save_onnx(out: Path, encoder: Encoder, about: dict[str, str]) -> None:
-    """Write a graph of normalized images (batch, 3, S, S) -> features (batch, D), checked against PyTorch."""
+    """Write an ONNX model mapping normalized images (batch, 3, S, S) to features (batch, D).
+
+    Its features are first checked against PyTorch's. Raises RunError if they differ.
+    """
     try:
         import onnx
         import onnxruntime
@@ -161,5 +165,5 @@ def _save_onnx(out: Path, encoder: Encoder, about: dict[str, str]) -> None:
             expected: Tensor = encoder(images)
         difference = float((found - expected).abs().max() / expected.abs().max())
         if difference > _ONNX_TOLERANCE:
-            raise RunError(f"features of onnxruntime and PyTorch differ by {difference:.1e}")
+            raise RunError(f"the ONNX model's features differ from PyTorch's by {difference:.1e}")
     write_atomically(out, lambda file: file.write(contents))

@@ -1,4 +1,4 @@
-"""`siam import`: a checkpoint of another project as a run, which every verb understands."""
+"""`siam import`: turn another project's checkpoint into a run that every verb can use."""
 
 import json
 import re
@@ -25,32 +25,33 @@ _BLOCKS = {
     (True, (3, 4, 23, 3)): "resnet101",
     (True, (3, 8, 36, 3)): "resnet152",
 }
-"""ResNets by their blocks: True for bottlenecks, and the number in each stage."""
+"""ResNet names by block type (True for bottlenecks) and number of blocks per stage."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """The contents of an imported checkpoint."""
+    """A summary of an imported checkpoint."""
 
     run: str
     layout: str
     backbone: str
     method: str
     parts: tuple[str, ...]
-    """The parts it held, of backbone, projector, predictor and target_encoder."""
+    """The parts found in it: any of backbone, projector, predictor and target_encoder."""
     left_out: tuple[str, ...]
-    """Keys that do not exist in the network."""
+    """Checkpoint keys that have no counterpart in the network."""
 
 
 def import_checkpoint(
     checkpoint: str | Path, out: str | Path, backbone: str | None = None, image_size: int | None = None
 ) -> Imported:
-    """Turn `checkpoint` into the run `out`. Its format is recognized by its keys.
+    """Turn `checkpoint` into the run `out`, recognizing the checkpoint's format by its keys.
 
-    checkpoint: a file, or a folder that timm or siam wrote. backbone: its timm name, if it is not a plain
-    ResNet. image_size: side in pixels of the images it is used on; 224 if left out, 32 with a small-image
-    stem. Returns a summary. Raises RunError (unreadable, in no known layout, keys missing, a folder that
-    already holds a run) or SettingsError (an unknown backbone or method).
+    checkpoint: a file, or a folder written by timm or siam. backbone: the timm name of the backbone, unless
+    it is a plain ResNet. image_size: side in pixels of the images to encode; if left out, 224, or 32 with a
+    small-image stem. Returns a summary. Raises RunError if the checkpoint is unreadable, matches no known
+    layout or lacks keys, or if `out` already holds a run, and SettingsError for an unknown backbone or
+    method.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     if (out / SETTINGS).exists():
@@ -74,20 +75,20 @@ def import_checkpoint(
     save_network(out, network)
     record = {"kind": "imported", "from": str(checkpoint), "layout": layout.name, "parts": parts}
     (out / METRICS).write_text(json.dumps(record) + "\n")
-    save_settings(out, settings)  # last: from now on it is a run
+    save_settings(out, settings)  # last, because it makes the folder a run
     return Imported(str(out), layout.name, settings.backbone, settings.method.name, parts, tuple(left))
 
 
 def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
-    """Return the tensors of a checkpoint or export by key, and its metadata. No code in the file is executed.
+    """Return the tensors of a checkpoint or export by key, and its metadata, without executing code in it.
 
-    Raises RunError if it does not exist, or holds no tensors, or holds objects of other kinds.
+    Raises RunError if the file does not exist, holds no tensors, or holds objects of other kinds.
     """
     if file.is_dir():
         inner = [file / name for name in (NETWORK, "encoder.safetensors", "model.safetensors")]
         found = next((path for path in inner if path.exists()), None)
         if found is None:
-            raise RunError(f"{file} holds no {', '.join(path.name for path in inner)}")
+            raise RunError(f"{file} holds none of {', '.join(path.name for path in inner)}")
         tensors, metadata = read_tensors(found)
         return tensors, metadata | _timm_config(file)
     if not file.is_file():
@@ -109,14 +110,14 @@ def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
 
 
 def _is_safetensors(file: Path) -> bool:
-    """Return True if the file, whatever its name, starts with the length of a header and a JSON object."""
+    """Return True if the file starts with a header length and a JSON object, whatever its name."""
     with file.open("rb") as opened:
         start = opened.read(9)
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") < file.stat().st_size
 
 
 def _tensors_within(contents: Any, file: Path) -> State:
-    """Return the tensors of a state dict, or of the one under 'state_dict', 'model', 'network' ..."""
+    """Return the tensors of a state dict, possibly nested under 'state_dict', 'model', 'network' etc."""
     for key in ("state_dict", "model", "network", "model_state_dict", "student"):
         if isinstance(contents, dict) and isinstance(contents.get(key), dict):
             contents = contents[key]
@@ -129,7 +130,7 @@ def _tensors_within(contents: Any, file: Path) -> State:
 
 
 def _metadata_within(contents: Any) -> dict[str, str]:
-    """Return the metadata that `siam export` wrote into a torch file."""
+    """Return the metadata that `siam export` wrote into a torch file, or {} if there is none."""
     state = contents.get("model", contents) if isinstance(contents, dict) else contents
     own = getattr(state, "_metadata", {}).get("", {}).get("siam", {})
     siam = contents.get("siam", own) if isinstance(contents, dict) else own
@@ -137,7 +138,7 @@ def _metadata_within(contents: Any) -> dict[str, str]:
 
 
 def _timm_config(folder: Path) -> dict[str, str]:
-    """Return the metadata in timm's config.json; {} if there is none."""
+    """Return the metadata in timm's config.json, or {} if there is no such file."""
     file = folder / "config.json"
     if not file.exists():
         return {}
@@ -151,9 +152,9 @@ def _has(state: State, part: str) -> bool:
 
 
 def _fold_output_bias(state: State) -> None:
-    """Fold the bias of the released projector's last layer into the running mean of the BN that follows.
+    """Fold the bias of the released projector's last layer into the running mean of the following BN.
 
-    BN subtracts the bias again; our last layer has none.
+    Our last layer has no bias, because BN would subtract it again.
     """
     layers = sorted({int(key.split(".")[1]) for key in state if re.match(r"projector\.\d+\.", key)})
     if not layers:
@@ -166,14 +167,14 @@ def _fold_output_bias(state: State) -> None:
 def _settings(
     state: State, metadata: dict[str, str], backbone: str | None, image_size: int | None, method: str | None
 ) -> Settings:
-    """Infer the settings from the shapes of the tensors, and from the metadata of our own exports."""
+    """Infer the settings from tensor shapes and, for our own exports, from the metadata."""
     name = backbone or metadata.get("backbone") or _resnet(state)
     first = state.get("backbone.conv1.weight")
     small = first is not None and first.shape[-1] == 3
     method = method or metadata.get("method") or "simsiam"
     if method not in METHODS:
         known = ", ".join(METHODS)
-        raise SettingsError(f"the checkpoint's method '{method}' is unknown; there are {known}")
+        raise SettingsError(f"the checkpoint has an unknown method '{method}' (methods: {known})")
     return Settings(
         data=metadata.get("data", "unknown"),
         backbone=name,
@@ -185,7 +186,7 @@ def _settings(
 
 
 def _resnet(state: State) -> str:
-    """Return the name of the ResNet with these blocks. Raises RunError if there is none."""
+    """Return the name of the ResNet whose blocks match `state`. Raises RunError if none does."""
     stages: list[set[str]] = [set(), set(), set(), set()]
     for key in state:
         found = re.match(r"backbone\.layer([1-4])\.(\d+)\.", key)
@@ -199,7 +200,7 @@ def _resnet(state: State) -> str:
 
 
 def _heads(state: State, method: Method) -> Method:
-    """Infer the layers and widths of the heads from their weights."""
+    """Infer the depth and widths of the heads from their weights."""
     projector = _linear_shapes(state, "projector")
     if not projector:
         return method
@@ -219,7 +220,7 @@ def _heads(state: State, method: Method) -> Method:
 
 
 def _linear_shapes(state: State, part: str) -> list[tuple[int, int]]:
-    """Return (out, in) of the linear layers of a head, in order."""
+    """Return (out, in) for each linear layer of a head, in order."""
     found = {
         int(key.split(".")[1]): (int(value.shape[0]), int(value.shape[1]))
         for key, value in state.items()
@@ -229,7 +230,7 @@ def _linear_shapes(state: State, part: str) -> list[tuple[int, int]]:
 
 
 def _load(network: Network, state: State, checkpoint: Path) -> None:
-    """Load the weights. Raises RunError, which names those that are missing, unknown or misshapen."""
+    """Load the weights. Raises RunError naming any that are missing, unknown or of the wrong shape."""
     own = network.state_dict()
     needed = [
         key for key in own if _has(state, key.split(".")[0]) and not key.endswith("num_batches_tracked")
@@ -240,7 +241,7 @@ def _load(network: Network, state: State, checkpoint: Path) -> None:
     if not _has(state, "backbone"):
         raise RunError(f"{checkpoint} holds no backbone")
     for problem, keys in (
-        ("lacks", missing), ("has unknown", unknown), ("has other shapes for", misshapen)
+        ("lacks", missing), ("has unknown", unknown), ("has wrong shapes for", misshapen)
     ):  # fmt: skip
         if keys:
             named = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")

@@ -1,7 +1,7 @@
-"""Names of a network's parts in the checkpoints of other projects, mapped to the names used here.
+"""Map the names of network parts in other projects' checkpoints to the names used here.
 
-A layout has a pattern by which it is recognized, and a map of prefixes. Inside the backbone the names are
-torchvision's and timm's, which agree for ResNets; only Detectron2 and lightly use other names there.
+Each layout has a pattern that identifies it and a map of key prefixes. Within the backbone, names are those
+of torchvision and timm, which agree for ResNets; only Detectron2 and lightly use different ones.
 """
 
 import re
@@ -17,28 +17,28 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Layout:
-    """Prefixes of one project's keys, and the parts of `siam.Network` that they hold."""
+    """The key prefixes in one project's checkpoints, and the parts of `siam.Network` they correspond to."""
 
     name: str
     marker: str
-    """Regular expression that matches the start of at least one key of such a checkpoint."""
+    """Regular expression that matches the start of at least one key in such a checkpoint."""
     parts: Mapping[str, str]
-    """Prefix in the checkpoint -> prefix in `siam.Network`. The longest match counts."""
+    """Prefix in the checkpoint -> prefix in `siam.Network`; the longest match wins."""
     method: str | None = None
-    """The method of such a checkpoint, if its keys imply one."""
+    """The method used for such checkpoints, if the layout implies one."""
     rename: Callable[[str], str] = field(default=lambda key: key)
-    """Translates keys within the backbone."""
+    """Translates keys inside the backbone."""
 
 
 def _from_sequential(key: str) -> str:
-    """Rename lightly's keys: a ResNet is an nn.Sequential of 0 conv1, 1 bn1, 4 ... 7 layer1 ... layer4."""
+    """Rename lightly's keys, which number an nn.Sequential's layers: 0 conv1, 1 bn1, 4-7 layer1-layer4."""
     number, _, rest = key.partition(".")
     names = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
     return f"{names.get(number, number)}.{rest}"
 
 
 def to_detectron2(key: str) -> str:
-    """Rename layer1.0.bn2.weight to res2.0.conv2.norm.weight and so on: the names Detectron2 matches."""
+    """Rename keys to Detectron2's names, such as layer1.0.bn2.weight to res2.0.conv2.norm.weight."""
     key = re.sub(r"^layer(\d)", lambda found: f"res{int(found[1]) + 1}", key)
     key = key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
     key = re.sub(r"\bbn(\d)", r"conv\1.norm", key)
@@ -75,21 +75,21 @@ LAYOUTS = (
         "": "backbone.",
     }),
 )  # fmt: skip
-"""All layouts, in the order in which they are tried. Newer solo-learn checkpoints use siam's names."""
+"""All layouts, in the order they are tried. Newer solo-learn checkpoints use siam's names."""
 
 
 def recognize(keys: list[str]) -> Layout:
-    """Return the first layout that a key matches. Raises RunError, which quotes some keys, if none does."""
+    """Return the first layout that matches any key. Raises RunError, quoting a few keys, if none does."""
     bare = [key.removeprefix("module.") for key in keys]
     for layout in LAYOUTS:
         if any(re.match(layout.marker, key) for key in bare):
             return layout
-    first = ", ".join(keys[:4]) or "none at all"
-    raise RunError(f"these weights are in no known layout; their first keys: {first}")
+    first = ", ".join(keys[:4]) or "none"
+    raise RunError(f"these weights do not match any known layout; first keys: {first}")
 
 
 def translate(state: Mapping[str, Tensor], layout: Layout) -> tuple[State, list[str]]:
-    """Return the tensors by their keys in `siam.Network`, and the keys that do not exist there."""
+    """Return the tensors, keyed as in `siam.Network`, and the keys that have no counterpart there."""
     found: State = {}
     left: list[str] = []
     for key, value in state.items():

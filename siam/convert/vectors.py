@@ -1,4 +1,4 @@
-"""Embedding of images, one vector each: as arrays, or streamed into a Parquet file of any length."""
+"""Embed images, one vector each, as arrays or streamed to a Parquet file of any length."""
 
 import hashlib
 import json
@@ -34,12 +34,12 @@ Precision = Literal["float32", "float16"]
 _PART = 16  # batches per temporary file
 
 Vectors = tuple[NDArray[np.float32], NDArray[np.int64]]
-"""Features (B, D) of a batch, and the indices of its images in their set (B,)."""
+"""Features of a batch (B, D), and the dataset indices of its images (B,)."""
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """A run's encoder on a device, which turns images into vectors."""
+    """Turn images into vectors with a run's encoder on a device."""
 
     run: str | Path
     device: str = "auto"
@@ -52,7 +52,7 @@ class Embedder:
             raise SettingsError(f"batch_size must be at least 1, got {self.batch_size}")
 
     def vectors(self, images: Images, indices: NDArray[np.int64]) -> Iterator[Vectors]:
-        """Yield the vectors of the images `indices`, in order. Unreadable images are skipped."""
+        """Yield the vectors of the images `indices`, in order, skipping unreadable images."""
         device = find_device(local_device(self.device))
         encoder = load(self.run, str(device), self.layer)
         workers = self.workers if self.workers >= 0 else default_workers(device)
@@ -69,12 +69,12 @@ def embed(
     workers: int = -1,
     layer: Layer = "backbone",
 ) -> tuple[NDArray[np.float32], list[str]]:
-    """Return vectors float32 (N, D) and the paths of their images, in the set's order.
+    """Return the vectors, float32 (N, D), and paths of all images, in dataset order.
 
-    run: the run's folder. data: images, as for `siam.pretrain`; training images first, then validation.
-    layer: the backbone's features, or the projector's output z (N, d). workers: decoding processes; -1: by
-    the number of cores. Unreadable images are skipped. Raises SettingsError, RunError (no encoder) or
-    DataError (no images).
+    run: the run folder. data: images, as for `siam.pretrain`; training images come first, then validation.
+    layer: `backbone` for its features, or `projector` for its output z (N, d). workers: number of decoding
+    processes; -1: based on the number of cores. Unreadable images are skipped. Raises SettingsError,
+    RunError if the run has no encoder, or DataError if there are no readable images.
     """
     embedder = Embedder(run, device, batch_size, workers, layer)
     vectors: list[NDArray[np.float32]] = []
@@ -99,11 +99,11 @@ def embed_to_parquet(
     precision: Precision = "float32",
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Write path, label (a class name, or null) and embedding (D numbers) of every image to `out`.
+    """Write the path, label (a class name or null) and embedding (D numbers) of every image to `out`.
 
-    One row group per batch, so memory does not grow with the set. The file appears when it is complete. Until
-    then its parts are in OUT.parts, and the same call resumes after them. Processes started by torchrun share
-    the parts. Returns a summary. Raises SiamError.
+    Each batch becomes one row group, so memory does not grow with the dataset. The file appears only when it
+    is complete; until then, its parts are in OUT.parts, and repeating the call resumes after them. Processes
+    started by torchrun share the work. Returns a summary. Raises SiamError.
     """
     embedder = Embedder(run, device, batch_size, workers, layer)
     out = Path(out)
@@ -122,7 +122,7 @@ def embed_to_parquet(
             for number, images in enumerate(sets):
                 progress = bar(f"embed {images.name}" + " (validation)" * number)
                 _write_parts(embedder, images, parts, number, precision, progress)
-            all_gather_object(None)  # a barrier: now all parts are there
+            all_gather_object(None)  # a barrier: all parts now exist
             written, dimension = on_rank_zero(lambda: _join(parts, out))
         except OSError as error:
             raise RunError(f"cannot write {out}: {error.strerror or error}") from None
@@ -144,7 +144,7 @@ def _write_parts(
     precision: Precision,
     progress: OnProgress,
 ) -> None:
-    """Write this rank's share of the missing parts of set `number`, as NUMBER-PART.parquet."""
+    """Write this rank's share of the missing parts of dataset `number`, as NUMBER-PART.parquet."""
     size = _PART * embedder.batch_size
     files = [folder / f"{number}-{part:08d}.parquet" for part in range(-(-len(images) // size))]
     missing = on_rank_zero(lambda: [part for part, file in enumerate(files) if not file.exists()])
@@ -166,7 +166,7 @@ def _write_parts(
 
 
 def _by_part(batches: Iterator[Vectors], parts: list[int], size: int) -> Iterator[tuple[int, list[Vectors]]]:
-    """Yield each part with its batches, none if the part has no readable image."""
+    """Yield each part with its batches; a part without readable images has none."""
     waiting = next(batches, None)
     for part in parts:
         rows = list[Vectors]()
@@ -177,7 +177,7 @@ def _by_part(batches: Iterator[Vectors], parts: list[int], size: int) -> Iterato
 
 
 def _continue_or_start(parts: Path, job: dict[str, Any]) -> None:
-    """Keep the parts of the same job, and remove those of another."""
+    """Keep existing parts if they belong to the same job; otherwise remove them."""
     file = parts / "job.json"
     if parts.exists() and not (file.exists() and file.read_text() == json.dumps(job)):
         shutil.rmtree(parts)
@@ -186,7 +186,7 @@ def _continue_or_start(parts: Path, job: dict[str, Any]) -> None:
 
 
 def _digest(run: str | Path) -> str:
-    """Return the SHA-256 of the run's weights."""
+    """Return the SHA-256 digest of the run's weights."""
     digest = hashlib.sha256()
     for name in (ENCODER, CHECKPOINT, NETWORK):
         file = Path(run) / name
@@ -197,7 +197,7 @@ def _digest(run: str | Path) -> str:
 
 
 def _join(parts: Path, out: Path) -> tuple[int, int]:
-    """Copy all row groups into one file, moved into place. Return the number of rows and their dimension."""
+    """Join all row groups into the file `out`. Return the number of rows and their dimension."""
     rows = dimension = 0
 
     def tables() -> Iterator[pa.Table]:
@@ -219,7 +219,7 @@ def _join(parts: Path, out: Path) -> tuple[int, int]:
 
 
 def _write_tables(file: Any, tables: Iterable[pa.Table]) -> None:
-    """Write each table as a row group."""
+    """Write each table as one row group."""
     writer: pq.ParquetWriter | None = None
     for table in tables:
         if writer is None:

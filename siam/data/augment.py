@@ -1,11 +1,11 @@
-"""Augmentation of color and sharpness, for a whole batch of views at once on the device.
+"""Color and sharpness augmentation of a whole batch of views at once, on the device.
 
 Brightness, contrast, saturation, hue (a rotation in YIQ) and grayscale are affine maps of RGB: in YIQ the
-first two scale everything, the others rotate and scale the two chroma axes. So they commute, and the random
-order of the published pipeline makes no difference. Together they are one 3x3 matrix and one offset per view,
-a single product over the pixels. Gaussian blur is two more products, with a banded matrix. Two things differ
-from the published pipeline: values are clamped to [0, 1] once after all color maps, not after each; and hue
-rotates in YIQ, where Pillow rotates in HSV.
+first two scale everything, and the others rotate and scale the two chroma axes. They therefore commute, and
+the random order of the published pipeline makes no difference. Together they are one 3x3 matrix and one
+offset per view, applied to all pixels in a single product. Gaussian blur takes two more products, with a
+banded matrix. Two things differ from the published pipeline: values are clamped to [0, 1] once after all
+color maps, not after each, and hue is rotated in YIQ, where Pillow uses HSV.
 """
 
 import math
@@ -28,15 +28,15 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow and torchvision
 RGB_TO_YIQ = torch.tensor(
     [[*_LUMA], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], dtype=torch.float64
 )
-"""The NTSC matrix (FCC 1953): luma, and the plane of the chroma axes I and Q in which hues rotate."""
+"""The NTSC matrix (FCC 1953): luma, and the chroma axes I and Q, in whose plane hues rotate."""
 
 
 _PIXELS_IN_CACHE = 200_000
-"""Number of pixels that a CPU processes at a time, so that each pass finds its input in the cache."""
+"""Number of pixels a CPU processes at a time, so that each pass finds its input in the cache."""
 
 
 class Augment:
-    """Turn crops into normalized views; the uniform draws decide everything."""
+    """Turn crops into normalized views, determined entirely by uniform draws."""
 
     def __init__(self, views: ViewSettings, device: torch.device) -> None:
         self.views, self.device = views, device
@@ -45,9 +45,9 @@ class Augment:
         self.from_yiq = RGB_TO_YIQ.inverse().float().to(device)
 
     def __call__(self, crops: Tensor, u: NDArray[np.float64]) -> Tensor:
-        """Augment crops, uint8 or float in [0, 255], (N, 3, H, W), by draws (N, DRAWS).
+        """Augment crops (N, 3, H, W), uint8 or float in [0, 255], using draws (N, DRAWS).
 
-        Returns float (N, 3, H, W), channels last, normalized with ImageNet's mean and standard deviation.
+        Returns channels-last floats (N, 3, H, W), normalized with ImageNet's mean and standard deviation.
         """
         n, _, h, w = crops.shape
         crops = crops.to(self.device, non_blocking=True)
@@ -61,7 +61,7 @@ class Augment:
         return out
 
     def pixels(self, crops: Tensor, u: NDArray[np.float64]) -> Tensor:
-        """Augment as `__call__` does, but return levels in [0, 1]."""
+        """Augment like `__call__`, but return unnormalized values in [0, 1]."""
         draws = torch.from_numpy(u.astype(np.float32)).to(self.device, non_blocking=True)
         x = self.color(crops, draws)
         blurred = np.flatnonzero(u[:, 0] < self.views.blur_p)
@@ -75,7 +75,7 @@ class Augment:
         return x
 
     def color(self, crops: Tensor, draws: Tensor) -> Tensor:
-        """Apply one affine map of RGB per view: (N, 3, H, W) in [0, 255] -> the same in [0, 1]."""
+        """Apply one affine RGB map per view: (N, 3, H, W) in [0, 255] -> the same shape in [0, 1]."""
         x = crops.to(torch.float32, memory_format=torch.contiguous_format)
         gray = x.mean(dim=(2, 3)) @ self.luma / 255  # (N,), the level about which contrast scales
         matrix, offset = self.color_maps(gray, draws)
@@ -83,7 +83,7 @@ class Augment:
         return pixels.clamp_(0, 1).view(x.shape)
 
     def color_maps(self, gray: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Return matrices (N, 3, 3) and offsets (N, 3, 1). gray: mean luma of each view (N,)."""
+        """Return RGB matrices (N, 3, 3) and offsets (N, 3, 1). gray: mean luma of each view (N,)."""
         v = self.views
         jitter = (draws[:, 3] < v.jitter_p).float()
         signed = (2 * draws[:, 4:8] - 1) * jitter[:, None]  # (N, 4) in [-1, 1)
@@ -101,7 +101,7 @@ class Augment:
 
 
 def normalize(x: Tensor) -> Tensor:
-    """Map [0, 1] to zero mean and unit variance over ImageNet, in channels-last memory. x: (N, 3, H, W)."""
+    """Normalize x (N, 3, H, W) from [0, 1] with ImageNet's mean and standard deviation, channels last."""
     mean, std = (x.new_tensor(c).view(3, 1, 1) for c in (IMAGENET_MEAN, IMAGENET_STD))
     return torch.addcmul(-mean / std, x, 1 / std).contiguous(memory_format=torch.channels_last)
 
@@ -113,10 +113,10 @@ def denormalize(x: Tensor) -> Tensor:
 
 
 def blur(x: Tensor, sigma: Tensor, max_sigma: float) -> Tensor:
-    """Blur each view by a Gaussian of its own sigma (pixels), reflecting the edges.
+    """Blur each view with a Gaussian of its own sigma (in pixels), reflecting at the edges.
 
-    x: (N, 3, H, W). sigma: (N,), above 0 and up to `max_sigma`. Each kernel is truncated at 4 sigma (and at
-    the view's side). The blur is a product with a banded matrix from either side. All rows of the band are
+    x: (N, 3, H, W). sigma: (N,), positive and at most `max_sigma`. Each kernel is truncated at 4 sigma (and
+    at the view's side). The blur multiplies by a banded matrix from either side. All rows of the band are
     equal, so one small block of it serves every strip of pixels, and few of its zeros are multiplied.
     """
     n, c, h, w = x.shape

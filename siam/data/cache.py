@@ -1,4 +1,4 @@
-"""The cache of a set of small images in the device's memory."""
+"""Caching a dataset of small images in device memory."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from siam.settings.pretraining import Settings
 from siam.system.resources import free_memory
 
 _SMALL = {"cpu": 64, "cuda": 256, "mps": 128}
-"""Largest side in pixels of images that are cropped faster on the device than in workers, by device."""
+"""Largest image side, in pixels, for which the device crops faster than workers do, by device type."""
 
 
 def load_cache(
@@ -23,11 +23,11 @@ def load_cache(
     record_unreadable: Callable[[Unreadable], None],
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor | None:
-    """Return the whole set on the device, uint8 (N, 3, H, W), or None if workers should read it.
+    """Return the whole dataset on the device, uint8 (N, 3, H, W), or None if workers should read it.
 
-    settings.loader.cache decides: "none", "device", or "auto" for small images of one size that fit in a
-    quarter of the free memory. progress: called with the number of images read and the total. Raises
-    DataError if images cannot be read, or differ in size under "device".
+    settings.loader.cache decides: "none", "device", or "auto", which caches small images of equal size that
+    fit in a quarter of the free memory. progress: called with the number of images read and the total. Raises
+    DataError if images cannot be read or, under "device", differ in size.
     """
     if not _should_cache(images, settings, device):
         return None
@@ -37,7 +37,7 @@ def load_cache(
     try:
         pixels = _read_all(images, settings.loader.cache == "device", record_unreadable, progress)
     except BrokenImage as error:
-        raise DataError(f"the images of {images.name} cannot be read: {error.reason}") from None
+        raise DataError(f"the images in {images.name} cannot be read: {error.reason}") from None
     return None if pixels is None else pixels.to(device)
 
 
@@ -57,7 +57,7 @@ def _read_all(
     record_unreadable: Callable[[Unreadable], None],
     progress: Callable[[int, int], None] | None,
 ) -> Tensor | None:
-    """Read all images, uint8 (N, 3, H, W). If sizes differ, return None, or with `insist` raise DataError."""
+    """Read all images, uint8 (N, 3, H, W). If sizes differ, return None, or raise DataError if `insist`."""
     pixels = torch.empty(0)
     for i in range(len(images)):
         unreadable = Unreadable()
@@ -70,8 +70,8 @@ def _read_all(
             if not insist:
                 return None
             raise DataError(
-                f"loader.cache device needs images of one size: {images.path(i)} is "
-                f"{image.shape[2]} x {image.shape[1]}, others {width} x {height}"
+                f"loader.cache device needs images of the same size: {images.path(i)} is "
+                f"{image.shape[2]} x {image.shape[1]}, the others are {width} x {height}"
             )
         pixels[i] = image
         if progress is not None and i % 100 == 99:
@@ -80,6 +80,6 @@ def _read_all(
 
 
 def _read(images: Images, i: int) -> Tensor:
-    """Decode image i as the workers do for views."""
+    """Decode image i the way the workers do for views."""
     data = images.encoded(i)
     return images.read(i) if data is None else decode(data, smooth_chroma=False)

@@ -1,4 +1,4 @@
-"""Decoding of image files: any supported format becomes 8-bit RGB, upright."""
+"""Decode image files: any supported format becomes upright 8-bit RGB."""
 
 import io
 import warnings
@@ -17,10 +17,10 @@ from torch import Tensor
 from siam.errors import first_line
 
 MAX_PIXELS = 178_956_970
-"""Pillow's limit for decompression bombs: larger images are rejected before memory is allocated."""
+"""Pillow's decompression-bomb limit: larger images are rejected before memory is allocated."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
-"""Formats that Pillow may open, whatever the file's name. Some others run programs, such as EPS."""
+"""Formats that Pillow may open, whatever the file name; some others, such as EPS, run programs."""
 
 _JPEG = b"\xff\xd8"
 _FAST_COLORS = ("Gray", "YCbCr", "RGB")
@@ -28,7 +28,7 @@ _FAST_COLORS = ("Gray", "YCbCr", "RGB")
 
 
 class BrokenImage(Exception):
-    """An image that cannot be read; `reason` says why in a few words.
+    """An image cannot be read; `reason` says why in a few words.
 
     until: if a whole file of images is unreadable, the index of the first image after it.
     """
@@ -39,13 +39,13 @@ class BrokenImage(Exception):
 
 
 def decode(data: bytes, downscale: int = 1, smooth_chroma: bool = True) -> Tensor:
-    """Decode an image file to uint8 RGB (3, H, W), EXIF orientation applied, alpha on white.
+    """Decode an image file to uint8 RGB (3, H, W), with EXIF orientation applied and alpha on white.
 
     downscale: how many times smaller the result may be. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size
     in a fraction of the time, because its cosine transform is inverted at fewer points (scaled decoding).
-    smooth_chroma: interpolate color between the pixels that share it. Without it a JPEG decodes a fifth
-    faster, and augmented views do not show the difference. The memory is channels-last (a view of H x W x C),
-    the fastest layout to resize. Raises BrokenImage.
+    smooth_chroma: interpolate color between the pixels that share it. Without it, JPEGs decode a fifth
+    faster, and augmented views do not show the difference. The result is in channels-last memory (a view
+    of H x W x C), the fastest layout to resize. Raises BrokenImage.
     """
     if not data:
         raise BrokenImage("the file is empty")
@@ -66,16 +66,16 @@ def decode(data: bytes, downscale: int = 1, smooth_chroma: bool = True) -> Tenso
 
 
 def scalable_size(data: bytes) -> tuple[int, int] | None:
-    """Return the upright height and width of a JPEG that `decode` can downscale; None for any other file.
+    """Return a JPEG's height and width after EXIF rotation if `decode` can downscale it, else None.
 
-    Reads only the header. Raises BrokenImage if it declares too many pixels.
+    Reads only the header. Raises BrokenImage if the header declares too many pixels.
     """
     header = _jpeg_header(data)
     return None if header is None else header.upright
 
 
 def size_of(data: bytes) -> tuple[int, int]:
-    """Return the height and width in an image's header, upright for a JPEG. Raises BrokenImage."""
+    """Return the height and width in an image's header, after EXIF rotation for JPEGs. Raises BrokenImage."""
     if not data:
         raise BrokenImage("the file is empty")
     size = scalable_size(data)
@@ -97,7 +97,7 @@ class _JpegHeader:
 
 
 def _jpeg_header(data: bytes) -> _JpegHeader | None:
-    """Return the header of a JPEG that the fast decoder supports; None for any other file."""
+    """Parse the header of a JPEG that the fast decoder supports; return None for any other file."""
     if not data.startswith(_JPEG):
         return None
     try:
@@ -110,7 +110,7 @@ def _jpeg_header(data: bytes) -> _JpegHeader | None:
 
 
 def _orientation(data: bytes) -> int:
-    """Return the EXIF orientation of a JPEG, 1 if it has none. Reads the segments before the scan."""
+    """Return a JPEG's EXIF orientation, or 1 if it has none. Reads only the segments before the scan."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
@@ -126,7 +126,7 @@ def _orientation(data: bytes) -> int:
 
 
 def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Undo EXIF orientation, 1 to 8, on pixels (H, W, 3)."""
+    """Undo EXIF orientation 1 to 8 on pixels (H, W, 3)."""
     if orientation == 1:
         return pixels
     if orientation >= 5:
@@ -143,7 +143,7 @@ def _decode_any(data: bytes) -> Tensor:
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    """Open with Pillow, and turn any error in the block into BrokenImage."""
+    """Open an image with Pillow, turning any error in the block into BrokenImage."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # unusual metadata does not make an image unreadable
@@ -169,9 +169,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
-    """Scale to 0 ... 255: 16-bit levels by 1/257, floats up to 1 by 255, others by their own range.
+    """Scale values to 0 ... 255: 16-bit levels by 1/257, floats up to 1 by 255, others by their own range.
 
-    Floats up to 255 are kept. NaN and infinities count as 0.
+    Floats up to 255 are left as they are. NaN and infinities become 0.
     """
     values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
@@ -185,7 +185,7 @@ def _to_8_bit(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
 
 
 def _exif_orientation(tiff: bytes) -> int:
-    """Return tag 274 (TIFF 6.0) of the first directory, 1 if it is missing or out of range."""
+    """Return tag 274 (TIFF 6.0) of the first directory, or 1 if it is missing or out of range."""
     order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
     start = int.from_bytes(tiff[4:8], order)
     for entry in range(int.from_bytes(tiff[start : start + 2], order)):

@@ -1,7 +1,7 @@
-"""Two feeds of batches to the device, with one interface: `batches(order)` yields a batch for each key.
+"""Two sources of device batches with one interface: `batches(order)` yields one batch per key.
 
-Large images are decoded and cropped by worker processes, and only color augmentation runs on the device. A
-set of small images is kept on the device as uint8, and is cropped there too.
+Large images are decoded and cropped by worker processes; only color augmentation runs on the device. A
+dataset of small images is kept on the device as uint8 and cropped there as well.
 """
 
 import signal
@@ -26,22 +26,22 @@ from siam.data.workers import batches_of
 from siam.errors import DataError, RunError
 from siam.settings.pretraining import Settings
 
-_PREFETCH = 4  # batches that each worker prepares ahead
+_PREFETCH = 4  # batches that each worker prepares in advance
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's images: this process's part of the global batch."""
+    """One step's images: this process's share of the global batch."""
 
     epoch: int
     step: int
-    """Counted from the start of the epoch."""
+    """Step within the epoch."""
     views: tuple[Tensor, ...]
-    """V views, each float (B, 3, S, S), normalized, on the device."""
+    """One normalized float tensor (B, 3, S, S) per view, on the device."""
     indices: NDArray[np.int64]
-    """Indices of the images (B,)."""
+    """Dataset indices of the images (B,)."""
     unreadable: Unreadable
-    """Images that could not be read, and were replaced by others of the set."""
+    """Images that could not be read and were replaced by others from the dataset."""
 
 
 class Feed(Protocol):
@@ -51,10 +51,10 @@ class Feed(Protocol):
 
 
 class CachedFeed:
-    """Batches that are cropped and augmented on the device, from a set that is cached there."""
+    """Batches cropped and augmented on the device, from a dataset cached there."""
 
     def __init__(self, pixels: Tensor, settings: Settings, count: int, device: torch.device) -> None:
-        """pixels: the whole set, uint8 (N, 3, H, W), on the device. count: views of each image."""
+        """pixels: the whole dataset, uint8 (N, 3, H, W), on the device. count: views per image."""
         self.pixels, self.settings, self.count, self.device = pixels, settings, count, device
         self.augment = Augment(settings.views, device)
 
@@ -75,7 +75,7 @@ class CachedFeed:
 
 
 class WorkerFeed:
-    """Batches cropped by workers and augmented on the device; by workers alone in the reference pipeline."""
+    """Batches cropped by workers and augmented on the device; the reference pipeline does both in workers."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class WorkerFeed:
         workers: int,
         warn: Callable[[str], None],
     ) -> None:
-        """count: views of each image. warn: called with a line about a worker that died."""
+        """count: views per image. warn: called with a message when a worker dies."""
         self.name, self.settings, self.device = images.name, settings, device
         self.workers, self.warn = workers, warn
         self.dataset = view_batches(images, settings, count)
@@ -97,7 +97,7 @@ class WorkerFeed:
             epoch, step, indices, views, unreadable, failure = sample
             if failure:
                 raise DataError(
-                    f"the images of {self.name} can no longer be read: {failure}; restore them, then "
+                    f"the images in {self.name} can no longer be read: {failure}; restore them, then "
                     "continue with --resume"
                 )
             if self.augment is None:
@@ -109,7 +109,8 @@ class WorkerFeed:
     def _samples(self, order: Order) -> Iterator[Sample]:
         """Yield the workers' samples in order.
 
-        If a worker dies, restart all of them after the last batch received, but only once at the same batch.
+        If a worker dies, restart all workers from the batch after the last one received. Raises RunError if a
+        worker dies twice at the same batch.
         """
         pinned = self.device.type == "cuda"
         position: Position = order.start
@@ -130,9 +131,9 @@ class WorkerFeed:
             if position == died_at:
                 raise RunError(
                     f"a data worker {cause} twice at the same batch: lower loader.workers if memory is "
-                    "short, and continue with --resume"
+                    "tight, then continue with --resume"
                 )
-            self.warn(f"a data worker {cause}: restarted")
+            self.warn(f"a data worker {cause}; restarting the workers")
             died_at = position
 
 
@@ -144,7 +145,7 @@ def _is_death(error: Exception) -> bool:
 
 
 def _augmented(augment: Augment, seed: int, epoch: int, indices: NDArray[np.int64], crops: Tensor) -> Tensor:
-    """Augment crops (B, V, 3, S, S) by the draws of each image and view. Returns floats of that shape."""
+    """Augment crops (B, V, 3, S, S) with each view's own draws. Returns floats of the same shape."""
     count = crops.shape[1]
     view = (indices[:, None] * count + np.arange(count)).ravel()  # (B * V,)
     u = counter_uniform(seed, epoch, view, COLOR, DRAWS)
@@ -152,12 +153,12 @@ def _augmented(augment: Augment, seed: int, epoch: int, indices: NDArray[np.int6
 
 
 def _unbind_views(views: Tensor) -> tuple[Tensor, ...]:
-    """Split (B, V, 3, S, S) into V tensors (B, 3, S, S), channels last."""
+    """Split (B, V, 3, S, S) into V channels-last tensors (B, 3, S, S)."""
     return tuple(v.contiguous(memory_format=torch.channels_last) for v in views.unbind(dim=1))
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ignore Ctrl-C, which reaches all processes of a terminal: the current step still needs its workers."""
+    """Ignore Ctrl-C, which the terminal sends to every process: the current step still needs its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -1,7 +1,7 @@
-"""Random resized crops: the box of each view, and the resize as a pair of matrix products.
+"""Random resized crops: drawing each view's box, and resizing with two matrix products.
 
-The box is drawn as in torchvision's RandomResizedCrop: an area, a log-uniform aspect ratio, an offset; ten
-tries, then the largest central crop. Here the boxes of a whole batch are drawn at once.
+Boxes are drawn as in torchvision's RandomResizedCrop: a random area, a log-uniform aspect ratio and a random
+offset; after ten failed tries, the largest central crop. Here the boxes of a whole batch are drawn at once.
 """
 
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ _TRIES = 10
 
 
 def draws_needed(views: int) -> int:
-    """Return the number of uniform draws that `Crops` uses per image."""
+    """Return how many uniform draws `Crops` needs per image."""
     return views * (2 * _TRIES + 3)
 
 
 class Crops:
-    """Random crops of B images, V of each, drawn before the sizes of the images are known.
+    """V random crops for each of B images, drawn before the image sizes are known.
 
-    Iterating yields the crops of each image in turn.
+    Iterating yields a separate `Crops` for each image.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Crops:
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         flip_p: float = 0.5,
     ) -> None:
-        """u: uniform draws (B, draws_needed(views)). scale: range of a crop's fraction of the area.
+        """u: uniform draws (B, draws_needed(views)). scale: range of the crop's fraction of the image area.
 
         ratio: range of width / height. flip_p: probability of a horizontal flip.
         """
@@ -44,9 +44,9 @@ class Crops:
         aspect = np.exp(low + (high - low) * u[..., _TRIES : 2 * _TRIES])
         self.ratio = ratio
         self.sides = np.sqrt(np.stack([area / aspect, area * aspect], axis=-1))  # (B, V, tries, 2)
-        """Height and width, divided by the square root of the image's area."""
+        """Height and width, relative to the square root of the image area."""
         self.offset = u[..., -3:-1]  # (B, V, 2)
-        """Position of the upper left corner, as a fraction of the space that the crop leaves free."""
+        """Top-left corner, as a fraction of the free space that the crop leaves."""
         self.flipped = (u[..., -1:] < flip_p).astype(np.int64)  # (B, V, 1)
 
     def __iter__(self) -> Iterator["Crops"]:
@@ -57,7 +57,7 @@ class Crops:
             yield one
 
     def boxes(self, height: int, width: int) -> NDArray[np.int64]:
-        """Return boxes in images of height x width pixels, (B, V, 5): top, left, height, width, flipped."""
+        """Return boxes (B, V, 5) for height x width images: top, left, height, width, flipped."""
         sides, size = np.rint(self.sides * (height * width) ** 0.5), (height, width)
         fits = ((sides > 0) & (sides <= size)).all(axis=-1)  # (B, V, tries)
         first = fits.argmax(axis=-1)
@@ -71,9 +71,9 @@ class Crops:
         return np.concatenate([corner.astype(np.int64), side.astype(np.int64), self.flipped], axis=-1)
 
     def max_downscale(self, height: int, width: int, size: int) -> int:
-        """Return how many times smaller than height x width pixels the images may be decoded, 1 or more.
+        """Return the largest factor, at least 1, by which decoding may shrink height x width images.
 
-        Every crop then still has at least `size` x `size` pixels, if it had them before.
+        Every crop still has at least `size` x `size` pixels if it had them at full resolution.
         """
         if min(height, width) < 2 * size:
             return 1  # true of most images: no need to compute the boxes
@@ -81,7 +81,7 @@ class Crops:
 
 
 def _largest_central(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
-    """Return height and width of the largest crop whose aspect ratio is in range."""
+    """Return the height and width of the largest crop whose aspect ratio is in range."""
     if width / height < ratio[0]:
         return max(1, round(width / ratio[0])), width
     if width / height > ratio[1]:
@@ -90,9 +90,10 @@ def _largest_central(height: int, width: int, ratio: tuple[float, float]) -> tup
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Resize uint8 (3, H, W), bilinear and antialiased; fastest on channels-last memory, as from `decode`.
+    """Resize uint8 (3, H, W) with antialiased bilinear interpolation.
 
-    The batch of one is built so that torch recognizes it as channels-last, which halves the time.
+    Fastest on channels-last memory, as `decode` returns. The batch dimension is added in a way that lets
+    torch recognize this layout, which halves the time.
     """
     if image.shape[1:] == (height, width):
         return image
@@ -101,10 +102,10 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize_matrix(start: Tensor, length: Tensor, flipped: Tensor, source: int, size: int) -> Tensor:
-    """Return the weights that resize the span [start, start + length) of `source` pixels to `size` pixels.
+    """Return weights that resize the span [start, start + length) of `source` pixels to `size` pixels.
 
-    start, length, flipped: (N,). Returns (N, size, source), each row summing to 1: the triangle filter that
-    Pillow and torchvision use (antialiased linear), its support widened by the scale when downscaling.
+    start, length, flipped: (N,). Returns (N, size, source); each row sums to 1. This is the triangle filter
+    of Pillow and torchvision (antialiased linear), whose support widens with the scale when downscaling.
     """
     scale = (length.float() / size)[:, None, None]  # source pixels per output pixel
     out = torch.arange(size, device=start.device, dtype=torch.float32)
@@ -118,10 +119,10 @@ def resize_matrix(start: Tensor, length: Tensor, flipped: Tensor, source: int, s
 
 
 def crop_resize(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Crop and resize every box by two matrix products instead of a loop over images.
+    """Crop and resize all boxes with two matrix products instead of a loop over images.
 
-    images: uint8 (B, 3, H, W). boxes: (B, V, 5) as from `Crops.boxes`, on the images' device.
-    Returns float (B * V, 3, size, size) in [0, 255], rounded to whole levels as a uint8 resize would be.
+    images: uint8 (B, 3, H, W). boxes: (B, V, 5) from `Crops.boxes`, on the images' device.
+    Returns float (B * V, 3, size, size) in [0, 255], rounded to whole levels like a uint8 resize.
     """
     (_, channels, height, width), views = images.shape, boxes.shape[1]
     top, left, h, w, flipped = boxes.flatten(0, 1).unbind(dim=1)  # (N,), N = B * V

@@ -1,7 +1,7 @@
-"""Sets of images: the protocol that every source implements, and the base of sources of encoded files.
+"""Image datasets: the protocol that every source implements, and a base class for encoded files.
 
-An image set is pickled to the data workers, so it is small: names are packed (`PackedStrings`), and pixels
-stay on disk. The sources themselves are in `siam/data/sources/`, one file each.
+Datasets are pickled to the data workers, so they must be small: names are packed (`PackedStrings`), and
+pixels stay on disk. The sources themselves are in `siam/data/sources/`, one file each.
 """
 
 from dataclasses import dataclass, field
@@ -19,48 +19,48 @@ from siam.errors import DataError
 
 
 class Images(Protocol):
-    """A set of images, in a fixed order."""
+    """A dataset of images in a fixed order."""
 
     name: str
-    """The name that the user gave."""
+    """The name the user gave."""
     labels: NDArray[np.int64] | None
-    """The class of each image (N,), if class folders, label arrays or label columns give one."""
+    """Class index of each image (N,), if class folders, label arrays or label columns provide one."""
     classes: tuple[str, ...]
-    """Names of the classes; empty without labels."""
+    """Class names; empty without labels."""
 
     def __len__(self) -> int: ...
 
     @property
     def groups(self) -> NDArray[np.int64] | None:
-        """Index of the first image of each file, and N, if files are read whole (remote shards, row groups).
+        """Index of each group's first image, then N, if groups (remote shards, row groups) are read whole.
 
-        An epoch then visits few of the files at a time. None if images are read one by one.
+        An epoch then visits only a few groups at a time. None if images are read one by one.
         """
 
     @property
     def size_hint(self) -> tuple[int, int]:
-        """Height and width in pixels of the first readable image; recipes assume that others are similar.
+        """Height and width of the first readable image, in pixels; recipes assume the others are similar.
 
-        Read once, from one file's header. Raises DataError if no image can be read.
+        Read once, from that image's header. Raises DataError if no image can be read.
         """
 
     def path(self, i: int) -> str:
-        """Return the name of image i within the set."""
+        """Return image i's name within the dataset."""
 
     def encoded(self, i: int) -> bytes | None:
-        """Return the bytes of image i's file; None from a set that holds pixels. Raises BrokenImage."""
+        """Return image i's encoded bytes; None if the dataset holds decoded pixels. Raises BrokenImage."""
 
     def read(self, i: int) -> Tensor:
-        """Return image i, uint8 (3, H, W). Raises BrokenImage."""
+        """Return image i as uint8 (3, H, W). Raises BrokenImage."""
 
     def stacked(self) -> Tensor | None:
-        """Return all images, uint8 (N, 3, H, W), if they are in memory; None from a set of files."""
+        """Return all images as uint8 (N, 3, H, W) if they are in memory; None if they are in files."""
 
 
 class Encoded:
-    """The part of `Images` that sources of encoded files share.
+    """Base class for sources of encoded files; implements `Images` except for reading the bytes.
 
-    A source sets name, names, labels and classes, and defines `encoded`.
+    A subclass sets name, names, labels and classes, and defines `encoded`.
     """
 
     name: str
@@ -77,13 +77,13 @@ class Encoded:
         try:
             return read_or_replace(self, 0, Unreadable(), lambda i: size_of(self.encoded(i)))[0]
         except BrokenImage as error:
-            raise DataError(f"the images of {self.name} cannot be read: {error.reason}") from None
+            raise DataError(f"the images in {self.name} cannot be read: {error.reason}") from None
 
     def path(self, i: int) -> str:
         return self.names[i]
 
     def encoded(self, i: int) -> bytes:
-        """Return the bytes of image i's file. Raises BrokenImage."""
+        """Return image i's encoded bytes. Raises BrokenImage."""
         raise NotImplementedError
 
     def read(self, i: int) -> Tensor:
@@ -95,11 +95,11 @@ class Encoded:
 
 @dataclass(frozen=True)
 class ImageSets:
-    """The training and validation images of a source."""
+    """A source's training and validation images."""
 
     train: Images
     val: Images | None
     unreadable_files: dict[str, str] = field(default_factory=dict)
-    """Files (tars, shards, Parquet files) that are unreadable in whole or in part, and why."""
+    """Tars, shards and Parquet files that are wholly or partly unreadable, with the reasons."""
     ignored: str = ""
-    """A sentence about images that are in neither set; "" if there are none."""
+    """A sentence about images that belong to neither set; "" if there are none."""

@@ -1,4 +1,4 @@
-"""Classes of a set, from its folders: in alphabetical order, the same for training and validation."""
+"""Classes from folder names, sorted alphabetically and shared by training and validation images."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,10 +9,10 @@ from siam.errors import DataError
 
 
 def class_folders(names: PackedStrings) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
-    """Return classes and labels (N,) if every image lies in one of several folders that hold only images.
+    """Return classes and labels (N,) if every image is in one of several folders that hold only images.
 
-    The class is the last folder; all folders must be equally deep and share everything above it. Otherwise
-    return () and None.
+    The innermost folder is the class; all class folders must have the same parent. Otherwise returns () and
+    None.
     """
     found: dict[str, int] = {}
     folders = (name.rpartition("/")[0] for name in names)
@@ -27,7 +27,7 @@ def class_folders(names: PackedStrings) -> tuple[tuple[str, ...], NDArray[np.int
 def sorted_classes(
     found: dict[str, int], labels: NDArray[np.int64]
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Renumber labels from order of appearance (`found`: class to number) to alphabetical order."""
+    """Renumber labels from order of appearance (`found`: class -> number) to alphabetical order."""
     classes = tuple(sorted(found))
     number = np.empty(len(found), dtype=np.int64)
     number[[found[c] for c in classes]] = np.arange(len(found))
@@ -35,9 +35,9 @@ def sorted_classes(
 
 
 def align_classes(name: str, train: Images, val: Images) -> None:
-    """Make the labels of both sets index the classes of train; if one has no labels, drop those of the other.
+    """Make both sets' labels index the training classes; if either set has no labels, drop the other's.
 
-    Raises DataError if a class of val is missing in train.
+    Raises DataError if a validation class is missing from the training images.
     """
     if train.labels is None or val.labels is None:
         for images in (train, val):
@@ -47,8 +47,8 @@ def align_classes(name: str, train: Images, val: Images) -> None:
     unknown = [c for c in val.classes if c not in number]
     if unknown:
         raise DataError(
-            f"{name}: classes of the validation images are missing in train: {', '.join(unknown[:5])}; use "
-            "the same class folders for both, or pass only the training images"
+            f"{name} has no training images of validation classes {', '.join(unknown[:5])}: use the same "
+            "class folders for both, or pass only the training images"
         )
     val.labels = np.array([number[c] for c in val.classes], dtype=np.int64)[val.labels]
     val.classes = train.classes

@@ -1,4 +1,4 @@
-"""Batches of views from any position, in an order that depends on (seed, epoch) alone."""
+"""Batches of views, starting at any position, in an order that depends only on (seed, epoch)."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -16,29 +16,31 @@ from siam.settings.pretraining import Settings
 from siam.system.resources import available_cores
 
 MAX_UNREADABLE = 0.1
-"""The largest fraction of a set that may be unreadable; with more, a run ends."""
+"""Largest fraction of a dataset that may be unreadable; beyond it, the run ends."""
 
 
 def require_several(images: Images) -> None:
-    """Raise DataError for a set of one image, from which nothing can be learned."""
+    """Raise DataError if the dataset has only one image: nothing can be learned from it."""
     if len(images) < 2:
-        raise DataError(f"{images.name} has only one image: training needs at least 2, so give a larger set")
+        raise DataError(
+            f"{images.name} has only one image: training needs at least 2, so give a larger dataset"
+        )
 
 
 def require_batch(images: Images, batch_size: int) -> None:
-    """Raise DataError for a set of fewer images than a batch."""
+    """Raise DataError if the dataset is smaller than a batch."""
     if batch_size > len(images):
         raise DataError(
-            f"batch_size {batch_size} is larger than the set: {images.name} has {len(images)} images, so "
+            f"batch_size {batch_size} is larger than the dataset: {images.name} has {len(images)} images, so "
             "lower --batch-size"
         )
 
 
 class ViewLoader:
-    """Batches of a set, from worker processes or from a copy of the set on the device.
+    """Batches of a dataset, from worker processes or from a copy of the dataset on the device.
 
-    `unreadable` collects the images that could not be read, `steps` is the number of batches in an epoch,
-    `order` is their composition, and `cached` is True if the set is on the device.
+    `unreadable` collects the images that could not be read, `steps` is the number of batches per epoch,
+    `order` decides which images each batch holds, and `cached` is True if the dataset is on the device.
     """
 
     def __init__(
@@ -50,11 +52,12 @@ class ViewLoader:
         warn: Callable[[str], None] = lambda line: None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Choose the feed, and read the set if it is to be cached on the device.
+        """Choose the feed, and cache the dataset on the device if the settings call for it.
 
-        views: number of views per image; the method's own if None. warn: called with a line for the user.
-        progress: called with the number of images read and the total, while a set is cached. Raises DataError
-        for a set of one image, a set smaller than a batch, or one that cannot be read.
+        views: number of views per image; None means the method's own number. warn: called with each warning
+        for the user. progress: called with the number of images read and the total while the dataset is being
+        cached. Raises DataError if the dataset has only one image, is smaller than a batch, or cannot be
+        read.
         """
         require_several(images)
         require_batch(images, settings.batch_size)
@@ -75,7 +78,7 @@ class ViewLoader:
     def batches(self, first_epoch: int = 0, first_step: int = 0) -> Iterator[Batch]:
         """Yield batches from a position to the end of the last epoch, each from (seed, epoch, index) alone.
 
-        Raises DataError if images can no longer be read, or if more than 10 % of the set is unreadable, and
+        Raises DataError if images can no longer be read or more than 10 % of the dataset is unreadable, and
         RunError if a worker dies twice at the same batch.
         """
         for batch in self.feed.batches(self.order.at((first_epoch, first_step))):
@@ -83,7 +86,7 @@ class ViewLoader:
             yield batch
 
     def record_unreadable(self, unreadable: Mapping[str, str]) -> None:
-        """Record images that this rank or another could not read. Raises DataError above 10 % of the set."""
+        """Record images that any rank could not read. Raises DataError above 10 % of the dataset."""
         self.unreadable.update(unreadable)
         if len(self.unreadable) > MAX_UNREADABLE * len(self.images):
             raise DataError(
@@ -93,9 +96,9 @@ class ViewLoader:
 
 
 def default_workers(device: torch.device) -> int:
-    """Return the default number of workers: few on a CPU, where the network needs the cores, else many.
+    """Return the default number of workers: few on a CPU, where the network needs the cores; otherwise many.
 
-    Processes of one run on the same machine share its cores.
+    The cores are divided among the run's processes on this machine.
     """
     cores = max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return max(1, cores // 4) if device.type == "cpu" else max(1, min(8, cores - 1))

@@ -1,6 +1,6 @@
-"""The composition of batches: a function of (seed, epoch) and, with several processes, of the rank.
+"""Which images each batch holds, decided by (seed, epoch) and, with several processes, by the rank.
 
-The global batch of a step does not depend on the number of processes: each takes an equal part of it.
+A step's global batch does not depend on the number of processes; each takes an equal share of it.
 """
 
 from collections.abc import Iterator
@@ -13,17 +13,17 @@ from siam.data.random import permutation
 from siam.settings.pretraining import Settings
 
 Key = tuple[int, int, NDArray[np.int64]]
-"""An epoch, a step counted from the epoch's start, and the indices of the batch's images."""
+"""An epoch, a step within it, and the indices of the batch's images."""
 
 Position = tuple[int, int]
-"""An epoch, and a step counted from its start."""
+"""An epoch and a step within it."""
 
 
 class Order(Sampler[Key]):
-    """The keys of one rank's batches, from a position to the end of the last epoch.
+    """Keys of one rank's batches, from a position to the end of the last epoch.
 
-    size: images in the set. rank, processes: this rank and the number of ranks, which share each global batch
-    equally. groups: as in `Images`; an epoch then visits few of them at a time.
+    size: number of images in the dataset. rank, processes: this rank, and the number of ranks that share each
+    global batch equally. groups: as in `Images`; an epoch then visits only a few at a time.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class Order(Sampler[Key]):
         self.steps = size // settings.batch_size
 
     def at(self, start: Position) -> "Order":
-        """Return the same order from another position; the step after the last begins the next epoch."""
+        """Return the same order from another position; the step after the last one begins the next epoch."""
         return Order(self.size, self.settings, start, self.rank, self.processes, self.groups)
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
-        """Return all global batches of an epoch: indices (steps, B)."""
+        """Return an epoch's global batches as indices (steps, B)."""
         batch, seed = self.settings.batch_size, self.settings.seed
         if self.groups is not None:
             return grouped_order(seed, epoch, self.groups, batch)
@@ -63,12 +63,12 @@ _LANES, _OPEN = 16, 2
 
 
 def grouped_order(seed: int, epoch: int, groups: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
-    """Return batches that visit few groups at a time: indices (steps, B).
+    """Return an epoch's batches as indices (steps, B), visiting few groups at a time.
 
-    groups: index of the first image of each group, and N: (G + 1,). Groups (shards, row groups) are shuffled
-    and dealt to up to 16 lanes. A lane visits its groups two at a time, in random order within the two. A
-    batch takes equally many images from each lane, lane by lane, so that each of several ranks reads the
-    groups of its own lanes. Surplus images of long lanes are appended to short ones.
+    groups: index of each group's first image, then N: (G + 1,). Groups (shards, row groups) are shuffled and
+    dealt to up to 16 lanes. Each lane visits its groups two at a time, in random order within each pair. A
+    batch draws the same number of images from each lane, lane by lane, so that each of several ranks reads
+    the groups of its own lanes. Surplus images from long lanes fill up short ones.
     """
     count = len(groups) - 1
     lanes = max(n for n in range(1, min(_LANES, count, batch) + 1) if batch % n == 0)

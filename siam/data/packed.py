@@ -1,4 +1,4 @@
-"""Millions of file names in little memory."""
+"""A compact list for millions of file names."""
 
 import bisect
 import itertools
@@ -9,10 +9,10 @@ import numpy as np
 
 
 class PackedStrings:
-    """An immutable list of strings in one block of bytes, with the offset at which each begins.
+    """An immutable list of strings, stored as one block of bytes and each string's offset in it.
 
-    A pyarrow.large_binary array holds the same in the same space, but takes three times the memory while it
-    is built, is six times slower to iterate over, and pickles the whole block with each slice of it.
+    A pyarrow.large_binary array needs the same space, but takes three times the memory to build, is six times
+    slower to iterate over, and pickles the whole block with every slice of it.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -36,7 +36,7 @@ class PackedStrings:
             yield self.block[first:last].decode("utf-8", "surrogateescape")
 
     def part(self, part: range) -> "PackedStrings":
-        """Copy a range of the strings."""
+        """Return the strings in a range, without the rest of the block."""
         if len(part) == len(self):
             return self
         copy = PackedStrings(())
@@ -45,6 +45,6 @@ class PackedStrings:
         return copy
 
     def below(self, folder: str) -> range:
-        """Return the range of the names that begin with `folder`, which ends in "/". The names are sorted."""
+        """Return the range of names that begin with `folder`, which ends in "/"; the names must be sorted."""
         after = folder[:-1] + "0"  # "0" follows "/", so this sorts after every name in the folder
         return range(bisect.bisect_left(self, folder), bisect.bisect_left(self, after))

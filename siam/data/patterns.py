@@ -1,4 +1,4 @@
-"""Expansion of one name to many files: patterns of shards, and folders that hold only shards."""
+"""Expand one name to many files: shard patterns, and folders that hold nothing but shards."""
 
 import contextlib
 import glob
@@ -15,10 +15,10 @@ SHARDS = (".tar", ".parquet")
 
 @lru_cache(maxsize=8)
 def expand_shards(name: str) -> tuple[str, ...]:
-    """Return the shards or Parquet files that `name` denotes: a file, a pattern, or a folder of nothing else.
+    """Expand `name` (a file, a pattern, or a folder of shards) to its shards or Parquet files.
 
-    Patterns use {000..099}, {a,b}, * and ?, also in URLs. Returns () for any other name. Cached, because
-    several sources call it with the same name; `open_images` clears the cache first. Raises DataError.
+    Patterns may use {000..099}, {a,b}, * and ?, in URLs too. Returns () for any other name. Cached because
+    several sources ask for the same name; `open_images` clears the cache first. Raises DataError.
     """
     remote = is_remote(name)
     found = [one for part in _braces(name) for one in _starred(part, remote)]
@@ -28,14 +28,14 @@ def expand_shards(name: str) -> tuple[str, ...]:
     if found == [name] and name.endswith(".tar") and not remote:
         return ()  # a single tar is split by the names inside it: sources/tar.py
     if len({one.endswith(".tar") for one in found}) > 1:
-        raise DataError(f"{name} holds both tars and Parquet files: give a pattern that matches one kind")
+        raise DataError(f"{name} mixes tars and Parquet files: give a pattern that matches only one kind")
     if remote and not found:
-        raise DataError(f"no shards (.tar) or Parquet files at {name}")
+        raise DataError(f"found no shards (.tar) or Parquet files at {name}")
     return tuple(found)
 
 
 def _shards_in(folder: str) -> list[str]:
-    """Return the shards in a folder, sorted; none if it also holds images or folders."""
+    """Return a folder's shards, sorted; [] if the folder also holds images or subfolders."""
     found = []
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -49,7 +49,7 @@ def _shards_in(folder: str) -> list[str]:
 
 
 def _braces(pattern: str) -> list[str]:
-    """Expand a-{00..02}.tar to a-00.tar, a-01.tar, a-02.tar, and {x,y} likewise, at every occurrence."""
+    """Expand every {00..02} and {x,y}: a-{00..02}.tar becomes a-00.tar, a-01.tar and a-02.tar."""
     match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
     if match is None or os.path.exists(pattern):
         return [pattern]

@@ -1,14 +1,14 @@
-"""Random numbers as a function of position: drawn from (seed, epoch, index), never from a state.
+"""Random numbers drawn from (seed, epoch, index), never from generator state.
 
-So the augmentation of an image does not depend on the number of workers, on its batch or machine, or on
-interruptions of the run, and there is no generator state to save.
+An image's augmentation therefore does not depend on the number of workers, on its batch or machine, or on
+whether the run was interrupted, and there is no generator state to save.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 GEOMETRY, COLOR, STEP = 0, 1, 2
-"""Streams of random numbers, with independent draws."""
+"""Independent streams of random numbers."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -23,10 +23,10 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def counter_uniform(
     seed: int, epoch: int, index: NDArray[np.int64], stream: int, count: int
 ) -> NDArray[np.float64]:
-    """Draw `count` independent numbers from [0, 1) for each position: (B,) -> (B, count).
+    """Draw `count` independent numbers from [0, 1) for each index: (B,) -> (B, count).
 
-    stream: the purpose of the draws (GEOMETRY, COLOR, STEP). Uses SplitMix64, which draws for all positions
-    in one vectorized pass; numpy's Philox would need a generator for each.
+    stream: what the draws are for (GEOMETRY, COLOR, STEP). Uses SplitMix64, which draws for all indices in
+    one vectorized pass; numpy's Philox would need a generator for each.
     """
     with np.errstate(over="ignore"):
         key = np.zeros(len(index), dtype=np.uint64)

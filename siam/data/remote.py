@@ -1,6 +1,6 @@
-"""Remote files, through fsspec: reading, listing, and a disk cache of bounded size.
+"""Remote files through fsspec: reading, listing, and a size-limited disk cache.
 
-SIAM_CACHE is the cache's folder (~/.cache/siam/fetched by default), SIAM_CACHE_SIZE its size in GB (50).
+SIAM_CACHE sets the cache folder (default: ~/.cache/siam/fetched), SIAM_CACHE_SIZE its limit in GB (50).
 """
 
 import contextlib
@@ -23,13 +23,13 @@ _EXTRAS = {
 
 
 def is_remote(name: str) -> bool:
-    """Return True for a URL: s3://, gs://, hf://, https:// ..."""
+    """Return True if `name` is a URL, such as s3://..., gs://..., hf://... or https://..."""
     scheme, found, _ = name.partition("://")
     return bool(found) and scheme.isalnum()
 
 
 def read(url: str) -> bytes:
-    """Return the content of a small file. Raises DataError."""
+    """Return the contents of a small file. Raises DataError."""
     file, path = _system(url)
     try:
         data: bytes = file.cat_file(path)
@@ -39,7 +39,7 @@ def read(url: str) -> bytes:
 
 
 def listed(url: str) -> list[str]:
-    """Return the URLs that match a pattern with * ? [], or those in a folder, sorted. Raises DataError."""
+    """Return the sorted URLs that match a pattern (*, ?, []) or lie in a folder. Raises DataError."""
     system, path = _system(url)
     scheme = url.partition("://")[0]
     try:
@@ -50,7 +50,7 @@ def listed(url: str) -> list[str]:
 
 
 def fetch(url: str) -> Path:
-    """Download a file into the cache unless it is there, and return its path.
+    """Download a file into the cache unless it is already there, and return its path.
 
     Processes share the cache; the least recently used files are evicted. Raises DataError after 4 failures.
     """
@@ -87,7 +87,7 @@ def _download(url: str, file: Path) -> None:
 
 
 def _make_room(folder: Path, keep: Path) -> None:
-    """Remove the least recently used files until the rest fits."""
+    """Remove the least recently used files until the cache is within its limit."""
     limit = float(os.environ.get("SIAM_CACHE_SIZE", "50")) * 1e9
     files = []
     for file in folder.iterdir():
@@ -104,7 +104,7 @@ def _make_room(folder: Path, keep: Path) -> None:
 
 
 def _system(url: str) -> tuple[Any, str]:
-    """Return fsspec's file system for a URL, and the path in it. Raises DataError."""
+    """Return the fsspec file system for a URL, and the path within it. Raises DataError."""
     import fsspec
 
     scheme = url.partition("://")[0]
@@ -112,5 +112,5 @@ def _system(url: str) -> tuple[Any, str]:
         system, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         remedy = f": pip install {_EXTRAS[scheme]}" if scheme in _EXTRAS else f" ({first_line(error)})"
-        raise DataError(f"{scheme}:// addresses cannot be read here{remedy}") from None
+        raise DataError(f"{scheme}:// URLs cannot be read here{remedy}") from None
     return system, path

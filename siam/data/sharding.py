@@ -1,4 +1,4 @@
-"""`siam shard`: a set of images as WebDataset shards, tars of a size that suits remote storage."""
+"""`siam shard`: write an image dataset as WebDataset shards, tars sized for remote storage."""
 
 import io
 import json
@@ -20,10 +20,10 @@ from siam.errors import DataError, SettingsError
 from siam.system.files import write_atomically
 
 _FIRST_BYTES = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}
-"""The magic bytes of each format."""
+"""The first bytes of a file, and the format they identify."""
 
 _Sample = tuple[str, bytes, int | None]
-"""Name in the shard, encoded image, label."""
+"""A sample's name in the shard, its encoded image, and its label."""
 
 
 def shard(
@@ -32,10 +32,10 @@ def shard(
     size: str = "512MB",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Write the encoded images of `data`, unchanged and in order, to OUT/train-000000.tar ...
+    """Copy the encoded images of `data`, unchanged and in order, to OUT/train-000000.tar, ...
 
-    A member has the image's name in the set; its class, if any, is in a .cls next to it. Unreadable images
-    are skipped, and pixels of arrays are written as PNG. Returns a summary. Raises SiamError.
+    Each member keeps the image's name in the dataset; its class, if any, goes into a .cls member next to it.
+    Unreadable images are skipped, and array pixels are written as PNG. Returns a summary. Raises SiamError.
     """
     limit, folder = bytes_of(size), Path(out)
     if folder.exists() and any(folder.iterdir()):
@@ -61,7 +61,7 @@ def shard(
 def _write(
     images: Images, split: str, folder: Path, limit: int, progress: Callable[[int, int], None]
 ) -> tuple[list[dict[str, Any]], int]:
-    """Write the shards of one split. Returns their entries in the index, and the number of skipped images."""
+    """Write the shards of one split. Returns their index entries and the number of skipped images."""
     entries: list[dict[str, Any]] = []
     skipped = size = 0
     pending: list[_Sample] = []
@@ -84,7 +84,7 @@ def _write(
 
 
 def _file_of(images: Images, i: int) -> bytes | None:
-    """Return the image's file, or a PNG of its pixels; None if it cannot be read."""
+    """Return the image's encoded bytes, or a PNG of its pixels; None if the image is unreadable."""
     try:
         data = images.encoded(i)
         return _png(images.read(i)) if data is None else data
@@ -99,7 +99,7 @@ def _png(image: Tensor) -> bytes:
 
 
 def _member(path: str, number: int, data: bytes) -> str:
-    """Return the image's name in a shard. A WebDataset key ends at the first dot of the file name."""
+    """Return the image's name in a shard, with no dot in the stem: a WebDataset key ends at the first dot."""
     folder, slash, base = path.rpartition("/")
     stem, _, ending = base.rpartition(".")
     if f".{ending.lower()}" not in IMAGE_SUFFIXES:
@@ -112,7 +112,7 @@ def _member(path: str, number: int, data: bytes) -> str:
 
 
 def _write_shard(file: Path, samples: list[_Sample]) -> dict[str, Any]:
-    """Write one tar. Returns its entry in the index."""
+    """Write one shard and return its index entry."""
     write_atomically(file, lambda opened: _write_tar(opened, samples))
     return {"url": file.name, "nsamples": len(samples), "filesize": file.stat().st_size}
 
@@ -132,8 +132,8 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def bytes_of(size: str) -> int:
-    """Parse a size such as `512MB`, `1.5GB` or `100kB`. Raises SettingsError."""
+    """Convert a size such as `512MB`, `1.5GB` or `100kB` to bytes. Raises SettingsError."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMG])B\s*", size)
     if found is None or not float(found[1]):
-        raise SettingsError(f"size must be like 512MB or 2GB, got '{size}'")
+        raise SettingsError(f"size must look like 512MB or 2GB, got '{size}'")
     return int(float(found[1]) * {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}[found[2]])

@@ -1,4 +1,4 @@
-"""The split of a set into training and validation images, by the names of folders or files."""
+"""Split a dataset into training and validation images by folder or file name."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -10,16 +10,16 @@ from siam.data.patterns import IMAGE_SUFFIXES
 from siam.errors import DataError
 
 TRAIN, VAL = ("train",), ("val", "test", "valid", "validation")
-"""Names of folders and files of training images, and of validation images."""
+"""Folder and file names that mark training images, and those that mark validation images."""
 
 
 def split_by_folder(name: str, names: PackedStrings, build: Callable[[range], Images]) -> ImageSets:
-    """Split at train/ and val/ if the sorted names have both, either at the top or in one common folder.
+    """Split at train/ and val/ if the sorted names have both, at the top level or in one common folder.
 
-    build: makes a set from a range of the names. Raises DataError if there are no names.
+    build: makes a dataset from a range of the names. Raises DataError if there are no names.
     """
     if not len(names):
-        raise DataError(f"no images in {name}: looked for {' '.join(IMAGE_SUFFIXES)}")
+        raise DataError(f"found no images in {name}: looked for {' '.join(IMAGE_SUFFIXES)}")
     first, slash, _ = names[0].partition("/")
     shared = slash and names[len(names) - 1].startswith(first + slash) and first not in TRAIN
     above = first + slash if shared else ""
@@ -36,13 +36,13 @@ def split_by_folder(name: str, names: PackedStrings, build: Callable[[range], Im
 
 
 def _first_below(names: PackedStrings, above: str, folders: Iterable[str]) -> range:
-    """Return the range of the images in the first of `folders` that has any."""
+    """Return the range of images in the first of `folders` that has any."""
     ranges = (names.below(f"{above}{folder}/") for folder in folders)
     return next((part for part in ranges if part), range(0))
 
 
 def _ignored(names: PackedStrings, above: str, *parts: range) -> str:
-    """Return a sentence on the number of images outside these parts' folders; "" if there are none."""
+    """Return a sentence counting the images outside the folders of `parts`; "" if there are none."""
     count = len(names) - sum(map(len, parts))
     folders = (names[part.start].removeprefix(above).partition("/")[0] + "/" for part in parts)
     images = "1 image is" if count == 1 else f"{count:,} images are"
@@ -50,9 +50,9 @@ def _ignored(names: PackedStrings, above: str, *parts: range) -> str:
 
 
 def split_by_name(files: list[str]) -> tuple[list[str], list[str]]:
-    """Split files into those for training and for validation, by their own or their folder's name.
+    """Split files into training and validation files, by their own or their folder's name.
 
-    x-train-000012.tar and train/000012.tar are for training.
+    For example, x-train-000012.tar and train/000012.tar are training files.
     """
 
     def named(words: Iterable[str]) -> list[str]:

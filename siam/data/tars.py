@@ -1,4 +1,4 @@
-"""Images in a tar: their offsets and their bytes."""
+"""Images in a tar: finding their offsets and reading their bytes."""
 
 import contextlib
 import tarfile
@@ -16,12 +16,12 @@ from siam.errors import DataError
 
 
 def tar_members(file: Path) -> tuple[PackedStrings, NDArray[np.int64], str]:
-    """Return the sorted names of the images in a tar, their offsets and sizes (N, 2), and a complaint.
+    """Return the sorted image names in a tar, their offsets and sizes (N, 2), and a complaint.
 
-    Only the images after the damage in a tar are lost; the complaint reports it, "" if there is none. Raises
-    DataError for a file that is not a tar.
+    A damaged tar loses only the images after the damage; the complaint reports it, and is "" for an intact
+    tar. Raises DataError if the file is not a tar.
     """
-    rows: dict[str, int] = {}  # of two members with the same name, the later one counts, as when unpacking
+    rows: dict[str, int] = {}  # if two members share a name, the later one wins, as when unpacking
     spans = array("q")
     complaint = ""
     try:
@@ -60,7 +60,7 @@ def _is_image(member: tarfile.TarInfo, name: str) -> bool:
 def read_member(file: Path, span: NDArray[np.int64], until: int | None = None) -> bytes:
     """Read the bytes at span = (offset, size). Raises BrokenImage.
 
-    until: for a set of several tars, the index of the first image after this one.
+    until: in a dataset of several tars, the index of the first image after this tar.
     """
     offset, size = span.tolist()
     try:

@@ -1,4 +1,4 @@
-"""Unreadable images: a record of them, and their replacement by readable ones."""
+"""Unreadable images: recording them, and replacing them with readable ones."""
 
 import itertools
 from collections.abc import Callable
@@ -9,20 +9,20 @@ from siam.data.decode import BrokenImage
 T = TypeVar("T")
 
 _ATTEMPTS = 100
-"""Maximum number of images to try in place of one that cannot be read."""
+"""Maximum number of images to try before giving up."""
 
 
 class Unreadable(dict[str, str]):
-    """Images that could not be read: path to reason."""
+    """Images that could not be read: path -> reason."""
 
     def first_few(self) -> str:
-        """Return up to 5 of them with their reasons, and the number of the others."""
+        """Describe up to 5 images with their reasons, and count the rest."""
         named = [f"{path} ({reason})" for path, reason in itertools.islice(self.items(), 5)]
         return ", ".join(named) + (f" and {len(self) - 5} more" if len(self) > 5 else "")
 
 
 class HasPaths(Protocol):
-    """A sequence whose items have names."""
+    """A sequence whose items have paths."""
 
     def __len__(self) -> int: ...
 
@@ -32,9 +32,9 @@ class HasPaths(Protocol):
 def read_or_replace(
     images: HasPaths, index: int, unreadable: Unreadable, read: Callable[[int], T]
 ) -> tuple[T, int]:
-    """Return `read(i)` and i for the first image i from `index` on that can be read.
+    """Return (`read(i)`, i) for the first readable image i, starting at `index`.
 
-    Images that cannot be read are added to `unreadable`. Raises BrokenImage after 100 of them in a row.
+    Unreadable images are added to `unreadable`. Raises BrokenImage after 100 of them in a row.
     """
     at, attempts = index, min(_ATTEMPTS, len(images))
     for _ in range(attempts):
@@ -44,4 +44,6 @@ def read_or_replace(
             unreadable[images.path(at)] = error.reason
             at = (at + 1 if error.until is None else error.until) % len(images)
     first = images.path(index)
-    raise BrokenImage(f"{attempts} images in a row, from {first} on, cannot be read ({unreadable[first]})")
+    raise BrokenImage(
+        f"{attempts} images in a row, starting at {first}, cannot be read ({unreadable[first]})"
+    )

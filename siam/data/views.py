@@ -1,6 +1,6 @@
-"""Datasets of views: ours, which decodes an image once for all its crops, and the published pipeline.
+"""View datasets: ours, which decodes an image once for all its crops, and the published pipeline.
 
-Both run in the data workers. dataset[epoch, step, indices] is a `Sample` that carries its position.
+Both run in the data workers. dataset[epoch, step, indices] returns a `Sample` that carries its position.
 """
 
 from collections.abc import Callable
@@ -23,21 +23,21 @@ from siam.settings.pretraining import Settings, ViewSettings
 
 
 class Sample(NamedTuple):
-    """One step's images as they come from a worker."""
+    """One step's images as a worker returns them."""
 
     epoch: int
     step: int
     indices: NDArray[np.int64]
-    """Indices of the images used (B,): an unreadable image is replaced by the next readable one."""
+    """Indices of the images used (B,): each unreadable image is replaced by the next readable one."""
     views: Tensor
-    """(B, V, 3, S, S): uint8 crops, or float and normalized from the reference pipeline."""
+    """uint8 crops (B, V, 3, S, S), or normalized floats from the reference pipeline."""
     unreadable: Unreadable
     failure: str = ""
-    """Reason why no image could be read. Not an exception, which would arrive with its traceback."""
+    """Why no image could be read; a string because an exception would arrive with its traceback."""
 
 
 class ViewBatches(Dataset[Any]):
-    """uint8 crops of images; color augmentation is left to the device."""
+    """Batches of uint8 crops; color augmentation is left to the device."""
 
     def __init__(self, images: Images, views: ViewSettings, count: int, seed: int) -> None:
         """count: number of views per image, V."""
@@ -57,13 +57,13 @@ class ViewBatches(Dataset[Any]):
         return _sample(self.images, key, out, cut)
 
     def _crops(self, epoch: int, indices: NDArray[np.int64]) -> Crops:
-        """Draw the crops of images (B,)."""
+        """Draw crops for images (B,)."""
         return draw_crops(self.seed, epoch, indices, self.views, self.count)
 
     def _decoded(self, i: int, crops: Crops) -> Tensor:
-        """Return the image, uint8 (3, H, W), decoded at the smallest scale that its crops allow.
+        """Return image i, uint8 (3, H, W), decoded at the smallest scale that its crops allow.
 
-        The boxes scale with it: in an image decoded at half the size they are half as large.
+        Boxes scale with the image: at half the size, they are half as large.
         """
         data = self.images.encoded(i)
         if data is None:
@@ -74,7 +74,7 @@ class ViewBatches(Dataset[Any]):
 
 
 class ReferenceBatches(Dataset[Any]):
-    """Complete views by the published pipeline, float and normalized."""
+    """Batches of complete views from the published pipeline, float and normalized."""
 
     def __init__(self, images: Images, views: ViewSettings, count: int, seed: int) -> None:
         """count: number of views per image, V."""
@@ -99,13 +99,13 @@ class ReferenceBatches(Dataset[Any]):
 
 
 def view_batches(images: Images, settings: Settings, count: int) -> ViewBatches | ReferenceBatches:
-    """Build the dataset of the pipeline in the settings, with `count` views per image."""
+    """Build the dataset for the pipeline in the settings, with `count` views per image."""
     dataset = ReferenceBatches if settings.views.pipeline == "reference" else ViewBatches
     return dataset(images, settings.views, count, settings.seed)
 
 
 def _sample(images: Images, key: Key, out: Tensor, write: Callable[[int, Tensor], None]) -> Sample:
-    """Fill `out` by `write(i, out[slot])` for each image, replacing those that cannot be read."""
+    """Fill `out` with `write(i, out[slot])` for each image, replacing images that cannot be read."""
     epoch, step, indices = key
     used, unreadable = indices.copy(), Unreadable()
     try:
@@ -117,13 +117,13 @@ def _sample(images: Images, key: Key, out: Tensor, write: Callable[[int, Tensor]
 
 
 def draw_crops(seed: int, epoch: int, indices: NDArray[np.int64], views: ViewSettings, count: int) -> Crops:
-    """Draw `count` crops per image for images (B,) of any size."""
+    """Draw `count` crops for each image in `indices` (B,), whatever its size."""
     u = counter_uniform(seed, epoch, indices, GEOMETRY, draws_needed(count))
     return Crops(u, count, views.scale, flip_p=views.flip_p)
 
 
 def cut_crops(image: Tensor, boxes: NDArray[np.int64], out: Tensor) -> None:
-    """Resize each box (V, 5) of `image`, uint8 (3, H, W), straight into `out`, uint8 (V, 3, S, S)."""
+    """Crop and resize each box (V, 5) of `image`, uint8 (3, H, W), into `out`, uint8 (V, 3, S, S)."""
     size = out.shape[-1]
     for view, (top, left, h, w, flipped) in enumerate(boxes.tolist()):
         crop = resize(image[:, top : top + h, left : left + w], size, size)
@@ -131,7 +131,7 @@ def cut_crops(image: Tensor, boxes: NDArray[np.int64], out: Tensor) -> None:
 
 
 def reference_transform(views: ViewSettings) -> Any:
-    """Build the released SimSiam recipe with these settings, transform by transform on Pillow images."""
+    """Build SimSiam's released augmentation with these settings, one torchvision transform per step."""
     from torchvision import transforms as T
 
     kernel = 2 * int(4 * views.blur_sigma[1]) + 1

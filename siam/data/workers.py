@@ -1,4 +1,4 @@
-"""Data workers: starting them, fetching batches from them, and ending them with the main process."""
+"""Data workers: starting them, fetching batches from them, and stopping them with the main process."""
 
 import multiprocessing
 import os
@@ -21,11 +21,11 @@ def batches_of(
     pinned: bool = False,
     begin: Callable[[int], None] | None = None,
 ) -> Iterator[Any]:
-    """Iterate over `dataset[key]` for each of `keys`, in order. The workers start at once.
+    """Return an iterator over `dataset[key]` for each of `keys`, in order. The workers start immediately.
 
-    workers: number of processes; with 0, batches are made in this one. prefetch: batches that each worker
-    prepares ahead. pinned: copy batches to page-locked memory, from which a GPU can fetch them. begin: called
-    first in each worker, with its number.
+    workers: number of processes; with 0, batches are made in this process. prefetch: batches that each worker
+    prepares in advance. pinned: copy batches to page-locked memory, from which a GPU can fetch them. begin:
+    called first in each worker, with the worker's number.
     """
     method = _start_method(dataset) if workers else None
     loader: DataLoader[Any] = DataLoader(
@@ -44,7 +44,7 @@ def batches_of(
 
 
 def _start_method(dataset: Dataset[Any]) -> str:
-    """Start the fork server, and return its name; return "spawn" if there is none, as on Windows."""
+    """Start the fork server and return "forkserver", or "spawn" where there is none, as on Windows."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return "spawn"
     _start_server(type(dataset).__module__)
@@ -52,12 +52,12 @@ def _start_method(dataset: Dataset[Any]) -> str:
 
 
 def _start_server(module: str) -> None:
-    """Start the server that workers are forked from, with `module` loaded; a no-op if it is running.
+    """Start the server from which workers are forked, with `module` preloaded; a no-op if it is running.
 
-    Workers then start quickly and share the memory of its loaded modules, above all torch. They inherit
+    Workers then start quickly and share the memory of the preloaded modules, above all torch. They inherit
     nothing from this process, whose threads would not survive a fork.
 
-    module: the module that defines the dataset, and so imports everything that workers need.
+    module: the module that defines the dataset, and so imports everything the workers need.
     """
     from multiprocessing import forkserver
 
@@ -74,7 +74,7 @@ def _start_server(module: str) -> None:
 
 
 def _begin(begin: Callable[[int], None] | None, number: int) -> None:
-    """Prepare a worker."""
+    """Set up a new worker, then call `begin` with its number."""
     Thread(target=_exit_with_parent, daemon=True).start()
     keep_freed_memory()
     if begin is not None:
@@ -84,8 +84,8 @@ def _begin(begin: Callable[[int], None] | None, number: int) -> None:
 def _exit_with_parent() -> None:
     """Exit when the main process exits, even if it was killed.
 
-    torch's own watchdog looks at the parent. That is the fork server here, which in turn waits for all its
-    workers to end: without this thread, both would survive a main process that was killed.
+    torch's own watchdog watches the parent process. Here that is the fork server, which itself waits for all
+    its workers to exit: without this thread, both would outlive a killed main process.
     """
     main = multiprocessing.parent_process()  # the process that requested this one, not the fork server
     assert main is not None

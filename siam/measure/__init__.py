@@ -1,1 +1,1 @@
-"""Measurements of features."""
+"""Feature extraction and measures of the features."""

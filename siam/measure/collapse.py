@@ -1,7 +1,7 @@
-"""Detection of collapse without labels: two measures, and the verdict that follows from them.
+"""Label-free collapse detection: two measures, and the verdict that follows from them.
 
 std x sqrt(d): the per-channel standard deviation of z/|z|, times sqrt(d). It is 0 if all images get the same
-vector and 1 if directions are evenly spread (SimSiam Sec. 4.1 and Fig. 2: "if z has a zero-mean isotropic
+vector and 1 if the directions are evenly spread (SimSiam Sec. 4.1 and Fig. 2: "if z has a zero-mean isotropic
 Gaussian distribution, the std of z/|z| is 1/sqrt(d)"). Effective rank: the number of dimensions that carry
 the features (RankMe, Garrido et al. 2023, Eq. 1). It detects partial collapse, where only some dimensions die
 (Li, Efros & Pathak 2022).
@@ -21,28 +21,28 @@ Verdict = Literal["healthy", "at risk", "collapsed"]
 COLLAPSED_STD = 0.1
 AT_RISK_STD = 0.6
 AT_RISK_RANK = 8.0
-"""Effective rank of z below which it can separate only a handful of classes."""
+"""Effective rank below which z can separate only a handful of classes."""
 
 
 def embedding_std(z: Tensor) -> Tensor:
-    """Return the std of z/|z| over images, averaged over channels, times sqrt(d): (B, d) -> scalar."""
+    """Return the std of z/|z| over the images, averaged over channels, times sqrt(d): (B, d) -> scalar."""
     z = F.normalize(z.detach().float(), dim=1)
     return z.std(dim=0, correction=0).mean() * z.shape[1] ** 0.5
 
 
 def effective_rank(features: Tensor) -> float:
-    """Return exp of the entropy of the normalized singular values of (N, D), between 1 and min(N, D)."""
+    """Return exp(entropy of the normalized singular values) of features (N, D): between 1 and min(N, D)."""
     s = torch.linalg.svdvals(features.double())
     p = s / s.sum().clamp(min=torch.finfo(s.dtype).tiny)
     return float(torch.exp(torch.special.entr(p).sum()))
 
 
 def verdict(std: float, floor: float = 0.0, rank: float | None = None, max_rank: int = 2048) -> Verdict:
-    """Return the verdict: 'healthy', 'at risk' (some dimensions died), or 'collapsed'.
+    """Return 'healthy', 'at risk' (some dimensions have died) or 'collapsed'.
 
-    std: from `embedding_std`, which detects dead channels. floor: its value at full collapse, from
-    `std_at_collapse`; if that is near 1, in batches of 2 or 3, std is uninformative and only the rank counts.
-    rank: effective rank of z, which detects dead directions that no channel shows. max_rank: its upper bound.
+    std: from `embedding_std`; detects dead channels. floor: the std at full collapse, from `std_at_collapse`;
+    if it is near 1, as in batches of 2 or 3, std is uninformative and only the rank counts. rank: effective
+    rank of z; detects dead directions that no single channel shows. max_rank: the rank's upper bound.
     """
     informative = floor < 0.9
     if math.isnan(std) or (informative and std < floor + COLLAPSED_STD * (1 - floor)):
@@ -54,8 +54,9 @@ def verdict(std: float, floor: float = 0.0, rank: float | None = None, max_rank:
 def std_at_collapse(method: Method, batch_size: int) -> float:
     """Return the smallest possible std x sqrt(d) of a batch.
 
-    If the projector ends in BN without a shift, z has mean 0 over the batch. At full collapse all images but
-    one then share a vector, and that one has the opposite: the std is 2 sqrt(B - 1) / B. Otherwise it is 0.
+    If the projector ends in BN without a shift, z has mean 0 over the batch. At full collapse, all images but
+    one then share a direction, and that one has the opposite direction, so the std is 2 sqrt(B - 1) / B.
+    Otherwise the minimum is 0.
     """
     centered = method.batch_norm in ("default", "all") and not method.output_affine
     return 2 * (batch_size - 1) ** 0.5 / batch_size if centered else 0.0
@@ -67,8 +68,8 @@ ADVICE = {
         "predictor, keep batch norm in the heads, and lower optimizer.lr."
     ),
     "at risk": (
-        "some dimensions have died (partial collapse), as happens when the network is small for the set or d "
-        "is large for a short run. Try a wider or deeper backbone, a smaller method.dim, smaller batches "
-        "(more steps), or a lower optimizer.lr."
+        "some dimensions have died (partial collapse), as happens when the network is small for the dataset "
+        "or d is large for a short run. Try a wider or deeper backbone, a smaller method.dim, smaller "
+        "batches (more steps), or a lower optimizer.lr."
     ),
 }

@@ -1,4 +1,4 @@
-"""Feature extraction: the center view of each image, through a frozen encoder."""
+"""Feature extraction: each image's center view, passed through a frozen encoder."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -17,16 +17,16 @@ from siam.data.workers import batches_of
 from siam.errors import DataError
 
 Views = tuple[Tensor, NDArray[np.int64]]
-"""One row per image, (B, ...), and the indices of the images, (B,)."""
+"""One row per image, (B, ...), and the image indices, (B,)."""
 
 _LONGEST = 8  # times the shorter side: panoramas are cut to this before resizing, to save memory
 
 
 def center_view(image: Tensor, size: int) -> Tensor:
-    """Cut the center of an image, uint8 (3, H, W) -> (3, size, size), as in the 256 / 224 protocol.
+    """Crop the center of an image, uint8 (3, H, W) -> (3, size, size), as in the 256 / 224 protocol.
 
-    The shorter side is resized to 8/7 of `size` (to `size` itself below 64 pixels, where borders matter), and
-    the center is cropped. An image of exactly this size is returned unchanged.
+    The shorter side is first resized to 8/7 of `size`, or to `size` itself below 64 pixels, where borders
+    matter. An image that already has the output size is returned unchanged.
     """
     height, width = image.shape[1:]
     if (height, width) == (size, size):
@@ -51,9 +51,9 @@ def center_views(
     batch_size: int = 256,
     workers: int = 0,
 ) -> Iterator[Views]:
-    """Yield center views uint8 (B, 3, size, size) in order; images that cannot be read are skipped.
+    """Yield center views, uint8 (B, 3, size, size), in order, skipping unreadable images.
 
-    indices: images to read; None: all. workers: decoding processes; 0: decode in this process.
+    indices: images to read, or None for all. workers: decoding processes, or 0 to decode in this process.
     """
     indices = np.arange(len(images)) if indices is None else indices
     batches = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
@@ -66,9 +66,9 @@ def center_views(
 def stream(
     encoder: Callable[[Tensor], Tensor], batches: Iterable[Views], device: torch.device, bf16: bool = False
 ) -> Iterator[Views]:
-    """Yield features float32 (B, D) on the CPU, batch by batch, and the indices of their images.
+    """Yield float32 features (B, D) on the CPU, batch by batch, with their image indices.
 
-    encoder: takes normalized views (B, 3, S, S); a module is in eval mode until the last batch.
+    encoder: accepts normalized views (B, 3, S, S); a module stays in eval mode until the last batch.
     """
     training = isinstance(encoder, nn.Module) and encoder.training
     if isinstance(encoder, nn.Module):
@@ -102,7 +102,7 @@ def extract(
     bf16: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Views:
-    """Return features float32 (N, D) on the CPU, and the indices of their images: `stream`, concatenated.
+    """Return float32 features (N, D) on the CPU, and their image indices (N,): all that `stream` yields.
 
     progress: called with the number of images in each batch. Raises DataError if no image can be read.
     """

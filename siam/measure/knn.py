@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbor classification of features: a fast measure of a representation.
+"""Weighted k-nearest-neighbor classification of features: a fast measure of representation quality.
 
 Wu et al. 2018 (instance discrimination, arXiv 1805.01978, Sec. 3.4): the k most similar images vote for
 their class, each with weight exp(cos / T); k = 200 and T = 0.1 by default.
@@ -17,9 +17,10 @@ _GROUP = 16  # similarities that `_largest` first reduces to their maximum
 def knn_predict(
     bank: Tensor, labels: Tensor, queries: Tensor, classes: int, k: int = 200, temperature: float = 0.1
 ) -> Tensor:
-    """Return each class's share of the vote, (M, classes). bank: (N, D), labels: (N,), queries: (M, D).
+    """Return each class's share of the vote, (M, classes); shares sum to 1.
 
-    Features are normalized here; k is capped at N. Memory is bounded for any N and M. Shares sum to 1.
+    bank: features (N, D). labels: their classes (N,). queries: features (M, D). Features are normalized here,
+    and k is capped at N. Memory use is bounded for any N and M.
     """
     k, labels = min(k, len(bank)), labels.to(bank.device)
     shares = torch.zeros(len(queries), classes, device=bank.device)
@@ -46,7 +47,7 @@ def knn_accuracy(
 
 
 def _nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k largest cosines of normalized queries (b, D) and their indices: both (b, k), unordered."""
+    """Return each normalized query's k largest cosines and their indices: (b, D) -> (b, k), unordered."""
     rows = min(_ROWS, len(queries))
     blocks = -(-len(bank) // max(1, min(_COLUMNS, _FLOATS // bank.shape[1])))
     columns = -(-len(bank) // blocks)
@@ -72,10 +73,10 @@ def _nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k largest values of each row, unordered, and their columns; on long rows faster than `topk`.
+    """Return each row's k largest values, unordered, and their columns; faster than `topk` on long rows.
 
     The k largest values lie in the k groups with the largest maxima, so only those groups are searched.
-    x: (b, n), n a multiple of the group size.
+    x: (b, n), where n is a multiple of the group size.
     """
     if x.shape[1] <= 2 * k * _GROUP:
         top, index = x.topk(k, dim=1, sorted=False)

@@ -1,22 +1,22 @@
-"""Metrics of the network between epochs: one file each, found by listing this package.
+"""Metrics measured between epochs: one file per metric, found by listing this package.
 
 A metric's file name is its name in metrics.jsonl, --json and tables. Its module defines
 
     TITLE       its title in the report
     FORMAT      "percent", or a format spec such as ".1f"
-    measure     takes a Look, returns a float, or None if it cannot be measured
+    measure     accepts a Look; returns a float, or None if the metric cannot be measured
 
 and optionally
 
-    CAPTION     a sentence under its curve
+    CAPTION     the sentence under its curve
     LABEL       its short name in the terminal and in tables (default: the file name); "" omits it there
     ORDER       its sort key among the metrics (default: 0)
-    due         takes (settings, epoch), returns False to skip an epoch (default: measure every epoch)
-    LIVE        True: its last value is shown next to the progress bar
-    QUERIES     True if it needs the features of the validation images
-    BASELINES   True to measure it also on raw pixels and the untrained network (pixel_NAME, untrained_NAME)
-    draw        takes (axes, history, color), draws its panel (default: a line over the epochs)
-    note        takes (settings, latest value of each name), returns a note for its card in the report
+    due         accepts (settings, epoch); returns False to skip an epoch (default: measure every epoch)
+    LIVE        True to show its latest value next to the progress bar
+    QUERIES     True if it needs the validation images' features
+    BASELINES   True to also measure it on raw pixels and the untrained network (pixel_NAME, untrained_NAME)
+    draw        accepts (axes, history, color); draws its panel (default: a line over the epochs)
+    note        accepts (settings, latest value of each name); returns a note for its report card
 """
 
 from collections.abc import Iterator
@@ -35,30 +35,30 @@ Values = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Look:
-    """The input of the metrics: features from one pass over the sample. All tensors are on the CPU.
+    """The metrics' input: features from one pass over the sampled images. All tensors are on the CPU.
 
-    With several ranks, each has its own `queries` and `query_labels`; everything else is the same on all.
+    Each rank has its own `queries` and `query_labels`; everything else is the same on all ranks.
     """
 
     settings: MonitorSettings
     features: Tensor
     """Backbone features of the bank, (N, D)."""
     sample: Tensor
-    """Features of up to 2,048 images, evenly spaced over the bank, (n, D)."""
+    """Features of up to 2,048 evenly spaced bank images, (n, D)."""
     z: Tensor | None = None
     """Projections of the sample, (n, d); None for raw pixels."""
     labels: Tensor | None = None
-    """Classes of the bank (N,); None if the images have no labels."""
+    """Class of each bank image, (N,); None without labels."""
     classes: int = 0
     """Number of classes."""
     queries: Tensor | None = None
-    """Features of validation images (M, D); None without labels."""
+    """Features of the queries (validation images), (M, D); None without labels."""
     query_labels: Tensor | None = None
-    """Their classes (M,)."""
+    """Class of each query, (M,); None without labels."""
 
 
 def all_metrics() -> dict[str, ModuleType]:
-    """Return the metric modules by name, in order."""
+    """Return the metric modules by name, sorted by ORDER."""
     return {module.__name__.rpartition(".")[2]: module for module in plugins.modules(__name__)}
 
 
@@ -78,19 +78,19 @@ def live_metrics() -> list[str]:
 
 
 def label(name: str, module: ModuleType) -> str:
-    """Return the short name of a metric; "" if terminal and tables omit it."""
+    """Return a metric's short name, or "" if the terminal and tables omit it."""
     return str(getattr(module, "LABEL", name))
 
 
 def format_value(module: ModuleType, value: float | None) -> str:
-    """Format a value as its metric says; "-" for None."""
+    """Format a value as its metric specifies; None becomes "-"."""
     if value is None:
         return "-"
     return f"{100 * value:.1f} %" if module.FORMAT == "percent" else f"{value:{module.FORMAT}}"
 
 
 def in_words(values: dict[str, Any]) -> Iterator[str]:
-    """Yield 'rank 12.3', 'kNN 45.6 %' ... for the metrics that have a label."""
+    """Yield 'rank 12.3', 'kNN 45.6 %', ... for the metrics that have a label."""
     for name, module in all_metrics().items():
         if label(name, module) and name in values:
             yield f"{label(name, module)} {format_value(module, values[name])}"

@@ -1,4 +1,4 @@
-"""k-NN accuracy on validation images: a fast measure of a representation (Wu et al. 2018)."""
+"""kNN accuracy on validation images: a fast measure of representation quality (Wu et al. 2018)."""
 
 from typing import Any
 
@@ -18,13 +18,13 @@ BASELINES = True
 
 
 def due(settings: Settings, epoch: int) -> bool:
-    """Return True every monitor.knn_every epochs and after the last one."""
+    """Return True every monitor.knn_every epochs and after the last epoch."""
     every = settings.monitor.knn_every
     return every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == settings.epochs)
 
 
 def note(settings: Settings, records: dict[str, Any]) -> str:
-    """Return the number of neighbors that vote."""
+    """Return a note with the number of voting neighbors."""
     return f"k = {settings.monitor.knn_k}"
 
 

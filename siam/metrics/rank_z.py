@@ -1,11 +1,11 @@
-"""Effective rank of the projections, which reveals dead directions of z that no channel shows."""
+"""Effective rank of the projections, which reveals dead directions of z that no single channel shows."""
 
 from siam.measure.collapse import effective_rank
 from siam.metrics import Look
 
 ORDER = 20
 TITLE = "effective rank of the projections"
-CAPTION = "How many dimensions carry z; few mean partial collapse."
+CAPTION = "How many dimensions carry z; a low number means partial collapse."
 LABEL = ""
 FORMAT = ".1f"
 

@@ -1,12 +1,12 @@
-"""Objectives, which score the agreement of two views. One file each, named as in `method.objective`.
+"""Objectives, which score the agreement of two views: one file each, named as in `method.objective`.
 
 A file defines
 
     WORDS                         its name in the report, such as "contrast with a queue"
-    build(method, images)         returns the Objective; images: number of images in the set
+    build(method, images)         returns the Objective; images: dataset size
     check(method, batch_size)     optional: raises SettingsError for settings that it does not support
 
-`Method` lists this package to check names, so this module imports no torch.
+`Method` lists this package to check names, so this module must not import torch.
 """
 
 from typing import TYPE_CHECKING
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 def build_objective(method: Method, images: int = 0) -> "Objective":
     """Build a method's objective, a module that scores p1, p2, z1, z2, each (B, d).
 
-    images: number of images in the set; only `moving_average` keeps state for each.
+    images: dataset size, used only by `moving_average`, which keeps state for each image.
     """
     objective: Objective = load(__name__, method.objective).build(method, images)
     return objective
 
 
 def words(objective: str) -> str:
-    """Return an objective's name in words, for the report."""
+    """Return an objective's descriptive name, for the report."""
     return str(load(__name__, objective).WORDS)

@@ -1,4 +1,4 @@
-"""Cross-entropy between two softmaxes, in place of the cosine (Chen & He 2021, Sec. 4.5)."""
+"""Cross-entropy between two softmaxes, instead of cosine similarity (Chen & He 2021, Sec. 4.5)."""
 
 from torch import Tensor
 

@@ -30,9 +30,9 @@ def check(method: Method, batch_size: int) -> None:
 class InfoNCE(Objective):
     """InfoNCE against a queue of keys from earlier batches (MoCo Eq. 1).
 
-    A batch's keys enter the queue after the step, when everything has been scored: a key is never its own
-    negative. They are gathered from all processes, so every process holds the same queue. Queue and pointer
-    are buffers, so checkpoints hold them.
+    A batch's keys enter the queue only after the step, once everything has been scored, so a key is never its
+    own negative. Keys are gathered from all processes, so every process holds the same queue. The queue and
+    its pointer are buffers, so they are saved in checkpoints.
     """
 
     queue: Tensor
@@ -46,7 +46,7 @@ class InfoNCE(Objective):
         self.pending: list[Tensor] = []  # keys (b, d) of this step
 
     def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
-        """Score predictions and targets, all (b, d), z without gradient. Returns a scalar."""
+        """Return the loss, a scalar, for predictions p and targets z, each (b, d); z carries no gradient."""
         if self.symmetric:
             loss = self.info_nce(p1, z2) / 2 + self.info_nce(p2, z1) / 2
             self.pending += [z2.detach(), z1.detach()]
@@ -56,10 +56,10 @@ class InfoNCE(Objective):
         return loss
 
     def info_nce(self, p: Tensor, z: Tensor) -> Tensor:
-        """Return -log softmax of the positive among positive and queue, with logits p.z / T.
+        """Return -log softmax of the positive against the queue, with logits p.z / T.
 
-        The queue is scored in chunks whose logits are recomputed in the backward pass, so it must not change
-        before then. All (b, K) logits at once would take several times the memory of the queue (K, d).
+        The queue is scored in chunks, whose logits are recomputed in the backward pass, so the queue must not
+        change before then. Keeping all (b, K) logits would take several times the memory of the queue (K, d).
         """
         positive = F.cosine_similarity(p.float(), z.float(), dim=1) / self.temperature  # (b,)
         anchors = F.normalize(p.float(), dim=1) / self.temperature  # (b, d)
@@ -71,7 +71,7 @@ class InfoNCE(Objective):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Replace the oldest keys with those of this step."""
+        """Replace the oldest keys with this step's."""
         gathered = all_gather(torch.cat(self.pending, dim=1))  # n times (b, d) -> (b, nd) -> (B, nd)
         keys = torch.cat(gathered.chunk(len(self.pending), dim=1))  # (nB, d)
         keys = F.normalize(keys.float(), dim=1)[-len(self.queue) :]
@@ -82,5 +82,5 @@ class InfoNCE(Objective):
 
 
 def log_sum_exp(a: Tensor, b: Tensor) -> Tensor:
-    """Return log sum exp over b of the products a.b: (A, d), (B, d) -> (A,)."""
+    """Return, for each row of a, the log-sum-exp of its products with rows of b: (A, d), (B, d) -> (A,)."""
     return (a @ b.T).logsumexp(dim=1)

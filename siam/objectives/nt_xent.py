@@ -17,11 +17,11 @@ def build(method: Method, images: int) -> "NTXent":
 
 
 class NTXent(Objective):
-    """NT-Xent (SimCLR Eq. 1): classify, among all views in the batch, the other view of the same image.
+    """NT-Xent (SimCLR Eq. 1): among all views in the batch, identify the other view of the same image.
 
-    Anchors are the predictions p, keys the targets z. Without a predictor and with gradient in both branches
-    these are the same vectors, and the loss is SimCLR's. The target of the anchor's own view is neither
-    positive nor negative. The batch is the global one: each process scores its own anchors against all keys.
+    Anchors are the predictions p, and keys are the targets z. Without a predictor and with gradient in both
+    branches, these are the same vectors, and the loss is SimCLR's. The target of the anchor's own view is
+    neither positive nor negative. The batch is global: each process scores its own anchors against all keys.
     """
 
     def __init__(self, temperature: float, symmetric: bool = True) -> None:
@@ -29,7 +29,7 @@ class NTXent(Objective):
         self.temperature, self.symmetric = temperature, symmetric
 
     def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
-        """Score predictions and targets, all (b, d), this rank's share of the batch B. Returns a scalar."""
+        """Return the loss, a scalar, for this rank's predictions p and targets z, each (b, d)."""
         z1, z2 = all_gather(torch.cat([z1, z2], dim=1)).chunk(2, dim=1)  # (b, 2d) -> (B, 2d) -> (B, d) each
         n = len(z1)
         anchors = torch.cat([p1, p2] if self.symmetric else [p1])  # (A, d), A = 2b or b

@@ -19,8 +19,8 @@ class SwappedPrediction(Objective):
     """Predict the cluster assignment of one view from the other view (SwAV Eq. 2).
 
     Prototypes are unit vectors (normalized when used). Assignments belong to the target branch: they pass
-    gradient if and only if the targets do. They are balanced over the global batch: each process computes
-    them for all images and keeps its own.
+    gradient if and only if the targets do. Assignments are balanced over the global batch: each process
+    computes them for all images and keeps its own.
     """
 
     def __init__(self, dim: int, prototypes: int, temperature: float, symmetric: bool = True) -> None:
@@ -33,7 +33,7 @@ class SwappedPrediction(Objective):
         self.requires_grad_(epoch > 0)
 
     def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
-        """Score predictions and targets, all (b, d). Returns a scalar."""
+        """Return the loss, a scalar, for predictions p and targets z, each (b, d)."""
         if not self.symmetric:
             return self.swapped(p1, z2)
         return self.swapped(p1, z2) / 2 + self.swapped(p2, z1) / 2
@@ -47,10 +47,10 @@ class SwappedPrediction(Objective):
 
 
 def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
-    """Return soft assignments, (B, K) -> (B, K), close to `scores` and balanced over the clusters.
+    """Turn scores into soft assignments that are balanced over the clusters: (B, K) -> (B, K).
 
     Sinkhorn-Knopp (Cuturi 2013; SwAV Eq. 3-5) in log space, out of place and differentiable. Rows of the
-    result sum to 1; with more iterations the columns approach B/K.
+    result sum to 1; with more iterations, column sums approach B/K.
     """
     log_q = scores.float() / epsilon
     for _ in range(iterations):

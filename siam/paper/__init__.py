@@ -1,1 +1,1 @@
-"""The paper's tables and figures, by name."""
+"""Reproduce the paper's tables and figures by name."""

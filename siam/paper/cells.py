@@ -1,4 +1,4 @@
-"""Statistics over seeds, and the folders and files of tables with measured rows."""
+"""Helpers for tables with measured rows: statistics over seeds, run folders, output files."""
 
 import json
 import statistics
@@ -9,11 +9,11 @@ from typing import Any
 from siam.system.files import write_atomically
 
 Mean = tuple[float, float | None]
-"""Mean and standard deviation over seeds; the deviation is None for one seed."""
+"""Mean and standard deviation over seeds; the deviation is None for a single seed."""
 
 
 def mean_of(values: Iterable[float | None]) -> Mean | None:
-    """Return mean and standard deviation of the known values; None if there are none."""
+    """Return the mean and standard deviation of the known values, or None if there are none."""
     known = [value for value in values if value is not None]
     if not known:
         return None
@@ -21,12 +21,12 @@ def mean_of(values: Iterable[float | None]) -> Mean | None:
 
 
 def markdown_row(cells: Iterable[str]) -> str:
-    """Format a row of a Markdown table."""
+    """Format a Markdown table row."""
     return f"| {' | '.join(cells)} |"
 
 
 def run_folder(folder: Path, row: str, seed: int) -> Path:
-    """Return the folder of a row's run, such as without-stop-gradient-seed0."""
+    """Return the run folder for a row and seed, such as without-stop-gradient-seed0."""
     name = "".join(c if c.isalnum() else "-" for c in row.lower()).strip("-")
     return folder / f"{name}-seed{seed}"
 

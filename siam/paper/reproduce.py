@@ -1,4 +1,4 @@
-"""`siam reproduce`: a run for every row and seed of a table, one after another, and the table itself."""
+"""`siam reproduce`: train every row of a table with every seed, one by one, and write the table."""
 
 import io
 import json
@@ -34,20 +34,20 @@ _SCALES: dict[str, tuple[str, str | None]] = {
     "imagenette": ("imagenette", None),
     "imagenet": ("imagenet", None),
 }
-"""Recipe of each scale, and its set if DATA is left out."""
+"""Scale -> its recipe, and its default dataset (None: DATA is required)."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """The measurements of one row."""
+    """Measurements for one table row."""
 
     row: Row
     outcomes: list[dict[str, Any]]
-    """One for each seed, as `siam pretrain --json` prints it; fewer while the study is running."""
+    """One per seed, as printed by `siam pretrain --json`; fewer while the study is running."""
     settings: dict[str, Any]
 
     def mean(self, name: str) -> Mean | None:
-        """Return mean and standard deviation over the seeds that have this figure."""
+        """Return the mean and standard deviation of outcome `name` over the seeds that have it."""
         return mean_of(outcome.get(name) for outcome in self.outcomes)
 
 
@@ -60,11 +60,11 @@ def reproduce(
     command: str = "",
     console: Console | None = None,
 ) -> Path:
-    """Run every row of table `name` with seeds 0 ... seeds - 1. Write table.md, table.json and the figure.
+    """Train every row of table `name` with seeds 0 ... seeds - 1; write table.md, table.json, the figure.
 
-    overrides: the user's settings, over the scale's. command: the command line, for the table. Finished runs
-    are not repeated, and interrupted ones are resumed; a complete table keeps its date, machine and command.
-    Returns the folder. Raises SiamError; if a row cannot be built, before any training.
+    overrides: the user's settings, applied over the scale's. command: the command line, recorded in the
+    table. Finished runs are not repeated, and interrupted ones are resumed; a complete table keeps its date,
+    machine and command. Returns the folder. Raises SiamError, before any training if a row cannot be built.
     """
     console = console or Console(stderr=True)
     chosen = table(name)
@@ -91,11 +91,11 @@ def reproduce(
 def _settings_of_rows(
     name: str, chosen: Table, overrides: Overrides, scale: Scale, open_once: Opener
 ) -> list[tuple[Row, Settings]]:
-    """Return the rows that fit the set, each with its settings. Raises SettingsError if none fits."""
+    """Return the rows that fit the dataset, each with its settings. Raises SettingsError if none do."""
     recipe, standard = _SCALES[scale]
     data = overrides.get("data", standard)
     if data is None:
-        raise SettingsError(f"--scale {scale} needs DATA: the folder of its images")
+        raise SettingsError(f"--scale {scale} needs DATA: give the folder that holds the images")
     train = open_once(data).train
     side, size = min(train.size_hint), len(train)
 
@@ -106,7 +106,7 @@ def _settings_of_rows(
     rows = chosen.rows(simsiam, size // simsiam.batch_size)
     if not rows:
         raise SettingsError(
-            f"no row of '{name}' fits the {size} images of {data} in batches of {simsiam.batch_size}: "
+            f"no row of '{name}' fits the {size} images in {data} at batch size {simsiam.batch_size}: "
             "lower --batch-size"
         )
     methods = [row.change.get("method", {}).get("name", "simsiam") for row in rows]
@@ -114,7 +114,7 @@ def _settings_of_rows(
 
 
 def _facts(folder: Path) -> dict[str, Any] | None:
-    """Return the date, machine and command of the table in this folder; None if there is none."""
+    """Return the date, machine and command recorded in the folder's table, or None without a table."""
     try:
         before = json.loads((folder / "table.json").read_text())
         return {name: before[name] for name in (*environment(), "command")}
@@ -123,13 +123,13 @@ def _facts(folder: Path) -> dict[str, Any] | None:
 
 
 def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
-    """Return the outcome of a finished run, else None. Raises RunError if its settings differ."""
+    """Return a finished run's outcome, otherwise None. Raises RunError if the run's settings differ."""
     if not (run / METRICS).exists():
         return None
     opened = open_run(run)
     changed = [d for d in differences(opened.settings, settings) if not d.startswith(MAY_CHANGE)]
     if changed:
-        raise RunError(f"{run} was made with other settings: {', '.join(changed)}; choose another --out")
+        raise RunError(f"{run} has different settings: {', '.join(changed)}; choose another --out")
     ends = [record for record in opened.metrics() if record["kind"] in ("end", "diverged")]
     if not ends:
         return None
@@ -138,12 +138,12 @@ def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
 
 
 def _train(run: Path, settings: Settings, console: Console, open_once: Opener) -> dict[str, Any]:
-    """Train or resume a run. Divergence is a result here: some rows are known to diverge."""
+    """Train or resume a run. Divergence counts as a result: some rows are known to diverge."""
     try:
         complete = Overrides(to_dict(settings))
         outcome = start(complete, None, run, resume="auto", console=console, open_once=open_once)
     except RunStopped:
-        raise RunStopped(f"stopped as asked, and saved in {run}: the same command continues") from None
+        raise RunStopped(f"stopped on request, saved in {run}: repeat the command to continue") from None
     except Diverged as error:
         console.print(str(error), highlight=False)
         return {"run": str(run), "verdict": "diverged"}
@@ -153,7 +153,7 @@ def _train(run: Path, settings: Settings, console: Console, open_once: Opener) -
 def _write(
     folder: Path, name: str, chosen: Table, found: list[Study], scale: Scale, facts: dict[str, Any]
 ) -> None:
-    """Write the table so far, as Markdown and JSON, and the curves of the first seed."""
+    """Write the table so far as Markdown and JSON, and the first seed's curves."""
     columns = _columns()
     plain = {
         "table": name,
@@ -183,7 +183,7 @@ def _write(
 
 
 def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
-    """Return the page: measured next to published. facts: machine, date, versions, and command."""
+    """Return the page, with measured next to published figures. facts: machine, date, versions, command."""
     seeds = max(len(s.outcomes) for s in found)
     settings = found[0].settings
     baselines = next((s for s in found if s.mean("untrained_knn")), found[0])
@@ -214,7 +214,7 @@ def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _Column:
-    """A measured figure of a table. spec: format of a value times `factor`."""
+    """A measured column of a table. spec: format specification, applied after multiplying by `factor`."""
 
     name: str
     title: str
@@ -223,7 +223,7 @@ class _Column:
 
 
 def _columns() -> list[_Column]:
-    """Return the measured columns: std, and every metric that has a label."""
+    """Return the measured columns: std, then every metric that has a label."""
     columns = [_Column("std", "std × √d", ".2f")]
     for name, metric in all_metrics().items():
         title = label(name, metric)

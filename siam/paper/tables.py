@@ -1,6 +1,7 @@
-"""SimSiam's tables (Chen & He 2021) as data: each row is a change of settings and its published figure.
+"""SimSiam's tables (Chen & He 2021) as data: each row holds its settings changes and its published figure.
 
-Published figures are linear top-1 on ImageNet, ResNet-50, 100 epochs (in %), unless the table says otherwise.
+Published figures are linear top-1 accuracy on ImageNet in % (ResNet-50, 100 epochs), unless the table says
+otherwise.
 """
 
 from collections.abc import Callable
@@ -15,19 +16,19 @@ Change = dict[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table."""
+    """One row of a table."""
 
     name: str
     change: Change
     """Settings that differ from the table's base, nested as in settings.yaml."""
     published: float | None
-    """Linear top-1 in %; None if the paper has no figure."""
+    """Linear top-1 accuracy in %; None if the paper reports none."""
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper. rows: (base settings, steps per epoch) -> rows."""
+    """One of the paper's tables. rows: builds the rows from the base settings and the steps per epoch."""
 
     title: str
     source: str
@@ -35,10 +36,10 @@ class Table:
 
 
 def table(name: str) -> Table:
-    """Return a table by name. Raises SettingsError, with the nearest names, if there is none."""
+    """Return the table with this name. Raises SettingsError, suggesting similar names, if there is none."""
     if name not in TABLES:
         raise SettingsError(
-            f"unknown table '{name}'{did_you_mean(name, TABLES)}; there are {', '.join(TABLES)}"
+            f"unknown table '{name}'{did_you_mean(name, TABLES)} (available: {', '.join(TABLES)})"
         )
     return TABLES[name]
 
@@ -48,12 +49,12 @@ def _method(**changes: Any) -> Change:
 
 
 def _warmed_up(base: Settings) -> Change:
-    """Return a warm-up of a tenth of the epochs (10 of 100 in the paper), for rows that need it to train."""
+    """Return a warm-up over a tenth of the epochs (10 of 100 in the paper), which some rows need to train."""
     return {"optimizer": {"warmup_epochs": max(base.optimizer.warmup_epochs, base.epochs / 10)}}
 
 
 def _stop_gradient(base: Settings, steps: int) -> list[Row]:
-    """Return Figure 2's rows, with the predictor's learning rate decayed: it is constant from Sec. 4.2 on."""
+    """Return Figure 2's rows. The predictor's learning rate decays here, and is constant from Sec. 4.2 on."""
     decayed = {"optimizer": {"predictor_lr": "cosine"}}
     return [
         Row("with stop-gradient", decayed, 67.7, "± 0.1 over 5 trials"),
@@ -125,7 +126,7 @@ def _dimension(base: Settings, steps: int) -> list[Row]:
 
 
 def _alternation(base: Settings, steps: int) -> list[Row]:
-    """Return rows whose target is the encoder of up to k steps ago: momentum 0, updated every k steps."""
+    """Return rows whose target is the encoder from up to k steps ago: momentum 0, updated every k steps."""
 
     def every(k: int) -> Change:
         return _method(target="momentum", momentum=0.0, momentum_schedule="constant", momentum_every=k)

@@ -1,4 +1,4 @@
-"""The backbone of the encoder f: any timm model, with a stem for small images."""
+"""The backbone of the encoder f: any timm model, with an optional stem for small images."""
 
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from siam.errors import SettingsError, did_you_mean, first_line
 
 SMALL_IMAGE = 64
-"""Side in pixels below which a ResNet's 7x7 stride-2 stem and max-pool leave too small a feature map."""
+"""Side, in pixels, below which a ResNet's 7x7 stride-2 stem and max-pool leave too small a feature map."""
 
 
 def build_backbone(
@@ -17,8 +17,8 @@ def build_backbone(
 ) -> nn.Module:
     """Build a timm model without its classifier: (B, 3, H, W) -> (B, D), with D from `features_of`.
 
-    width: channel multiplier of a ResNet's stages. stem: `small` is the CIFAR stem of He et al. 2016
-    (3x3, stride 1, no max-pool; SimSiam App. D); `auto` uses it for ResNets below 64 pixels.
+    width: channel multiplier for a ResNet's stages. stem: `small` is the CIFAR stem of He et al. 2016
+    (3x3, stride 1, no max-pool; SimSiam App. D); `auto` uses it for ResNets on views below 64 pixels.
     Residual branches start at zero (timm's default), as in the released SimSiam.
     Raises SettingsError if timm does not know the name, or the model does not support an option.
     """
@@ -30,7 +30,7 @@ def build_backbone(
     options: dict[str, Any] = {}
     if width != 1.0:
         if not is_resnet:
-            raise SettingsError(f"width {width} scales ResNets only: set width to 1 for backbone '{name}'")
+            raise SettingsError(f"width {width} is for ResNets only: set width to 1 for backbone '{name}'")
         options["channels"] = tuple(max(8, round(c * width)) for c in (64, 128, 256, 512))
         options["stem_width"] = max(4, round(32 * width))  # used by deep stems; others keep 64
     if not is_resnet and name.startswith(("vit", "deit", "swin", "beit", "eva")):
@@ -51,20 +51,20 @@ def features_of(backbone: nn.Module) -> int:
 
 @torch.no_grad()
 def require_fit(backbone: nn.Module, name: str, image_size: int) -> None:
-    """Run one blank image in eval mode. Raises SettingsError if the model does not support its size."""
+    """Run the model on a blank image in eval mode. Raises SettingsError if it does not support the size."""
     backbone.eval()
     try:
         backbone(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise SettingsError(
-            f"backbone '{name}' cannot take views of {image_size} x {image_size} pixels "
-            f"({first_line(error)}): set views.size to a size that it supports, or choose another backbone"
+            f"backbone '{name}' does not accept views of {image_size} x {image_size} pixels "
+            f"({first_line(error)}): set views.size to a supported size, or choose another backbone"
         ) from None
     backbone.train()
 
 
 def _give_small_stem(resnet: nn.Module) -> None:
-    """Replace the 7x7 stride-2 convolution with 3x3 stride 1, and remove the max-pool."""
+    """Replace the 7x7 stride-2 convolution with a 3x3 stride-1 one, and remove the max-pool."""
     first: Tensor = next(resnet.parameters())
     channels = int(resnet.bn1.num_features)  # type: ignore[union-attr, arg-type]
     resnet.conv1 = nn.Conv2d(first.shape[1], channels, kernel_size=3, stride=1, padding=1, bias=False)

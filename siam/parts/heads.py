@@ -28,7 +28,7 @@ def build_projector(features: int, method: Method) -> nn.Sequential:
 def build_predictor(method: Method) -> nn.Module:
     """Build h: (B, d) -> (B, d). "BN applied to its hidden fc layer. Its output fc does not have BN or ReLU."
 
-    A bottleneck, d to d/4 and back. `fixed` is not trained (Table 1b), `none` is the identity.
+    h is a bottleneck: d to d/4 and back. `fixed` is not trained (Table 1b); `none` is the identity.
     """
     if method.predictor == "none":
         return nn.Identity()

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class MomentumEncoder(nn.Module):
     """A moving average of an encoder: xi <- m xi + (1 - m) theta (BYOL Eq. 1; MoCo Eq. 2).
 
-    It starts as an exact copy, not from its own initialization. Its weights are not trained; its buffers (BN
-    statistics) are averaged in the same way.
+    It starts as an exact copy of that encoder, not from its own initialization. Its weights are not trained;
+    its buffers (BN statistics) are averaged in the same way.
     """
 
     def __init__(self, source: nn.Module) -> None:
@@ -25,7 +25,7 @@ class MomentumEncoder(nn.Module):
 
     @torch.no_grad()
     def update(self, source: nn.Module, momentum: float) -> None:
-        """Move toward `source`. momentum: m in [0, 1]; 0 copies it, 1 is a no-op."""
+        """Move toward `source`. momentum: m in [0, 1]; 0 copies `source`, 1 changes nothing."""
         for ours, theirs in zip(
             self.encoder.state_dict().values(), source.state_dict().values(), strict=True
         ):
@@ -36,7 +36,7 @@ class MomentumEncoder(nn.Module):
 
 
 def momentum_at(progress: float, base: float, schedule: str) -> float:
-    """Return m at `progress` t in [0, 1] of training: constant, or 1 - (1 - base)(cos(pi t) + 1)/2 (BYOL)."""
+    """Return m at training progress t in [0, 1]: constant, or 1 - (1 - base)(cos(pi t) + 1)/2 (BYOL)."""
     if schedule == "constant":
         return base
     return 1 - (1 - base) * (math.cos(math.pi * progress) + 1) / 2

@@ -1,4 +1,4 @@
-"""The base class of objectives, and the symmetrized agreement of the stateless ones."""
+"""The base class for objectives, and the symmetrized loss that the stateless ones share."""
 
 from collections.abc import Callable
 
@@ -6,27 +6,27 @@ from torch import Tensor, nn
 
 
 class Objective(nn.Module):
-    """A loss of two views: (p1, p2, z1, z2), each (B, d), -> scalar, lower for better agreement.
+    """A loss on two views: (p1, p2, z1, z2), each (B, d), -> scalar; lower means better agreement.
 
     p: predictions, z: targets. Gradient flows into all four; the network applies stop-gradient. State belongs
     in buffers and parameters: checkpoints hold both, and the optimizer trains the parameters.
     """
 
     def before_step(self, images: Tensor, epoch: int) -> None:
-        """Prepare for the next forward call in training, that of one micro-batch.
+        """Prepare for the next training forward pass, which covers one micro-batch.
 
-        images: indices (B,) in the set, on the CPU. epoch: from 0.
+        images: dataset indices (B,), on the CPU. epoch: counted from 0.
         """
 
     def after_step(self) -> None:
-        """Update the state after the optimizer step."""
+        """Update the objective's state after the optimizer step."""
 
 
 class Agreement(Objective):
     """L = D(p1, z2)/2 + D(p2, z1)/2 (SimSiam Eq. 2-4), or D(p1, z2) alone when asymmetric (Sec. 4.6)."""
 
     def __init__(self, distance: Callable[[Tensor, Tensor], Tensor], symmetric: bool) -> None:
-        """distance: D, (B, d), (B, d) -> scalar."""
+        """distance: the function D: (B, d), (B, d) -> scalar."""
         super().__init__()
         self.distance, self.symmetric = distance, symmetric
 

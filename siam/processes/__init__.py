@@ -1,1 +1,1 @@
-"""Distributed training: launching processes, connecting them, and communication between them."""
+"""Distributed training: launching processes, connecting them, and communicating between them."""

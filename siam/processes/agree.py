@@ -1,4 +1,4 @@
-"""Agreement between the processes of a run: results, errors, means and flags. No-ops in a single process."""
+"""Agreement between a run's processes on results, errors, means and flags; no-ops in a single process."""
 
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def on_rank_zero(make: Callable[[], T]) -> T:
-    """Call `make` on rank 0 and return its result, or raise its SiamError, in every process."""
+    """Call `make` on rank 0; return its result, or raise its SiamError, in every process."""
     if world_size() == 1:
         return make()
     made: list[Any] = [None]
@@ -31,13 +31,13 @@ def on_rank_zero(make: Callable[[], T]) -> T:
 
 
 def raise_everywhere(error: SiamError) -> NoReturn:
-    """Raise an error that every process raises here, marked so that only rank 0 prints it."""
+    """Raise an error that every process raises at this point, marked so that only rank 0 prints it."""
     error.on_all_ranks = True
     raise error
 
 
 def all_gather_object(value: T) -> list[T]:
-    """Return the values of all processes, which are pickled, in rank order."""
+    """Pickle and exchange one value per process; return them in rank order."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -61,7 +61,7 @@ def all_reduce_mean_(tensors: list[Tensor]) -> None:
 
 
 def gather_uneven(x: Tensor) -> Tensor:
-    """Concatenate the rows of all processes, whose counts may differ: (n, ...) -> (N, ...), on the CPU."""
+    """Concatenate rows from all processes, whose counts may differ: (n, ...) -> (N, ...), on the CPU."""
     if world_size() == 1:
         return x
     counts = all_gather_object(len(x))
@@ -75,9 +75,9 @@ def gather_uneven(x: Tensor) -> Tensor:
 class AnyRankFlag:
     """Flags that any process may raise and all processes see at the same step.
 
-    Non-blocking: a call returns the flags raised in the previous call, so that no process waits for the
-    network. (A single process gets its own flags back at once.) A flag that a call returns counts as seen;
-    raising it again in that same call has no effect.
+    Non-blocking: each call returns the flags raised in the previous call, so that no process waits for the
+    network. (In a single process, a call returns its own flags at once.) A flag counts as seen once a call
+    returns it; raising it again in that same call has no effect.
     """
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class AnyRankFlag:
         return seen
 
     def close(self) -> None:
-        """Wait for the last exchange to end."""
+        """Wait for the last exchange to finish."""
         self._wait(0)
 
     def _wait(self, count: int) -> tuple[bool, ...]:

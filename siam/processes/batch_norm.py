@@ -1,8 +1,8 @@
 """Batch norm over the global batch: "BN is synchronized across devices" (SimSiam, Sec. 3).
 
-torch's SyncBatchNorm runs on GPUs only. SyncedBatchNorm does the same on CPUs, with one exchange in forward
-(mean and variance of each channel) and one in backward. Processes may have batches of different sizes, as
-detectors do, since images vary in size and in their number of boxes.
+torch's SyncBatchNorm runs only on GPUs. SyncedBatchNorm does the same on CPUs, with one exchange in forward
+(each channel's mean and variance) and one in backward. Batch sizes may differ between processes, as they do
+in detectors, where images vary in size and in number of boxes.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ from siam.processes.gather import all_gather, world_size
 
 
 def synchronize_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every BN layer with a synchronized one; parameters, buffers and their names stay."""
+    """Replace every BN layer with a synchronized one, keeping parameters, buffers and their names."""
     if device.type == "cuda":
         from timm.layers import convert_sync_batchnorm  # torch's drops the activations in timm's BN layers
 
@@ -31,7 +31,7 @@ def synchronize_batch_norm(network: nn.Module, device: torch.device) -> nn.Modul
 
 
 class SyncedBatchNorm(_BatchNorm):
-    """Synchronized version of the layer `norm`, with its parameters, its buffers and any activation in it."""
+    """Synchronized version of the BN layer `norm`, with its parameters, buffers and any activation."""
 
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
@@ -41,7 +41,7 @@ class SyncedBatchNorm(_BatchNorm):
         self.after = nn.Sequential(*(getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)))
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Accept any number of dimensions after the channels."""
+        """Accept inputs with any number of dimensions after the channels."""
 
     def forward(self, input: Tensor) -> Tensor:
         together = self.training and world_size() > 1
@@ -53,7 +53,8 @@ class SyncedBatchNorm(_BatchNorm):
     def _normalize(self, x: Tensor) -> Tensor:
         """Normalize with global statistics.
 
-        Not compiled, because Inductor (torch 2.14) also sums the gradients of weight and bias over processes.
+        Not compiled, because Inductor (torch 2.14) also sums the weight and bias gradients over the
+        processes.
         """
         mean, var, n = _global_statistics(x.detach())
         if self.num_batches_tracked is not None:
@@ -70,7 +71,7 @@ class SyncedBatchNorm(_BatchNorm):
 
 
 def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean, variance and count of each channel (C,) of x (b, C, ...) over all processes."""
+    """Return each channel's mean, variance and count (C,) in x (b, C, ...), over all processes."""
     dims, shape = [0, *range(2, x.dim())], (-1, *[1] * (x.dim() - 2))
     count = x.numel() // x.shape[1]
     own_mean = x.sum(dims, dtype=torch.float32) / count
@@ -85,10 +86,10 @@ def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _ThroughStatistics(torch.autograd.Function):
-    """Identity of x, weight and bias, whose backward adds the gradient of x through mean and variance.
+    """Identity on x, weight and bias; its backward adds the gradient of x through the mean and variance.
 
-    The batch norm that follows treats mean and variance as constants. The gradients of its bias and weight
-    are then the sums of dy and of dy times the normalized x, and summed over all processes these two give the
+    The batch norm that follows treats the mean and variance as constants. Its bias and weight gradients are
+    then the sums of dy and of dy times the normalized x; summed over all processes, these two yield the
     gradient through the statistics.
     """
 

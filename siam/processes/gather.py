@@ -1,8 +1,8 @@
-"""Differentiable exchange of rows between the processes of a run; no-ops in a single process.
+"""Differentiable exchange of rows between a run's processes; no-ops in a single process.
 
 Each process holds an equal share of the global batch, in rank order: rank r of W has rows r B/W to
-(r + 1) B/W. DistributedDataParallel then averages the gradients over the processes, so a loss that is a mean
-over a process's own rows is, on average, the mean over the global batch.
+(r + 1) B/W. DistributedDataParallel then averages gradients over the processes, so a loss that is a mean over
+a process's own rows is, on average, the mean over the global batch.
 """
 
 from typing import Any
@@ -18,12 +18,12 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Return this process's number, from 0 to W - 1; 0 in a single process."""
+    """Return this process's rank, from 0 to W - 1; 0 in a single process."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def all_gather(x: Tensor) -> Tensor:
-    """Concatenate the rows of all processes, with gradient: (B/W, ...) -> (B, ...)."""
+    """Concatenate the rows of all processes, with gradients: (B/W, ...) -> (B, ...)."""
     if world_size() == 1:
         return x
     out: Tensor = _AllGather.apply(x)
@@ -36,9 +36,9 @@ def local_shard(x: Tensor) -> Tensor:
 
 
 class _AllGather(torch.autograd.Function):
-    """All-gather with a reduce-scatter as its backward.
+    """All-gather whose backward is a reduce-scatter.
 
-    The loss of each process depends on the rows of all, so the gradient of a row is the sum over processes.
+    Each process's loss depends on the rows of all processes, so a row's gradient is the sum over processes.
     `torch.distributed.nn.functional.all_gather` is deprecated, and its successor is private.
     """
 

@@ -1,7 +1,7 @@
-"""Launching several processes on one machine without torchrun.
+"""Launch several processes on one machine without torchrun.
 
-torchrun's own `elastic_launch` is not used, because on SIGTERM it drops the results of its workers, and those
-that have saved and returned wait for it until it kills them.
+torchrun's own `elastic_launch` is not used: on SIGTERM it discards its workers' results, and workers that
+have saved and returned wait for it until it kills them.
 """
 
 import multiprocessing
@@ -23,15 +23,15 @@ from siam.system.main_module import without_main_reimport
 
 T = TypeVar("T")
 
-_GRACE = 20.0  # seconds for the other processes to exit by themselves after one is lost
+_GRACE = 20.0  # seconds for the other processes to exit on their own after one is lost
 _LAUNCHER = "SIAM_LAUNCHED_BY"  # id of the process that called `launch`
 
 
 def how_many(devices: int, device: str, batch_size: int, micro_batches: int = 1) -> int:
-    """Return the number of processes to start here: `devices`, or all GPUs that can share the batch equally.
+    """Return how many processes to start here: `devices`, or as many GPUs as can split the batch evenly.
 
-    devices: 0 means automatic. micro_batches: per step of each process (`grad_accum`), also of equal size.
-    Raises SettingsError if the batch cannot be shared equally.
+    devices: 0 means automatic. micro_batches: number per process and step (`grad_accum`), also of equal size.
+    Raises SettingsError if the batch cannot be split evenly or the devices are not available.
     """
     if devices == 0:
         gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
@@ -42,19 +42,19 @@ def how_many(devices: int, device: str, batch_size: int, micro_batches: int = 1)
     gpus = torch.cuda.device_count()
     if gpus and device != "cpu" and devices > gpus:
         raise SettingsError(
-            f"devices {devices} is more than the {gpus} GPUs of this machine: lower --devices"
+            f"devices {devices} exceeds the number of GPUs in this machine ({gpus}): lower --devices"
         )
     require_equal_shares(batch_size, devices, micro_batches)
     return devices
 
 
 def require_equal_shares(batch_size: int, processes: int, micro_batches: int = 1) -> None:
-    """Raise SettingsError unless all micro-batches of all processes have the same size, at least 2 images."""
+    """Raise SettingsError unless every micro-batch of every process has the same size, at least 2 images."""
     if not _is_shared_equally(batch_size, processes * micro_batches):
-        each = "process" if micro_batches == 1 else f"of its {micro_batches} micro-batches"
+        each = "process" if micro_batches == 1 else f"of the {micro_batches} micro-batches per process"
         raise SettingsError(
-            f"batch_size {batch_size} cannot be shared by {processes} processes: set it to a multiple of "
-            f"{processes * micro_batches}, with at least 2 images for each {each}"
+            f"batch_size {batch_size} cannot be split evenly over {processes} processes: set it to a "
+            f"multiple of {processes * micro_batches}, with at least 2 images for each {each}"
         )
 
 
@@ -63,10 +63,10 @@ def _is_shared_equally(batch_size: int, among: int) -> bool:
 
 
 def launch(processes: int, work: Callable[..., T], *arguments: Any) -> T:
-    """Run work(*arguments) in several processes on this machine, and return the result of rank 0.
+    """Run work(*arguments) in several processes on this machine and return rank 0's result.
 
-    The result must not hold tensors. SIGTERM and SIGINT are forwarded to the processes. Raises the SiamError
-    that one of them raised, or RunError with the signal or exit status if one died.
+    The result must not contain tensors. SIGTERM and SIGINT are forwarded to the processes. Raises the
+    SiamError that one of them raised, or RunError with the signal or exit status if one died.
     """
     context = multiprocessing.get_context("spawn")
     # This process keeps a server on a free port; the members are its clients, as under torchrun.
@@ -104,7 +104,7 @@ def launch(processes: int, work: Callable[..., T], *arguments: Any) -> T:
 def _member(
     environment: dict[str, Any], sender: Connection, work: Callable[..., Any], arguments: Any
 ) -> None:
-    """Run work(*arguments) as one of the processes of `launch`, and send its result or SiamError."""
+    """Run work(*arguments) as one of the processes of `launch`, and send back its result or SiamError."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which forwards it once
     os.environ.update({name: str(value) for name, value in environment.items()})
@@ -120,7 +120,7 @@ def _member(
 def _collect(members: list[BaseProcess], receivers: list[Connection]) -> tuple[dict[int, Any], list[int]]:
     """Wait for all processes to exit. Returns their answers by rank, and the ranks that died without one.
 
-    After the first death the others have 20 s to exit before they are killed.
+    After the first death, the others have 20 s to exit before they are killed.
     """
     answers: dict[int, Any] = {}
     lost: list[int] = []
@@ -146,7 +146,7 @@ def _collect(members: list[BaseProcess], receivers: list[Connection]) -> tuple[d
 
 @contextmanager
 def _forwarding_signals(members: list[BaseProcess]) -> Iterator[None]:
-    """Forward SIGTERM and SIGINT to the members. Python handles signals in the main thread only."""
+    """Forward SIGTERM and SIGINT to the members, if in the main thread: Python handles signals only there."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -165,5 +165,5 @@ def _forwarding_signals(members: list[BaseProcess]) -> Iterator[None]:
 
 
 def orphaned() -> bool:
-    """Return True if `launch` started this process and its parent has ended since."""
+    """Return True if `launch` started this process and the launcher has since exited."""
     return _LAUNCHER in os.environ and int(os.environ[_LAUNCHER]) != os.getppid()

@@ -1,6 +1,6 @@
-"""Rendezvous: connecting the processes of a run.
+"""Connect the processes of a run.
 
-torchrun starts them on any number of machines, and restarts them; `launch` starts them on this one. Both set
+torchrun starts (and restarts) them on any number of machines; `launch` starts them on this machine. Both set
 RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment.
 """
 
@@ -20,7 +20,7 @@ from siam.errors import RunError, SiamError, first_line
 
 
 class ProcessLostError(RunError):
-    """The other processes of a run no longer respond."""
+    """The run's other processes no longer respond."""
 
     exit_status = 75  # EX_TEMPFAIL: the run can be resumed
 
@@ -31,13 +31,13 @@ def is_distributed() -> bool:
 
 
 def was_restarted() -> bool:
-    """Return True if torchrun or SLURM restarted this process, so that there may be a run to resume."""
+    """Return True if torchrun or SLURM restarted this process, in which case there may be a run to resume."""
     counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
     return any(int(os.environ.get(name) or 0) for name in counts)
 
 
 def local_device(name: str) -> str:
-    """Assign each process of a machine its own GPU: auto and cuda become cuda:LOCAL_RANK."""
+    """Assign each process on a machine its own GPU: auto and cuda become cuda:LOCAL_RANK."""
     if is_distributed() and name in ("auto", "cuda") and torch.cuda.is_available():
         return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     return name
@@ -47,7 +47,8 @@ def local_device(name: str) -> str:
 def process_group(device: str, seconds: float) -> Iterator[None]:
     """Connect the processes of a run; a no-op in a single process.
 
-    seconds: timeout for a process that does not respond. Raises ProcessLostError if the others are gone.
+    seconds: how long to wait for a process that does not respond. Raises ProcessLostError if the others are
+    gone.
     """
     if not is_distributed():
         yield
@@ -75,10 +76,10 @@ def process_group(device: str, seconds: float) -> Iterator[None]:
 def _agree_on_prefix(store: Store, rank: int, processes: int, timeout: timedelta) -> str:
     """Agree on a prefix for the keys in `store` that is unique to this start of the processes.
 
-    torchrun keeps one store through all restarts, so a restarted process may read the addresses that killed
-    ones left there (pytorch#135712), and its restart count differs between machines. So each process asks for
-    the prefix under its own id, unique to this start. Rank 0 answers every id it finds, even those of
-    dead processes, until all ranks of this start have acknowledged its prefix.
+    torchrun keeps one store across all restarts, so a restarted process may read addresses that killed
+    processes left there (pytorch#135712), and restart counts differ between machines. So each process asks
+    for the prefix under its own id, which is unique to this start. Rank 0 answers every id it finds, even
+    those of dead processes, until all ranks of this start have acknowledged its prefix.
     """
     mine = uuid4().hex
     if rank > 0:
@@ -98,5 +99,5 @@ def _agree_on_prefix(store: Store, rank: int, processes: int, timeout: timedelta
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of a gloo or NCCL error, without its source position."""
+    """Return the first line of a gloo or NCCL error, without its source location."""
     return first_line(error).rpartition("] ")[2]

@@ -1,4 +1,4 @@
-"""Training of a classifier on an encoder: only its head (linear), or the whole network (finetune)."""
+"""Train a classifier on top of an encoder: only its head (linear), or the whole network (finetune)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ from siam.settings.pretraining import LoaderSettings, Settings, ViewSettings
 from siam.train.optimizer import decay
 
 Progress = Callable[[int, int, float], None]
-"""Called with the number of steps done, the total, and the loss."""
+"""Called with the steps done, the total number of steps, and the loss."""
 
 LR_BATCH = 256
-"""Batch size that learning rates are given for; the rate used is lr x batch_size / 256."""
+"""Batch size for which learning rates are specified; the rate used is lr x batch_size / 256."""
 
-_REPORT_EVERY = 10  # steps, because reading the loss waits for the device
+_REPORT_EVERY = 10  # steps; not every step, because reading the loss waits for the device
 
 
 @dataclass(frozen=True)
 class Compute:
-    """The hardware of an evaluation. workers: decoding processes."""
+    """The hardware an evaluation uses. workers: number of decoding processes."""
 
     device: torch.device
     bf16: bool = False
@@ -36,17 +36,20 @@ class Compute:
 
 @dataclass(frozen=True)
 class ClassifierSettings:
-    """Settings that linear evaluation and fine-tuning share."""
+    """Settings shared by linear evaluation and fine-tuning."""
 
     epochs: int
     batch_size: int
     lr: float
-    """Learning rate of the head for a batch of 256; the rate used is lr x batch_size / 256."""
+    """Head learning rate per 256 images; the rate used is lr x batch_size / 256."""
     seed: int = 0
 
 
 class Classifier(nn.Module):
-    """Normalized images (B, 3, H, W) -> scores (B, classes); head initialized near zero, as released."""
+    """An encoder with a linear head: normalized images (B, 3, H, W) -> scores (B, classes).
+
+    The head is initialized near zero, as in the released code.
+    """
 
     def __init__(self, encoder: Encoder, classes: int) -> None:
         super().__init__()
@@ -61,9 +64,9 @@ class Classifier(nn.Module):
 
 
 class Training:
-    """A classifier, its labeled images, and the training loop that linear and finetune share.
+    """A classifier, its labeled images, and the training loop shared by linear and finetune.
 
-    lr_scale: factor from the rates of the settings, given for a batch of 256, to those of the batch used.
+    lr_scale: the factor that converts learning rates per 256 images to the batch size used.
     """
 
     def __init__(
@@ -83,9 +86,10 @@ class Training:
         optimizer: torch.optim.Optimizer,
         progress: Progress | None = None,
     ) -> None:
-        """Minimize the cross-entropy for the loader's epochs. Each group's `peak_lr` decays to 0 by a cosine.
+        """Minimize the cross-entropy over the loader's epochs.
 
-        encode: the encoder, or the encoder without gradient. Raises Diverged if the loss is not finite.
+        Each parameter group's learning rate follows a cosine from `peak_lr` to 0. encode: the encoder,
+        optionally under no_grad. Raises Diverged if the loss is no longer finite.
         """
         device, total = self.compute.device, self.loader.settings.epochs * self.loader.steps
         for step, batch in enumerate(self.loader.batches()):
@@ -101,11 +105,11 @@ class Training:
             if progress is not None and ((step + 1) % _REPORT_EVERY == 0 or step + 1 == total):
                 value = float(loss.detach())
                 if not value < float("inf"):
-                    raise Diverged(f"the loss is not finite by step {step + 1}: lower --lr")
+                    raise Diverged(f"the loss is no longer finite at step {step + 1}: lower --lr")
                 progress(step + 1, total, value)
 
     def score(self, images: Images) -> tuple[Tensor, Tensor]:
-        """Return scores (M, classes) and labels (M,) of center views. Unreadable images are skipped."""
+        """Return scores (M, classes) and labels (M,) for center views, skipping unreadable images."""
         if images.labels is None:
             raise DataError(f"{images.name} has no labels: put its images into one folder per class")
         views = center_views(images, self.model.encoder.image_size, workers=self.compute.workers)
@@ -114,7 +118,7 @@ class Training:
 
 
 def labeled_loader(images: Subset, size: int, settings: ClassifierSettings, compute: Compute) -> ViewLoader:
-    """Build a loader of one view per image: a random crop of 8 to 100 % of its area, and a flip."""
+    """Build a loader for one view per image: a random crop of 8 to 100 % of the area, randomly flipped."""
     views = ViewSettings(size=size, scale=(0.08, 1.0), jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
     loading = Settings(
         data=images.name, batch_size=min(settings.batch_size, len(images)), epochs=settings.epochs,

@@ -1,4 +1,4 @@
-"""Evaluation of a run's encoder on labeled images, by one of four protocols."""
+"""Evaluate a run's encoder on labeled images with one of four protocols."""
 
 import time
 from collections.abc import Callable
@@ -42,15 +42,15 @@ def evaluate(
     console: Console | None = None,
     **options: Any,
 ) -> Evaluation:
-    """Measure the encoder of `run` on the labeled images in `data`.
+    """Evaluate the encoder of `run` on the labeled images in `data`.
 
-    data: labeled images. Its val/ or test/ is the validation set; without one, a fifth is held out.
+    data: labeled images. val/ or test/ is used for validation; without either, a fifth is held out.
     protocol: knn, probe, linear or finetune.
-    options: other fields of `EvaluateSettings` by name, such as labels=0.1 or val="elsewhere/".
+    options: other `EvaluateSettings` fields by name, such as labels=0.1 or val="elsewhere/".
 
-    Returns top-1 accuracy with its 95 % interval, top-5, accuracy per class and the confusion matrix;
-    accuracies are fractions in [0, 1]. The run is not modified. Raises SettingsError, RunError (no encoder, a
-    loss that is not finite) or DataError (no labels, classes that differ, no readable image).
+    Returns top-1 accuracy with its 95 % interval, top-5 and per-class accuracy, and the confusion matrix;
+    accuracies are fractions in [0, 1]. The run is not modified. Raises SettingsError, RunError (no encoder,
+    or a loss that is no longer finite) or DataError (no labels, mismatched classes, or no readable image).
     """
     started = time.monotonic()
     settings = Overrides({"protocol": protocol, **options}).over(EvaluateSettings())
@@ -60,7 +60,7 @@ def evaluate(
     train, val, held_out = _labeled_sets(data, settings)
     absent = sorted(set(train.classes) - {train.classes[i] for i in set(np.asarray(val.labels).tolist())})
     if absent:
-        console.print(f"no validation images of {', '.join(absent[:5])}: accuracy is over the other classes")
+        console.print(f"no validation images for {', '.join(absent[:5])}: accuracy covers the other classes")
     workers = settings.workers if settings.workers >= 0 else default_workers(device)
     compute = Compute(device, uses_bf16("auto", device), workers)
     bars = Bars(console, transient=True)
@@ -80,7 +80,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Task:
-    """The input of a protocol."""
+    """A protocol's inputs."""
 
     encoder: Encoder
     train: Subset
@@ -90,7 +90,7 @@ class _Task:
     bars: Bars
 
     def features(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return training features (N, D) and labels (N,), then those for validation, (M, D) and (M,)."""
+        """Return features (N, D) and labels (N,) for training, then (M, D) and (M,) for validation."""
         training = self._features_of(self.train, "training features")
         return *training, *self._features_of(self.val, "validation features")
 
@@ -102,7 +102,7 @@ class _Task:
         return x, torch.from_numpy(images.labels[indices])
 
     def settings_over(self, defaults: Any) -> Any:
-        """Return `defaults`, a protocol's own settings, with the values that the user gave."""
+        """Return a protocol's `defaults`, overridden by the values the user gave."""
         given = {name: getattr(self.settings, name) for name in vars(defaults)}
         return replace(defaults, **{name: value for name, value in given.items() if value is not None})
 
@@ -113,11 +113,11 @@ class _Task:
 @dataclass(frozen=True)
 class _Measured:
     scores: Tensor
-    """(M, classes)."""
+    """Class scores (M, classes)."""
     truth: Tensor
     """True classes (M,)."""
     detail: str
-    """The protocol's hyperparameters, given or selected."""
+    """The protocol's hyperparameters, as given or selected."""
 
 
 def _knn(task: _Task) -> _Measured:
@@ -153,7 +153,7 @@ _PROTOCOLS: dict[str, Callable[[_Task], _Measured]] = {
 
 
 def _labeled_sets(data: str | Path, settings: EvaluateSettings) -> tuple[Subset, Images, bool]:
-    """Return training and validation images, and True if the latter were held out of the former."""
+    """Return training images, validation images, and whether the latter were held out from the former."""
     sets = open_images(data)
     val = sets.val if settings.val is None else open_images(settings.val).train
     for images in (sets.train, val):
@@ -163,7 +163,7 @@ def _labeled_sets(data: str | Path, settings: EvaluateSettings) -> tuple[Subset,
         differing = sorted(set(val.classes) ^ set(sets.train.classes))
         raise DataError(f"the classes of {sets.train.name} and {val.name} differ: {', '.join(differing[:5])}")
     if len(sets.train.classes) < 2:
-        raise DataError(f"{sets.train.name} has a single class: classification needs at least 2")
+        raise DataError(f"{sets.train.name} has only one class: classification needs at least 2")
     if val is None:
         train, held = hold_out(sets.train, _HELD_OUT)
         return labeled_subset(train, settings.labels, settings.seed), held, True

@@ -1,7 +1,7 @@
-"""Fine-tuning: the whole network learns from labels, the backbone at a lower rate than the new head.
+"""Fine-tuning: train the whole network on labels, the backbone at a lower learning rate than the new head.
 
-From all labels, or from a small fraction of them (semi-supervised evaluation: SimCLR, Chen et al. 2020, App.
-B.5; BYOL, Grill et al. 2020, Sec. 4). SGD with Nesterov momentum 0.9, cosine decay, no weight decay.
+Uses all labels, or a small fraction of them (semi-supervised evaluation: SimCLR, Chen et al. 2020, App. B.5;
+BYOL, Grill et al. 2020, Sec. 4). SGD with Nesterov momentum 0.9, cosine decay, no weight decay.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from siam.runs.encoder import Encoder
 
 @dataclass(frozen=True)
 class FinetuneSettings(ClassifierSettings):
-    """Settings of fine-tuning; learning rates are for a batch of 256."""
+    """Fine-tuning settings; learning rates are per 256 images."""
 
     epochs: int = 30
     batch_size: int = 256
@@ -33,10 +33,7 @@ def finetune(
     compute: Compute,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return scores (M, classes) of the validation images and their classes (M,).
-
-    Trains `encoder` in place.
-    """
+    """Fine-tune `encoder` in place; return validation scores (M, classes) and true classes (M,)."""
     training = Training(encoder.requires_grad_(True), train, settings, compute)
     model, scale = training.model.train(), training.lr_scale
     groups = [

@@ -1,7 +1,7 @@
 """Linear evaluation as published: the accuracy of a linear classifier on frozen features.
 
 "We train a supervised linear classifier on frozen features" (SimSiam, Sec. 3 and App. A): LARS, base lr
-0.02 x batch / 256 (the released code: 0.1), batch 4096, 90 epochs, momentum 0.9, no weight decay, cosine.
+0.02 x batch / 256 (released code: 0.1), batch 4096, 90 epochs, momentum 0.9, no weight decay, cosine decay.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from siam.runs.encoder import Encoder
 
 @dataclass(frozen=True)
 class LinearSettings(ClassifierSettings):
-    """Settings of linear evaluation; the defaults are the published ones."""
+    """Linear evaluation settings, with the published defaults."""
 
     epochs: int = 90
     batch_size: int = 4096
@@ -34,9 +34,9 @@ def linear(
     compute: Compute,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return scores (M, classes) of the validation images and their classes (M,).
+    """Train a linear classifier; return validation scores (M, classes) and true classes (M,).
 
-    Trains on random crops and flips, tests on center views. Raises RunError if a frozen weight changes.
+    Trains on random crops and flips, and tests on center views. Raises RunError if a frozen weight changes.
     """
     encoder.eval().requires_grad_(False)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Logistic regression on features extracted once: close to linear evaluation, in seconds."""
+"""Logistic regression on features extracted once: close to linear evaluation, but takes only seconds."""
 
 import numpy as np
 import torch
@@ -10,18 +10,18 @@ from torch.nn import functional as F
 from siam.data.random import permutation
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
-"""Candidates for scikit-learn's inverse regularization C, on normalized features times sqrt(D)."""
+"""Candidate values of scikit-learn's inverse regularization C, for normalized features times sqrt(D)."""
 
-_INNER_FRACTION = 0.2  # fraction of the images on which C is chosen
-_MAX_SEARCH_IMAGES = 20000  # images used in the search for C; the final fit uses all
+_INNER_FRACTION = 0.2  # fraction of the images held out to choose C
+_MAX_SEARCH_IMAGES = 20000  # images used to choose C; the final fit uses all
 
 
 def probe(
     features: Tensor, labels: Tensor, queries: Tensor, classes: int, seed: int = 0
 ) -> tuple[Tensor, float]:
-    """Return scores (M, classes) of the queries (M, D), and the regularization C, chosen on an inner split.
+    """Fit a logistic regression; return query scores (M, classes) and C, chosen on an inner split.
 
-    features: (N, D). labels: (N,). Classes that are absent from `labels` score -inf.
+    features: (N, D). labels: (N,). queries: (M, D). Classes absent from `labels` score -inf.
     """
     x, y = _scaled(features), labels.numpy()
     order = permutation(seed, 2, len(x))[:_MAX_SEARCH_IMAGES]
@@ -44,7 +44,7 @@ def probe(
 
 
 def _scaled(features: Tensor) -> NDArray[np.float32]:
-    """Scale each row to length sqrt(D), so that values are about 1 whatever the backbone."""
+    """Scale each row to length sqrt(D), so that values are about 1 for any backbone."""
     return (F.normalize(features.float(), dim=1) * features.shape[1] ** 0.5).numpy()
 
 

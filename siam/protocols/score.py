@@ -1,4 +1,4 @@
-"""Score a classifier on validation images: top-1, top-5, accuracy by class, confusion matrix."""
+"""Score a classifier on validation images: top-1, top-5, per-class accuracy, confusion matrix."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def score(scores: Tensor, truth: Tensor, classes: tuple[str, ...]) -> dict[str, object]:
-    """Return the fields of an Evaluation that follow from scores (M, classes) and true classes (M,)."""
+    """Compute the Evaluation fields derived from scores (M, classes) and true classes (M,)."""
     predicted = scores.argmax(dim=1)
     correct = predicted == truth
     top5 = None
@@ -31,7 +31,7 @@ def score(scores: Tensor, truth: Tensor, classes: tuple[str, ...]) -> dict[str, 
 
 
 def wilson(correct: int, total: int) -> tuple[float, float]:
-    """Return the 95 % score interval of a proportion (Wilson 1927)."""
+    """Return the 95 % score interval for a proportion (Wilson 1927)."""
     z = 1.959964
     p, n = correct / total, total
     center = (p + z * z / (2 * n)) / (1 + z * z / n)

@@ -1,1 +1,1 @@
-"""The report: a run on one page, as a function of its folder."""
+"""One self-contained page per run, built from the run folder alone."""

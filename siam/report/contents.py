@@ -1,4 +1,4 @@
-"""A run's files, parsed for the sections of its page."""
+"""The files of a run folder, parsed for the report sections."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,26 +12,26 @@ from siam.runs.results import SavedEvaluation, TransferResult, load_evaluations,
 
 @dataclass(frozen=True)
 class Contents(Run):
-    """A run and the parsed contents of its folder; each file is read once, on first use."""
+    """A run with its parsed files; each file is read once, on first access."""
 
     @cached_property
     def history(self) -> History:
-        """The records of metrics.jsonl."""
+        """The records in metrics.jsonl."""
         return History(self.metrics(), self.settings)
 
     @cached_property
     def pictures(self) -> Pictures | None:
-        """The images of pictures.npz; None if there are none. Raises RunError if it cannot be read."""
+        """The images in pictures.npz, or None if it is missing. Raises RunError if the file is damaged."""
         return Pictures.load(self.folder)
 
     @cached_property
     def evaluations(self) -> list[SavedEvaluation]:
-        """The results in evaluations.json, oldest first. Raises RunError if it is damaged."""
+        """The results in evaluations.json, oldest first. Raises RunError if the file is damaged."""
         return load_evaluations(self.folder)
 
     @cached_property
     def transfers(self) -> dict[Path, TransferResult]:
-        """The finished transfers in transfer/, sorted by name. Raises RunError if a result is damaged."""
+        """Finished transfers (folder -> result), sorted by name. Raises RunError if a result is damaged."""
         parent = self.folder / TRANSFERS
         children = sorted(parent.iterdir()) if parent.is_dir() else []
         loaded = {child: load_transfer(child) for child in children}
@@ -39,12 +39,12 @@ class Contents(Run):
 
     @cached_property
     def unreadable(self) -> int:
-        """Number of lines in unreadable.txt; 0 if there is none."""
+        """The number of lines in unreadable.txt, or 0 if the file is missing."""
         file = self.folder / UNREADABLE
         return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
 def open_contents(folder: str | Path) -> Contents:
-    """Open a run. Raises RunError if there is none, or its settings cannot be read."""
+    """Open a run. Raises RunError if the folder holds no run or its settings cannot be read."""
     run = open_run(folder)
     return Contents(run.folder, run.settings)

@@ -1,6 +1,6 @@
-"""The curves of SimSiam's Figure 2 (Chen & He 2021), loss, std of z/|z| and kNN, and all others of a run.
+"""Training curves: the three in SimSiam's Figure 2 (Chen & He 2021; loss, std of z/|z|, kNN) and all others.
 
-`panels` lists all of them, each with its chart and its card; those of siam/metrics are found there.
+`panels` lists them all, each with its chart and its card; the metrics are discovered in siam/metrics.
 """
 
 import math
@@ -22,28 +22,28 @@ from siam.runs.history import History
 from siam.settings.pretraining import Settings
 
 Draw = Callable[[Axes, History, str], None]
-"""Called with the axes, the run's history, and the color of its line."""
+"""Draws one chart; called with the axes, the run's history and the line color."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A recorded quantity on the page: a chart among the curves and, with a label, a card in the header."""
+    """A logged quantity on the page: a chart and, if it has a label, a card in the header."""
 
     name: str
-    """Its key in metrics.jsonl."""
+    """The quantity's key in metrics.jsonl."""
     title: str
     draw: Draw
     caption: str = ""
     format: str = ".3f"
-    """Format specification of the card's number."""
+    """Format specification for the number on the card."""
     label: str = ""
-    """Below that number; no card without one."""
+    """Text below that number; if empty, there is no card."""
     baselines: Mapping[str, str] = field(default_factory=dict)
-    """Records to compare it with, as bars in the card: key -> label."""
+    """Records to compare with, shown as bars on the card: key -> label."""
 
 
 def panels(history: History) -> list[Panel]:
-    """List the quantities that a run may log, in the order of the page: Figure 2 first."""
+    """Return a panel for each quantity a run may log, in page order: Figure 2 first."""
     settings = history.settings
     return [
         Panel(
@@ -73,13 +73,13 @@ def panels(history: History) -> list[Panel]:
 
 
 def _metrics() -> dict[str, ModuleType]:
-    """Return the metrics in order, those with baselines first, so that kNN is third, as in Figure 2."""
+    """Return all metrics, those with baselines first, so that kNN comes third, as in Figure 2."""
     found = metrics.all_metrics().items()
     return dict(sorted(found, key=lambda item: not getattr(item[1], "BASELINES", False)))
 
 
 def _metric(name: str, module: ModuleType, history: History) -> Panel:
-    """Return the panel of a module of siam.metrics; it has a card unless its LABEL is empty."""
+    """Return the panel for a module in siam.metrics; there is no card if the module's LABEL is empty."""
     spec = ".1%" if module.FORMAT == "percent" else module.FORMAT
     compared = {f"pixel_{name}": "raw pixels", f"untrained_{name}": "random init"}
     baselines = compared if getattr(module, "BASELINES", False) else {}
@@ -107,7 +107,7 @@ def _rate_label(latest: dict[str, Any]) -> str:
 
 
 def loss(ax: Axes, history: History, color: str) -> None:
-    """Draw the loss; for the cosine, down to its floor of -1, where a run without stop-gradient ends."""
+    """Draw the loss; for the cosine, include its floor of -1, where runs without stop-gradient end."""
     steps_and_means(ax, history, "loss", color)
     if history.settings.method.objective == "cosine":
         reference(ax, -1.0, "floor of the cosine −1", above=False)
@@ -117,7 +117,7 @@ def loss(ax: Axes, history: History, color: str) -> None:
 
 
 def std(ax: Axes, history: History, color: str) -> None:
-    """Draw the std of z/|z| as in the paper, without the factor sqrt(d) of the records, and 1/sqrt(d)."""
+    """Draw the std of z/|z| as in the paper (the records hold sqrt(d) times it), and a line at 1/sqrt(d)."""
     even = 1 / math.sqrt(history.settings.method.dim)
     steps_and_means(ax, history, "std", color, scale=even)
     ax.set_ylim(0, 1.2 * max(even, *extent(ax)))
@@ -127,9 +127,10 @@ def std(ax: Axes, history: History, color: str) -> None:
 def metric(
     name: str, spec: str, baselines: Mapping[str, str], ax: Axes, history: History, color: str
 ) -> None:
-    """Draw a metric over the epochs on an axis from zero, from its value at random initialization if known.
+    """Draw a metric over the epochs, starting with its value at random initialization if known.
 
-    spec: format of a value. baselines: records to draw as reference lines: key -> label.
+    The y axis starts at zero. spec: format specification for values. baselines: records to draw as reference
+    lines, key -> label.
     """
     x, y = history.series("epoch", name)
     latest = history.latest()
@@ -148,13 +149,13 @@ def metric(
 
 
 def steps_from_zero(name: str, ax: Axes, history: History, color: str) -> None:
-    """Draw a quantity of the steps on an axis from zero."""
+    """Draw a per-step quantity, with the y axis starting at zero."""
     line(ax, *history.series("step", name), color, name)
     from_zero(ax)
 
 
 def figure2(histories: Mapping[str, History]) -> Figure:
-    """Draw Figure 2: loss, std and kNN side by side, one line for each named run."""
+    """Draw Figure 2: loss, std and kNN side by side, with one line per named run."""
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     first = next(iter(histories.values()))
     three = [panel for panel in panels(first) if panel.name in ("loss", "std", "knn")]

@@ -1,4 +1,4 @@
-"""Common parts of all charts: palette, lines, reference lines, style of a panel, inline SVG."""
+"""Building blocks shared by all charts: palette, lines, reference lines, panel style, inline SVG."""
 
 import io
 import re
@@ -18,7 +18,7 @@ from siam.runs.history import Records, Series
 INK, MUTED, GRID = "#1f2328", "#68707a", "#e3e6ea"
 LINES = ("#2563c9", "#c2541b", "#1a7f4b", "#8a3fa8", "#a8801a", "#c2357f", "#1f8a99")
 PALETTE = {"ink": INK, "muted": MUTED, "grid": GRID, **{f"line{i}": line for i, line in enumerate(LINES)}}
-"""CSS variable of report.css -> its color in the light scheme."""
+"""CSS variable in report.css -> its color in the light scheme."""
 
 MAX_POINTS = 400
 
@@ -26,7 +26,7 @@ R = TypeVar("R", bound=Records)
 
 
 def panel(draw: Callable[[Axes, R, str], None], records: R, title: str, height: float = 3.0) -> Figure:
-    """Draw one panel, 4.6 inches wide. draw: called with the axes, the records and the line's color."""
+    """Draw one panel, 4.6 inches wide. draw: called with the axes, the records and the line color."""
     figure = Figure(figsize=(4.6, height), layout="constrained")
     ax = figure.add_subplot()
     draw(ax, records, LINES[0])
@@ -35,7 +35,7 @@ def panel(draw: Callable[[Axes, R, str], None], records: R, title: str, height: 
 
 
 def dress(ax: Axes, title: str, drawn: Sequence[Records]) -> None:
-    """Set title, fonts, spines, grid and x axis, the same on every panel."""
+    """Set the title, fonts, spines, grid and x axis, identically on every panel."""
     in_epochs = [records for records in drawn if records.steps_per_epoch is not None]
     ax.set_title(title, loc="left", fontsize=12, color=INK, fontweight="bold")
     ax.set_xlabel("epoch" if in_epochs else "step", fontsize=10, color=MUTED, loc="right")
@@ -53,16 +53,16 @@ def dress(ax: Axes, title: str, drawn: Sequence[Records]) -> None:
 def line(
     ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], color: str, label: str, faint: bool = False
 ) -> None:
-    """Draw a line, with markers if there are few points."""
+    """Draw a line, with markers if it has few points."""
     x, y = thinned(x, y)
     marker = "o" if len(x) <= 20 and not faint else ""
     width, alpha = (1.0, 0.35) if faint else (1.8, 1.0)
     (drawn,) = ax.plot(x, y, color=color, linewidth=width, alpha=alpha, label=label, clip_on=False)
-    drawn.set(marker=marker, markersize=3.5, in_layout=False)  # a line of NaN alone would have no extent
+    drawn.set(marker=marker, markersize=3.5, in_layout=False)  # an all-NaN line would have no extent
 
 
 def steps_and_means(ax: Axes, records: Records, name: str, color: str, scale: float = 1.0) -> None:
-    """Draw the means over epochs, and the logged steps as a faint line; the steps alone at first."""
+    """Draw the epoch means over a faint line of the logged steps; in the first epoch, the steps alone."""
     x, y = records.series("step", name)
     middles, means = records.series("epoch", name, before=0.5)
     line(ax, x, y * scale, color, f"{name} of steps", faint=len(means) > 0)
@@ -70,8 +70,8 @@ def steps_and_means(ax: Axes, records: Records, name: str, color: str, scale: fl
 
 
 def reference(ax: Axes, y: float, text: str, above: bool) -> None:
-    """Draw a dashed line at y, labeled at its right end; a no-op if this axes has it already."""
-    if any(other.get_gid() == text for other in ax.lines):  # the same for several runs
+    """Draw a dashed line at y, labeled at its right end, unless these axes already have it."""
+    if any(other.get_gid() == text for other in ax.lines):  # shared by several runs
         return
     ax.axhline(y, color=MUTED, linewidth=1.1, linestyle=(0, (4, 3)), label=text).set_gid(text)
     ax.annotate(
@@ -81,20 +81,20 @@ def reference(ax: Axes, y: float, text: str, above: bool) -> None:
 
 
 def extent(ax: Axes) -> tuple[float, float]:
-    """Return the smallest and the largest finite value drawn so far; zeros if there is none."""
+    """Return the smallest and largest finite values drawn so far, or zeros if there are none."""
     values = np.concatenate([np.zeros(0), *(np.asarray(line.get_ydata(), dtype=float) for line in ax.lines)])
     values = values[np.isfinite(values)]
     return (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
 
 
 def from_zero(ax: Axes, *others: float) -> None:
-    """Start the y axis at zero, and fit everything drawn and `others`."""
+    """Scale the y axis from zero to fit everything drawn so far and the values in `others`."""
     high = max(*extent(ax), *others)
     ax.set_ylim(0, 1.12 * high if high > 0 else 1)
 
 
 def thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> Series:
-    """Reduce a series to 400 points, each the mean of its span, to keep the pages of long runs small."""
+    """Average a series down to at most 400 points, to keep the pages of long runs small."""
     if len(x) <= MAX_POINTS:
         return x, y
     edges = np.linspace(0, len(x), MAX_POINTS + 1).astype(int)
@@ -103,10 +103,10 @@ def thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> Series:
 
 
 def inline_svg(figure: Figure, name: str) -> Markup:
-    """Return the figure as an <svg> element for a page; the same figure gives the same text.
+    """Return the figure as an <svg> element for a page; identical figures produce identical text.
 
-    The palette's colors become CSS variables (--ink, --muted, --grid, --line0, ...); the font is the page's.
-    name: unique in the page, since ids within the drawing derive from it.
+    The palette's colors become CSS variables (--ink, --muted, --grid, --line0, ...), and the font is the
+    page's. name: must be unique on the page, because ids within the drawing are derived from it.
     """
     file = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):

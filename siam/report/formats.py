@@ -1,17 +1,17 @@
-"""Numbers as text."""
+"""Format numbers for pages and tables."""
 
 import math
 
 
 def percent(fraction: float | None, unit: str = " %") -> str:
-    """Format a fraction in percent: 0.4213 -> '42.1 %'; '-' for None."""
+    """Format a fraction as a percentage: 0.4213 -> '42.1 %'; None -> '-'."""
     return "-" if fraction is None else f"{100 * fraction:.1f}{unit}"
 
 
 def number(value: float, spec: str) -> str:
-    """Format by a format specification, with a true minus sign: (-0.91, '.3f') -> '−0.910'.
+    """Format a number with a true minus sign: (-0.91, '.3f') -> '−0.910'.
 
-    '.1%' gives '42.1 %'. NaN and infinities become 'not finite'.
+    spec: a format specification; percentages get a space ('42.1 %'). NaN and infinities become 'not finite'.
     """
     if not math.isfinite(value):
         return "not finite"
@@ -19,9 +19,10 @@ def number(value: float, spec: str) -> str:
 
 
 def plus_minus(value: tuple[float, float | None] | None, spec: str = ".1f", factor: float = 1) -> str:
-    """Format a mean and its standard deviation, None for a single value: '60.0 ± 14.1'; '-' for None.
+    """Format a (mean, standard deviation) pair as '60.0 ± 14.1'; None -> '-'.
 
-    spec: format specification of both, after they are multiplied by `factor`.
+    A deviation of None (a single value) is left out. spec: format specification for both numbers, applied
+    after multiplying them by `factor`.
     """
     if value is None:
         return "-"
@@ -31,7 +32,7 @@ def plus_minus(value: tuple[float, float | None] | None, spec: str = ".1f", fact
 
 
 def duration(seconds: float) -> str:
-    """Format seconds in the largest fitting unit: 754 -> '12.6 min'."""
+    """Format a duration in a suitable unit: 754 seconds -> '12.6 min'."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

@@ -1,6 +1,6 @@
-"""The frame of a page, and the parts that sections share: header, cards, tables.
+"""The page frame, and the parts that sections share: header, cards, tables.
 
-All HTML comes from templates/, with every value escaped unless it is Markup.
+All HTML comes from templates/; every value is escaped unless it is Markup.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,19 +27,19 @@ _TEMPLATES = Environment(
 
 @dataclass(frozen=True)
 class Bar:
-    """A number as a bar."""
+    """A number shown as a bar."""
 
     label: str
     value: str
     fraction: float
-    """The bar's length, in [0, 1]."""
+    """Bar length, from 0 to 1."""
     own: bool = False
     """True for the run itself, False for a baseline."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """A key number, its label, and bars that compare it with baselines."""
+    """A key number with its label and, optionally, bars that compare it with baselines."""
 
     value: str
     label: str
@@ -47,14 +47,14 @@ class Card:
 
 
 def render(template: str, **values: object) -> Markup:
-    """Render a template of templates/. Raises UndefinedError if it uses a value that is not given."""
+    """Render a template from templates/. Raises UndefinedError if it uses a value that is missing."""
     return Markup(_TEMPLATES.get_template(template).render(**values))  # autoescaped
 
 
 def write_page(folder: Path, sections: Iterable[Markup | str]) -> Path:
-    """Write report.html, a self-contained page, and return its path. Raises OSError.
+    """Write report.html as one self-contained page and return its path. Raises OSError.
 
-    sections: in order; empty ones are skipped, and plain strings are escaped.
+    sections: in page order; empty ones are skipped, and plain strings are escaped.
     """
     style = (files("siam.report") / "report.css").read_text(encoding="utf-8")
     page = render(
@@ -82,7 +82,8 @@ def header(
 ) -> Markup:
     """Return the top of a page: name, verdict or task, facts, key numbers.
 
-    facts: term -> description. style: the verdict's CSS class, one of healthy, risk and collapsed.
+    pill: the verdict or task. facts: term -> description. style: the verdict's CSS class: healthy, risk or
+    collapsed.
     """
     return render(
         "header.html",
@@ -91,12 +92,12 @@ def header(
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], marked: int = 0) -> Markup:
-    """Return a table in a box that scrolls. marked: number of first rows to emphasize."""
+    """Return a table in a scrollable box. marked: number of leading rows to highlight."""
     return render("table.html", head=head, rows=rows, marked=marked)
 
 
 def settings_table(settings: Mapping[str, Any]) -> Markup:
-    """Return all settings, nested as in settings.yaml, in a table that opens on demand."""
+    """Return a collapsible table of all settings. settings: nested as in settings.yaml."""
     groups = {"": {name: value for name, value in settings.items() if not isinstance(value, dict)}}
     groups |= {name: group for name, group in settings.items() if isinstance(group, dict)}
     shown = {name: {key: _setting(value) for key, value in group.items()} for name, group in groups.items()}
@@ -104,7 +105,7 @@ def settings_table(settings: Mapping[str, Any]) -> Markup:
 
 
 def _setting(value: Any) -> str:
-    """Format a setting: [0.4, 1.0] -> '0.4 to 1'; commas separate longer and descending lists."""
+    """Format a setting; ascending pairs become ranges ([0.4, 1.0] -> '0.4 to 1'), other lists use commas."""
     if not isinstance(value, list):
         return str(value)
     between = " to " if len(value) == 2 and value[0] < value[1] else ", "

@@ -1,6 +1,6 @@
-"""report.html: a run on one self-contained page, as a function of the run folder.
+"""report.html: one self-contained page per run, built from the run folder alone.
 
-The page consists of the modules in sections/, sorted by their ORDER.
+The page consists of the modules in sections/, sorted by ORDER.
 """
 
 from pathlib import Path
@@ -12,10 +12,10 @@ from siam.system.files import in_turn
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write report.html of a run, finished or not, and return its path.
+    """Write report.html for a run, finished or not, and return its path.
 
-    Processes that write the same page take turns, so that the last writer sees everything the others saved.
-    Raises RunError if there is no run or a file in it is damaged, OSError if writing fails.
+    Processes writing the same page take turns, so that the last one sees everything the others saved. Raises
+    RunError if the folder holds no run or a damaged file, OSError if writing fails.
     """
     run = open_contents(folder)
     sections = plugins.modules("siam.report.sections")

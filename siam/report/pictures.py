@@ -1,4 +1,4 @@
-"""The images in report.html: pairs of views as the network saw them, and nearest neighbors."""
+"""Images for report.html: pairs of views as the network saw them, and nearest neighbors."""
 
 import base64
 import io
@@ -17,23 +17,23 @@ from siam.system.files import write_atomically
 PICTURES = "pictures.npz"
 
 PIXELATED = 48
-"""Maximum side, in pixels, of images that are enlarged pixel by pixel."""
+"""Images up to this side, in pixels, are enlarged pixel by pixel."""
 THUMBNAIL = 112
-"""Larger images are reduced to this side, in pixels."""
+"""Larger images are shrunk to at most this side, in pixels."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The images that the report shows, as in pictures.npz. All are uint8 (..., S, S, 3)."""
+    """The images shown in the report, as stored in pictures.npz; all are uint8 (..., S, S, 3)."""
 
     pairs: NDArray[np.uint8]
-    """Pairs of views as the network saw them, augmented, without the normalization: (n, 2, S, S, 3)."""
+    """Pairs of augmented views as the network saw them, before normalization: (n, 2, S, S, 3)."""
     queries: NDArray[np.uint8]
-    """(m, S, S, 3)"""
+    """The images whose neighbors are shown: (m, S, S, 3)."""
     neighbors: NDArray[np.uint8]
-    """The images nearest to each query by the backbone's features, nearest first: (m, k, S, S, 3)."""
+    """Each query's nearest images by backbone features, nearest first: (m, k, S, S, 3)."""
     query_names: list[str]
-    """CLASS/FILE, or FILE if there are no labels."""
+    """CLASS/FILE, or just FILE without labels."""
     neighbor_names: list[list[str]]
 
     def save(self, folder: Path) -> None:
@@ -52,7 +52,7 @@ class Pictures:
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """Load pictures.npz; None if there is none. Raises RunError if it cannot be read."""
+        """Load pictures.npz, or return None if there is none. Raises RunError if it cannot be read."""
         file = folder / PICTURES
         try:
             with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
@@ -69,7 +69,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Box:
-    """Display size of images: side in CSS pixels on a narrow page, and on a wide one."""
+    """Display size of images: the side in CSS pixels on narrow pages (`small`) and wide ones (`large`)."""
 
     small: int
     large: int
@@ -77,7 +77,7 @@ class Box:
 
 
 def box_for(images: NDArray[np.uint8]) -> Box:
-    """Choose the display size of images (..., S, S, 3): multiples of S if they are small."""
+    """Choose the display size for images (..., S, S, 3); small images get multiples of S."""
     side = images.shape[-2]
     pixelated = side <= PIXELATED
     small, large = (max(1, round(about / side)) * side if pixelated else about for about in (64, 96))
@@ -85,7 +85,7 @@ def box_for(images: NDArray[np.uint8]) -> Box:
 
 
 def image_source(image: NDArray[np.uint8]) -> str:
-    """Return an image (S, S, 3) as a data: URI: a small one exactly, as PNG, a large one as a thumbnail."""
+    """Encode an image (S, S, 3) as a data: URI: losslessly (PNG) if small, otherwise as a JPEG thumbnail."""
     picture, file = Image.fromarray(image), io.BytesIO()
     if max(picture.size) <= PIXELATED:
         picture.save(file, "PNG", optimize=True)
@@ -96,5 +96,5 @@ def image_source(image: NDArray[np.uint8]) -> str:
 
 
 def data_uri(kind: str, contents: bytes) -> str:
-    """Return a data: URI. kind: the media type, such as image/png."""
+    """Encode `contents` as a data: URI. kind: media type, such as image/png."""
     return f"data:{kind};base64,{base64.b64encode(contents).decode()}"

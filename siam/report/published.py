@@ -1,4 +1,4 @@
-"""Table 5 of SimSiam (Chen & He 2021, arXiv 2011.10566): AP50 / AP / AP75 in %, 200 epochs, R50-C4."""
+"""Table 5 of SimSiam (Chen & He 2021, arXiv 2011.10566): AP50 / AP / AP75 in %, R50-C4, 200 epochs."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from siam.runs.results import PRECISIONS, TransferResult
 
 
 class Triple(NamedTuple):
-    """Average precision in %, in the order of Table 5."""
+    """Average precisions in %, in the order of Table 5."""
 
     ap50: float
     ap: float
@@ -35,20 +35,20 @@ TABLE5 = {
 
 
 def row_of(method: str) -> str | None:
-    """Return the row of TABLE5 for a method; None if there is none."""
+    """Return a method's key in TABLE5, or None if it has none."""
     row = "SimSiam, base" if method == "simsiam" else title(method)
     return row if row in TABLE5 else None
 
 
 def column(layout: str, years: int, masks: bool) -> int:
-    """Return the column of Table 5 for this kind of data."""
+    """Return the index of the Table 5 column that matches this kind of data."""
     if layout == "coco":
         return 3 if masks else 2
     return 1 if years > 1 else 0
 
 
 def compared(result: TransferResult) -> list[list[str]]:
-    """Return rows in % as text: the measured precisions first, one per kind, then those of Table 5."""
+    """Return table rows in %, as text: one measured row per kind, then the rows of Table 5."""
     measured = [
         [f"measured, {kind}", *(percent(getattr(precision, name), unit="") for name in PRECISIONS)]
         for kind, precision in result.kinds().items()

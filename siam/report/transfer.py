@@ -1,4 +1,4 @@
-"""report.html of a transfer: measured and published average precision, predictions, losses."""
+"""report.html for a transfer: measured and published average precision, predictions, losses."""
 
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ MAX_CLASSES = 80
 
 
 def write_transfer_report(folder: Path) -> Path:
-    """Write report.html of a finished transfer, and return its path.
+    """Write report.html for a finished transfer and return its path.
 
-    Raises RunError if it has not ended or its result is damaged, OSError if the page cannot be written.
+    Raises RunError if the transfer has not finished or its result is damaged, OSError if writing fails.
     """
     result = load_transfer(folder)
     if result is None:
-        raise RunError(f"the transfer in {folder} has not ended: continue it with siam transfer --resume")
+        raise RunError(f"the transfer in {folder} has not finished: continue it with siam transfer --resume")
     settings = yaml.safe_load((folder / TRANSFER).read_text())
     run, data = settings.pop("run"), settings.pop("data")
     name = folder.resolve().name
@@ -42,7 +42,7 @@ def write_transfer_report(folder: Path) -> Path:
 
 
 def photographs(folder: Path) -> Markup | str:
-    """Return the photographs with a transfer's predictions; "" if there are none."""
+    """Return a transfer's test photographs with predictions drawn in, or "" if there are none."""
     files = sorted((folder / DRAWN).glob("*.jpg"))
     if not files:
         return ""
@@ -70,7 +70,7 @@ def _cards(result: TransferResult) -> list[Card]:
 
 
 def _precision(result: TransferResult) -> Markup:
-    """Return the measured and published precisions, and AP by class, best first."""
+    """Return the measured and published precisions, and the AP per class, best first."""
     classes = sorted(result.boxes.per_class.items(), key=lambda item: -item[1])[:MAX_CLASSES]
     return render(
         "precision.html",
@@ -80,7 +80,7 @@ def _precision(result: TransferResult) -> Markup:
 
 
 def _curves(folder: Path) -> Markup | str:
-    """Return the losses and the learning rate over the steps; "" if nothing was logged."""
+    """Return charts of the losses and the learning rate, or "" if nothing was logged."""
     records = Records(read_records(folder))
     if not records.has("loss"):
         return ""
@@ -89,7 +89,7 @@ def _curves(folder: Path) -> Markup | str:
 
 
 def _losses(ax: Axes, records: Records, _: str) -> None:
-    """Draw the loss and each of its terms."""
+    """Draw the total loss and each of its terms."""
     names = [name for name in records.latest() if name.startswith("loss")]
     for color, name in zip(LINES, names, strict=False):
         line(ax, *records.series("step", name), color, name.removeprefix("loss_").replace("_", " "))

@@ -1,1 +1,1 @@
-"""The contents of a run folder, and the session that writes them."""
+"""Run folders: what they contain, and the session that writes them."""

@@ -1,4 +1,4 @@
-"""One-line progress bars for any width: the bar shrinks first, then the least important words are dropped."""
+"""One-line progress bars that fit any width: the bar shrinks first, then the least important words go."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +19,10 @@ _SHORTEST, _LONGEST = 8, 40  # characters of a bar
 
 
 class Bars:
-    """Progress bars, redrawn in a terminal; in a file or pipe, plain lines, at most one a minute."""
+    """Progress bars in a terminal; in a file or pipe, plain lines, at most one per minute."""
 
     def __init__(self, console: Console, transient: bool = False) -> None:
-        """transient: remove the bars at the end."""
+        """transient: if True, remove the bars at the end."""
         self.console = console
         self.live = not console.quiet and (console.is_interactive or console.is_jupyter)
         self.progress = Progress(
@@ -36,9 +36,9 @@ class Bars:
         self.silent_since = time.monotonic()
 
     def update(self, name: str, done: int, total: int, facts: Sequence[str] | None = None) -> None:
-        """Update the bar of this name; the first call adds it.
+        """Update the bar called `name`, adding it on the first call.
 
-        facts: short phrases, the most important first; None keeps the current ones.
+        facts: short phrases, most important first; None keeps the current ones.
         """
         task = next((task for task in self.progress.tasks if task.description == name), None)
         if task is None:
@@ -57,7 +57,7 @@ class Bars:
 
 
 def print_line(console: Console, line: str, markup: bool = False) -> None:
-    """Print a line, wrapped between words in a terminal and left whole in a file or a pipe."""
+    """Print a line, wrapped between words in a terminal but left whole in a file or pipe."""
     console.print(line, highlight=False, markup=markup, soft_wrap=not console.is_terminal)
 
 
@@ -67,14 +67,14 @@ OnProgress = Callable[[int, int], None]
 
 @contextmanager
 def transient_progress(console: Console) -> Iterator[Callable[[str], OnProgress]]:
-    """Yield a function that adds a bar of a given name and returns its progress callback."""
+    """Yield a function that returns a progress callback for a named bar; the bars disappear at the end."""
     bars = Bars(console, transient=True)
     with bars.progress:
         yield lambda name: partial(bars.update, name)
 
 
 def running_total(on_progress: OnProgress, total: int) -> Callable[[int], None]:
-    """Return a function that takes increments and calls `on_progress` with their running total."""
+    """Return a function that adds each increment to a running total and reports it to `on_progress`."""
     done = 0
 
     def add(count: int) -> None:
@@ -92,7 +92,7 @@ class _Line(ProgressColumn):
 
 @dataclass
 class _Fitted:
-    """The leading words that fit on the line, after a bar if there is room."""
+    """As many leading words as fit on the line, preceded by a bar if there is room."""
 
     words: list[str]
     percentage: float
@@ -112,7 +112,7 @@ class _Fitted:
 
 
 def _words(task: Task) -> list[str]:
-    """Describe a task, the most important words first."""
+    """Return the words that describe a task, most important first."""
     total = int(task.total or 0)
     left = "-:--:--" if task.time_remaining is None else timedelta(seconds=int(task.time_remaining))
     words = [

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a run needs to resume exactly."""
+"""Checkpoints: everything needed to resume a run exactly."""
 
 import contextlib
 import io
@@ -19,30 +19,30 @@ from siam.system.files import write_atomically
 
 @dataclass
 class Progress:
-    """The position of a run. Random draws are functions of it, so with the weights it is the whole state."""
+    """The position of a run. All random draws derive from it, so position and weights are the whole state."""
 
     step: int = 0
-    """Optimizer steps done."""
+    """Optimizer steps completed."""
     seconds: float = 0.0
-    """Training time so far in seconds, across restarts."""
+    """Training time so far, in seconds, across restarts."""
     log_bytes: int = 0
-    """Length of metrics.jsonl up to this position."""
+    """Length of metrics.jsonl at this position, in bytes."""
     loss_sum: float = 0.0
     """Sum of the losses since the last reset; pretraining resets it at the end of each epoch."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Running sums of values that are logged as means, and their counts."""
+    """Running sums and counts for values that are logged as means."""
     loss: float = 0.0
-    """Mean loss of the last epoch."""
+    """Mean loss over the last epoch."""
     std: float = 0.0
-    """Mean std of z/|z| of the last epoch, times sqrt(d)."""
+    """Mean std of z/|z| over the last epoch, times sqrt(d)."""
     metrics: dict[str, float | None] = field(default_factory=dict)
-    """The latest value of each metric; None without labels."""
+    """Latest value of each metric; None if it needs labels and there are none."""
     verdict: str = "healthy"
     unreadable: dict[str, str] = field(default_factory=dict)
     """Unreadable images: path -> reason."""
 
     def add(self, **values: float) -> None:
-        """Add values to the running sums."""
+        """Add each value to its running sum."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
@@ -53,7 +53,7 @@ class Progress:
 
 
 class Stateful(Protocol):
-    """A module or an optimizer."""
+    """Anything with a state dict: a module or an optimizer."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -61,10 +61,10 @@ class Stateful(Protocol):
 
 
 def save_checkpoint(folder: Path, progress: Any, keep: int = 1, **parts: Stateful) -> None:
-    """Write RUN/checkpoint.pt atomically: the position of the run (a dataclass) and the state of each part.
+    """Atomically write the run's position (a dataclass) and the state of each part to RUN/checkpoint.pt.
 
-    keep: number of checkpoints to keep; older ones become checkpoint.1.pt, checkpoint.2.pt ... A complete
-    checkpoint.pt exists at every instant on file systems with hard links. Raises OSError.
+    keep: number of checkpoints to keep; older ones become checkpoint.1.pt, checkpoint.2.pt, ... On file
+    systems with hard links, a complete checkpoint.pt exists at every instant. Raises OSError.
     """
     contents = {"progress": asdict(progress), **{name: part.state_dict() for name, part in parts.items()}}
     data = io.BytesIO()  # on a full disk torch.save aborts the process; a plain write raises OSError
@@ -75,7 +75,7 @@ def save_checkpoint(folder: Path, progress: Any, keep: int = 1, **parts: Statefu
 
 
 def _rotate(folder: Path, copies: int) -> None:
-    """Link the last checkpoint to checkpoint.1.pt after moving older ones up by one, `copies` at most."""
+    """Shift older checkpoints up by one, keeping at most `copies`, and link the last as checkpoint.1.pt."""
     for number in range(copies, 0, -1):
         older, newer = _numbered(folder, number), _numbered(folder, number - 1)
         if number > 1 and newer.exists():
@@ -93,22 +93,22 @@ def _rotate(folder: Path, copies: int) -> None:
 
 
 def _numbered(folder: Path, number: int) -> Path:
-    """Return checkpoint.pt for 0, checkpoint.1.pt for 1, ..."""
+    """Return the path of checkpoint.pt for number 0, checkpoint.1.pt for 1, and so on."""
     file = folder / CHECKPOINT
     return file.with_name(f"{file.stem}.{number}{file.suffix}") if number else file
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run, the latest first."""
+    """Return a run's checkpoints, latest first."""
     pattern = f"{Path(CHECKPOINT).stem}.[0-9]*{Path(CHECKPOINT).suffix}"
     older = sorted(folder.glob(pattern), key=lambda file: int(file.name.split(".")[1]))
     return [file for file in (folder / CHECKPOINT, *older) if file.exists()]
 
 
 def load_last(folder: Path) -> tuple[dict[str, Any], str]:
-    """Return the contents of the last readable checkpoint, and a warning about later ones ("" if none).
+    """Return the contents of the latest readable checkpoint, and a warning about newer, unreadable ones.
 
-    Raises RunError if no checkpoint can be read.
+    The warning is "" if there are none. Raises RunError if no checkpoint can be read.
     """
     warnings: list[str] = []
     for file in checkpoints(folder):
@@ -124,9 +124,9 @@ def load_last(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def restore(contents: dict[str, Any], folder: Path, **parts: Stateful) -> Progress:
-    """Load a checkpoint into the parts that it was saved from, and return the position of the run.
+    """Load a checkpoint into the parts it was saved from, and return the run's position.
 
-    folder: the run folder, named in the error. Raises RunError if the checkpoint belongs to another run.
+    folder: the run folder, for the error message. Raises RunError if the checkpoint belongs to another run.
     """
     try:
         for name, part in parts.items():
@@ -138,10 +138,10 @@ def restore(contents: dict[str, Any], folder: Path, **parts: Stateful) -> Progre
 
 
 def load_init(run: str, weights: dict[str, Tensor], network: Network) -> str:
-    """Load the weights of another run into `network`, part by part, and return a line that names the parts.
+    """Load another run's weights into `network`, part by part, and return a line that names the parts.
 
-    A head that the run lacks, or has in another shape, keeps its initialization. Raises RunError if the
-    backbone differs in shape.
+    A head keeps its initialization if the other run lacks it or its shape differs. Raises RunError if the
+    backbone's shape differs.
     """
     own = network.state_dict()
     loaded: list[str] = []
@@ -152,7 +152,7 @@ def load_init(run: str, weights: dict[str, Tensor], network: Network) -> str:
         if part == "backbone" and not fits:
             raise RunError(
                 f"the backbone of {run} differs in shape from this run's: leave out backbone, width, stem "
-                "and views.size, which init sets"
+                "and views.size, because init sets them"
             )
         (loaded if fits else fresh).append(part)
         if fits:

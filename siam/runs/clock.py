@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Training time of a run across restarts, and throughput since the last call of `rate`."""
+    """A run's training time across restarts, and its throughput since the last call to `rate`."""
 
     def __init__(self, seconds: float, step: int) -> None:
         """seconds, step: the position of the run."""

@@ -1,4 +1,4 @@
-"""Building, loading and saving the encoder of a run."""
+"""Build, load and save a run's encoder."""
 
 from pathlib import Path
 from typing import Literal
@@ -21,9 +21,9 @@ Layer = Literal["backbone", "projector"]
 
 
 class Encoder(nn.Module):
-    """The backbone of a run: normalized images (B, 3, H, W) -> features (B, D), in eval mode, float32.
+    """A run's backbone, in eval mode: normalized images (B, 3, H, W) -> float32 features (B, D).
 
-    image_size: side in pixels of the views it was trained on. features: D, or d with a projector.
+    image_size: side of the views that it was trained on, in pixels. features: D, or d with a projector.
     """
 
     def __init__(self, backbone: nn.Module, image_size: int, projector: nn.Module | None = None) -> None:
@@ -44,10 +44,10 @@ class Encoder(nn.Module):
 
 
 def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Encoder:
-    """Load the encoder of a run, ready to use: `siam.load("runs/photos")`.
+    """Load a run's encoder, ready to use: `siam.load("runs/photos")`.
 
-    layer: `backbone` returns features, `projector` z. Raises RunError, or SettingsError if the device is not
-    available.
+    layer: `backbone` for features, `projector` for z. Raises RunError, or SettingsError if the device is
+    unavailable.
     """
     found = find_device(device)
     opened = open_run(run)
@@ -62,7 +62,7 @@ def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Enc
     else:
         file = opened.folder / ENCODER
         if not file.exists():
-            raise RunError(f"{opened.folder} holds no {ENCODER} yet: let the run finish its first epoch")
+            raise RunError(f"{opened.folder} has no {ENCODER} yet: let the run finish its first epoch")
         _load_state(backbone, _read_safetensors(file), file)
     encoder = Encoder(backbone, settings.views.size, projector).requires_grad_(False)
     return encoder.to(found).eval()
@@ -87,7 +87,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def untrained(run: str | Path, device: str = "cpu") -> Encoder:
-    """Rebuild the encoder before training from the run's seed, as a baseline. Raises RunError."""
+    """Rebuild the untrained encoder from the run's seed, as a baseline. Raises RunError."""
     settings = open_run(run).settings
     torch.manual_seed(settings.seed)
     backbone = build_backbone(settings.backbone, settings.views.size, settings.width, settings.stem)
@@ -95,7 +95,7 @@ def untrained(run: str | Path, device: str = "cpu") -> Encoder:
 
 
 def save_encoder(folder: Path, backbone: nn.Module, settings: Settings) -> None:
-    """Write encoder.safetensors: the backbone alone, with timm's (for ResNets: torchvision's) names."""
+    """Write encoder.safetensors: the backbone alone, under timm's names (for ResNets, torchvision's)."""
     from siam import __version__
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
@@ -104,17 +104,20 @@ def save_encoder(folder: Path, backbone: nn.Module, settings: Settings) -> None:
 
 
 def save_network(folder: Path, network: nn.Module) -> None:
-    """Write network.safetensors: both branches of a run that was imported rather than trained."""
+    """Write network.safetensors: both branches of an imported run, which has no checkpoint."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     write_atomically(folder / NETWORK, lambda file: file.write(save(tensors)))
 
 
 def load_network(run: str | Path) -> dict[str, Tensor]:
-    """Load all weights of a run, heads too, by name in `siam.Network`. Raises RunError if none exist."""
+    """Load all of a run's weights, heads included, named as in `siam.Network`.
+
+    Raises RunError if there are none yet.
+    """
     folder = open_run(run).folder
     if (folder / CHECKPOINT).exists():
         weights: dict[str, Tensor] = load_checkpoint(folder / CHECKPOINT)["network"]
         return weights
     if not (folder / NETWORK).exists():
-        raise RunError(f"{folder} holds neither {CHECKPOINT} nor {NETWORK} yet: let the run save first")
+        raise RunError(f"{folder} has neither {CHECKPOINT} nor {NETWORK} yet: let the run save first")
     return _read_safetensors(folder / NETWORK)

@@ -1,4 +1,4 @@
-"""The files of a run folder, its settings, and its records."""
+"""A run folder: its file names, settings and records."""
 
 import json
 from dataclasses import dataclass
@@ -20,44 +20,44 @@ TRANSFERS = "transfer"
 
 @dataclass(frozen=True)
 class Run:
-    """A folder made by `siam pretrain` or `siam import`."""
+    """A folder created by `siam pretrain` or `siam import`."""
 
     folder: Path
     settings: Settings
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return all records of metrics.jsonl, in order, except an incomplete last line."""
+        """Return all records in metrics.jsonl, in order, skipping an incomplete last line."""
         return read_records(self.folder)
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Read a folder's metrics.jsonl, in order, except an incomplete last line."""
+    """Read the records in a folder's metrics.jsonl, in order, skipping an incomplete last line."""
     file = folder / METRICS
     lines = file.read_text().split("\n")[:-1] if file.exists() else []
     return [json.loads(line) for line in lines]
 
 
 def open_run(folder: str | Path) -> Run:
-    """Open a run and read its settings. Raises RunError if there is no run, or they cannot be read."""
+    """Open a run and read its settings. Raises RunError if there is no run or its settings are unreadable."""
     folder = Path(folder)
     file = folder / SETTINGS
     if not folder.is_dir():
         if folder.is_file():
-            raise RunError(f"{folder} is a file, not a run: convert it by siam import {folder} --out RUN")
-        raise RunError(f"no run at {folder}: there is no such folder")
+            raise RunError(f"{folder} is a file, not a run: convert it with siam import {folder} --out RUN")
+        raise RunError(f"no run at {folder}: the folder does not exist")
     if not file.is_file():
-        raise RunError(f"{folder} is not a run: it holds no {SETTINGS}")
+        raise RunError(f"{folder} is not a run: it has no {SETTINGS}")
     try:
         plain = yaml.safe_load(file.read_text())
         if not isinstance(plain, dict):
-            raise RunError(f"{file} does not hold settings")
+            raise RunError(f"{file} does not contain settings")
         return Run(folder, from_dict(plain))
     except (yaml.YAMLError, UnicodeDecodeError, SettingsError) as error:
         raise RunError(f"{file} cannot be read: {first_line(error, 200)}") from None
 
 
 def save_settings(folder: Path, settings: Settings) -> None:
-    """Write settings.yaml, complete. Raises RunError if the folder cannot be written."""
+    """Write all settings, including defaults, to settings.yaml. Raises RunError if that fails."""
     text = yaml.safe_dump(to_dict(settings), sort_keys=False)
     try:
         write_atomically(folder / SETTINGS, lambda file: file.write(text.encode()))

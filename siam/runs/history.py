@@ -1,4 +1,4 @@
-"""Records of metrics.jsonl as series to plot."""
+"""Series for plotting, extracted from the records in metrics.jsonl."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,48 +9,48 @@ from numpy.typing import NDArray
 from siam.settings.pretraining import Settings
 
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""x and y, both (n,)"""
+"""x and y values, each (n,)."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """The records of a metrics.jsonl, in order."""
+    """The records in one metrics.jsonl file, in order."""
 
     records: list[dict[str, Any]]
 
     @property
     def steps_per_epoch(self) -> float | None:
-        """Steps per epoch; None before the first epoch has ended, or in training without epochs."""
+        """Steps per epoch; None until the first epoch ends, or if training has no epochs."""
         epochs = [r for r in self.records if r["kind"] == "epoch"]
         return epochs[-1]["step"] / (epochs[-1]["epoch"] + 1) if epochs else None
 
     @property
     def end(self) -> float:
-        """x of the last record, in the unit of `series`."""
+        """The last record's x, in the same unit as in `series`."""
         last = max((r["step"] for r in self.records if "step" in r), default=0)
         return float(last / (self.steps_per_epoch or 1))
 
     def latest(self) -> dict[str, Any]:
-        """Return the last known value of every name."""
+        """Return the latest value logged under each name, ignoring None."""
         return {name: value for r in self.records for name, value in r.items() if value is not None}
 
     def series(self, kind: str, name: str, before: float = 0.0) -> Series:
-        """Return x and the values under `name`; values that are not finite become NaN.
+        """Return x and the values logged under `name`; non-finite values become NaN.
 
-        x is in epochs, or in steps if no epoch has ended. before: epochs to subtract from x, such as 0.5 for
-        the mean over an epoch.
+        x is in epochs, or in steps if no epoch has ended. before: epochs to subtract from x; 0.5 centers an
+        epoch's mean on that epoch.
         """
         found = [(r["step"], r[name]) for r in self.records if r["kind"] == kind and r.get(name) is not None]
         steps, values = np.array(found, dtype=np.float64).reshape(-1, 2).T
         return steps / (self.steps_per_epoch or 1.0) - before, np.where(np.isfinite(values), values, np.nan)
 
     def has(self, name: str) -> bool:
-        """Return True if a value under `name` was logged during training."""
+        """Return whether any value was logged under `name` during training."""
         return any(r["kind"] in ("step", "epoch") and r.get(name) is not None for r in self.records)
 
 
 @dataclass(frozen=True)
 class History(Records):
-    """The records of a pretraining run, and its settings."""
+    """A pretraining run's records and settings."""
 
     settings: Settings

@@ -1,4 +1,4 @@
-"""The log of a run: a progress bar and lines for people, metrics.jsonl and TensorBoard for programs."""
+"""A run's log: a progress bar and messages on the console, records in metrics.jsonl and TensorBoard."""
 
 import contextlib
 import errno
@@ -17,10 +17,10 @@ from siam.runs.folder import METRICS
 
 
 class Logger:
-    """The log of a run. step, position: steps done and bytes of metrics.jsonl at the checkpoint.
+    """A run's log. step, position: steps completed, and length of metrics.jsonl, at the checkpoint.
 
-    A run resumed from an earlier checkpoint drops the records written after that checkpoint and writes them
-    again. While the disk is full, records wait in memory; they are lost only if the process ends.
+    A resumed run discards the records written after its checkpoint and writes them again. While the disk is
+    full, records wait in memory; they are lost only if the process ends.
     """
 
     def __init__(self, folder: Path, total_steps: int, step: int, position: int, console: Console) -> None:
@@ -59,7 +59,7 @@ class Logger:
             self.waiting = self.waiting[self.file.write(self.waiting) :]
 
     def log(self, kind: str, **values: Any) -> None:
-        """Add a record: a line of metrics.jsonl, and points in TensorBoard."""
+        """Append a record to metrics.jsonl and, if it has a step, add its finite floats to TensorBoard."""
         self.waiting += json.dumps({"kind": kind, **values}).encode() + b"\n"
         with contextlib.suppress(OSError):  # the next save reports it
             self._write()
@@ -70,10 +70,10 @@ class Logger:
                         self.board.add_scalar(f"{kind}/{name}", value, values["step"])
             except OSError as error:
                 self.board = None
-                self.print(f"TensorBoard events cannot be written ({error.strerror}): logging without them")
+                self.print(f"cannot write TensorBoard events ({error.strerror}): continuing without them")
 
     def progress(self, step: int, facts: Sequence[str] | None = None) -> None:
-        """Move the bar to `step`. facts: short phrases, the most important first; None keeps them."""
+        """Move the bar to `step`. facts: short phrases, most important first; None keeps the last ones."""
         self.bars.update("", step, self.total_steps, facts)
 
     def print(self, line: str, markup: bool = False) -> None:

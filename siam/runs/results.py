@@ -1,4 +1,4 @@
-"""Results in a run folder: evaluations.json, and one folder per transfer in transfer/."""
+"""A run folder's results: evaluations.json, and one folder per transfer under transfer/."""
 
 import json
 from collections.abc import Callable
@@ -25,40 +25,40 @@ class Evaluation:
     protocol: str
     top1: float
     top5: float | None
-    """None with five or fewer classes, where it is always 1."""
+    """None with five or fewer classes, where top-5 accuracy is always 1."""
     interval: tuple[float, float]
-    """95 % interval of top1 (Wilson)."""
+    """95 % confidence interval for top1 (Wilson)."""
     per_class: dict[str, float]
-    """Accuracy on each class that has validation images."""
+    """Accuracy for each class that has validation images."""
     train_images: int
-    """Number of labeled images that the classifier was fitted to."""
+    """Number of labeled images that the classifier was fitted on."""
     val_images: int
     held_out: bool
-    """True if the validation images were split off the training images, because the set has no split."""
+    """True if the dataset has no validation split, so some training images were held out."""
     seconds: float
     labels: float = 1.0
     """Fraction of the training labels used."""
     encoder: str = "trained"
-    """`trained`, or `random` for the network before training."""
+    """`trained`, or `random` for the untrained network."""
     detail: str = ""
-    """The protocol's hyperparameters, given or selected: learning rates, epochs, regularization."""
+    """Hyperparameters given to the protocol or selected by it: learning rates, epochs, regularization."""
     confusion: list[list[int]] | None = None
-    """Number of images of class `row` predicted as class `column`."""
+    """Confusion matrix: number of images of class `row` predicted as class `column`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedEvaluation(Evaluation):
-    """An entry of evaluations.json."""
+    """One entry in evaluations.json."""
 
     data: str
     """The images, as given to `siam evaluate`."""
     date: str
-    """When the evaluation was saved, in ISO 8601 with the offset from UTC."""
+    """Time of saving, in ISO 8601 format with the UTC offset."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Average precisions in [0, 1]; None if the test set has no such objects."""
+    """Average precision (AP) in [0, 1]; None if the test set has no objects of that kind."""
 
     ap: float | None
     ap50: float | None
@@ -67,13 +67,13 @@ class Precision:
     medium: float | None
     large: float | None
     per_class: dict[str, float]
-    """AP of each class in the test set."""
+    """AP for each class in the test set."""
 
 
 PRECISIONS = {
     "ap": "AP", "ap50": "AP50", "ap75": "AP75", "small": "small", "medium": "medium", "large": "large",
 }  # fmt: skip
-"""The fields of a Precision and their titles."""
+"""Titles of the `Precision` fields."""
 
 
 @dataclass(frozen=True)
@@ -83,25 +83,25 @@ class TransferResult:
     out: str
     data: str
     layout: str
-    """voc or coco."""
+    """Annotation layout: `voc` or `coco`."""
     years: int
     """Number of VOC years in the training set."""
     train_images: int
     test_images: int
     boxes: Precision
     masks: Precision | None
-    """None for detection."""
+    """None for detection, which predicts no masks."""
     iterations: int
     seconds: float
     skipped: dict[str, int]
-    """Annotations and photographs that could not be used: reason -> count."""
+    """Annotations and images that could not be used: reason -> count."""
 
     def kinds(self) -> dict[str, Precision]:
-        """Return the precision of boxes, and of masks if there are any."""
+        """Return the precision for boxes and, if there are any, for masks."""
         return {"boxes": self.boxes} | ({} if self.masks is None else {"masks": self.masks})
 
     def flat(self) -> dict[str, float | None]:
-        """Return all numbers in one flat dict, under names such as boxes_ap50, for metrics.jsonl."""
+        """Return all numbers as a flat dict for metrics.jsonl, with keys such as boxes_ap50."""
         return {
             f"{kind}_{name}": getattr(precision, name)
             for kind, precision in self.kinds().items()
@@ -110,7 +110,7 @@ class TransferResult:
 
 
 def load_evaluations(folder: Path) -> list[SavedEvaluation]:
-    """Load evaluations.json, oldest first. Raises RunError if it is damaged."""
+    """Load the entries in evaluations.json, oldest first. Raises RunError if the file is damaged."""
     file = folder / EVALUATIONS
     if not file.exists():
         return []
@@ -118,7 +118,7 @@ def load_evaluations(folder: Path) -> list[SavedEvaluation]:
 
 
 def add_evaluation(run: str | Path, evaluation: Evaluation, data: str) -> None:
-    """Append an evaluation to evaluations.json; safe from several processes at once. Raises RunError.
+    """Append an evaluation to evaluations.json; several processes may do so at once. Raises RunError.
 
     data: the images, as the user gave them.
     """
@@ -133,7 +133,10 @@ def add_evaluation(run: str | Path, evaluation: Evaluation, data: str) -> None:
 
 
 def load_transfer(folder: Path) -> TransferResult | None:
-    """Load a transfer's result.json; None if the transfer has not ended. Raises RunError if it is damaged."""
+    """Load a transfer's result.json, or return None if the transfer is unfinished.
+
+    Raises RunError if the file is damaged.
+    """
     file = folder / RESULT
     return _read(file, _transfer_result) if file.exists() else None
 

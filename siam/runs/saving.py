@@ -1,4 +1,4 @@
-"""Saving and stopping a run: save intervals, signals that request a stop, and retries on a full disk."""
+"""When to save and stop a run: save intervals, stop signals, and retries when the disk is full."""
 
 import os
 import signal
@@ -14,27 +14,27 @@ from siam.processes.launch import orphaned
 from siam.settings.pretraining import CheckpointSettings
 
 RESUME_ME = 75
-"""Exit status of a run that stopped on request and can be resumed: EX_TEMPFAIL of sysexits.h."""
+"""Exit status of a run that stopped on request and can be resumed: EX_TEMPFAIL in sysexits.h."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class RunStopped(SiamError):
-    """A run that stopped on request, has saved, and can be resumed."""
+    """The run stopped on request after saving; it can be resumed."""
 
     exit_status = RESUME_ME
 
 
 class StopRequest:
-    """A request to stop, by SIGTERM or SIGINT: `with StopRequest() as stop: ... if stop.requested`.
+    """Turns SIGTERM and SIGINT into requests to stop: `with StopRequest() as stop: ... if stop.requested`.
 
-    A second signal kills the process. Job managers signal a whole process tree, in which each parent forwards
+    A second signal kills the process. Job managers signal the whole process tree, and each parent forwards
     the signal to its children, so a signal within two seconds of the first is ignored as a duplicate. Python
-    allows signal handlers in the main thread only; in other threads this changes none.
+    allows signal handlers only in the main thread, so none are installed in other threads.
     """
 
     DUPLICATE = 2.0
-    """Seconds after the first signal within which another one is a duplicate."""
+    """Seconds after the first signal during which another one counts as a duplicate."""
 
     def __init__(self) -> None:
         self.signaled_at: float | None = None
@@ -42,7 +42,7 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """True after a signal, or after the parent process has ended."""
+        """True once a signal has arrived or the parent process has ended."""
         return self.signaled_at is not None or orphaned()
 
     def __enter__(self) -> Self:
@@ -69,15 +69,15 @@ class StopRequest:
 
 
 class Saver:
-    """Schedules saves by steps and time, and retries while the disk is full, up to ATTEMPTS times.
+    """Schedules saves by step count and time, and tries up to ATTEMPTS times while the disk is full.
 
-    warn: prints a line for the user.
+    warn: prints a warning for the user.
     """
 
     ATTEMPTS = 5
-    """Consecutive failures after which the run ends."""
+    """Consecutive failed saves after which the run ends."""
     WAIT = 60.0
-    """Seconds before a failed save is retried, unless one is due earlier."""
+    """Seconds before a failed save is retried, unless another save is due sooner."""
 
     def __init__(self, settings: CheckpointSettings, step: int, warn: Callable[[str], None]) -> None:
         self.settings, self.warn = settings, warn
@@ -86,17 +86,17 @@ class Saver:
         self.due_at = time.monotonic() + settings.seconds
 
     def is_due(self, step: int) -> bool:
-        """Return True if `checkpoint.every` makes a save due at this step; the same on all ranks."""
+        """Return whether `checkpoint.every` calls for a save at this step; the same on all ranks."""
         return self.settings.steps > 0 and step % self.settings.steps == 0
 
     def time_is_up(self) -> bool:
-        """Return True on rank 0 if a save is due by the clock; False on other ranks."""
+        """Return whether the time between saves has elapsed; always False on ranks other than 0."""
         return rank() == 0 and time.monotonic() >= self.due_at
 
     def save(self, step: int, write: Callable[[], None], last_chance: bool = False) -> None:
         """Call `write`; if it raises OSError, warn and let the run continue.
 
-        last_chance: no later save follows, so retry here. Raises RunError after the last attempt.
+        last_chance: no later save will follow, so retry here. Raises RunError after the last attempt.
         """
         while True:
             try:
@@ -107,10 +107,10 @@ class Saver:
                 where = f" ({error.filename})" if error.filename else ""
                 if self.failures >= self.ATTEMPTS:
                     raise RunError(
-                        f"step {step} cannot be saved: {reason}{where}, after {self.failures} attempts; "
+                        f"step {step} could not be saved in {self.failures} attempts: {reason}{where}; "
                         f"{self._kept()}; free some space and continue with --resume"
                     ) from None
-                self.warn(f"step {step} cannot be saved: {reason}{where}; {self._kept()}; retrying")
+                self.warn(f"step {step} could not be saved: {reason}{where}; {self._kept()}; retrying")
                 self.due_at = time.monotonic() + min(self.WAIT, self.settings.seconds)
                 if not last_chance:
                     return
@@ -121,4 +121,4 @@ class Saver:
                 return
 
     def _kept(self) -> str:
-        return "nothing was saved yet" if self.last_step is None else f"step {self.last_step} is kept"
+        return "nothing has been saved yet" if self.last_step is None else f"step {self.last_step} is kept"

@@ -1,4 +1,4 @@
-"""The session of a run: everything around the training steps, so that training loops read as training.
+"""A run's session: everything around the training steps, so that a training loop shows only training.
 
 It locks the run folder, selects the device, restores the last checkpoint, logs, saves, stops on request, and
 raises Diverged. All ranks call its methods at the same steps; only rank 0 writes.
@@ -105,7 +105,7 @@ class Session:
     # Before the first step
 
     def restore(self, **parts: Stateful) -> None:
-        """Load the last checkpoint, if any, into modules and optimizers. `save` stores the same ones."""
+        """Load the last checkpoint, if any, into these modules and optimizers, which `save` will store."""
         self._parts = parts
         self.resumed = on_rank_zero(lambda: bool(checkpoints(self.folder)))
         if self.resumed:
@@ -115,10 +115,10 @@ class Session:
                 self.print(warning)
 
     def track_unreadable(self, found: dict[str, str], record: Callable[[dict[str, str]], None]) -> None:
-        """Store a loader's unreadable images in checkpoints, and share them between ranks.
+        """Keep track of a loader's unreadable images in checkpoints and across ranks.
 
-        found: the loader's own dict, path to reason; the checkpoint's entries are added here. record: adds
-        the entries of other ranks; it may raise DataError if too many images are unreadable.
+        found: the loader's own dict, path -> reason, to which the checkpoint's entries are added. record:
+        adds other ranks' entries; it may raise DataError if too many images are unreadable.
         """
         self.unreadable, self._record_unreadable = found, record
         found.update(self.progress.unreadable)
@@ -132,8 +132,8 @@ class Session:
     ) -> None:
         """Open the log at the run's position, and install the signal handlers.
 
-        log_every: steps between records. lr_setting: the setting to lower if the run diverges, for the error.
-        name_batch: returns the names of a step's images, also for that error.
+        log_every: steps between records. lr_setting: the setting that the error suggests lowering if the run
+        diverges. name_batch: describes a step's images in that error.
         """
         self.total_steps, self.log_every = total_steps, log_every
         self.lr_setting, self.name_batch = lr_setting, name_batch
@@ -149,11 +149,11 @@ class Session:
         self.diverged_at = torch.tensor(math.inf, device=self.device)
 
     def before_save(self, *calls: Callable[[], object]) -> None:
-        """Register callbacks that run on all ranks at each step that saves, before measuring and writing."""
+        """Register callbacks to run on all ranks whenever a save is due, before measuring and writing."""
         self._before_save += calls
 
     def with_checkpoint(self, write: Callable[[], object]) -> None:
-        """Register a callback that writes the files that go with each checkpoint, on rank 0."""
+        """Register a callback that writes the files accompanying each checkpoint, on rank 0 only."""
         self._write_with_checkpoint = write
 
     # Around each step
@@ -184,7 +184,7 @@ class Session:
     def advance(self, loss: Tensor, ends_epoch: bool = False) -> None:
         """Count a step, and set `should_log`, `should_save` and `stopping`, which are the same on all ranks.
 
-        loss: scalar on the device, synchronized with only when a log or save is due. Raises Diverged.
+        loss: a scalar on the device, read back only when a log or save is due. Raises Diverged.
         """
         self.loss_sum += loss
         # The first step whose loss is not finite stays on the device, so that no step waits for it.
@@ -253,16 +253,16 @@ class Session:
         print_line(self.console, line)
 
     def show_measuring(self, done: int, total: int) -> None:
-        """Show the progress of a measurement: a progress callback."""
+        """Show a measurement's progress; this is a progress callback."""
         self.log.progress(self.step, [f"measured {done:,} of {total:,} images"])
 
     def write_report(self) -> None:
-        """Draw report.html; if that fails, warn and continue: the run itself is saved elsewhere."""
+        """Draw report.html; if that fails, warn and continue."""
         with self.clock.paused():
             self.try_to_write("the report", lambda: self._write_report(self.folder))
 
     def try_to_write(self, name: str, write: Callable[[], object]) -> None:
-        """Call `write` on rank 0; if the disk is full or a file damaged, warn and continue."""
+        """Call `write` on rank 0; if the disk is full or a file is damaged, warn and continue."""
 
         def attempt() -> None:
             try:
@@ -275,9 +275,9 @@ class Session:
         on_rank_zero(attempt)
 
     def list_unreadable(self, files: Sequence[tuple[str, str]], total: int) -> None:
-        """Write unreadable.txt, one path and reason a line, and print how many images were replaced.
+        """Write unreadable.txt, one path and reason per line, and print how many images were replaced.
 
-        files: paths and reasons found when the set was listed. total: number of images in the set.
+        files: paths and reasons found when the dataset was listed. total: number of images in the dataset.
         """
         rows = [*sorted(files), *sorted(self.unreadable.items())]
         if rows:

@@ -1,4 +1,4 @@
-"""Reading tensors from files without executing code in them."""
+"""Read tensors from files without executing any code in them."""
 
 import pickle
 import warnings
@@ -12,9 +12,9 @@ from siam.errors import RunError, first_line
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
-    """Return the contents of a checkpoint, without executing code in it. Raises RunError.
+    """Return a checkpoint's contents without executing any code in it. Raises RunError.
 
-    A checkpoint is a zip file, so each member has a checksum, which torch itself does not verify.
+    A checkpoint is a zip file whose members have checksums; torch does not check them, so this function does.
     """
     try:
         with zipfile.ZipFile(file) as members:
@@ -32,9 +32,10 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
 
 
 def load_tensors(file: Path) -> Any:
-    """Load a file written by torch.save if it holds only tensors and plain values; no code in it runs.
+    """Load tensors and plain values from a file written by torch.save, without executing any code in it.
 
-    Raises ValueError with the reason if it does not, and torch's own errors for damaged files.
+    Raises ValueError with the reason if the file contains anything else, and torch's own errors if it is
+    damaged.
     """
     with file.open("rb") as opened:
         pickled = opened.read(2) in (b"PK", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
@@ -45,4 +46,4 @@ def load_tensors(file: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ValueError("it holds objects other than tensors, and loading them could execute code") from None
+        raise ValueError("it contains objects other than tensors; loading them could execute code") from None

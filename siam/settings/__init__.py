@@ -1,1 +1,1 @@
-"""Settings as dataclasses that check themselves, and recipes."""
+"""Recipes, and settings as self-checking dataclasses."""

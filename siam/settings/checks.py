@@ -1,7 +1,7 @@
-"""The annotation is the check: `lr: Annotated[float, Above(0)]` holds a finite number above 0 or raises.
+"""Annotations as checks: `lr: Annotated[float, Above(0)]` accepts only a finite number above 0.
 
 Settings come from the command line, from Python and from files that people edit, so every value is checked
-against its type and its rules. Rules that involve several fields are code in `__post_init__`.
+against its type and rules. Rules that involve several fields are written in `__post_init__`.
 """
 
 import math
@@ -17,12 +17,12 @@ from siam.errors import SettingsError, did_you_mean
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition on a value, or on each number of a tuple, and its wording after "must"."""
+    """A condition on a value, or on each number in a tuple, and the words that follow "must" in its error."""
 
     words: str
     holds: Callable[[Any], bool]
     each: bool = True
-    """False for a condition on the tuple as a whole."""
+    """False if the condition applies to the tuple as a whole."""
 
 
 # Rules are used inside annotations, hence the capitalized names.
@@ -58,9 +58,9 @@ def Duration() -> Rule:
 
 
 def check(settings: object, group: str = "") -> None:
-    """Check every field of a dataclass against its annotation. Raises SettingsError that names the field.
+    """Check every field of a dataclass against its annotation. Raises SettingsError, naming the field.
 
-    group: prefix of the names, such as `method.`.
+    group: prefix for the field names, such as `method.`.
     """
     owner: Any = type(settings)
     for name, hint in _hints(owner).items():
@@ -84,7 +84,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 
 def _type_error(value: Any, kind: Any) -> str:
-    """Describe the type that the value should have; "" if it has it."""
+    """Return a description of the expected type, or "" if the value has that type."""
     if get_origin(kind) is Literal:
         return "" if value in get_args(kind) else " or ".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
@@ -107,7 +107,7 @@ def _type_error(value: Any, kind: Any) -> str:
 
 
 def _suggestion(value: Any, kind: Any) -> str:
-    """Return a hint with the most similar choices, or an empty string."""
+    """Return a hint with the closest choices, or an empty string."""
     choices = [choice for choice in get_args(kind) if isinstance(choice, str)]
     return did_you_mean(value, choices) if isinstance(value, str) else ""
 
@@ -123,7 +123,7 @@ def _format(value: Any) -> str:
 
 
 def parse_duration(text: str, name: str) -> float:
-    """Convert a duration such as `90s`, `10m` or `2h` to seconds. Raises SettingsError with `name`."""
+    """Convert a duration such as `90s`, `10m` or `2h` to seconds. Raises SettingsError, naming `name`."""
     seconds = _seconds(text)
     if seconds is None:
         raise SettingsError(f"{name} must {Duration().words}, got {text!r}")

@@ -1,4 +1,4 @@
-"""The settings group `method`: Figure 3's three choices, the heads, and options of some objectives."""
+"""The `method` settings group: Figure 3's three choices, the heads, and options for some objectives."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -10,10 +10,10 @@ from siam.settings.checks import Above, AtLeast, Within, check
 
 @dataclass(frozen=True)
 class Method:
-    """Predictor, target, objective and heads. Defaults are SimSiam's, as published."""
+    """Predictor, target, objective and heads. The defaults are SimSiam's, as published."""
 
     name: str = "simsiam"
-    """Method whose settings are the defaults of the other fields."""
+    """Method that provides the defaults for the other settings in this group."""
 
     # Figure 3
     predictor: Literal["learned", "fixed", "none"] = "learned"
@@ -23,23 +23,23 @@ class Method:
     objective: str = "cosine"
     """cosine, cross_entropy (Sec. 4.5), nt_xent, info_nce, swapped_prediction, moving_average (Sec. 5.2)."""
     symmetry: Literal["symmetric", "asymmetric", "asymmetric_2x"] = "symmetric"
-    """Both views predict each other, or the first predicts the second, in one pair or two (Sec. 4.6)."""
+    """Each view predicts the other, or only the first predicts the second, in one pair or two (Sec. 4.6)."""
 
     # The heads (Sec. 3, Table 3 and App. B)
     projector_layers: Annotated[int, Within(1, 4)] = 3
-    """Layers of the projection MLP: 3 on ImageNet, 2 on CIFAR-10."""
+    """Layers in the projection MLP: 3 for ImageNet, 2 for CIFAR-10."""
     projector_hidden: Annotated[int, AtLeast(1)] = 2048
-    """Hidden units of the projector."""
+    """Hidden units in the projector."""
     dim: Annotated[int, AtLeast(1)] = 2048
-    """d, the dimension of z and p."""
+    """Dimension d of z and p."""
     predictor_hidden: Annotated[int, AtLeast(1)] = 512
-    """Hidden units of the predictor, a bottleneck: d/4 in the paper."""
+    """Hidden units in the predictor, a bottleneck: d/4 in the paper."""
     batch_norm: Literal["none", "hidden", "default", "all"] = "default"
-    """BN in the heads: none, hidden layers, also the projector's output, also the predictor's (Table 3)."""
+    """BN in the heads: none, hidden layers, those and the projector's output, or all layers (Table 3)."""
     output_affine: bool = False
-    """Learn scale and shift in the projector's output BN, which the released code does not (Sec. 4.4)."""
+    """Learn scale and shift in the projector's output BN, unlike the released code (Sec. 4.4)."""
 
-    # Options of some targets and objectives
+    # Options for some targets and objectives
     momentum: Annotated[float, Within(0, 1)] = 0.996
     """Momentum encoder: fraction of its weights kept at each update (target `momentum`)."""
     momentum_schedule: Literal["cosine", "constant"] = "cosine"
@@ -69,9 +69,9 @@ class Method:
 
 
 def require_targets_without_gradient(method: Method) -> None:
-    """Raise SettingsError if targets pass gradient, for objectives that keep targets between steps."""
+    """Raise SettingsError if targets carry gradient; for objectives that keep targets between steps."""
     if method.target == "gradient":
         raise SettingsError(
-            f"objective '{method.objective}' keeps targets, so method.target cannot be 'gradient': "
-            "choose 'momentum' or 'stop_gradient'"
+            f"objective '{method.objective}' keeps targets between steps, so method.target "
+            "cannot be 'gradient': choose 'momentum' or 'stop_gradient'"
         )

@@ -1,4 +1,4 @@
-"""Settings given by the user, to be applied over a base."""
+"""The user's settings, which override a base."""
 
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -10,32 +10,33 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class Overrides:
-    """The settings that a user gave, nested as in settings.yaml: {"optimizer": {"lr": 0.1}}.
+    """The user's settings, nested as in settings.yaml: {"optimizer": {"lr": 0.1}}.
 
-    The base is often known only later: it depends on the recipe, the images or the resumed run.
+    They are kept separate because the base is often known only later: it depends on the recipe, the images
+    or the resumed run.
     """
 
     given: dict[str, Any] = field(default_factory=dict)
 
     def over(self, base: S) -> S:
-        """Return `base` with the given settings in place of its own.
+        """Return `base` with these settings applied.
 
-        Raises SettingsError for an unknown setting (with the nearest names), a wrong type, or an impossible
+        Raises SettingsError for an unknown setting (suggesting similar names), a wrong type or an impossible
         combination.
         """
         changed: S = from_dict(self.given, base)
         return changed
 
     def only(self, *names: str) -> "Overrides":
-        """Return only the top-level settings of these names."""
+        """Return a copy with only the named top-level settings."""
         return Overrides({name: value for name, value in self.given.items() if name in names})
 
     def but(self, **settings: Any) -> "Overrides":
-        """Return these overrides with top-level settings added or replaced."""
+        """Return a copy with the given top-level settings added or replaced."""
         return Overrides({**self.given, **settings})
 
     def get(self, name: str, default: Any) -> Any:
-        """Return a setting by its dotted name, such as method.name, or `default` if it was not given."""
+        """Return the setting with this dotted name, such as method.name, or `default` if it was not given."""
         value: Any = self.given
         for part in name.split("."):
             if not isinstance(value, dict) or part not in value:

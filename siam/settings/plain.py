@@ -1,4 +1,4 @@
-"""Conversion between settings and nested plain values, as in settings.yaml."""
+"""Convert settings to and from nested plain values, as in settings.yaml."""
 
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any
@@ -8,7 +8,7 @@ from siam.settings.pretraining import Settings
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
-    """Return nested dicts of plain values; tuples become lists."""
+    """Convert settings to nested dicts of plain values; tuples become lists."""
     return {key: _plain(value) for key, value in asdict(settings).items()}
 
 
@@ -19,9 +19,9 @@ def _plain(value: Any) -> Any:
 
 
 def from_dict(plain: dict[str, Any], base: Any = None, path: str = "") -> Any:
-    """Return `base` (the defaults if None) with the given plain values. Raises SettingsError by name.
+    """Return `base` (the defaults if None) with the given plain values applied.
 
-    path: prefix of the names in errors, such as `method.`.
+    path: prefix for setting names in errors, such as `method.`. Raises SettingsError, naming the setting.
     """
     base = Settings() if base is None else base
     known = {f.name for f in fields(base)}
@@ -39,7 +39,7 @@ def from_dict(plain: dict[str, Any], base: Any = None, path: str = "") -> Any:
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:
-    """Return the settings that differ between two groups, as 'epochs (100 and 5)'."""
+    """List the settings that differ between two groups, such as 'epochs (100 and 5)'."""
     found: list[str] = []
     for f in fields(one):
         a, b = getattr(one, f.name), getattr(other, f.name)

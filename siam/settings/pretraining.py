@@ -1,6 +1,6 @@
-"""Settings of a pretraining run, as frozen dataclasses; impossible values raise SettingsError when built.
+"""Pretraining settings, as frozen dataclasses; impossible values raise SettingsError on construction.
 
-The string below a field is its help text on the command line.
+The string below each field is its command-line help.
 """
 
 import math
@@ -19,30 +19,30 @@ Count = Annotated[int, AtLeast(1)]
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """Augmentation of the views. Defaults: SimSiam's (MoCo v2's) on ImageNet."""
+    """View augmentation; the defaults are SimSiam's (MoCo v2's) for ImageNet."""
 
     size: Annotated[int, AtLeast(8, "pixels")] = 224
     """Side of a view in pixels."""
     scale: Annotated[tuple[float, float], Above(0), Within(0, 1), Ascending()] = (0.2, 1.0)
-    """Crop area as a fraction of the image's: smallest and largest."""
+    """Smallest and largest crop area, as fractions of the image area."""
     flip_p: Probability = 0.5
     """Probability of a horizontal flip."""
     jitter_p: Probability = 0.8
     """Probability of color jitter: brightness, contrast, saturation and hue."""
     brightness: Strength = 0.4
-    """Color jitter: largest relative change of brightness."""
+    """Color jitter: largest relative change in brightness."""
     contrast: Strength = 0.4
-    """Color jitter: largest relative change of contrast."""
+    """Color jitter: largest relative change in contrast."""
     saturation: Strength = 0.4
-    """Color jitter: largest relative change of saturation."""
+    """Color jitter: largest relative change in saturation."""
     hue: Annotated[float, Within(0, 0.5, "turns")] = 0.1
-    """Color jitter: largest rotation of the hue, in turns (0.5 reaches every hue)."""
+    """Color jitter: largest hue rotation, in turns (0.5 reaches every hue)."""
     grayscale_p: Probability = 0.2
     """Probability of grayscale."""
     blur_p: Probability = 0.5
     """Probability of Gaussian blur."""
     blur_sigma: Annotated[tuple[float, float], Above(0), Ascending()] = (0.1, 2.0)
-    """Standard deviation of the blur in pixels: smallest and largest."""
+    """Smallest and largest standard deviation of the blur, in pixels."""
     solarize_p: Probability = 0.0
     """Probability of solarization, which inverts values above 0.5 (BYOL)."""
     pipeline: Literal["fast", "reference"] = "fast"
@@ -57,17 +57,17 @@ class OptimizerSettings:
     """SGD as in SimSiam Sec. 3, or LARS for very large batches."""
 
     name: Literal["sgd", "lars"] = "sgd"
-    """Optimizer; `lars` is for batches of thousands (You et al. 2017)."""
+    """Optimizer; `lars` is for batches of thousands of images (You et al. 2017)."""
     lr: Annotated[float, Above(0)] = 0.05
     """Base learning rate for a batch of 256; the effective rate is lr x batch_size / 256."""
     momentum: Annotated[float, AtLeast(0), Below(1)] = 0.9
     """Momentum of SGD or LARS."""
     weight_decay: Annotated[float, AtLeast(0)] = 1e-4
-    """Weight decay: of every parameter with SGD, as in the paper; LARS leaves out biases and batch norm."""
+    """Weight decay: with SGD on every parameter, as in the paper; with LARS not on biases and batch norm."""
     warmup_epochs: Annotated[float, AtLeast(0)] = 0.0
     """Epochs of linear warm-up from 0."""
     predictor_lr: Literal["constant", "cosine"] = "constant"
-    """Schedule of the predictor's learning rate: constant (better in Table 1), or decayed like the others."""
+    """The predictor's learning-rate schedule: constant (better in Table 1), or decayed like the others."""
 
     def __post_init__(self) -> None:
         check(self, "optimizer.")
@@ -78,9 +78,9 @@ class LoaderSettings:
     """Data loading."""
 
     workers: Annotated[int, AtLeast(-1, "(automatic)")] = -1
-    """Worker processes that decode and crop; -1: by number of cores. Results do not depend on it."""
+    """Worker processes that decode and crop; -1: chosen by core count. Results do not depend on this."""
     cache: Literal["auto", "device", "none"] = "auto"
-    """Keep the decoded images on the device as uint8; `auto`: if they are small and fit in memory."""
+    """Keep decoded images on the device as uint8; `auto`: if they are small and fit in memory."""
 
     def __post_init__(self) -> None:
         check(self, "loader.")
@@ -93,13 +93,13 @@ class MonitorSettings:
     log_every: Count = 10
     """Steps between records in metrics.jsonl."""
     knn_every: Annotated[int, AtLeast(0)] = 1
-    """Epochs between kNN evaluations, if there are labels; the last epoch always has one. 0: never."""
+    """Epochs between kNN evaluations if there are labels; the last epoch always has one. 0: never."""
     knn_k: Count = 200
     """Number of neighbors, k."""
     knn_temperature: Annotated[float, Above(0)] = 0.1
-    """Temperature of the neighbors' weights (Wu et al. 2018)."""
+    """Temperature for weighting the neighbors (Wu et al. 2018)."""
     bank: Count = 10000
-    """Maximum number of training images for kNN and effective rank, evenly spaced over the set."""
+    """Maximum number of training images for kNN and effective rank, evenly spaced over the dataset."""
     queries: Count = 2000
     """Maximum number of validation images for kNN."""
 
@@ -114,7 +114,7 @@ class CheckpointSettings:
     every: str = "10m"
     """Time (`90s`, `10m`, `2h`) or steps (`500`) between saves within an epoch, or both: `10m,500`."""
     keep: Count = 2
-    """Number of checkpoints to keep: the last one, and earlier ones in case it is damaged."""
+    """Number of checkpoints to keep: the latest, plus earlier ones in case it is damaged."""
 
     def __post_init__(self) -> None:
         check(self, "checkpoint.")
@@ -126,48 +126,48 @@ class CheckpointSettings:
 
     @property
     def steps(self) -> int:
-        """Steps between saves; 0 if only time counts."""
+        """Steps between saves; 0 if saves depend only on time."""
         return min((int(part) for part in self.every.split(",") if part.strip().isdecimal()), default=0)
 
     @property
     def seconds(self) -> float:
-        """Seconds between saves; infinite if only steps count."""
+        """Seconds between saves; infinite if saves depend only on steps."""
         timed = [part for part in self.every.split(",") if not part.strip().isdecimal()]
         return min((parse_duration(part, "checkpoint.every") for part in timed), default=math.inf)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings of a pretraining run: runs with equal settings and data are the same run."""
+    """All pretraining settings; runs with the same settings and data are the same run."""
 
     data: str = "demo"
-    """A folder, list file, .tar, .npy, .npz, or cifar10, cifar100, stl10; the demo set if left out."""
+    """A folder, list file, .tar, .npy or .npz, or cifar10, cifar100 or stl10; default: the demo dataset."""
     backbone: str = "resnet50"
-    """Any timm model."""
+    """Name of any timm model."""
     width: Annotated[float, Above(0)] = 1.0
-    """Channel multiplier of a ResNet."""
+    """Channel multiplier for ResNets."""
     stem: Literal["auto", "small", "standard"] = "auto"
     """ResNet stem. `small`: 3x3, stride 1, no max-pool; `auto`: small for views below 64 pixels."""
     epochs: Count = 100
     """Passes over the training images."""
     batch_size: Annotated[int, AtLeast(2, "(batch norm and negatives need other images)")] = 256
-    """Global batch size: images per step over all devices."""
+    """Global batch size: images per step across all devices."""
     grad_accum: Count = 1
-    """Gradient accumulation: micro-batches per step. Batch norm and negatives see one of them at a time."""
+    """Gradient accumulation: micro-batches per step. Batch norm and negatives see only one at a time."""
     activation_checkpointing: bool = False
-    """Activation checkpointing: recompute activations in the backward pass. Less memory, more time."""
+    """Activation checkpointing: recompute activations in the backward pass, for less memory but more time."""
     seed: Annotated[int, AtLeast(0)] = 0
-    """Random seed; every random choice follows from it."""
+    """Random seed, which determines every random choice."""
     init: str = ""
-    """Run, trained or imported, to initialize the weights from; sets backbone and heads."""
+    """Trained or imported run to initialize the weights from; sets the backbone and heads."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:1 or mps."""
     devices: Annotated[int, AtLeast(0)] = 0
-    """Data-parallel processes, one per GPU, or each on some cores with device cpu; 0: one per GPU."""
+    """Data-parallel processes: one per GPU or, with device cpu, each on some of the cores; 0: one per GPU."""
     sync_bn: bool = True
     """Synchronized batch norm: statistics over the global batch, whatever the number of devices."""
     timeout: Annotated[str, Duration()] = "10m"
-    """Time that a process waits for the others before the run fails."""
+    """How long a process waits for the others before the run fails."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Mixed precision (bf16 autocast) or float32; `auto`: bf16 if the hardware supports it natively."""
     compile: bool = False

@@ -7,9 +7,10 @@ from siam.system.malloc import keep_freed_memory
 
 
 def find_device(name: str) -> torch.device:
-    """Return a device by name; `auto` is the first GPU if there is one.
+    """Return the device called `name`; `auto` selects the first GPU, or the CPU if there is none.
 
-    Unlike `tune_process` this changes no global options. Raises SettingsError if the device is not available.
+    Unlike `tune_process`, this changes no global options. Raises SettingsError if the device is not
+    available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -26,7 +27,7 @@ def find_device(name: str) -> torch.device:
 def tune_process(device: torch.device) -> None:
     """Set process-wide performance options: TF32 and cuDNN autotuning on GPUs, memory reuse on CPUs.
 
-    For trainers and verbs, which own their process. `siam.load` and `siam.embed` run in the user's process,
+    For trainers and verbs, which own their process. `siam.load` and `siam.embed` run in the user's process
     and leave its options unchanged.
     """
     if device.type == "cuda":
@@ -38,7 +39,7 @@ def tune_process(device: torch.device) -> None:
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Return True if `precision` means bf16, as `auto` does if the device supports it natively."""
+    """Return True if `precision` means bf16; `auto` does on devices that support it natively."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Atomic writes, and locks on run folders."""
+"""Atomic writes, and run-folder locks."""
 
 import contextlib
 import os
@@ -15,9 +15,10 @@ from siam.errors import RunError
 def write_atomically(
     path: Path, write: Callable[[BinaryIO], Any], then: Callable[[], None] = lambda: None
 ) -> None:
-    """Write a temporary file, flush it to disk and rename it, so that a crash leaves the old file or the new.
+    """Write a temporary file, flush it to disk and rename it; a crash leaves either the old file or the new.
 
-    then: called before the rename. If the disk is full, the temporary file is removed. Raises OSError.
+    then: called before the rename. If writing fails, as on a full disk, the temporary file is removed. Raises
+    OSError.
     """
     temporary = path.with_name(path.name + ".writing")
     try:
@@ -35,7 +36,7 @@ def write_atomically(
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, as fsync does a file's bytes. A no-op on Windows, which cannot."""
+    """Flush a folder's entries to disk, as fsync does a file's bytes; a no-op on Windows, which cannot."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -47,16 +48,16 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock the run folder for this process. The system releases the lock when the process exits or is killed.
+    """Lock the run folder for this process; the system releases the lock when the process exits or is killed.
 
-    Raises RunError if another process holds it, or if the folder cannot be written to.
+    Raises RunError if another process holds the lock or the folder is not writable.
     """
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise RunError(
-            f"{folder} is in use by another process: wait for it, or choose another --out"
+            f"{folder} is in use by another process: wait for it to finish, or choose another --out"
         ) from None
     except OSError as error:
         raise RunError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None
@@ -68,6 +69,6 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def in_turn(folder: Path) -> Iterator[None]:
-    """Hold a short lock on a run folder, waiting for other processes, to update one of its files."""
+    """Lock a run folder briefly to update one of its files, waiting while another process does so."""
     with FileLock(folder / ".turn"):
         yield

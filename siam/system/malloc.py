@@ -12,8 +12,8 @@ def keep_freed_memory() -> None:
     """Make glibc keep freed memory for the next allocation, process-wide and permanently.
 
     Each training step allocates and frees the same hundreds of megabytes, and each photograph a few. By
-    default glibc returns them to the system at once, and gets them back page by page, zeroed, which takes up
-    to a fifth of a step on a CPU. A no-op with other allocators, which have no such setting.
+    default glibc immediately returns this memory to the system and gets it back page by page, zeroed, which
+    costs up to a fifth of a step on a CPU. A no-op with other allocators, which have no such setting.
     """
     if not sys.platform.startswith("linux"):
         return

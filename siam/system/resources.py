@@ -1,4 +1,4 @@
-"""Cores and memory that this process may use."""
+"""CPU cores and memory available to this process."""
 
 import os
 
@@ -8,12 +8,12 @@ _UNKNOWN = 4 * 2**30  # bytes
 
 
 def available_cores() -> int:
-    """Return the number of cores that this process may run on."""
+    """Return the number of cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the free memory of a device, in bytes; 4 GiB where the system does not report it."""
+    """Return a device's free memory in bytes, or 4 GiB if the system does not report it."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ()):  # Linux

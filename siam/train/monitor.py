@@ -1,4 +1,4 @@
-"""Measurements between epochs: one pass of the network over a sample of the images, for all metrics."""
+"""Measurements between epochs: all metrics, from one pass of the network over a sample of the images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,11 +46,11 @@ class Measured:
 
 
 class Monitor:
-    """Center views of a sample of the images, decoded once, and the metrics of the network on them.
+    """Measures the network on center views of sampled images, which are decoded only once.
 
-    The bank is a sample of the training images, the queries are validation images. Without a validation set,
-    every fifth image of the sample is a query instead of part of the bank. Each rank holds, and passes
-    through the network, an equal share of both; the bank's labels and indices cover all ranks.
+    The bank is a sample of the training images; the queries are validation images. Without a validation set,
+    every fifth sampled image becomes a query instead of joining the bank. Each rank holds an equal share of
+    both and passes it through the network; the bank's labels and indices cover all ranks.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Monitor:
         bf16: bool,
         bar: Callable[[str], OnProgress] = lambda name: ignore,
     ) -> None:
-        """bar: takes a description, returns a progress callback."""
+        """bar: accepts a description and returns a progress callback."""
         self.settings, self.device, self.bf16 = settings, device, bf16
         m, size = settings.monitor, settings.views.size
         workers = settings.loader.workers if settings.loader.workers >= 0 else default_workers(device)
@@ -108,7 +108,7 @@ class Monitor:
     def neighbors(
         self, network: Network, queries: int, count: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return evenly spaced positions in the bank, (queries,), and their neighbors', (queries, count)."""
+        """Return evenly spaced bank positions, (queries,), and those of their neighbors, (queries, count)."""
         features = F.normalize(gather_uneven(self._features(network, self.bank)), dim=1)
         chosen = torch.from_numpy(_evenly(len(features), queries))
         similarity = features[chosen] @ features.T
@@ -163,7 +163,7 @@ class Monitor:
 def _sample(
     images: Images, limit: int, size: int, workers: int, on_progress: OnProgress
 ) -> tuple[Tensor, NDArray[np.int64]]:
-    """Return center views, uint8 (N, 3, S, S), and indices of at most `limit` images spread over the set.
+    """Return center views, uint8 (N, 3, S, S), and indices of at most `limit` images spread over the dataset.
 
     Each rank reads its own share. Raises DataError if no image can be read.
     """
@@ -181,7 +181,7 @@ def _sample(
 
 
 def _spread(images: Images, limit: int) -> NDArray[np.int64]:
-    """Choose at most `limit` images, evenly spaced over the set, or over a few of its files (groups)."""
+    """Choose at most `limit` images, evenly spaced over the dataset or over a few of its files (groups)."""
     groups = images.groups
     if groups is None or len(groups) - 1 <= MAX_SHARDS:
         return _evenly(len(images), limit)
@@ -196,7 +196,7 @@ def _evenly(size: int, limit: int) -> NDArray[np.int64]:
 
 
 def _flat_pixels(views: Tensor) -> Tensor:
-    """Flatten uint8 (N, 3, S, S) -> (N, 3 s s), s at most 32, normalized as for the network."""
+    """Flatten uint8 (N, 3, S, S) -> (N, 3 s s), with s at most 32, normalized like network inputs."""
     if views.shape[2] > PIXEL_SIDE:
         batches = (batch.float() for batch in torch.split(views, EVAL_BATCH))
         views = torch.cat([F.adaptive_avg_pool2d(batch, PIXEL_SIDE) for batch in batches])

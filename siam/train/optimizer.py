@@ -1,4 +1,4 @@
-"""Optimizer and learning rates: SGD or LARS, cosine decay, and a constant rate for the predictor."""
+"""Optimizer and learning rates: SGD or LARS with cosine decay, and a constant rate for the predictor."""
 
 import math
 from typing import Any
@@ -13,7 +13,10 @@ from siam.settings.pretraining import OptimizerSettings
 def build_optimizer(
     settings: OptimizerSettings, network: nn.Module, objective: nn.Module, batch_size: int
 ) -> torch.optim.Optimizer:
-    """Build the optimizer, at lr x batch_size / 256 (Sec. 3), with groups encoder, predictor, objective."""
+    """Build the optimizer, with a peak learning rate of lr x batch_size / 256 (Sec. 3).
+
+    The parameter groups are named encoder, predictor and objective; LARS splits each in two.
+    """
     named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     groups = {
         "encoder": [p for name, p in named if not name.startswith("predictor.")],
@@ -31,10 +34,10 @@ def build_optimizer(
 
 
 def _split_for_lars(group: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split off biases and batch norm.
+    """Split a parameter group in two: the weights, then the biases and batch-norm parameters.
 
-    They are neither decayed nor adapted (SimCLR App. B.9; BYOL Sec. 3.3). timm's LARS does not adapt
-    parameters without weight decay, unless `always_adapt` is set.
+    The latter are neither decayed nor adapted (SimCLR App. B.9; BYOL Sec. 3.3). timm's LARS does not adapt
+    parameters without weight decay unless `always_adapt` is set.
     """
     weights = [p for p in group["params"] if p.ndim > 1]
     rest = [p for p in group["params"] if p.ndim <= 1]
@@ -44,10 +47,10 @@ def _split_for_lars(group: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, settings: OptimizerSettings, epoch: float, epochs: int
 ) -> float:
-    """Set each group's rate at `epoch` (fractional) of `epochs`, and return the encoder's.
+    """Set each group's learning rate at a fractional `epoch` out of `epochs`, and return the encoder's.
 
-    Linear warm-up from 0, then cosine decay to 0. "The predictor's lr is not decayed": h should adapt to the
-    latest representations (Sec. 4.2).
+    The rate warms up linearly from 0, then follows a cosine to 0. "The predictor's lr is not decayed": h
+    should adapt to the latest representations (Sec. 4.2).
     """
     warm = settings.warmup_epochs
     rise = min(1.0, epoch / warm) if warm > 0 else 1.0
@@ -59,5 +62,5 @@ def set_learning_rate(
 
 
 def decay(progress: float) -> float:
-    """Return half a cosine, from 1 at progress 0 to 0 at progress 1."""
+    """Return the cosine decay factor, which falls from 1 at progress 0 to 0 at progress 1."""
     return (1 + math.cos(math.pi * min(progress, 1.0))) / 2

@@ -1,4 +1,4 @@
-"""Pictures for the report, taken from the training loop: view pairs of a batch, and nearest neighbors."""
+"""Pictures of training for the report: view pairs from a batch, and nearest neighbors."""
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ PAIRS, QUERIES, NEIGHBORS = 24, 8, 8
 
 
 def take_pictures(batch: Batch, monitor: Monitor, network: Network, images: Images) -> Pictures:
-    """Return view pairs of this batch, as the network saw them, and a few images with their neighbors."""
+    """Return view pairs from this batch, as the network saw them, and a few images with their neighbors."""
     pairs = torch.stack(batch.views[:2], dim=1)[:PAIRS]  # (n, 2, 3, S, S)
     side = pairs.shape[-1]
     chosen, nearest = monitor.neighbors(network, queries=QUERIES, count=NEIGHBORS)

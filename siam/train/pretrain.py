@@ -56,10 +56,10 @@ class Outcome:
 
 
 def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -> Outcome:
-    """Train the run in `folder` to its end, from its last checkpoint if there is one.
+    """Train the run in `folder` to completion, resuming from its last checkpoint if there is one.
 
-    All ranks call this; only rank 0 writes. The run is saved at the end of each epoch, at the intervals of
-    `checkpoint.every`, and on a request to stop. Raises SiamError.
+    All ranks call this; only rank 0 writes. The run is saved at the end of each epoch, at the intervals
+    set by `checkpoint.every`, and when a stop is requested. Raises SiamError.
     """
     method = settings.method
     with Session(folder, settings, console, _write_report) as run:
@@ -112,7 +112,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -
 
 
 def build(settings: Settings, images: int, run: Session) -> tuple[Network, Objective]:
-    """Build the network and its objective from the seed, on the run's device. images: number in the set."""
+    """Build the network and its objective from the seed, on the run's device. images: dataset size."""
     torch.manual_seed(settings.seed)
     network = Network(settings.method, settings.backbone, settings.views.size, settings.width, settings.stem)
     if settings.init:
@@ -182,7 +182,7 @@ def _write_report(folder: Path) -> None:
 
 
 def _name_batch(loader: ViewLoader, step: int) -> str:
-    """Return the epoch and the first images of a step, for an error message."""
+    """Describe a step by its epoch and its first images, for an error message."""
     epoch, within = divmod(step, loader.steps)
     names = [loader.images.path(int(i)) for i in loader.order.epoch(epoch)[within][:3]]
     return f" (epoch {epoch + 1}), with the batch of {', '.join(names)} ..."
@@ -204,7 +204,7 @@ def _headline(sets: ImageSets, settings: Settings, folder: Path, resumed: bool) 
 
 
 def _facts(sets: ImageSets, network: nn.Module, run: Session) -> dict[str, Any]:
-    """Return the values of the first record."""
+    """Return the contents of the `start` record."""
     backbone: Any = network.backbone
     return {
         "images": len(sets.train),

@@ -1,4 +1,4 @@
-"""Starting and resuming runs: images, settings and run folder from the user's overrides."""
+"""Start or resume a run: open its images, and resolve its settings and folder from the user's overrides."""
 
 import itertools
 import os
@@ -28,11 +28,11 @@ from siam.settings.pretraining import Settings
 from siam.train.pretrain import Outcome, train
 
 MAY_CHANGE = ("device", "devices", "timeout", "loader.", "checkpoint.")
-"""Settings that may differ when a run is resumed: they do not change what the run learns."""
+"""Settings that may change on resume, because they do not affect what the run learns."""
 
 Resume = bool | Literal["auto"]
 Opener = Callable[[str], ImageSets]
-"""`open_images` with a cache, because listing a million files takes seconds."""
+"""A cached `open_images`, because listing a million files takes seconds."""
 
 
 def start(
@@ -43,12 +43,12 @@ def start(
     console: Console | None = None,
     open_once: Opener | None = None,
 ) -> Outcome:
-    """Train a run, or resume one, in this process or in several.
+    """Start or resume a run, in this process or in several.
 
-    overrides: the user's settings. recipe: the base they apply to, chosen to fit the images by default; a
-    resumed run's base is its own settings. out: the run folder. resume: continue the run in `out`; "auto"
-    starts one if there is none. open_once: shared by callers that train several runs on one set.
-    Raises SiamError.
+    overrides: the user's settings. recipe: the base settings that they override, chosen to fit the images by
+    default; a resumed run overrides its own settings instead. out: the run folder. resume: continue the run
+    in `out`; "auto" starts one if there is none. open_once: passed by callers that train several runs on the
+    same dataset, to list it only once. Raises SiamError.
     """
     console = console or Console(stderr=True)
     open_once = open_once or cache(open_images)
@@ -64,7 +64,7 @@ def start(
 
 
 def _train_launched(settings: Settings, folder: Path) -> Outcome:
-    """Train in one of the processes that `start` launches."""
+    """Train in a process launched by `start`."""
     with process_group(settings.device, parse_duration(settings.timeout, "timeout")):
         return _train(settings, folder, Console(stderr=True), cache(open_images))
 
@@ -78,7 +78,7 @@ def _train(settings: Settings, folder: Path, console: Console, open_once: Opener
 def resolve(
     overrides: Overrides, recipe: str | None, out: str | Path | None, resume: Resume, open_once: Opener
 ) -> tuple[Settings, Path]:
-    """Return the settings of a run and its folder, which is created if needed. Raises SiamError."""
+    """Return a run's settings and folder, creating the folder if needed. Raises SiamError."""
     named = overrides.only("data").over(Settings()).data
     method = overrides.get("method.name", Settings().method.name)
     folder = Path(out) if out is not None else _default_folder(method, named, bool(resume))
@@ -95,7 +95,7 @@ def _is_resumed(folder: Path, resume: Resume) -> bool:
         exists = (folder / SETTINGS).exists()
         if resume is True and not exists:
             raise RunError(
-                f"there is no run in {folder} to resume: leave out --resume to start one, or give --resume "
+                f"there is no run to resume in {folder}: leave out --resume to start one, or use --resume "
                 "auto, which does either"
             )
         return exists
@@ -105,7 +105,7 @@ def _is_resumed(folder: Path, resume: Resume) -> bool:
 
 
 def _new_settings(overrides: Overrides, recipe: str | None, open_once: Opener) -> Settings:
-    """Apply the user's settings to the given recipe, or to the recipe that fits the images."""
+    """Apply the user's settings to the given recipe, or to the one that fits the images."""
     named = overrides.only("data", "init").over(Settings())
     method = overrides.get("method.name", named.method.name)
     train = open_once(named.data).train
@@ -117,7 +117,7 @@ def _new_settings(overrides: Overrides, recipe: str | None, open_once: Opener) -
 
 
 def _resumed_settings(folder: Path, overrides: Overrides) -> Settings:
-    """Apply the user's settings to the run's own. Raises RunError if that changes what it learns."""
+    """Apply the user's settings to the run's own. Raises RunError if they change what the run learns."""
     own = open_run(folder).settings
     settings = overrides.over(own)
     if os.path.realpath(settings.data) == os.path.realpath(own.data):  # photos, photos/, ./photos
@@ -132,7 +132,7 @@ def _resumed_settings(folder: Path, overrides: Overrides) -> Settings:
 
 
 def _init_settings(init: str, base: Settings) -> Settings:
-    """Return `base` with the backbone of the run `init`, and with its heads if the method is the same."""
+    """Return `base` with the backbone of run `init`, and its heads too if the methods match."""
     run = open_run(init).settings
     method = run.method if run.method.name == base.method.name else base.method
     return replace(
@@ -142,7 +142,7 @@ def _init_settings(init: str, base: Settings) -> Settings:
 
 
 def _open_on_all_ranks(data: str, console: Console, open_once: Opener) -> ImageSets:
-    """Open the images in every process, on rank 0 first, since it may have to download them.
+    """Open the images in every process, on rank 0 first because it may have to download them.
 
     Raises DataError if the processes see different images.
     """
@@ -156,9 +156,9 @@ def _open_on_all_ranks(data: str, console: Console, open_once: Opener) -> ImageS
         if other != seen[0]:
             raise_everywhere(
                 DataError(
-                    f"process {number} sees other images in {data} than process 0, {other[0]} from "
-                    f"{other[1]} to {other[2]}, not {seen[0][0]} from {seen[0][1]} to {seen[0][2]}: give all "
-                    "processes the same files"
+                    f"processes {number} and 0 see different images in {data} ({other[0]} from {other[1]} to "
+                    f"{other[2]}, and {seen[0][0]} from {seen[0][1]} to {seen[0][2]}): give all processes "
+                    "the same files"
                 )
             )
     return sets
@@ -174,7 +174,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _default_folder(method: str, data: str, resume: bool) -> Path:
-    """Return runs/METHOD-DATA, or the first free of -2, -3 ...; on resume, the last one in use."""
+    """Return runs/METHOD-DATA, plus -2, -3, ... if it is taken; on resume, return the last one in use."""
     base = Path("runs") / f"{method}-{_short(data)}"
     names = (base.with_name(f"{base.name}-{n}") if n > 1 else base for n in itertools.count(1))
     taken = list(itertools.takewhile(lambda folder: (folder / SETTINGS).exists(), names))
@@ -184,5 +184,5 @@ def _default_folder(method: str, data: str, resume: bool) -> Path:
 
 
 def _short(data: str) -> str:
-    """Return the last part of a path without its suffix, with a dash for unusual characters."""
+    """Return a path's last component without its suffix, with unusual characters replaced by dashes."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(data).stem or "images").strip("-") or "images"

@@ -1,1 +1,1 @@
-"""Transfer of an encoder to detection and instance segmentation (SimSiam Sec. 6.1, Table 5)."""
+"""Transfer to object detection and instance segmentation (SimSiam Sec. 6.1, Table 5)."""

@@ -1,4 +1,4 @@
-"""Images with annotated objects (boxes and optional masks), independent of their layout on disk."""
+"""Images annotated with object boxes and optional masks, whatever their layout on disk."""
 
 import json
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from torch import Tensor
 from siam.data.decode import BrokenImage, decode
 
 Box = tuple[float, float, float, float]
-"""left, top, right, bottom in pixels from the image's upper left corner; right and bottom are exclusive."""
+"""Left, top, right, bottom in pixels from the image's top-left corner; right and bottom are exclusive."""
 
 
 @dataclass(frozen=True)
@@ -23,20 +23,20 @@ class Instance:
     id: int
     box: Box
     label: int
-    """1 ... K; 0 is the background."""
+    """From 1 to K; 0 is the background."""
     area: float
-    """Area in pixels, of the mask if there is one."""
+    """Area in pixels: the mask's if there is one, otherwise the box's."""
     iscrowd: bool = False
-    """One annotation for many objects (COCO): neither trained on nor counted in the test."""
+    """One annotation covers many objects (COCO): excluded from training and ignored in the test."""
     difficult: bool = False
-    """Hard to recognize (VOC): trained on, but not counted in the test."""
+    """Hard to recognize (VOC): used for training, but ignored in the test."""
     segmentation: Any = None
-    """As in COCO: polygons [[x, y, x, y, ...], ...] or RLE {counts, size}."""
+    """In COCO format: polygons [[x, y, x, y, ...], ...] or RLE {counts, size}."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One image and the objects in it."""
+    """One image with its annotated objects."""
 
     id: int
     file: Path
@@ -46,22 +46,22 @@ class Example:
 
 
 class Skipped(dict[str, tuple[int, str]]):
-    """Unusable annotations: reason -> (number, location of the first one)."""
+    """Unusable annotations: reason -> (count, location of the first one)."""
 
     def note(self, reason: str, where: str) -> None:
-        """Count one more annotation that was skipped for this reason."""
+        """Count one more annotation skipped for `reason`."""
         count, first = self.get(reason, (0, where))
         self[reason] = count + 1, first
 
     def lines(self) -> list[str]:
-        """Return '12 x a box outside its image, the first in 000012.xml' for each reason."""
+        """Return one line per reason, such as '12 x a box outside its image, the first in 000012.xml'."""
         return [f"{count} x {reason}, the first in {first}" for reason, (count, first) in self.items()]
 
 
 class AnnotatedImages:
-    """A sequence of examples; `read` and `path` as in `siam.data.images.Images`.
+    """A sequence of examples, with `read` and `path` as in `siam.data.images.Images`.
 
-    Held as one block of JSON: millions of small objects would be slow to send to the data workers.
+    Stored as one block of JSON, because millions of small objects would be slow to send to the data workers.
     """
 
     labels: NDArray[np.int64] | None = None
@@ -85,7 +85,10 @@ class AnnotatedImages:
         return str(self[i].file)
 
     def read(self, i: int) -> Tensor:
-        """Return image i, uint8 (3, H, W), at full size. Raises BrokenImage, also for an unexpected size."""
+        """Return image i at full size, uint8 (3, H, W).
+
+        Raises BrokenImage, also if the size differs from the annotated one.
+        """
         example = self[i]
         try:
             image = decode(example.file.read_bytes())
@@ -94,7 +97,7 @@ class AnnotatedImages:
         height, width = image.shape[1:]
         if (width, height) != (example.width, example.height):
             annotated = f"{example.width} x {example.height}"
-            raise BrokenImage(f"is {width} x {height}, but {annotated} in its annotation")
+            raise BrokenImage(f"is {width} x {height}, but its annotation says {annotated}")
         return image
 
 
@@ -111,27 +114,27 @@ def _load(block: bytes) -> Example:
 
 @dataclass(frozen=True)
 class DetectionDataset:
-    """A dataset for detection, from either layout."""
+    """A detection dataset, from either layout."""
 
     name: str
     layout: str
-    """voc or coco."""
+    """`voc` or `coco`."""
     years: int
-    """Number of VOC years that are merged; 1 for COCO."""
+    """Number of VOC years merged; 1 for COCO."""
     classes: tuple[str, ...]
-    """Names of labels 1 ... K."""
+    """Class names for labels 1 to K."""
     category_ids: tuple[int, ...]
-    """The layout's own ids of labels 1 ... K."""
+    """The layout's own category ids for labels 1 to K."""
     train: AnnotatedImages
     """Images with at least one object to learn from."""
     test: AnnotatedImages
     masks: bool
-    """True where instances may have a segmentation."""
+    """True if instances may have a segmentation."""
     skipped: Skipped
 
 
 def clip_box(box: Box, width: int, height: int) -> Box | None:
-    """Return the part of a box inside the image; None if that is less than a pixel wide or high."""
+    """Return the part of `box` inside the image, or None if it is less than a pixel wide or high."""
     left, top, right, bottom = box
     left, right = max(left, 0.0), min(right, float(width))
     top, bottom = max(top, 0.0), min(bottom, float(height))

@@ -1,4 +1,4 @@
-"""COCO's layout: annotations/instances_*.json, each with a folder of images (Lin et al. 2014)."""
+"""COCO layout: annotations/instances_*.json, each with its own image folder (Lin et al. 2014)."""
 
 import json
 import math
@@ -18,11 +18,11 @@ from siam.transfer.annotations import (
 )
 
 Rows = dict[str, list[dict[str, Any]]]
-"""A file's images, annotations and categories."""
+"""The `images`, `annotations` and `categories` in an annotation file."""
 
 
 def coco_files(root: Path) -> tuple[Path, Path] | None:
-    """Return the training and test annotations: the latest year in `root`, or in a folder in it."""
+    """Return the latest training and test annotation files in `root` or one of its subfolders, or None."""
     for folder in (root, *(p for p in sorted(root.glob("*")) if p.is_dir())):
         train = sorted(folder.glob("annotations/instances_train*.json"))
         kinds = (sorted(folder.glob(f"annotations/instances_{kind}*.json")) for kind in ("val", "test"))
@@ -33,10 +33,10 @@ def coco_files(root: Path) -> tuple[Path, Path] | None:
 
 
 def open_coco(name: str, files: tuple[Path, Path], masks: bool) -> DetectionDataset:
-    """Read all annotations; those that cannot be used are skipped and counted.
+    """Read all annotations, skipping and counting unusable ones.
 
-    masks: True if instances need a segmentation. Raises DataError if a file is not in COCO's format, or if
-    the two files give the same id to different categories.
+    masks: True if instances need a segmentation. Raises DataError if a file is not in COCO format, or if the
+    two files use the same id for different categories.
     """
     skipped = Skipped()
     contents = [_read(file) for file in files]
@@ -74,29 +74,29 @@ def _read(file: Path) -> Rows:
     for part in ("images", "annotations", "categories"):
         rows = plain.get(part) if isinstance(plain, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise DataError(f"{file} is not in COCO's format: it has no list of objects '{part}'")
+            raise DataError(f"{file} is not in COCO format: it needs '{part}', a list of objects")
     return plain
 
 
 def _categories(rows: Rows, file: Path) -> dict[int, str]:
-    """Return the names of categories by id."""
+    """Return the category names by id."""
     try:
         return {int(row["id"]): str(row["name"]) for row in rows["categories"]}
     except (KeyError, TypeError, ValueError):
-        raise DataError(f"{file} is not in COCO's format: a category has no id or name") from None
+        raise DataError(f"{file} is not in COCO format: a category has no id or name") from None
 
 
 def _examples(
     rows: Rows, file: Path, label_of: dict[int, int], masks: bool, skipped: Skipped
 ) -> list[Example]:
-    """Return every image that exists, with its instances."""
+    """Return the images that exist on disk, each with its usable instances."""
     images: dict[Any, dict[str, Any]] = {}
     for row in rows["images"]:
         usable = isinstance(row.get("id"), int) and isinstance(row.get("file_name"), str)
         if usable and all(isinstance(row.get(side), int) and row[side] >= 1 for side in ("width", "height")):
             images[row["id"]] = row
         else:
-            skipped.note("an image without id, file name or size", f"{file.name}: {row.get('id')}")
+            skipped.note("an image without an id, file name or size", f"{file.name}: {row.get('id')}")
     folder = _folder_of(images, file)
     instances = _instances(rows["annotations"], file, images, label_of, masks, skipped)
     found = []
@@ -117,18 +117,18 @@ def _instances(
     masks: bool,
     skipped: Skipped,
 ) -> dict[Any, list[Instance]]:
-    """Return the usable instances of each image."""
+    """Return the usable instances of each image, by image id."""
     instances: dict[Any, list[Instance]] = defaultdict(list)
     ids = [row.get("id") for row in rows]
-    # Ids identify objects in the test, and pycocotools treats 0 as "none".
+    # The test identifies objects by their ids, and pycocotools treats 0 as "none".
     valid_ids = all(isinstance(n, int) and n > 0 for n in ids) and len(set(ids)) == len(ids)
     for at, row in enumerate(rows, start=1):
         where = f"{file.name}: annotation {row.get('id', at)}"
         image = images.get(row.get("image_id"))
         if image is None:
-            skipped.note("an annotation for no image", where)
+            skipped.note("an annotation without an image", where)
         elif row.get("category_id") not in label_of:
-            skipped.note("an annotation of a category that is not trained on", where)
+            skipped.note("an annotation of a category absent from the training data", where)
         else:
             number, label = row["id"] if valid_ids else at, label_of[row["category_id"]]
             instance = _instance(row, number, label, image, masks, where, skipped)
@@ -138,7 +138,7 @@ def _instances(
 
 
 def _folder_of(images: dict[Any, dict[str, Any]], file: Path) -> Path:
-    """Return the folder that holds a file's images: train2017/, images/train2017/, or another that fits."""
+    """Return the folder that holds a file's images: train2017/, images/train2017/, images/ or the root."""
     root, part = file.parent.parent, file.stem.removeprefix("instances_")
     folders = [root / part, root / "images" / part, root / "images", root]
     names = [row["file_name"] for row in list(images.values())[:100]]
@@ -173,7 +173,7 @@ def _instance(
 
 
 def _box(bbox: Any) -> Box | None:
-    """Convert x, y, width, height to left, top, right, bottom; None unless all are finite numbers."""
+    """Convert x, y, width, height to left, top, right, bottom; return None unless all are finite numbers."""
     try:
         x, y, width, height = (float(side) for side in bbox)
     except (TypeError, ValueError):
@@ -182,7 +182,7 @@ def _box(bbox: Any) -> Box | None:
 
 
 def _is_segmentation(value: Any, image: dict[str, Any]) -> bool:
-    """Return True for polygons of at least three corners, and for RLE of the image's size."""
+    """Return True for polygons with at least three corners each, or RLE that matches the image size."""
     if isinstance(value, list):
         return bool(value) and all(
             isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in value

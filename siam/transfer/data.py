@@ -1,7 +1,7 @@
-"""Detection datasets in either layout, and batches of images with their targets from any step.
+"""Detection datasets in VOC or COCO layout, and batches of images and targets, starting at any step.
 
-As in pretraining, augmentation is a function of (seed, epoch, index): a run does not depend on the number of
-workers, and a resumed run equals the uninterrupted one.
+As in pretraining, augmentation depends only on (seed, epoch, index): results do not depend on the number of
+workers, and a resumed run equals an uninterrupted one.
 """
 
 from collections.abc import Iterator
@@ -27,21 +27,21 @@ from siam.transfer.voc import open_voc, voc_years
 MAX_UNREADABLE = 0.1
 
 Target = dict[str, Tensor]
-"""boxes float (n, 4): left, top, right, bottom; labels int64 (n,), from 1; masks uint8 (n, H, W) or none."""
+"""boxes float (n, 4): left, top, right, bottom; labels int64 (n,), from 1; optional masks uint8 (n, H, W)."""
 
 Examples = list[tuple[Tensor, Target]]
-"""One batch: images uint8 (3, H, W), each of its own size, with their targets."""
+"""One batch: uint8 images (3, H, W) of varying sizes, with their targets."""
 
 
 def open_annotated(data: str | Path, masks: bool) -> DetectionDataset:
-    """Open a dataset with boxes (and segmentations, if `masks`) in the layout of VOC or COCO.
+    """Open a dataset in VOC or COCO layout, with boxes and, if `masks`, segmentations.
 
-    Raises DataError if it has neither layout, lacks segmentations that are needed, or has no usable image.
+    Raises DataError if the layout is neither of the two, segmentations are missing, or no image is usable.
     """
     name, root = str(data), Path(data)
     if not root.is_dir():
         problem = "is not a folder: unpack it" if root.exists() else "does not exist"
-        raise DataError(f"{name} {problem}; transfer needs a folder in the layout of VOC or COCO")
+        raise DataError(f"{name} {problem}; transfer needs a folder in VOC or COCO layout")
     years, files = voc_years(root), coco_files(root)
     if files is not None:
         found = open_coco(name, files, masks)
@@ -49,12 +49,12 @@ def open_annotated(data: str | Path, masks: bool) -> DetectionDataset:
         found = open_voc(name, years)
     else:
         raise DataError(
-            f"{name} is in neither layout: looked for VOC's ImageSets/Main and COCO's "
-            "annotations/instances_train*.json with instances_val*.json"
+            f"{name} is in neither VOC nor COCO layout: looked for ImageSets/Main (VOC), and for "
+            "annotations/instances_train*.json with instances_val*.json (COCO)"
         )
     if masks and not found.masks:
         raise DataError(
-            f"{name} has only boxes, like all VOC data: choose --task detection, or data in COCO's layout"
+            f"{name} has only boxes, like all VOC data: choose --task detection, or use data in COCO layout"
         )
     for images, purpose in ((found.train, "train"), (found.test, "test")):
         if not any(images[i].instances for i in range(len(images))):
@@ -64,10 +64,10 @@ def open_annotated(data: str | Path, masks: bool) -> DetectionDataset:
 
 
 class Batches:
-    """One rank's share of the training batches: iterate over `batches(first, last)`.
+    """One rank's share of the training batches; iterate over `batches(first, last)`.
 
-    rank, world: this rank and the number of ranks. Unreadable images are replaced and collected in
-    `unreadable`; more than 10 % of the set raises DataError.
+    rank, world: this rank and the number of ranks. Unreadable images are replaced and recorded in
+    `unreadable`. Raises DataError if more than 10 % of the dataset is unreadable.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Batches:
         self.order = (batch_size, seed, rank, world)
 
     def batches(self, first: int, last: int) -> Iterator[Examples]:
-        """Yield the batches of steps `first` ... `last` - 1, each made from (seed, epoch, index) alone."""
+        """Yield the batches of steps `first` to `last` - 1, each determined by (seed, epoch, index) alone."""
         order = _Order(len(self.images), *self.order, first, last)
         for examples, broken, reason in batches_of(self.dataset, order, self.workers):
             self.unreadable.update(broken)
@@ -95,16 +95,16 @@ class Batches:
                     f"read, more than 10 %: {self.unreadable.first_few()}; replace them"
                 )
             if reason:
-                raise DataError(f"the images of {self.images.name} cannot be read: {reason}")
+                raise DataError(f"the images in {self.images.name} cannot be read: {reason}")
             yield examples
 
 
 _Key = list[tuple[int, int]]
-"""Epoch and index of each image in a batch."""
+"""The (epoch, index) pair of each image in a batch."""
 
 
 class _Order(Sampler[_Key]):
-    """Keys of the batches, epoch after epoch, each shuffled; the last batch continues into the next epoch."""
+    """The key of each batch, with each epoch shuffled; a batch may straddle two epochs."""
 
     def __init__(
         self, size: int, batch: int, seed: int, rank: int, world: int, first: int, last: int
@@ -125,9 +125,9 @@ class _Order(Sampler[_Key]):
 
 
 class _Examples(Dataset[Any]):
-    """dataset[key] -> (the batch, its unreadable images, the reason if there is no batch or else "").
+    """dataset[key] -> (batch, its unreadable images, why there is no batch or "").
 
-    Runs in the workers.
+    Runs in the data workers.
     """
 
     def __init__(self, images: AnnotatedImages, seed: int, masks: bool) -> None:
@@ -138,7 +138,7 @@ class _Examples(Dataset[Any]):
         for epoch, index in key:
             try:
                 image, used = read_or_replace(self.images, index, broken, self.images.read)
-            except BrokenImage as error:  # returned: an error raised in a worker would carry its traceback
+            except BrokenImage as error:  # returned: an error raised in a worker would include its traceback
                 return [], broken, error.reason
             flip = counter_uniform(self.seed, epoch, np.array([used]), GEOMETRY, 1)[0, 0] < 0.5
             examples.append(with_target(image, self.images[used], bool(flip), self.masks))
@@ -146,7 +146,7 @@ class _Examples(Dataset[Any]):
 
 
 def with_target(image: Tensor, example: Example, flip: bool, masks: bool) -> tuple[Tensor, Target]:
-    """Return the image, uint8 (3, H, W), and its target without crowds, both mirrored if `flip`."""
+    """Return the image, uint8 (3, H, W), and its target, excluding crowds; both are mirrored if `flip`."""
     instances = [one for one in example.instances if not one.iscrowd]
     width, height = example.width, example.height
     boxes = [clip_box(one.box, width, height) for one in instances]
@@ -169,7 +169,7 @@ def with_target(image: Tensor, example: Example, flip: bool, masks: bool) -> tup
 
 
 class TestImages(Dataset[Any]):
-    """dataset[i] -> (index in the set, image uint8 (3, H, W) or None, the reason why it is unreadable)."""
+    """dataset[i] -> (index into `images`, uint8 image (3, H, W) or None, why it is unreadable or "")."""
 
     def __init__(self, images: AnnotatedImages, indices: list[int]) -> None:
         self.images, self.indices = images, indices

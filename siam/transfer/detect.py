@@ -1,4 +1,4 @@
-"""Detection on test images: predictions in COCO's result format, and pictures of them."""
+"""Detect objects in test images: predictions in COCO result format, and pictures of them."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,10 +32,10 @@ def detect(
     workers: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[Prediction], dict[int, str]]:
-    """Return the predictions for the test images `indices`, and image id -> reason for unreadable ones.
+    """Return predictions for the test images `indices`, and image id -> reason for unreadable images.
 
-    Images are processed one at a time, so that the predictions, at most 100 each, do not depend on a batch.
-    progress: called with the number of images done.
+    Images are processed one at a time, so that predictions (at most 100 per image) do not depend on batching.
+    progress: called with the number of images processed so far.
     """
     detector.eval()
     _set_test_size(detector, settings)
@@ -55,13 +55,16 @@ def detect(
 
 
 def _set_test_size(detector: nn.Module, settings: TransferSettings) -> None:
-    """Append the test size to the training sizes, because torchvision tests at the last of them."""
+    """Append the test size to the training sizes, because torchvision tests at the last one."""
     transform: Any = detector.transform
     transform.min_size = (*settings.train_sides, settings.test_side)
 
 
 def _results(found: dict[str, Tensor], example: Example, data: DetectionDataset) -> Iterator[Prediction]:
-    """Yield COCO's results. found: boxes (n, 4), scores (n,), labels (n,), optionally masks (n, 1, H, W)."""
+    """Yield predictions in COCO result format.
+
+    found: boxes (n, 4), scores (n,), labels (n,) and optionally masks (n, 1, H, W).
+    """
     boxes, scores, labels = (found[name].float().cpu().tolist() for name in ("boxes", "scores", "labels"))
     masks = (found["masks"][:, 0] > 0.5).cpu().numpy() if "masks" in found else None
     for i, ((left, top, right, bottom), score, label) in enumerate(zip(boxes, scores, labels, strict=True)):
@@ -77,9 +80,9 @@ def _results(found: dict[str, Tensor], example: Example, data: DetectionDataset)
 def draw(
     images: AnnotatedImages, index: int, predictions: list[Prediction], named: dict[int, str], file: Path
 ) -> None:
-    """Save an image as a JPEG with its predictions of score 0.5 or more, or else the best one.
+    """Save an image as a JPEG showing its predictions with a score of at least 0.5, or else the best one.
 
-    named: category id -> name. True boxes are white, predicted ones in the color of their class.
+    named: category id -> name. Ground-truth boxes are white; predicted boxes have their class's color.
     """
     example = images[index]
     image = images.read(index)  # uint8 (3, H, W)

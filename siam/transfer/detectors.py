@@ -1,9 +1,9 @@
-"""Faster and Mask R-CNN on a run's ResNet: the paper's C4, and torchvision's feature pyramid.
+"""Faster and Mask R-CNN on a run's ResNet: the paper's C4 or torchvision's feature pyramid.
 
-C4 (He et al. 2017, Detectron2's R50-C4): the trunk is stem to res4, whose output feeds the RPN and is pooled
-to 14 x 14 by RoIAlign. res5 is the head of boxes and masks, followed by an extra batch norm because
+C4 (He et al. 2017, Detectron2's R50-C4): the trunk runs from the stem to res4. Its output feeds the RPN, and
+RoIAlign pools it to 14 x 14. res5 is the head for boxes and masks, followed by an extra batch norm because
 pretrained features may have any scale (MoCo, He et al. 2020, Sec. 4.2; SimSiam, Chen & He 2021, Sec. 6.1).
-All batch norm is trained.
+All batch norm layers are trained.
 """
 
 import math
@@ -36,23 +36,23 @@ Features = dict[str, Tensor]
 Targets = list[dict[str, Tensor]]
 
 _SHAPES = (0.5, 1.0, 2.0)
-"""Height over width of the anchors."""
+"""Aspect ratios of the anchors (height / width)."""
 _ROI = 14
 """Side of the grid that RoIAlign pools from res4, in cells."""
-_MASK_CHANNELS = 256  # of C4's mask head
-_PYRAMID_CHANNELS = 256  # of each level
+_MASK_CHANNELS = 256  # in C4's mask head
+_PYRAMID_CHANNELS = 256  # per level
 
 
 def build_detector(resnet: nn.Module, classes: int, settings: TransferSettings) -> nn.Module:
-    """Build a torchvision detector around `resnet`'s layers; all others are randomly initialized.
+    """Build a torchvision detector around `resnet`'s layers; all other layers are randomly initialized.
 
-    resnet: a timm ResNet. classes: K, without the background. In training mode it maps images, float
-    (3, H, W) in [0, 1], and targets to losses by name; in eval mode images to boxes, labels, scores and
-    optionally masks. Raises SettingsError for a backbone without a ResNet's stages.
+    resnet: a timm ResNet. classes: K, excluding the background. In training mode, the detector maps images,
+    float (3, H, W) in [0, 1], and targets to losses by name; in eval mode, it maps images to boxes, labels,
+    scores and optionally masks. Raises SettingsError if the backbone lacks the stages of a ResNet.
     """
     stages = ("conv1", "bn1", "maxpool", "layer1", "layer2", "layer3", "layer4")
     if not all(hasattr(resnet, stage) for stage in stages):
-        raise SettingsError("detectors are built on ResNets: this run's backbone has no layer1 to layer4")
+        raise SettingsError("detectors need a ResNet: this run's backbone has no layer1 to layer4")
     detector = (
         _c4(resnet, classes, settings) if settings.detector == "c4" else _fpn(resnet, classes, settings)
     )
@@ -102,14 +102,14 @@ def _fpn(resnet: nn.Module, classes: int, settings: TransferSettings) -> FasterR
 
 
 def channels_of(stage: nn.Module) -> int:
-    """Return the output channels of a ResNet's stage: those of the last norm on its main path."""
+    """Return a ResNet stage's number of output channels, read from the last norm on its main path."""
     block = list(stage.children())[-1]
     last = [getattr(block, name) for name in ("bn1", "bn2", "bn3") if hasattr(block, name)][-1]
     return int(last.num_features)
 
 
 class Trunk(nn.Module):
-    """Stem to res4: (B, 3, H, W) -> {"0": (B, C4, H/16, W/16)}."""
+    """The ResNet from stem to res4: (B, 3, H, W) -> {"0": (B, C4, H/16, W/16)}."""
 
     def __init__(self, resnet: nn.Module) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class Trunk(nn.Module):
 
 
 class Res5(nn.Module):
-    """res5 and "an extra BN": (R, C4, 14, 14) -> (R, C5, 7, 7)."""
+    """res5 followed by an extra batch norm: (R, C4, 14, 14) -> (R, C5, 7, 7)."""
 
     def __init__(self, resnet: nn.Module) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class Res5(nn.Module):
 
 
 class BoxPredictor(nn.Module):
-    """Scores of the K classes and the background, and four offsets per class; Detectron2's initialization."""
+    """Scores for K classes and the background, and four offsets per class; initialized as in Detectron2."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -149,12 +149,15 @@ class BoxPredictor(nn.Module):
         nn.init.zeros_(self.bbox_pred.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (R, C5) to (R, K + 1), background first, and (R, 4 (K + 1)), the first four unused zeros."""
+        """Map (R, C5) to scores (R, K + 1) and offsets (R, 4 (K + 1)).
+
+        The background comes first; its four offsets are unused zeros.
+        """
         return self.cls_score(x), F.pad(self.bbox_pred(x), (4, 0))
 
 
 class MaskPredictor(nn.Module):
-    """A deconvolution to 256 channels, then one mask per class."""
+    """A deconvolution to 256 channels, followed by one mask per class."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -166,15 +169,15 @@ class MaskPredictor(nn.Module):
         nn.init.zeros_(self.predictor.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (R, C5, 7, 7) to (R, K + 1, 14, 14), whose first mask, for the background, is unused zeros."""
+        """Map (R, C5, 7, 7) to (R, K + 1, 14, 14); the first mask, for the background, is unused zeros."""
         logits: Tensor = self.predictor(F.relu(self.deconv(x)))  # (R, 256, 14, 14) -> (R, K, 14, 14)
         return F.pad(logits, (0, 0, 0, 0, 1, 0))
 
 
 class C4Heads(RoIHeads):  # type: ignore[misc]
-    """torchvision's heads, except that boxes and masks share one pass through res5, as in Detectron2.
+    """torchvision's RoI heads, but boxes and masks share one pass through res5, as in Detectron2.
 
-    So batch norm sees each sampled box once, instead of those with objects twice.
+    Batch norm therefore sees each sampled box once, instead of seeing boxes with objects twice.
     """
 
     def __init__(
@@ -198,7 +201,10 @@ class C4Heads(RoIHeads):  # type: ignore[misc]
         image_shapes: list[tuple[int, int]],
         targets: Targets | None = None,
     ) -> tuple[Targets, dict[str, Tensor]]:
-        """Return detections (eval mode) and losses (training mode). proposals: boxes (P, 4) of each image."""
+        """Return (detections, {}) in eval mode and ([], losses) in training mode.
+
+        proposals: boxes (P, 4) for each image.
+        """
         if self.training:
             return [], self._losses(features["0"], proposals, image_shapes, targets)
         x = self._pooled(features["0"], proposals, image_shapes)  # (R, C5, 7, 7)
@@ -241,7 +247,10 @@ class C4Heads(RoIHeads):  # type: ignore[misc]
         return losses
 
     def _pooled(self, res4: Tensor, boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
-        """Apply RoIAlign and res5, (B, C4, H/16, W/16) -> (R, C5, 7, 7). boxes: (n, 4) per image, pixels."""
+        """Apply RoIAlign and res5: (B, C4, H/16, W/16) -> (R, C5, 7, 7).
+
+        boxes: (n, 4) for each image, in pixels.
+        """
         stride = max(side for shape in image_shapes for side in shape) / max(res4.shape[-2:])
         scale = 2.0 ** -round(math.log2(stride))  # a power of two; padding makes the quotient inexact
         pooled = roi_align(res4, boxes, _ROI, spatial_scale=scale, sampling_ratio=0, aligned=True)

@@ -1,4 +1,4 @@
-"""Masks to and from COCO's `segmentation`: polygons and run-length encoding (RLE)."""
+"""Decode COCO segmentations (polygons or run-length encoding, RLE), and encode masks as RLE."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def decode_mask(segmentation: Any, width: int, height: int) -> NDArray[np.uint8]:
-    """Return a mask (H, W), 1 inside.
+    """Decode a segmentation into a mask (H, W), 1 inside the object.
 
     segmentation: polygons [[x, y, x, y, ...], ...], or RLE {counts, size}, plain or compressed.
     """
@@ -23,7 +23,7 @@ def decode_mask(segmentation: Any, width: int, height: int) -> NDArray[np.uint8]
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return the compressed RLE of a mask (H, W), as in COCO's results."""
+    """Return a mask (H, W) as compressed RLE, as used in COCO results."""
     encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     counts = encoded["counts"]
     return {

@@ -1,8 +1,8 @@
-"""Average precision of boxes and masks, as COCO defines it (Lin et al. 2014), by faster-coco-eval.
+"""Average precision (AP) of boxes and masks as COCO defines it (Lin et al. 2014), with faster-coco-eval.
 
-AP is the mean over IoU thresholds 0.5, 0.55, ..., 0.95; AP50 and AP75 are at one threshold. Sizes are areas
-in pixels: small below 32 x 32, large above 96 x 96. VOC is measured in the same way, although the published
-VOC numbers interpolate precision at 11 points of recall rather than 101.
+AP is the mean over IoU thresholds 0.5, 0.55, ..., 0.95; AP50 and AP75 use a single threshold. Objects are
+small below an area of 32 x 32 pixels and large above 96 x 96. VOC is measured the same way, although
+published VOC numbers interpolate precision at 11 recall levels rather than 101.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ from siam.runs.results import Precision
 from siam.transfer.annotations import DetectionDataset
 
 Prediction = dict[str, Any]
-"""A COCO result: image_id, category_id, bbox [x, y, width, height], score, optionally segmentation."""
+"""A COCO result: image_id, category_id, bbox [x, y, width, height], score and optionally segmentation."""
 
 
 def truth(data: DetectionDataset, unread: Iterable[int] = ()) -> dict[str, Any]:
-    """Return the test set in COCO's format; crowds and difficult instances are marked to be ignored.
+    """Return the test set in COCO format, with crowds and difficult instances marked as ignored.
 
-    unread: ids of unreadable images, which are left out.
+    unread: ids of unreadable images, which are omitted.
     """
     excluded = set(unread)
     examples = [data.test[i] for i in range(len(data.test))]
@@ -52,7 +52,7 @@ def truth(data: DetectionDataset, unread: Iterable[int] = ()) -> dict[str, Any]:
 
 
 def average_precision(true: dict[str, Any], predictions: list[Prediction], masks: bool) -> Precision:
-    """Measure the precision of boxes, or of masks. Neither argument is modified."""
+    """Measure the average precision of boxes, or of masks if `masks`. Modifies no argument."""
     with contextlib.redirect_stdout(io.StringIO()):
         reference = COCO(true, use_deepcopy=True)
         found = reference.loadRes(of_kind(predictions, masks)) if predictions else COCO(_empty(true))
@@ -60,7 +60,7 @@ def average_precision(true: dict[str, Any], predictions: list[Prediction], masks
         evaluation.evaluate()
         evaluation.accumulate()
     # (T, R, K, A, M): IoU thresholds, recalls, classes, areas (all, small, medium, large), max detections
-    precision: NDArray[np.float64] = evaluation.eval["precision"][..., -1]  # (T, R, K, A), of 100 detections
+    precision: NDArray[np.float64] = evaluation.eval["precision"][..., -1]  # (T, R, K, A), at 100 detections
     named = {row["id"]: row["name"] for row in true["categories"]}
     per_class = {
         named[number]: _mean(precision[:, :, k, 0]) for k, number in enumerate(evaluation.params.catIds)
@@ -77,13 +77,13 @@ def average_precision(true: dict[str, Any], predictions: list[Prediction], masks
 
 
 def _mean(precision: NDArray[np.float64]) -> float | None:
-    """Return the mean of the defined values; -1 marks that the test set has no such object."""
+    """Return the mean of the defined values, or None; -1 means that the test set has no such object."""
     known = precision[precision > -1]
     return float(known.mean()) if known.size else None
 
 
 def of_kind(predictions: list[Prediction], masks: bool) -> list[Prediction]:
-    """Copy predictions with only boxes, or only masks: given both, boxes would get the areas of masks."""
+    """Copy predictions, keeping only boxes or only masks; with both, boxes would get the masks' areas."""
     other = "bbox" if masks else "segmentation"
     return [{key: value for key, value in row.items() if key != other} for row in predictions]
 

@@ -1,6 +1,6 @@
-"""Precise batch norm: running statistics are means over many batches, not moving averages.
+"""Precise batch norm: running statistics are means over many batches instead of moving averages.
 
-Wu & Johnson 2021 ("Rethinking 'Batch' in BatchNorm"), Sec. 3.1; the published C4 recipes (MoCo's) use it too.
+Wu & Johnson 2021 ("Rethinking 'Batch' in BatchNorm"), Sec. 3.1. MoCo's published C4 recipes use it too.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 @torch.no_grad()
 def measure_statistics(network: nn.Module, batches: Iterable[T], forward: Callable[[T], object]) -> None:
-    """Set all running statistics to their means over `batches`, without changing parameters or mode.
+    """Set all running statistics to their means over `batches`, leaving parameters and mode unchanged.
 
-    forward: passes one batch through the network, which is in training mode.
+    forward: passes one batch through the network, which is in training mode during the call.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     before = [norm.momentum for norm in norms]

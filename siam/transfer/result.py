@@ -1,4 +1,4 @@
-"""The result of a transfer as a table for the terminal."""
+"""Show a transfer result as a table in the terminal."""
 
 from rich.table import Table
 
@@ -7,7 +7,7 @@ from siam.runs.results import PRECISIONS, TransferResult
 
 
 def table(result: TransferResult) -> Table:
-    """Build a table of the measured precisions, with the published ones below."""
+    """Build a table of the measured precisions, with the published ones below them."""
     shown = Table("%", *PRECISIONS.values(), box=None, padding=(0, 2))
     measured = len(result.kinds())
     for i, row in enumerate(compared(result)):

@@ -1,4 +1,4 @@
-"""Setup of a transfer from the user's options: backbone, data, settings and folder."""
+"""Set up a transfer from the user's options: backbone, data, settings and folder."""
 
 import re
 from collections.abc import Callable
@@ -34,10 +34,10 @@ from siam.transfer.settings import TransferSettings, starting_point
 from siam.transfer.train import train
 
 MAY_CHANGE = ("device", "devices", "timeout", "workers", "checkpoint.")
-"""Settings that may differ when a transfer is resumed: they do not change what is learned."""
+"""Settings that may differ when a transfer resumes, because they do not change what is learned."""
 
 Opener = Callable[[str | Path, bool], DetectionDataset]
-"""`open_annotated` behind a cache, so that annotations are read once."""
+"""`open_annotated`, possibly cached so that annotations are read only once."""
 
 
 def transfer(
@@ -49,10 +49,11 @@ def transfer(
     resume: bool = False,
     console: Console | None = None,
 ) -> TransferResult:
-    """Fine-tune a detector from `run`'s backbone on `data`, and measure it; in this process or in several.
+    """Fine-tune a detector from `run`'s backbone on `data` and measure it, in this process or in several.
 
-    overrides: the user's settings. recipe: the base they apply to, fitted to the data if left out. out: the
-    folder; below RUN/transfer/ if left out. resume: continue the transfer that is there. Raises SiamError.
+    overrides: the user's settings. recipe: the base they apply to, chosen to fit the data if left out. out:
+    the transfer's folder; inside RUN/transfer/ if left out. resume: continue the transfer in that folder.
+    Raises SiamError.
     """
     console = console or Console(stderr=True)
     overrides = overrides or Overrides()
@@ -76,7 +77,7 @@ def transfer(
 def _train_launched(
     run: str | Path, data: str | Path, settings: TransferSettings, folder: Path
 ) -> TransferResult:
-    """Train as one of the processes that `transfer` launches."""
+    """Train in one of the processes launched by `transfer`."""
     with process_group(settings.device, parse_duration(settings.timeout, "timeout")):
         return _train(run, data, settings, folder, Console(stderr=True), open_annotated)
 
@@ -97,7 +98,7 @@ def _train(
 
 
 def _save(run: Path, folder: Path, outcome: TransferResult) -> None:
-    """Write result.json and report.html, and the run's own report if the folder is below it."""
+    """Write result.json and report.html; update the run's report too if the folder is in RUN/transfer/."""
     save_transfer(folder, outcome)
     write_transfer_report(folder)
     if folder.parent.resolve() == (run / TRANSFERS).resolve():
@@ -114,7 +115,7 @@ def resolve(
     console: Console,
     open_once: Opener,
 ) -> tuple[TransferSettings, Path]:
-    """Return the settings of a transfer and its folder, which exists from here on. Raises SiamError."""
+    """Return the transfer's settings and its folder, creating the folder if necessary. Raises SiamError."""
     backbone = open_run(run).settings.backbone
     task = overrides.only("task").over(TransferSettings()).task
     annotated = open_once(data, task == "segmentation")
@@ -127,19 +128,19 @@ def resolve(
         init_backbone(run, settings.init, settings.seed)  # raises before anything is written
     _claim(folder, resume, {"run": str(run), "data": str(data), **to_dict(settings)}, settings)
     console.print(
-        f"{settings.task} by {settings.detector} on {data}: {len(annotated.train):,} photographs, "
-        f"{len(annotated.classes)} classes, {backbone} from {settings.init or run}, steps: "
-        f"{settings.iterations:,} of {settings.batch_size} -> {folder}",
+        f"{settings.task} by {settings.detector} on {data}: {len(annotated.train):,} images, "
+        f"{len(annotated.classes)} classes, {backbone} from {settings.init or run}, "
+        f"{settings.iterations:,} steps of {settings.batch_size} images -> {folder}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     return settings, folder
 
 
 def init_backbone(run: str | Path, init: str, seed: int) -> nn.Module:
-    """Return the backbone that training starts from: RUN's, or the one that `init` names.
+    """Return the backbone that training starts from: RUN's own, or the one that `init` names.
 
-    init: '' for RUN's own, `random`, a run's folder, or a checkpoint file; random weights and those of a file
-    take RUN's architecture. Raises RunError.
+    init: '' for RUN's own, `random`, a run folder or a checkpoint file. Random weights and checkpoint files
+    use RUN's architecture. Raises RunError.
     """
     if not init or (Path(init).is_dir() and init != "random"):
         return load(init or run).backbone
@@ -149,7 +150,7 @@ def init_backbone(run: str | Path, init: str, seed: int) -> nn.Module:
     if init == "random":
         return resnet
     if not Path(init).is_file():
-        raise RunError(f"--init {init} is neither `random` nor a run or checkpoint that exists")
+        raise RunError(f"--init {init} is neither `random` nor an existing run or checkpoint")
     tensors, _ = read_tensors(Path(init))
     state, _ = translate(tensors, recognize(list(tensors)))
     weights = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
@@ -162,7 +163,7 @@ def init_backbone(run: str | Path, init: str, seed: int) -> nn.Module:
 
 
 def _claim(folder: Path, resume: bool, plain: dict[str, Any], settings: TransferSettings) -> None:
-    """Write transfer.yaml; on a resume, check that the folder holds this transfer. Raises RunError."""
+    """Write transfer.yaml or, when resuming, check that the folder holds this transfer. Raises RunError."""
     file = folder / TRANSFER
     if file.exists():
         if not resume:
@@ -181,7 +182,7 @@ def _claim(folder: Path, resume: bool, plain: dict[str, Any], settings: Transfer
 
 
 def _require_same(file: Path, plain: dict[str, Any], settings: TransferSettings) -> None:
-    """Raise RunError unless transfer.yaml has the same run, data, and settings that affect training."""
+    """Raise RunError unless transfer.yaml has the same run, data and training settings."""
     try:
         before = yaml.safe_load(file.read_text())
         same = {name: before.pop(name) == plain[name] for name in ("run", "data")}
@@ -198,7 +199,7 @@ def _require_same(file: Path, plain: dict[str, Any], settings: TransferSettings)
 
 
 def _default_folder(run: Path, data: str, settings: TransferSettings) -> Path:
-    """Return RUN/transfer/DATA-TASK-DETECTOR, with init and seed appended if they were given."""
+    """Return RUN/transfer/DATA-TASK-DETECTOR, with init and seed appended if given."""
     parts = [Path(data).resolve().name, settings.task, settings.detector]
     if settings.init:
         parts.append(Path(settings.init).stem)

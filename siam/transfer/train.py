@@ -1,4 +1,4 @@
-"""The training loop of a detector, from top to bottom."""
+"""The detector training loop, from top to bottom."""
 
 import json
 from pathlib import Path
@@ -25,15 +25,15 @@ from siam.transfer.measure import Prediction, average_precision, of_kind, truth
 from siam.transfer.precise_bn import measure_statistics
 from siam.transfer.settings import TransferSettings, rate_at
 
-_DRAWN = 12  # photographs
+_DRAWN = 12  # images
 
 
 def train(
     data: DetectionDataset, resnet: nn.Module, settings: TransferSettings, folder: Path, console: Console
 ) -> TransferResult:
-    """Fine-tune a detector that is initialized from `resnet`, and measure it on the test photographs.
+    """Fine-tune a detector initialized from `resnet`, and measure it on the test images.
 
-    Continue from the last checkpoint in `folder` if there is one. All ranks call this; rank 0 alone writes.
+    Continues from the last checkpoint in `folder`, if there is one. All ranks call this; only rank 0 writes.
     Raises SiamError.
     """
     with Session(folder, settings, console) as run:
@@ -68,7 +68,7 @@ def train(
         run.finish()
 
         if settings.precise_bn:
-            run.log.print(f"batch norm statistics over {settings.precise_bn} batches")
+            run.log.print(f"measuring batch norm statistics over {settings.precise_bn} batches")
             more = enumerate(batches.batches(run.step, run.step + settings.precise_bn), start=run.step)
             measure_statistics(detector, more, lambda numbered: _seeded_losses(detector, run, *numbered))
         predictions, unread = _detect_all(data, detector, settings, run, workers)
@@ -80,7 +80,7 @@ def train(
 def build(
     resnet: nn.Module, classes: int, settings: TransferSettings, device: torch.device
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Build the detector on `device` from the seed, and SGD over all of its weights."""
+    """Build the detector on `device`, using the seed, and an SGD optimizer for all its weights."""
     torch.manual_seed(settings.seed)
     detector = build_detector(resnet, classes, settings)
     detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -91,7 +91,7 @@ def build(
 
 
 def _losses(model: nn.Module, examples: Examples, run: Session) -> dict[str, Tensor]:
-    """Return the losses of a batch by name, scalars."""
+    """Return the scalar losses of a batch, by name."""
     images = [image.to(run.device, non_blocking=True).float() / 255 for image, _ in examples]
     targets = [{k: v.to(run.device, non_blocking=True) for k, v in t.items()} for _, t in examples]
     with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
@@ -105,7 +105,7 @@ def _seeded_losses(model: nn.Module, run: Session, step: int, examples: Examples
 
 
 def _log_losses(run: Session, losses: dict[str, Tensor], lr: float) -> None:
-    """Add to the running means; log and show them if a record is due."""
+    """Add `losses` to the running means; log and show the means if a record is due."""
     values = all_reduce_mean(torch.stack(list(losses.values())).detach()).tolist()
     run.progress.add(steps=1, **dict(zip(losses, values, strict=True)))
     if run.should_log:
@@ -120,9 +120,12 @@ def _log_losses(run: Session, losses: dict[str, Tensor], lr: float) -> None:
 def _detect_all(
     data: DetectionDataset, detector: nn.Module, settings: TransferSettings, run: Session, workers: int
 ) -> tuple[list[Prediction], dict[int, str]]:
-    """Detect in the test photographs, split over ranks. Returns predictions, and id -> reason if unread."""
+    """Detect objects in the test images, split across ranks.
+
+    Returns all predictions, and image id -> reason for unreadable images.
+    """
     own = list(range(len(data.test)))[rank() :: world_size()]
-    run.log.print(f"detecting in {len(data.test):,} test photographs")
+    run.log.print(f"detecting objects in {len(data.test):,} test images")
 
     def on_progress(done: int) -> None:
         count = min(done * world_size(), len(data.test))  # other ranks are about as far
@@ -143,11 +146,11 @@ def _measure(
     settings: TransferSettings,
     run: Session,
 ) -> TransferResult:
-    """Write the predictions in COCO's format, measure them, and draw some of them. Raises DataError."""
+    """Write the predictions in COCO format, measure their precision, and draw a few. Raises DataError."""
     readable = [i for i in range(len(data.test)) if data.test[i].id not in unread]
     if not readable:
         reason = next(iter(unread.values()))
-        raise DataError(f"none of the photographs in {data.test.name} can be read; the first one {reason}")
+        raise DataError(f"none of the images in {data.test.name} can be read; the first one {reason}")
     true = truth(data, unread)
     _save_json(run.folder / TRUTH, true)
     precisions = {}
@@ -162,7 +165,7 @@ def _measure(
         draw(data.test, index, predictions, named, run.folder / DRAWN / f"{index:06d}.jpg")
     skipped = {reason: count for reason, (count, _) in data.skipped.items()}
     if unread:
-        skipped["a test photograph that cannot be read"] = len(unread)
+        skipped["a test image that cannot be read"] = len(unread)
     return TransferResult(
         out=str(run.folder),
         data=data.name,
@@ -183,7 +186,7 @@ def _save_json(file: Path, plain: object) -> None:
 
 
 def _facts(data: DetectionDataset, detector: nn.Module, run: Session) -> dict[str, Any]:
-    """Return the facts of the first record."""
+    """Return the contents of the `start` record."""
     return {
         "train_images": len(data.train),
         "test_images": len(data.test),

@@ -1,7 +1,7 @@
-"""Pascal VOC's layout: a folder for each year, with JPEGImages, Annotations and ImageSets/Main.
+"""Pascal VOC layout: one folder per year, with JPEGImages, Annotations and ImageSets/Main.
 
-Everingham et al. 2010. Years are merged: training uses the training lists of all years, and the test uses
-all test lists. VOC counts pixels from 1, and its boxes include their last pixels.
+Everingham et al. 2010. Years are merged: training uses every year's training lists, and the test uses every
+year's test lists. VOC counts pixels from 1, and its boxes include their last row and column.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ _ENDINGS = (".jpg", ".jpeg", ".JPEG", ".png")
 
 @dataclass(frozen=True)
 class _Named:
-    """An instance whose class has no label yet."""
+    """An object whose class name has not been mapped to a label yet."""
 
     name: str
     box: Box
@@ -36,11 +36,11 @@ class _Named:
 
 
 _Read = tuple[Path, int, int, list[_Named]]
-"""Image file, width, height, objects."""
+"""Image file, width, height and objects."""
 
 
 def voc_years(root: Path) -> list[Path]:
-    """Return the years in VOC's layout: `root` itself, or folders one or two below (VOCdevkit/VOC2007)."""
+    """Return the VOC year folders: `root` itself, or folders one or two levels below (VOCdevkit/VOC2007)."""
     for pattern in ("", "*", "*/*"):
         years = [p for p in sorted(root.glob(pattern) if pattern else [root]) if (p / _LISTS).is_dir()]
         if years:
@@ -49,9 +49,9 @@ def voc_years(root: Path) -> list[Path]:
 
 
 def open_voc(name: str, years: list[Path]) -> DetectionDataset:
-    """Read all annotations; those that cannot be used are skipped and counted.
+    """Read all annotations, skipping and counting unusable ones.
 
-    Raises DataError if there are no lists of training and test images.
+    Raises DataError if the lists of training or test images are missing.
     """
     skipped = Skipped()
     train_lists, test_lists = _lists(name, years)
@@ -75,11 +75,11 @@ def open_voc(name: str, years: list[Path]) -> DetectionDataset:
 
 
 _List = tuple[Path, str]
-"""A year, and the name of one of its lists."""
+"""A year folder and the name of one of its image lists."""
 
 
 def _lists(name: str, years: list[Path]) -> tuple[list[_List], list[_List]]:
-    """Return training and test lists: trainval and test, or train and val if there is no test."""
+    """Return training and test lists: trainval and test, or train and val if there is no test list."""
 
     def lists(year: Path, *parts: str) -> list[_List]:
         return [(year, part) for part in parts if (year / _LISTS / f"{part}.txt").is_file()]
@@ -108,7 +108,7 @@ def _read_all(lists: list[_List], skipped: Skipped) -> Iterator[_Read]:
 
 
 def _read(year: Path, stem: str, skipped: Skipped) -> _Read | None:
-    """Read one image's annotation; None, with the reason recorded, if it is unusable."""
+    """Read one image's annotation, or record why it is unusable and return None."""
     xml = year / "Annotations" / f"{stem}.xml"
     files = (year / "JPEGImages" / (stem + ending) for ending in _ENDINGS)
     file = next((file for file in files if file.is_file()), None)
@@ -118,10 +118,10 @@ def _read(year: Path, stem: str, skipped: Skipped) -> _Read | None:
     try:
         root = ElementTree.parse(xml).getroot()
     except FileNotFoundError:
-        skipped.note("an image without annotation", f"{year.name}: {stem}")
+        skipped.note("an image without an annotation", f"{year.name}: {stem}")
         return None
     except (ElementTree.ParseError, OSError, ValueError, LookupError):  # LookupError: an unknown encoding
-        skipped.note("an annotation that is not XML", xml.name)
+        skipped.note("an annotation that is not valid XML", xml.name)
         return None
     size = _size(root, file, xml.name, skipped)
     if size is None:
@@ -132,7 +132,7 @@ def _read(year: Path, stem: str, skipped: Skipped) -> _Read | None:
 
 
 def _size(root: ElementTree.Element, file: Path, where: str, skipped: Skipped) -> tuple[int, int] | None:
-    """Return width and height, from the image itself if the annotation lacks them."""
+    """Return width and height, taken from the image itself if the annotation lacks them."""
     try:
         width, height = int(root.findtext("size/width", "")), int(root.findtext("size/height", ""))
     except ValueError:
@@ -143,9 +143,9 @@ def _size(root: ElementTree.Element, file: Path, where: str, skipped: Skipped) -
         with Image.open(file) as image:
             width, height = image.size
     except (OSError, Image.DecompressionBombError):
-        skipped.note("an annotation without size, for an image that cannot be read", where)
+        skipped.note("an annotation without a size, for an image that cannot be read", where)
         return None
-    skipped.note("an annotation without size, which was taken from the image", where)
+    skipped.note("an annotation without a size, which was read from the image", where)
     return width, height
 
 
@@ -159,7 +159,7 @@ def _named(
     except ValueError:
         name = ""
     if not name:
-        skipped.note("an object without name or box", where)
+        skipped.note("an object without a name or box", where)
         return None
     box = (left - 1, top - 1, right, bottom)
     if clip_box(box, width, height) is None:
@@ -171,13 +171,15 @@ def _named(
 def _examples(
     reads: list[_Read], label_of: dict[str, int], first: int, skipped: Skipped
 ) -> Iterator[Example]:
-    """Yield examples with ids from `first` on, and instances with ids and labels."""
+    """Yield examples with ids starting at `first`, and instances with ids and labels."""
     ids = 0
     for at, (file, width, height, named) in enumerate(reads, start=first):
         instances = []
         for one in named:
             if one.name not in label_of:
-                skipped.note("an object of a class that is not trained on", f"{file.name} ({one.name})")
+                skipped.note(
+                    "an object of a class absent from the training data", f"{file.name} ({one.name})"
+                )
                 continue
             ids += 1
             left, top, right, bottom = one.box

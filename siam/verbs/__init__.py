@@ -1,1 +1,1 @@
-"""The verbs of the `siam` command, one file each. siam/cli/command.py says what a verb is made of."""
+"""The verbs of the `siam` command, one file each; siam/cli/command.py explains what a verb contains."""

@@ -1,4 +1,4 @@
-"""find the bottleneck of training on this machine"""
+"""find the training bottleneck on this machine"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Measure every stage from files to the training step, and name the bottleneck and its remedy."""
+    """Measure every stage, from reading files to the training step; name the bottleneck and a remedy."""
 
     settings: PretrainOverrides
 

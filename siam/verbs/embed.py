@@ -10,23 +10,23 @@ from siam.cli.flags import RunFolder
 
 @dataclass(frozen=True)
 class Embed:
-    """Write path, label and embedding of every image to a Parquet file. The same command resumes."""
+    """Write the path, label and embedding of every image to a Parquet file; rerun the command to resume."""
 
     run: RunFolder
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    """The images."""
+    """The images to embed."""
     out: str
     """The Parquet file to write."""
     layer: Literal["backbone", "projector"] = "backbone"
-    """Features of the backbone, or the projector's output z."""
+    """Backbone features, or the projector's output z."""
     precision: Literal["float32", "float16"] = "float32"
-    """Precision of the numbers in the file."""
+    """Precision of the embeddings in the file."""
     batch_size: int = 256
-    """Images per batch, and rows per row group."""
+    """Images per batch and rows per row group."""
     device: str = "auto"
-    """auto, cpu, cuda, mps."""
+    """Device: auto, cpu, cuda or mps."""
     workers: int = -1
-    """Worker processes that decode; -1: by the number of cores."""
+    """Image-decoding workers; -1: based on the number of cores."""
 
 
 def main(options: Embed) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Evaluate:
 
     run: RunFolder
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    """Labeled images; if it holds train/ and val/ (or test/), both are used."""
+    """Labeled images; if the folder has train/ and val/ (or test/), both are used."""
     settings: Annotated[EvaluateSettings, arg(name=""), FlagCreatePairsOff]
 
 
@@ -40,7 +40,7 @@ def render(result: "Evaluation") -> list[Any]:
 
 
 def after(options: Evaluate, result: "Evaluation") -> None:
-    """Save the result in the run, and update its report."""
+    """Save the result in the run and update the run's report."""
     from siam.report.page import write_report
     from siam.runs.results import add_evaluation
 
@@ -49,4 +49,4 @@ def after(options: Evaluate, result: "Evaluation") -> None:
         write_report(options.run)
     except OSError as error:
         page = f"{options.run}/report.html"
-        raise RunError(f"the result is saved, but {page} is not updated: {error.strerror}") from None
+        raise RunError(f"the result was saved, but {page} could not be updated: {error.strerror}") from None

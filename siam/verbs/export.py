@@ -8,13 +8,13 @@ from siam.cli.flags import RunFolder
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run's encoder in the format of another library."""
+    """Write a run's encoder in another library's format."""
 
     run: RunFolder
     format: str
     """torchvision, timm, detectron2, onnx or safetensors."""
     out: str
-    """The file to write; for timm a folder."""
+    """The file to write, or the folder for timm."""
 
 
 def main(options: Export) -> dict[str, Any]:

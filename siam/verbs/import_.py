@@ -1,4 +1,4 @@
-"""turn a checkpoint of another project (SimSiam, MoCo v2, timm, lightly ...) into a run"""
+"""turn another project's checkpoint (SimSiam, MoCo v2, timm, lightly ...) into a run"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -14,13 +14,13 @@ class Import:
     """Turn another project's checkpoint into a run. Its format is recognized by its keys."""
 
     checkpoint: Annotated[Positional[str], arg(metavar="CHECKPOINT")]
-    """The file, or a folder that timm or siam wrote."""
+    """The checkpoint file, or a folder written by timm or siam."""
     out: str
-    """The run's folder."""
+    """The run folder to create."""
     backbone: str | None = None
-    """The backbone's timm name, if it is not a plain ResNet."""
+    """The backbone's timm name, unless it is a plain ResNet."""
     image_size: int | None = None
-    """Side in pixels of the images it is used on; 224 if left out, 32 with a small-image stem."""
+    """Side in pixels of the images to encode; if left out, 224, or 32 with a small-image stem."""
 
 
 def main(options: Import) -> "Imported":

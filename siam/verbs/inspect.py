@@ -11,13 +11,13 @@ class Inspect:
     """Describe a run or checkpoint and, with DATA, check its representation for collapse."""
 
     source: Annotated[Positional[str], arg(metavar="RUN|CHECKPOINT")]
-    """A run's folder, or a checkpoint that `siam import` accepts."""
+    """A run folder, or a checkpoint that `siam import` accepts."""
     data: Annotated[Positional[str], arg(metavar="[DATA]")] = ""
-    """Images, up to 2,048 of which are used to measure the std of z/|z| and effective ranks."""
+    """Images for measuring the std of z/|z| and effective ranks; at most 2,048 are used."""
     backbone: str | None = None
-    """The backbone's timm name, if a checkpoint is not of a plain ResNet."""
+    """The timm name of a checkpoint's backbone, unless it is a plain ResNet."""
     device: str = "auto"
-    """auto, cpu, cuda, mps."""
+    """Device: auto, cpu, cuda or mps."""
 
 
 def main(options: Inspect) -> dict[str, Any]:

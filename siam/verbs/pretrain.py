@@ -16,11 +16,11 @@ class Pretrain:
     """
 
     out: str | None = None
-    """The run's folder; runs/METHOD-DATA if left out."""
+    """The run folder; runs/METHOD-DATA if left out."""
     recipe: str | None = None
-    """Base of the settings: imagenet, cifar10, imagenette or demo; chosen to fit the images if left out."""
+    """Recipe to start from: imagenet, cifar10, imagenette or demo; chosen to fit the images if left out."""
     resume: Literal["no", "yes", "auto"] = "no"
-    """Continue the run in --out from its last checkpoint; `auto` starts one if there is none."""
+    """Continue the run in --out from its last checkpoint; `auto` starts a new run if there is none."""
     settings: PretrainOverrides
 
 

@@ -1,4 +1,4 @@
-"""run one of the paper's tables, row by row, next to the published figures"""
+"""reproduce one of the paper's tables, row by row, alongside the published figures"""
 
 import sys
 from dataclasses import dataclass, field
@@ -18,23 +18,23 @@ HINTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduce:
-    """Run one of the paper's tables, row by row; --scale demo takes minutes on a laptop."""
+    """Reproduce one of the paper's tables, row by row; --scale demo takes minutes on a laptop."""
 
     table: Annotated[Positional[str], arg(metavar="TABLE")]
     """The table's name."""
     scale: Literal["demo", "cifar", "imagenette", "imagenet"] = "demo"
-    """The set, and the recipe that rows start from."""
+    """The dataset, and the recipe that rows start from."""
     seeds: int = 1
-    """Runs of each row, with seeds 0, 1, ..."""
+    """Number of runs per row, with seeds 0, 1, ..."""
     out: str | None = None
-    """Folder of the table; runs/reproduce/TABLE-SCALE if left out. An unfinished table is resumed."""
+    """The table's folder; runs/reproduce/TABLE-SCALE if left out. An unfinished table is resumed."""
     command: Suppress[CommandLine] = field(default=CommandLine(""))
     settings: TableOverrides
 
 
 Reproduce.__doc__ = (
-    f"{Reproduce.__doc__}\n\nTABLE is one of {', '.join(TABLES)}; `siam reproduce transfer` is a verb with "
-    "settings of its own. Rows start from the recipe of the scale; the defaults below are those of imagenet."
+    f"{Reproduce.__doc__}\n\nTABLE is one of {', '.join(TABLES)}; `siam reproduce transfer` is a separate "
+    "verb with its own settings. Rows start from the scale's recipe; the defaults below are for imagenet."
 )
 
 

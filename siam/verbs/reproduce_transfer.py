@@ -1,4 +1,4 @@
-"""fine-tune detectors from scratch and from runs, next to the published Table 5"""
+"""fine-tune detectors from scratch and from runs, alongside the published Table 5"""
 
 import sys
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from siam.cli.output import markdown_file
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceTransfer:
-    """Table 5: detectors from scratch and from runs, on the same data, with several seeds."""
+    """Fine-tune detectors from scratch and from runs, on the same data and with several seeds (Table 5)."""
 
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    """A folder in the layout of Pascal VOC or COCO."""
+    """A folder in Pascal VOC or COCO layout."""
     runs: tuple[str, ...] = ()
-    """The runs to compare; the first gives the shape of the network from scratch."""
+    """The runs to compare; the network trained from scratch has the architecture of the first."""
     seeds: int = 3
-    """Fine-tunings of each, with seeds 0, 1, ..."""
+    """Number of fine-tuning runs for each, with seeds 0, 1, ..."""
     recipe: str | None = None
-    """Base of the settings: voc07, voc0712, coco-1x or small; chosen to fit the data if left out."""
+    """Recipe to start from: voc07, voc0712, coco-1x or small; chosen to fit the data if left out."""
     out: str | None = None
-    """Folder of the fine-tunings and the table. An unfinished table is resumed."""
+    """Folder for the fine-tuned detectors and the table. An unfinished table is resumed."""
     settings: TransferOverrides
 
 

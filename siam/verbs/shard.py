@@ -11,11 +11,11 @@ class Shard:
     """Write the images of DATA, unchanged and in order, as WebDataset shards (.tar)."""
 
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    """The images."""
+    """The images to write."""
     out: str
-    """The folder to write. Pass it to `siam pretrain` as DATA."""
+    """The folder for the shards; pass it to `siam pretrain` as DATA."""
     size: str = "512MB"
-    """Maximum size of a shard."""
+    """Maximum shard size."""
 
 
 def main(options: Shard) -> dict[str, Any]:

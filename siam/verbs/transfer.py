@@ -19,9 +19,9 @@ class Transfer:
 
     run: RunFolder
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    """A folder in the layout of Pascal VOC or COCO."""
+    """A folder in Pascal VOC or COCO layout."""
     recipe: str | None = None
-    """Base of the settings; chosen to fit the data if left out."""
+    """Recipe to start from; chosen to fit the data if left out."""
     out: str | None = None
     """The transfer's folder; RUN/transfer/DATA-TASK-DETECTOR if left out."""
     resume: Switch = False

@@ -45,7 +45,7 @@ def test_help_needs_neither_torch_nor_tyro():
         (["pretrain", "--backbone", "resnet51"], "unknown backbone 'resnet51'; did you mean resnet"),
         (
             ["pretrain", "--batch-size", "6000"],
-            "batch_size 6000 is larger than the set: demo has 5000 images",
+            "batch_size 6000 is larger than the dataset: demo has 5000 images",
         ),
         (["pretrain", "--device", "cuda:7"], "device 'cuda:7' is not available here: choose cpu"),
         (
@@ -58,10 +58,13 @@ def test_help_needs_neither_torch_nor_tyro():
         (["pretrain", "--sync-bn", "falsely"], "invalid choice 'falsely'"),
         (["pretrain", "--timeout", "10"], "timeout must be a time such as 90s, 10m or 2h, got '10'"),
         (["pretrain", "--checkpoint.every", "10x"], "checkpoint.every must be a time"),
-        (["pretrain", "--device", "cpu", "--devices", "3"], "batch_size 32 cannot be shared by 3 processes"),
+        (
+            ["pretrain", "--device", "cpu", "--devices", "3"],
+            "batch_size 32 cannot be split evenly over 3 processes",
+        ),
         (
             ["pretrain", "--device", "cpu", "--devices", "2", "--batch-size", "36", "--grad-accum", "4"],
-            "set it to a multiple of 8, with at least 2 images for each of its 4 micro-batches",
+            "set it to a multiple of 8, with at least 2 images for each of the 4 micro-batches",
         ),
     ],
 )
@@ -84,7 +87,7 @@ def test_invalid_settings_are_an_error_of_one_line(capsys, tmp_path, monkeypatch
         (["reproduce", "methods", "--method.queue", "10"], "method.queue must be larger than batch_size"),
         (["reproduce", "batch-size", "--batch-size", "100000"], "fits the 5000 images of demo"),
         (["pretrain", "--recipe", "imagenet", "--backbone", "inception_v3", "--views.size", "32"],
-         "backbone 'inception_v3' cannot take views of 32 x 32 pixels"),
+         "backbone 'inception_v3' does not accept views of 32 x 32 pixels"),
     ],
 )  # fmt: skip
 def test_invalid_settings_are_reported_before_training(capsys, tmp_path, monkeypatch, args, says):
@@ -99,7 +102,7 @@ def test_an_empty_folder_and_a_single_image(capsys, tmp_path, photos):
     assert "no images" in refused(capsys, "pretrain", empty, "--out", tmp_path / "run")
     for file in sorted(photos.iterdir())[1:]:
         file.unlink()
-    says = "photos has only one image: training needs at least 2, so give a larger set"
+    says = "photos has only one image: training needs at least 2, so give a larger dataset"
     assert says in refused(capsys, "pretrain", photos, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert says in refused(capsys, "bench", photos)
@@ -116,7 +119,7 @@ def test_a_summary_of_the_images_is_printed_before_they_are_read(capsys, tmp_pat
         f"2 epochs -> {tmp_path / 'run'}"
     )
     assert ignored == "1 image is ignored, outside train/ and val/"
-    assert error.startswith("siam: loader.cache device needs images of one size")
+    assert error.startswith("siam: loader.cache device needs images of the same size")
     assert not (tmp_path / "run" / "settings.yaml").exists(), "no run to be resumed: it has yet to begin"
 
 

@@ -273,7 +273,7 @@ def test_an_imported_run_trains_on_embeds_and_evaluates(classes, photos, tmp_pat
     assert shown["rank"] == pytest.approx(np.exp(-(s / s.sum() * np.log(s / s.sum())).sum()), rel=1e-3)
     for image in [*photos.iterdir()][1:]:
         image.unlink()
-    assert "takes at least 2" in run_cli("inspect", tmp_path / "run", photos, check=2).said()
+    assert "needs at least 2" in run_cli("inspect", tmp_path / "run", photos, check=2).said()
     run_cli("evaluate", tmp_path / "run", classes, "--k", 3, "--workers", 0, check=0)
     run_cli("embed", tmp_path / "run", classes, "--workers", 0, "--out", tmp_path / "v.parquet", check=0)
     flags = [*TINY[TINY.index("--epochs") :]]
@@ -306,7 +306,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path, capsys, how, read):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         zipped = how == "zip" or read is read_tensors  # a run's own checkpoint is always a zip
-        said = "holds objects other than tensors, and loading them could execute code"
+        said = "contains objects other than tensors; loading them could execute code"
         with pytest.raises(RunError, match=said if zipped else "cannot be read"):
             read(file)
     with pytest.raises(RunError):
@@ -333,7 +333,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(RunError, match=r"lacks backbone\.layer3\.0\.conv1\.weight"):
         import_checkpoint(tmp_path / "c.pth", tmp_path / "run")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "odd.pth")
-    with pytest.raises(RunError, match="in no known layout; their first keys: weight"):
+    with pytest.raises(RunError, match="do not match any known layout; first keys: weight"):
         import_checkpoint(tmp_path / "odd.pth", tmp_path / "run")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(RunError, match="holds no named weights"):

@@ -72,7 +72,7 @@ def test_a_nested_folder_of_mixed_depth_has_no_labels(tmp_path):
 def test_a_class_missing_in_train_is_named(classes):
     (classes / "val" / "purple").mkdir()
     save_images(classes / "val" / "purple", 2, seed=1)
-    with pytest.raises(DataError, match="missing in train: purple"):
+    with pytest.raises(DataError, match="no training images of validation classes purple"):
         open_images(classes)
 
 
@@ -167,7 +167,7 @@ def test_files_without_extension_or_with_pickles_are_refused(tmp_path):
 
 def test_a_list_cannot_name_files_outside_its_folder(photos):
     (photos / "list.txt").write_text("../secret.jpg\n001.jpg\n")
-    with pytest.raises(DataError, match="leaves the list's folder"):
+    with pytest.raises(DataError, match="is outside the list's folder"):
         open_images(photos / "list.txt")
 
 
@@ -339,7 +339,7 @@ PIXELS = np.zeros((4, 8, 8, 3), np.uint8)
         ({"images": PIXELS, "labels": np.arange(4) - 1}, "labels must be 4 non-negative integers"),
         (
             {"images": PIXELS, "labels": np.arange(4), "val_images": PIXELS, "val_labels": np.arange(4) + 1},
-            "missing in train: 4",
+            "no training images of validation classes 4",
         ),
     ],
 )
@@ -412,7 +412,7 @@ def test_folders_that_are_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("imagenet", r"nor a set of that name \(demo, cifar10, cifar100, stl10\)$"),
+        ("imagenet", r"nor a dataset of that name \(demo, cifar10, cifar100, stl10\)$"),
         ("cifar", "did you mean cifar10"),
         ("no/such/place.npy", r"there is no folder or file no/such/place\.npy$"),
         ("x" * 300, "there is no folder or file xxx"),
@@ -468,7 +468,7 @@ def test_stl10_includes_its_unlabeled_images(fake_sets):
 def test_a_missing_set_is_an_error_that_says_where_to_put_it(fake_sets, monkeypatch, tmp_path):
     monkeypatch.setattr(FakeSet, "found", False)
     with pytest.raises(
-        DataError, match=f"cifar10 is not in {tmp_path / 'sets'} .*no route to host.*put it there"
+        DataError, match=f"cifar10 is not in {tmp_path / 'sets'} .*no route to host.*copy it there"
     ):
         open_images("cifar10")
     assert [download for _, download, *_ in FakeSet.asked] == [False, True]

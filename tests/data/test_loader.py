@@ -94,7 +94,7 @@ def test_over_a_tenth_unreadable_ends_the_run_and_names_them(photos, cache):
 def test_an_unreadable_set_is_refused(photos):
     for file in photos.iterdir():
         file.write_bytes(b"no image")
-    says = r"the images of .* cannot be read: 24 images in a row, from 000.jpg on, .*is not an image"
+    says = r"the images in .* cannot be read: 24 images in a row, starting at 000.jpg, .*is not an image"
     for cache in ("auto", "device"):
         with pytest.raises(DataError, match=says):
             ViewLoader(open_images(photos).train, replace(SETTINGS, loader=LoaderSettings(0, cache)), CPU)

@@ -120,7 +120,8 @@ def harm(file, how):
 @pytest.mark.parametrize(
     ("how", "says", "kept"),
     [
-        ("missing", "skipped, it is missing", 0), ("corrupt", "skipped, it is damaged, or not a tar", 0),
+        ("missing", "skipped because it is missing", 0),
+        ("corrupt", "skipped because it is damaged or not a tar", 0),
         ("truncated", "before the damage are used (2)", 1), ("flipped", "are used (1)", 1),
     ],
 )  # fmt: skip
@@ -326,13 +327,13 @@ def test_a_position_in_a_stream_resumes(server, shards):
 
 
 def test_unsupported_urls_are_refused():
-    with pytest.raises(DataError, match=r"nowhere:// addresses cannot be read here"):
+    with pytest.raises(DataError, match=r"nowhere:// URLs cannot be read here"):
         open_images("nowhere://bucket/x-{000..001}.tar")
 
 
 def test_sizes():
     assert [bytes_of(text) for text in ("512MB", "1.5 GB", "8KB")] == [512_000_000, 1_500_000_000, 8000]
-    with pytest.raises(SettingsError, match="size must be like 512MB"):
+    with pytest.raises(SettingsError, match="size must look like 512MB"):
         bytes_of("many")
 
 

@@ -72,7 +72,7 @@ def test_a_batch_without_readable_images_gives_a_short_reason(photos, pipeline):
         file.write_bytes(b"")
     settings = Settings(views=ViewSettings(size=16, pipeline=pipeline))
     sample = view_batches(open_images(photos).train, settings, 2)[0, 3, np.array([5, 6])]
-    assert sample.failure == "24 images in a row, from 005.jpg on, cannot be read (the file is empty)"
+    assert sample.failure == "24 images in a row, starting at 005.jpg, cannot be read (the file is empty)"
     assert (sample.epoch, sample.step) == (0, 3)
 
 

@@ -139,7 +139,7 @@ def test_a_table_is_made_row_by_row_and_resumes(classes, tmp_path):
     assert rows == [[o["knn"] for o in row["seeds"]] for row in found["rows"]]
 
     done = run_cli(*command, "--seeds", 2, "--optimizer.lr", 0.7, check=2)
-    assert "was made with other settings: optimizer.lr (0.8 and 0.7)" in done.stderr
+    assert "has different settings: optimizer.lr (0.8 and 0.7)" in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("siam: ")
 
 

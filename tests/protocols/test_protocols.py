@@ -241,7 +241,7 @@ def test_invalid_evaluations_are_refused(run, photos):
         evaluate(run / "run", photos, workers=0)
     (run / "classes" / "val" / "dark").rename(run / "classes" / "val" / "murky")
     try:
-        with pytest.raises(DataError, match="missing in train: murky"):
+        with pytest.raises(DataError, match="no training images of validation classes murky"):
             evaluate(run / "run", run / "classes", workers=0)
     finally:
         (run / "classes" / "val" / "murky").rename(run / "classes" / "val" / "dark")
@@ -249,7 +249,7 @@ def test_invalid_evaluations_are_refused(run, photos):
     shutil.copytree(run / "classes" / "train" / "dark", grey)
     try:
         done = run_cli("evaluate", run / "run", run / "classes", "--workers", "0", check=0)
-        assert "no validation images of grey: accuracy is over the other classes" in done.stderr
+        assert "no validation images for grey: accuracy covers the other classes" in done.stderr
     finally:
         shutil.rmtree(grey)
     done = run_cli("evaluate", run / "run", run / "classes", "--protocol", "knnn", check=2)

@@ -64,7 +64,7 @@ def test_the_content_security_policy_allows_only_inline_content(run):
 
 
 def test_no_run_no_report(tmp_path):
-    with pytest.raises(RunError, match=r"holds no settings\.yaml"):
+    with pytest.raises(RunError, match=r"has no settings\.yaml"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -172,7 +172,7 @@ def test_a_transfer_round_trips(tmp_path):
 
 
 def test_an_unfinished_transfer_has_no_page(tmp_path):
-    with pytest.raises(RunError, match="has not ended"):
+    with pytest.raises(RunError, match="has not finished"):
         write_transfer_report(tmp_path)
 
 

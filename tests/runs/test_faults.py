@@ -198,10 +198,13 @@ def test_a_disk_that_stays_full_ends_the_run_after_several_attempts():
     saver = Saver(CheckpointSettings(every="10m"), 0, said.append)
     for step in range(1, 8):
         saver.save(step, write)
-    assert "step 1 cannot be saved: No space left on device (run/checkpoint.pt); nothing was saved" in said[0]
+    assert (
+        "step 1 could not be saved: No space left on device (run/checkpoint.pt); nothing has been saved"
+        in said[0]
+    )
     assert "step 3 is kept" in said[-1]
     with pytest.raises(
-        RunError, match=r"after 5 attempts; step 3 is kept; free some space and continue with --resume"
+        RunError, match=r"in 5 attempts: .*; step 3 is kept; free some space and continue with --resume"
     ):
         saver.save(8, write)
 
@@ -233,9 +236,9 @@ def test_a_full_disk_gives_warnings_and_keeps_the_last_checkpoint(photos, small_
             file.write(b"x" * 4096)
     assert process.wait() == 2
     err = process.said()
-    assert "cannot be saved: No space left on device" in err
+    assert "could not be saved: No space left on device" in err
     assert re.search(
-        r"siam: step \d+ cannot be saved: .* after 5 attempts; step \d+ is kept; free some space", err
+        r"siam: step \d+ could not be saved in 5 attempts: .*; step \d+ is kept; free some space", err
     )
     assert "Traceback" not in err
     kept, complaint = load_last(run)
@@ -274,7 +277,7 @@ def test_a_file_as_run_folder_is_refused(photos, tmp_path, capsys):
         capsys, "pretrain", photos, *RUN, "--init", tmp_path / "c.pth", "--out", tmp_path / "r"
     )
     assert status == 2
-    assert "is a file, not a run: convert it by siam import" in err
+    assert "is a file, not a run: convert it with siam import" in err
 
 
 def test_images_that_vanish_end_the_run_and_cost_nothing(photos, tmp_path, capsys, monkeypatch):
@@ -315,7 +318,7 @@ def test_a_worker_that_dies_is_restarted_once(photos):
     with pytest.raises(RunError, match="a data worker was killed by SIGKILL twice at the same batch"):
         seen.extend(batch.views for batch in loader.batches())
     # Once or more: batches that were ready before the fatal one may be lost with the worker that made them.
-    assert set(said) == {"a data worker was killed by SIGKILL: restarted"}
+    assert set(said) == {"a data worker was killed by SIGKILL; restarting the workers"}
     for views, same in zip(seen, expected, strict=False):
         assert all(torch.equal(a, b) for a, b in zip(views, same, strict=True))
 

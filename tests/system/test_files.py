@@ -25,7 +25,7 @@ def test_a_lock_ends_with_its_process_even_one_that_is_killed(tmp_path):
     holder.start()
     assert ready.wait(60)
     for _ in range(2):
-        with pytest.raises(RunError, match="is in use by another process: wait for it, or choose another"):
+        with pytest.raises(RunError, match="is in use by another process: wait for it to finish, or choose"):
             locked(tmp_path).__enter__()
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()

@@ -125,16 +125,16 @@ def test_bad_voc_is_skipped_and_counted(tmp_path):
     found = open_annotated(tmp_path, masks=False)
     assert {reason: count for reason, (count, _) in found.skipped.items()} == {
         "a box that is empty or outside its image": 2,
-        "an annotation without size, which was taken from the image": 1,
-        "an annotation that is not XML": 1,
-        "an object without name or box": 2,
+        "an annotation without a size, which was read from the image": 1,
+        "an annotation that is not valid XML": 1,
+        "an object without a name or box": 2,
         "an image that is listed but missing": 1,
-        "an image without annotation": 1,
-        "an object of a class that is not trained on": 1,
+        "an image without an annotation": 1,
+        "an object of a class absent from the training data": 1,
     }
     assert [len(found.train[i].instances) for i in range(len(found.train))] == [2, 1]
     assert (found.train[1].width, found.train[1].height) == (40, 40)
-    assert "2 x an object without name or box, the first in nameless.xml" in found.skipped.lines()
+    assert "2 x an object without a name or box, the first in nameless.xml" in found.skipped.lines()
 
 
 def test_bad_coco_is_skipped_and_counted(tmp_path):
@@ -156,11 +156,11 @@ def test_bad_coco_is_skipped_and_counted(tmp_path):
     (root / "train2017" / "gone.jpg").unlink()
     found = open_annotated(root, masks=True)
     assert {reason: count for reason, (count, _) in found.skipped.items()} == {
-        "an annotation for no image": 1,
-        "an annotation of a category that is not trained on": 1,
+        "an annotation without an image": 1,
+        "an annotation of a category absent from the training data": 1,
         "a box that is empty or outside its image": 4,
         "an object without a segmentation": 2,
-        "an image without id, file name or size": 1,
+        "an image without an id, file name or size": 1,
         "an image that is listed but missing": 1,
     }
     assert found.category_ids == (7, 9)
@@ -174,13 +174,13 @@ def test_bad_coco_is_skipped_and_counted(tmp_path):
     ("make", "complaint"),
     [
         (lambda root: None, "does not exist"),
-        (lambda root: root.mkdir(), "is in neither layout"),
+        (lambda root: root.mkdir(), "is in neither VOC nor COCO layout"),
         (lambda root: root.write_text("x"), "is not a folder"),
         (lambda root: make_voc(root / "VOC2007", {"trainval": {"1": xml([])}}), "has no lists"),
         (
             lambda root: make_voc(root / "V", {"trainval": {"1": "<a"}, "test": {"2": xml([])}}),
             "no usable image with an object to train on; skipped: 1 x an annotation that is not "
-            "XML, the first in 1.xml",
+            "valid XML, the first in 1.xml",
         ),
         (lambda root: make_coco(root, coco_json([])), "no usable image with an object to train on"),
         (lambda root: make_coco(root, coco_json([GOOD]), coco_json([])), "with an object to test on"),
@@ -203,7 +203,7 @@ def test_unusable_sets_are_refused(tmp_path, make, complaint):
 def test_a_json_file_not_in_coco_format(tmp_path, text):
     root = make_coco(tmp_path / "c", coco_json([GOOD]))
     (root / "annotations" / "instances_val2017.json").write_text(text)
-    with pytest.raises(DataError, match=r"instances_val2017\.json (cannot be read|is not in COCO's format)"):
+    with pytest.raises(DataError, match=r"instances_val2017\.json (cannot be read|is not in COCO format)"):
         open_annotated(root, masks=False)
 
 

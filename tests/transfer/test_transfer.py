@@ -157,7 +157,7 @@ def test_the_backbones_initialization(encoder, tmp_path):
     torch.save({"state_dict": {key: value for key, value in changed.items() if ".conv1." in key}}, file)
     with pytest.raises(RunError, match=r"does not fit the resnet18 of .*: Missing key"):
         init_backbone(encoder, str(file), 0)
-    with pytest.raises(RunError, match="--init rundom is neither `random` nor a run or checkpoint"):
+    with pytest.raises(RunError, match="--init rundom is neither `random` nor an existing run or checkpoint"):
         init_backbone(encoder, "rundom", 0)
 
 

@@ -1,11 +1,11 @@
-"""Sources of images, one file each. To add a source, add a file here; nothing else has to change.
+"""Image sources, one file each. To add a source, add a file here; nothing else has to change.
 
 A source is a module with
-    LOOKS_LIKE                a short description, for the message when no source recognizes a name
-    ORDER                     its position in the order in which sources are tried
-    recognizes(name) -> bool  True if the name belongs to this source; cheap
-    open(name) -> ImageSets   list the images. Raises DataError
-A source of fixed names, rather than of files, also has NAMES, which the message suggests.
+    LOOKS_LIKE                a short description, for the error when no source recognizes a name
+    ORDER                     its place in the order in which sources are tried
+    recognizes(name) -> bool  True if the name belongs to this source; must be cheap
+    open(name) -> ImageSets   list the images; raises DataError
+A source with fixed names instead of files also has NAMES, which the error suggests.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ _COMPRESSED = (".xz", ".gz", ".bz2", ".zst", ".tgz", ".zip")
 
 
 def open_images(data: str | Path | None) -> ImageSets:
-    """Open the images called `data`, the demo set if None, with the first source that recognizes the name.
+    """Open the images called `data` (None: the demo dataset) with the first source that recognizes the name.
 
-    Raises DataError if it does not exist, holds no images, or cannot be read.
+    Raises DataError if `data` does not exist, holds no images, or cannot be read.
     """
     name = "demo" if data is None else str(data)
     expand_shards.cache_clear()
@@ -38,7 +38,7 @@ def open_images(data: str | Path | None) -> ImageSets:
 def _not_recognized(name: str) -> str:
     path, sources = Path(name), plugins.modules(__name__)
     if path.suffix in _COMPRESSED:
-        return f"{name} is compressed, so it cannot be read at random: unpack it and pass the folder"
+        return f"{name} is compressed, which rules out random access: unpack it and pass the folder"
     if os.path.exists(name):
         *kinds, last = (source.LOOKS_LIKE for source in sources)
         return f"cannot recognize {name}: give {', '.join(kinds)} or {last}"
@@ -48,6 +48,7 @@ def _not_recognized(name: str) -> str:
     if path.name != name or path.suffix:
         return f"there is no folder or file {name}{did_you_mean(path.name, siblings)}"
     known = [known for source in sources for known in getattr(source, "NAMES", ())]
-    return f"there is no folder or file {name}, nor a set of that name ({', '.join(known)})" + did_you_mean(
-        name, [*siblings, *known]
+    return (
+        f"there is no folder or file {name}, nor a dataset of that name ({', '.join(known)})"
+        + did_you_mean(name, [*siblings, *known])
     )

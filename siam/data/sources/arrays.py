@@ -1,4 +1,4 @@
-"""Images of one size in an array: a .npy, or a .npz with `images`, perhaps labels and validation images."""
+"""Equally sized images in a .npy, or in a .npz as `images`, with optional labels and validation images."""
 
 import os
 from collections.abc import Iterable
@@ -45,7 +45,7 @@ def open(name: str) -> ImageSets:
 
 
 class ArrayImages:
-    """Images of one size in an array, uint8 (N, H, W, 3)."""
+    """Equally sized images in an array, uint8 (N, H, W, 3)."""
 
     groups: NDArray[np.int64] | None = None
 
@@ -58,7 +58,7 @@ class ArrayImages:
         split: str = "",
         file: Path | None = None,
     ) -> None:
-        """split: a folder to prefix to names. file: the .npy file that `images` maps."""
+        """split: folder to prepend to the names. file: the .npy file that `images` maps."""
         self.name, self.images, self.labels, self.classes = name, images, labels, tuple(classes)
         self.file = file
         self.prefix = f"{split}/" if split else ""
@@ -84,7 +84,7 @@ class ArrayImages:
         return torch.from_numpy(self.images).permute(0, 3, 1, 2)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the pixels of a file: each worker maps the file itself."""
+        """Omit pixels that come from a file: each worker maps the file itself."""
         return {k: v for k, v in self.__dict__.items() if k != "images" or self.file is None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -94,12 +94,12 @@ class ArrayImages:
 
 
 def _map(path: Path) -> NDArray[Any]:
-    """Memory-map the array of a .npy, copy-on-write because torch has no read-only tensors."""
+    """Memory-map a .npy array, copy-on-write because torch has no read-only tensors."""
     return np.lib.format.open_memmap(path, mode="c")
 
 
 def _rgb(images: NDArray[Any]) -> NDArray[Any]:
-    """Give gray images (N, H, W) three equal channels without using memory; still writable, for torch."""
+    """Expand gray images (N, H, W) to three equal channels without copying; writable, as torch requires."""
     if images.ndim != 3:
         return images
     return np.lib.stride_tricks.as_strided(images, (*images.shape, 3), (*images.strides, 0))
@@ -108,14 +108,14 @@ def _rgb(images: NDArray[Any]) -> NDArray[Any]:
 def _array_set(
     name: str, images: NDArray[Any], labels: NDArray[Any] | None, split: str, file: Path | None = None
 ) -> ArrayImages:
-    """Check images and labels. Raises DataError."""
+    """Check the images and labels, and build a dataset from them. Raises DataError."""
     rgb = _rgb(images)
     if rgb.ndim != 4 or rgb.shape[3] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape[1:]:
         raise DataError(
             f"{name}: images must be uint8 (N, H, W, 3) or (N, H, W), got {images.dtype} {images.shape}"
         )
     if not len(rgb):
-        raise DataError(f"no images in {name}: the array is empty")
+        raise DataError(f"found no images in {name}: the array is empty")
     if labels is None:
         return ArrayImages(name, rgb, None, (), split, file)
     if labels.shape != (len(rgb),) or labels.dtype.kind not in "iu" or labels.min() < 0:

@@ -1,11 +1,11 @@
-"""The demo set: ten kinds of small shapes and patterns, which a network learns to separate and pixels do not.
+"""The demo dataset: ten kinds of small shapes and patterns that a network can separate but raw pixels cannot.
 
-Two crops of an image must share its kind and nothing easier, because a short run learns the easiest cue.
-So each image is light on dark of one hue. The hue is random and dominates the pixels, so raw pixels separate
-the kinds badly, and the demo's views mostly remove it: both views of an image keep it in 1 of 100. Lightness,
-contrast and saturation are the same in all images, so that there is nothing to learn about them. Only the
-kind is left in common. It appears anywhere, at any angle, in many sizes, under noise. Half of the kinds fill
-the image, so that every crop shows the kind.
+A short run learns the easiest cue, so two crops of an image must share its kind and nothing easier. Each
+image is therefore light on dark in a single hue. The hue is random and dominates the pixels, so raw pixels
+separate the kinds badly, and the demo's views mostly remove it: both views of an image keep it only 1 time in
+100. Lightness, contrast and saturation are the same in all images, so there is nothing to learn from them.
+Only the kind is left in common. It appears anywhere, at any angle, in many sizes, under noise. Half of the
+kinds fill the image, so that every crop shows the kind.
 """
 
 import os
@@ -27,9 +27,9 @@ Array = NDArray[np.float64]
 SIDE = 16
 _COUNTS = {"train": 5000, "test": 1000}
 _LUMA = (0.42, 0.58)
-"""Lightness of background and shape, in [0, 1]."""
+"""Lightness of the background and of the shape, in [0, 1]."""
 _CHROMA = 0.2
-"""Distance from gray in the chroma plane of YIQ; more would leave the RGB cube."""
+"""Distance from gray in the YIQ chroma plane; anything larger would leave the RGB cube."""
 
 
 def recognizes(name: str) -> bool:
@@ -100,11 +100,11 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
     "dots": _dots,
     "rings": _rings,
 }
-"""Signed distance to the outline, negative inside; a single shape spans about [-1, 1]."""
+"""Signed distance to each shape's outline, negative inside; a single shape spans about [-1, 1]."""
 
 
 def demo_images(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
-    """Draw `train` or `test` from a fixed seed: images uint8 (N, 16, 16, 3), labels (N,), class names."""
+    """Draw the `train` or `test` split from a fixed seed: uint8 (N, 16, 16, 3), labels (N,), class names."""
     rng = np.random.default_rng([2011, 10566, _COUNTS[split]])
     labels = rng.permutation(np.arange(_COUNTS[split]) % len(SHAPES))
     images = np.empty((len(labels), SIDE, SIDE, 3), dtype=np.uint8)
@@ -115,7 +115,7 @@ def demo_images(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple
 
 
 def _draw(rng: np.random.Generator, distance: Callable[[Array, Array], Array], n: int) -> NDArray[np.uint8]:
-    """Draw n images of one shape at random places, sizes, angles and colors: uint8 (n, 16, 16, 3)."""
+    """Draw n images of one shape, with random positions, sizes, angles and colors: uint8 (n, 16, 16, 3)."""
     y, x = (np.mgrid[:SIDE, :SIDE] + 0.5) / SIDE - 0.5  # the image spans [-1/2, 1/2]
     size, angle = rng.uniform(0.3, 0.5, (n, 1, 1)), rng.uniform(-np.pi, np.pi, (n, 1, 1))
     x, y = x - rng.uniform(-0.25, 0.25, (n, 1, 1)), y - rng.uniform(-0.25, 0.25, (n, 1, 1))
@@ -131,7 +131,7 @@ def _draw(rng: np.random.Generator, distance: Callable[[Array, Array], Array], n
 
 
 def _colors(luma: float, hue: Array) -> Array:
-    """Return RGB (n, 3) of one lightness, each at its angle (n,) in the chroma plane."""
+    """Return RGB colors (n, 3) of equal lightness; `hue` (n,) holds their angles in the chroma plane."""
     yiq = np.stack([np.full_like(hue, luma), _CHROMA * np.cos(hue), _CHROMA * np.sin(hue)], axis=1)
     colors: Array = yiq @ RGB_TO_YIQ.inverse().T.numpy()
     return colors

@@ -27,7 +27,7 @@ def open(name: str) -> ImageSets:
 
 
 class FolderImages(Encoded):
-    """Image files below a folder; labels where every image lies in a class folder."""
+    """Image files below a folder; labeled if every image is in a class folder."""
 
     def __init__(self, name: str, root: Path, names: PackedStrings) -> None:
         self.name, self.root, self.names = name, root, names
@@ -41,7 +41,7 @@ class FolderImages(Encoded):
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Yield the names of all image files below `root`, sorted; skip hidden ones and links to folders."""
+    """Yield the names of all image files below `root`, sorted, skipping hidden files and links to folders."""
     waiting = [""]  # a name that ends in "/" is a folder, so it sorts like the files in it
     try:
         while waiting:
@@ -58,7 +58,7 @@ def _walk(root: Path) -> Iterator[str]:
 
 
 def _entry(entry: os.DirEntry[str]) -> str:
-    """Return the name of an image, that of a folder with "/" appended, and "" for anything else."""
+    """Return an image's name, a folder's name plus "/", or "" for anything else."""
     if entry.name.startswith("."):
         return ""
     if entry.is_dir(follow_symlinks=False):

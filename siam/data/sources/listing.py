@@ -1,4 +1,4 @@
-"""A text file of images: one path per line, relative to the file, optionally with a tab and a label."""
+"""A text file of image paths, one per line, relative to the file; a tab and a label may follow each path."""
 
 import os
 from array import array
@@ -33,7 +33,7 @@ def open(name: str) -> ImageSets:
                 if not entry.strip():
                     continue
                 if ".." in entry and ".." in Path(entry).parts:
-                    raise DataError(f"{name}: {entry} leaves the list's folder; write it as an absolute path")
+                    raise DataError(f"{name}: {entry} is outside the list's folder; give an absolute path")
                 if label:
                     labels.append(found.setdefault(label, len(found)))
                 yield entry
@@ -43,9 +43,11 @@ def open(name: str) -> ImageSets:
     except OSError as error:
         raise DataError(f"cannot read {name}: {error.strerror}") from None
     if not len(images):
-        raise DataError(f"no images in {name}: the list is empty")
+        raise DataError(f"found no images in {name}: the list is empty")
     if len(labels) not in (0, len(images)):
-        raise DataError(f"{name} has labels on {len(labels)} of {len(images)} lines: give all or none")
+        raise DataError(
+            f"{name} has labels on {len(labels)} of {len(images)} lines: label all of them or none"
+        )
     images.classes, images.labels = (), None
     if labels:
         images.classes, images.labels = sorted_classes(found, np.array(labels, dtype=np.int64))

@@ -1,6 +1,6 @@
-"""Parquet files of images: a column of encoded bytes, or of {bytes, path} as Hugging Face's datasets writes.
+"""Images in Parquet: a column of encoded bytes, or of {bytes, path} as written by Hugging Face datasets.
 
-A row group is read whole, so an epoch visits few of them at a time (see `grouped_order`), and each worker
+Row groups are read whole, so an epoch visits few of them at a time (see `grouped_order`), and each worker
 keeps the last ones it read.
 """
 
@@ -25,7 +25,7 @@ from siam.errors import DataError, first_line
 LOOKS_LIKE = "Parquet files"
 ORDER = 40
 
-_KEPT = 40  # row groups in memory: somewhat more than an epoch visits at a time
+_KEPT = 40  # row groups to keep in memory: a few more than an epoch visits at a time
 _LABEL_COLUMNS = ("label", "labels", "class", "cls", "fine_label")
 
 
@@ -43,19 +43,19 @@ def open(name: str) -> ImageSets:
     for images in sets:
         if not len(images):
             reason = f" ({next(iter(lost.values()))})" if lost else ""
-            raise DataError(f"no images in {name}{reason}")
+            raise DataError(f"found no images in {name}{reason}")
     if len(sets) == 2:
         align_classes(name, *sets)
     return ImageSets(sets[0], sets[1] if len(sets) == 2 else None, lost)
 
 
 class ParquetImages(Encoded):
-    """Rows of one or several Parquet files, in order."""
+    """Rows of one or more Parquet files, in order."""
 
     groups: NDArray[np.int64]
 
     def __init__(self, name: str, files: list[str], lost: dict[str, str]) -> None:
-        """lost: collects unreadable files, and why. Raises DataError if no column holds images."""
+        """lost: filled with unreadable files and the reasons. Raises DataError if no column holds images."""
         self.name = name
         self.places: list[tuple[str, int]] = []  # file of each row group, and its number there
         counts: list[int] = []
@@ -86,7 +86,7 @@ class ParquetImages(Encoded):
         self._kept: OrderedDict[int, Any] = OrderedDict()
 
     def _set_labels(self, labels: list[Any]) -> None:
-        """Use labels that index the classes named in the file; number any others."""
+        """Keep labels that index the class names stored in the file; number any others."""
         indices = range(len(self.classes))
         if self.classes and all(isinstance(value, int) and value in indices for value in labels):
             self.labels = np.array(labels, dtype=np.int64)
@@ -120,7 +120,7 @@ class ParquetImages(Encoded):
         return self._kept[group]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out cached row groups: each worker reads its own."""
+        """Omit cached row groups: each worker reads its own."""
         return {**self.__dict__, "_kept": OrderedDict()}
 
 
@@ -133,7 +133,7 @@ def _open(file: str) -> Any:
 
 
 def _image_column(name: str, schema: Any) -> str:
-    """Return the first column of bytes, or of a struct with `bytes`. Raises DataError."""
+    """Return the name of the first column of bytes, or of structs with `bytes`. Raises DataError."""
     for field in schema:
         kind = field.type
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -160,7 +160,7 @@ def _values(parquet: Any, column: str | None) -> list[Any]:
 
 
 def _class_names(schema: Any, label: str | None) -> tuple[str, ...]:
-    """Return the class names that Hugging Face's datasets stored in the file; () if there are none."""
+    """Return the class names that Hugging Face datasets stored in the file; () if there are none."""
     try:
         stored = json.loads(schema.metadata[b"huggingface"])["info"]["features"][label]["names"]
         return tuple(str(name) for name in stored)
@@ -169,7 +169,7 @@ def _class_names(schema: Any, label: str | None) -> tuple[str, ...]:
 
 
 def _names(parquet: Any, file: str, column: str) -> list[str]:
-    """Return the paths stored with the bytes, or the file and the row."""
+    """Return the paths stored with the images; a row without one is named after its file and row number."""
     rows = parquet.metadata.num_rows
     paths: list[Any] = [None] * rows
     kind = parquet.schema_arrow.field(column).type

@@ -1,7 +1,7 @@
-"""WebDataset shards: many tars as one set, on this machine or behind URLs.
+"""WebDataset shards: many tars as one dataset, local or behind URLs.
 
 Local shards are indexed once and read in place, in random order, like a folder. Remote shards are downloaded
-whole, once per epoch, to a disk cache of bounded size, and an epoch visits few of them at a time (see
+whole, once per epoch, to a size-limited disk cache, and an epoch visits few of them at a time (see
 `grouped_order`). An unreadable shard loses only its own images, and is reported.
 """
 
@@ -27,7 +27,7 @@ LOOKS_LIKE = "shards (x-{000..099}.tar)"
 ORDER = 30
 
 INDEX = "index.json"
-"""The index that `siam shard` writes next to shards: their names and numbers of images, as in wids."""
+"""Index that `siam shard` writes next to the shards: their names and image counts, as in wids."""
 
 
 def recognizes(name: str) -> bool:
@@ -50,10 +50,10 @@ def open(name: str) -> ImageSets:
 
 
 class ShardImages(Encoded):
-    """Images in several tars on this machine, in the order in which they are stored."""
+    """Images in several local tars, in storage order."""
 
     def __init__(self, name: str, files: list[Path], lost: dict[str, str]) -> None:
-        """lost: collects unreadable shards, and why."""
+        """lost: filled with unreadable shards and the reasons."""
         self.name, self.files = name, files
         parts, spans = [], []
         for file in files:
@@ -61,7 +61,7 @@ class ShardImages(Encoded):
                 names, found, complaint = tar_members(file)
             except DataError:
                 names, found = PackedStrings(()), np.empty((0, 2), dtype=np.int64)
-                complaint = f"skipped, it is {'damaged, or not a tar' if file.exists() else 'missing'}"
+                complaint = f"skipped because it is {'damaged or not a tar' if file.exists() else 'missing'}"
             if complaint:
                 lost[str(file)] = complaint
             stored = np.argsort(found[:, 0], kind="stable")
@@ -77,7 +77,7 @@ class ShardImages(Encoded):
 
 
 class RemoteShards(Encoded):
-    """Images in remote tars. Their names are unknown until they are read, and they have no labels."""
+    """Images in remote tars. They have no labels, and their names are unknown until they are read."""
 
     groups: NDArray[np.int64]
 
@@ -112,13 +112,13 @@ class RemoteShards(Encoded):
 
 @lru_cache(maxsize=64)
 def _stored_spans(file: Path) -> NDArray[np.int64]:
-    """Return offset and size of the images in a downloaded shard, in stored order: (N, 2)."""
+    """Return the offset and size of each image in a downloaded shard, in storage order: (N, 2)."""
     _, spans, _ = tar_members(file)
     return spans[np.argsort(spans[:, 0], kind="stable")]
 
 
 def _set(name: str, places: list[str], lost: dict[str, str]) -> Images:
-    """Open shards, all local or all remote, as one set. Raises DataError if they hold no images."""
+    """Open shards, all local or all remote, as one dataset. Raises DataError if they hold no images."""
     images: Images
     if remote.is_remote(places[0]):
         images = RemoteShards(name, *_counted(places, lost))
@@ -126,12 +126,12 @@ def _set(name: str, places: list[str], lost: dict[str, str]) -> Images:
         images = ShardImages(name, [Path(place) for place in places], lost)
     if not len(images):
         reason = f" ({next(iter(lost.values()))})" if lost else ""
-        raise DataError(f"no images in the {len(places)} shards of {name}{reason}")
+        raise DataError(f"found no images in the {len(places)} shards of {name}{reason}")
     return images
 
 
 def _counted(urls: list[str], lost: dict[str, str]) -> tuple[list[str], list[int]]:
-    """Return the readable shards and their numbers of images, by the index or by downloading each once."""
+    """Return the readable shards and their image counts, from the index or by downloading each shard once."""
     known = _index_next_to(urls[0])
     counts: dict[str, int] = {}
     for url in urls:
@@ -144,7 +144,7 @@ def _counted(urls: list[str], lost: dict[str, str]) -> tuple[list[str], list[int
 
 
 def _index_next_to(url: str) -> dict[str, int]:
-    """Return names of shards and their numbers of images; empty if there is no readable index."""
+    """Return the number of images in each shard, by shard name; empty if there is no readable index."""
     index = f"{url.rpartition('/')[0]}/{INDEX}"
     try:
         plain: Any = json.loads(remote.read(index) if remote.is_remote(url) else Path(index).read_text())

@@ -1,4 +1,4 @@
-"""A tar of image files, read in place; split at train/ and val/, as a folder is."""
+"""A tar of image files, read in place and split at train/ and val/ like a folder."""
 
 import os
 from pathlib import Path
@@ -34,10 +34,10 @@ def open(name: str) -> ImageSets:
 
 
 class TarImages(Encoded):
-    """Image files within a tar; labels where every image lies in a class folder."""
+    """Image files in a tar; labeled if every image is in a class folder."""
 
     def __init__(self, name: str, file: Path, names: PackedStrings, spans: NDArray[np.int64]) -> None:
-        """spans: offset and size in bytes of each image (N, 2)."""
+        """spans: each image's offset and size in bytes (N, 2)."""
         self.name, self.file, self.names, self.spans = name, file, names, spans
         self.classes, self.labels = class_folders(names)
 

@@ -1,4 +1,4 @@
-"""Public sets by name, downloaded by torchvision to SIAM_DATASETS (~/.cache/siam by default)."""
+"""Public datasets by name, downloaded by torchvision to SIAM_DATASETS (default: ~/.cache/siam)."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from siam.data.sources.arrays import ArrayImages
 from siam.errors import DataError
 
 NAMES = ("cifar10", "cifar100", "stl10")
-LOOKS_LIKE = "a public set (cifar10, cifar100, stl10)"
+LOOKS_LIKE = "a public dataset (cifar10, cifar100, stl10)"
 ORDER = 80
 
 
@@ -34,7 +34,7 @@ def open(name: str) -> ImageSets:
 
 
 def _get(name: str, **split: Any) -> Any:
-    """Return a torchvision dataset, downloaded if necessary. Raises DataError."""
+    """Return a torchvision dataset, downloading it if necessary. Raises DataError."""
     from torchvision import datasets
 
     root = Path(os.environ.get("SIAM_DATASETS", Path.home() / ".cache" / "siam"))
@@ -46,4 +46,6 @@ def _get(name: str, **split: Any) -> Any:
     try:
         return dataset(root, download=True, **split)
     except Exception as error:
-        raise DataError(f"{name} is not in {root} and cannot be downloaded ({error}); put it there") from None
+        raise DataError(
+            f"{name} is not in {root} and cannot be downloaded ({error}); copy it there"
+        ) from None

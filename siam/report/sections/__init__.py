@@ -1,9 +1,9 @@
-"""The sections of a run's page, one file each, found by listing this folder.
+"""The sections of a run's page, one module each, discovered by listing this folder.
 
-A section has ORDER, its position on the page, and
+A section defines ORDER, its position on the page, and
 
     def html(run: Contents) -> Markup | str
 
-which returns "" if there is nothing to show. Markup is inserted unchanged (`render` makes it from a template,
-in which every value is escaped); a plain str is escaped.
+which returns "" if there is nothing to show. Markup is inserted unchanged (`render` produces it from a
+template, escaping every value); a plain str is escaped.
 """

@@ -1,4 +1,4 @@
-"""Figure 2, then the other logged quantities."""
+"""Training curves: Figure 2, then the other logged quantities."""
 
 from markupsafe import Markup
 
@@ -12,7 +12,7 @@ ORDER = 10
 
 
 def html(run: Contents) -> Markup:
-    """Return the panels of all logged quantities, the first three large: loss, std, and kNN or else rank."""
+    """Return one chart per logged quantity, with the first three (loss, std, and kNN or else rank) larger."""
     history = run.history
     logged = [shown for shown in panels(history) if history.has(shown.name)]
     figures = []
@@ -24,7 +24,7 @@ def html(run: Contents) -> Markup:
 
 
 def _without_knn(history: History) -> str:
-    """Return the reason why there is no kNN curve; "" before there could be one."""
+    """Return the reason for a missing kNN curve, or "" if there is one or it is not due yet."""
     if history.has("knn") or history.steps_per_epoch is None:
         return ""
     off = history.settings.monitor.knn_every == 0

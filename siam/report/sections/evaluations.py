@@ -1,4 +1,4 @@
-"""The results of `siam evaluate`, newest last, and the confusion matrix of the newest."""
+"""Results from `siam evaluate`, newest last, and the confusion matrix of the newest one."""
 
 from markupsafe import Markup
 
@@ -11,11 +11,11 @@ ORDER = 20
 
 HEAD = ("protocol", "data", "labels", "encoder", "top-1", "95 %", "top-5", "images", "", "when")
 MAX_CLASSES = 20
-"""Maximum size of a confusion matrix; a larger one is unreadable."""
+"""Confusion matrices with more classes are left out, because they would be unreadable."""
 
 
 def html(run: Contents) -> Markup | str:
-    """Return the table and the matrix; "" without evaluations."""
+    """Return the results table and the confusion matrix, or "" if there are no evaluations."""
     if not run.evaluations:
         return ""
     newest = run.evaluations[-1]
@@ -45,7 +45,7 @@ def _row(evaluation: SavedEvaluation) -> list[str]:
 
 
 def _confusion(evaluation: SavedEvaluation) -> list[tuple[str, list[tuple[int, float]]]]:
-    """Return (class, [(count, fraction of the class), ...]) per class; [] if there is no matrix to show."""
+    """Return (class, [(count, fraction of the class), ...]) per class, or [] without a matrix to show."""
     matrix, classes = evaluation.confusion, list(evaluation.per_class)
     if matrix is None or not len(classes) == len(matrix) <= MAX_CLASSES:
         return []

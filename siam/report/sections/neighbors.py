@@ -1,4 +1,4 @@
-"""Some images, each with its nearest neighbors by the backbone's features."""
+"""A few images, each with its nearest neighbors by backbone features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ MAX_QUERIES, MAX_NEIGHBORS = 8, 8
 
 @dataclass(frozen=True)
 class Shown:
-    """An image of the section."""
+    """An image shown in this section."""
 
     name: str
     caption: str
     source: str
     style: str
-    """`same` or `other` for a neighbor whose class is known, "" for all other images."""
+    """CSS class: `same` or `other` for neighbors whose class is known, otherwise ""."""
 
 
 def html(run: Contents) -> Markup | str:
-    """Return a row for each query, with neighbors marked by class if names give it; "" without queries."""
+    """Return a row of neighbors per query, marked by class if names include it; "" without queries."""
     pictures = run.pictures
     if pictures is None or not len(pictures.queries):
         return ""
@@ -68,7 +68,7 @@ def _rows(pictures: Pictures, labeled: bool) -> list[tuple[Shown, list[Shown]]]:
 
 
 def _are_labeled(names: Sequence[str]) -> bool:
-    """Return True if all names read CLASS/FILE and there is more than one class."""
+    """Return True if every name has the form CLASS/FILE and there is more than one class."""
     return all("/" in name for name in names) and len({_class(name) for name in names}) > 1
 
 

@@ -1,4 +1,4 @@
-"""All settings of the run, in a table that opens on demand."""
+"""All of the run's settings, in a collapsible table."""
 
 from markupsafe import Markup
 
@@ -10,5 +10,5 @@ ORDER = 90
 
 
 def html(run: Contents) -> Markup:
-    """Return the table."""
+    """Return the settings table."""
     return settings_table(to_dict(run.settings))

@@ -1,4 +1,4 @@
-"""The results of `siam transfer`, and photographs with predictions of the latest one."""
+"""Results from `siam transfer`, and test photographs with predictions from the latest one."""
 
 from markupsafe import Markup
 
@@ -12,7 +12,7 @@ ORDER = 30
 
 
 def html(run: Contents) -> Markup | str:
-    """Return a row for each transfer and kind, and the photographs; "" without finished transfers."""
+    """Return a row per transfer and kind, and the photographs; "" without finished transfers."""
     if not run.transfers:
         return ""
     rows = [

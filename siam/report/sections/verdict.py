@@ -1,4 +1,4 @@
-"""The top of the page: the verdict with advice, the run in words, key numbers."""
+"""The top of the page: the verdict with advice, a summary of the run, and key numbers."""
 
 import math
 from typing import Any
@@ -35,11 +35,11 @@ FIGURE3 = {
         "asymmetric_2x": "in one direction over two pairs of each image",
     },
 }
-"""Choices of Figure 3 in words: field of Method -> value -> words. Each objective's file holds its own."""
+"""Figure 3's choices in words: Method field -> value -> words. Each objective's module holds its own."""
 
 
 def html(run: Contents) -> Markup:
-    """Return the header."""
+    """Return the page header."""
     settings, latest = run.settings, run.history.latest()
     optimizer = settings.optimizer
     pill, style, meaning, advice = _verdict(run.history, latest)
@@ -55,7 +55,7 @@ def html(run: Contents) -> Markup:
 
 
 def _verdict(history: History, latest: dict[str, Any]) -> tuple[str, str, str, str]:
-    """Return the pill's text and CSS class, the verdict's meaning, and advice if there is any."""
+    """Return the pill's text and CSS class, the verdict's meaning, and advice ("" if none)."""
     if not all(math.isfinite(latest.get(name, 0.0)) for name in ("loss", "std")):
         meaning = "The loss is no longer finite: nothing is learned after that."
         return "diverged", "collapsed", meaning, "Lower optimizer.lr, or set precision float32."
@@ -72,7 +72,10 @@ def _verdict(history: History, latest: dict[str, Any]) -> tuple[str, str, str, s
 
 
 def _not_better(latest: dict[str, Any]) -> str:
-    """Return a sentence on baselines that kNN does not exceed: spread alone is no good representation."""
+    """Return a sentence naming the baselines that kNN does not beat, or "" if it beats them all.
+
+    Spread alone does not make a good representation.
+    """
     if "knn" not in latest:
         return ""
     baselines = {"pixel_knn": "on raw pixels", "untrained_knn": "with random weights"}
@@ -81,7 +84,7 @@ def _not_better(latest: dict[str, Any]) -> str:
 
 
 def _method(method: Method) -> Markup:
-    """Return the method as in Figure 3, with changes from the published one marked."""
+    """Describe the method in Figure 3's terms, marking changes from the published method."""
     published = METHODS.get(method.name, method)
     choices = []
     for field in ("predictor", "target", "objective", "symmetry"):
@@ -108,7 +111,7 @@ def _backbone(settings: Settings, latest: dict[str, Any]) -> str:
 
 
 def _cards(history: History, latest: dict[str, Any]) -> list[Card]:
-    """Return the key numbers that are known, those with bars first."""
+    """Return the key numbers known so far, those with bars first."""
     cards = []
     for shown in panels(history):
         if shown.label and shown.name in latest:
@@ -123,7 +126,7 @@ def _cards(history: History, latest: dict[str, Any]) -> list[Card]:
 
 
 def _bars(shown: Panel, latest: dict[str, Any]) -> list[Bar]:
-    """Return the run's value and its baselines; percentages out of 100 %, others relative to the largest."""
+    """Return bars for the run and its baselines, relative to 100 % for percentages, else to the largest."""
     compared = {shown.name: "this run", **shown.baselines} if shown.baselines else {}
     known = {name: latest[name] for name in compared if name in latest}
     full = 1.0 if shown.format.endswith("%") else max(known.values(), default=1.0)

@@ -12,7 +12,7 @@ MAX_PAIRS = 24
 
 
 def html(run: Contents) -> Markup | str:
-    """Return the pairs; "" if there are none."""
+    """Return the pairs of views, or "" if there are none."""
     if run.pictures is None or not len(run.pictures.pairs):
         return ""
     shown = run.pictures.pairs[:MAX_PAIRS]
