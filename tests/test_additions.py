@@ -140,7 +140,7 @@ def test_a_copy_of_the_package_with_these_files_lists_them_in_its_help(tmp_path)
     assert "duplicates list the pairs of images that look most alike" in help_of()
     shown = help_of("pretrain")
     assert "simsiam, byol, simclr, swav, moco_v2, moco_v3, barlow_twins" in shown
-    assert "Measure of agreement: barlow_twins, cosine, cross_entropy" in shown
+    assert "barlow_twins, cosine, cross_entropy" in shown
 
 
 # ---------------------------------------------------------------------- method and objective
