@@ -63,3 +63,8 @@ def __getattr__(name: str) -> Any:
         module, _, attribute = _LAZY[name].rpartition(".")
         return getattr(import_module(module), attribute)
     raise AttributeError(f"module 'siam' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """List the lazily imported names too."""
+    return sorted({*globals(), *_LAZY})

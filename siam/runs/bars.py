@@ -48,9 +48,9 @@ class Bars:
             task.fields["facts"] = facts
         self.progress.update(task.id, total=total, completed=done)
         if not self.live and time.monotonic() - self.silent_since >= _BETWEEN_LINES:
-            self.say("  ".join(_words(task)))
+            self.print("  ".join(_words(task)))
 
-    def say(self, line: str, markup: bool = False) -> None:
+    def print(self, line: str, markup: bool = False) -> None:
         """Print a line above the bars."""
         print_line(self.console, line, markup)
         self.silent_since = time.monotonic()

@@ -78,7 +78,7 @@ class Logger:
 
     def print(self, line: str, markup: bool = False) -> None:
         """Print a line above the bar. markup: interpret rich's markup, which paths may contain by chance."""
-        self.bars.say(line, markup)
+        self.bars.print(line, markup)
 
 
 class NullLogger(Logger):

@@ -87,8 +87,8 @@ class Batches:
     def batches(self, first: int, last: int) -> Iterator[Examples]:
         """Yield the batches of steps `first` to `last` - 1, each determined by (seed, epoch, index) alone."""
         order = _Order(len(self.images), *self.order, first, last)
-        for examples, broken, reason in batches_of(self.dataset, order, self.workers):
-            self.unreadable.update(broken)
+        for examples, unreadable, reason in batches_of(self.dataset, order, self.workers):
+            self.unreadable.update(unreadable)
             if len(self.unreadable) > MAX_UNREADABLE * len(self.images):
                 raise DataError(
                     f"{len(self.unreadable)} of {len(self.images)} images in {self.images.name} cannot be "
@@ -134,15 +134,15 @@ class _Examples(Dataset[Any]):
         self.images, self.seed, self.masks = images, seed, masks
 
     def __getitem__(self, key: _Key) -> tuple[Examples, Unreadable, str]:
-        broken, examples = Unreadable(), []
+        unreadable, examples = Unreadable(), []
         for epoch, index in key:
             try:
-                image, used = read_or_replace(self.images, index, broken, self.images.read)
+                image, used = read_or_replace(self.images, index, unreadable, self.images.read)
             except BrokenImage as error:  # returned: an error raised in a worker would include its traceback
-                return [], broken, error.reason
+                return [], unreadable, error.reason
             flip = counter_uniform(self.seed, epoch, np.array([used]), GEOMETRY, 1)[0, 0] < 0.5
             examples.append(with_target(image, self.images[used], bool(flip), self.masks))
-        return examples, broken, ""
+        return examples, unreadable, ""
 
 
 def with_target(image: Tensor, example: Example, flip: bool, masks: bool) -> tuple[Tensor, Target]:

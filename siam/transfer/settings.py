@@ -66,7 +66,7 @@ class TransferSettings:
     devices: Natural = 0
     """Data-parallel processes, one per GPU, or sharing the cores with device cpu; 0: one per GPU."""
     timeout: Annotated[str, Duration()] = "10m"
-    """How long a process waits for the others before considering them lost."""
+    """Time that a process waits for the others before the run fails."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Mixed precision (bf16 autocast) or float32; `auto`: bf16 if the hardware supports it natively."""
     workers: Annotated[int, AtLeast(-1, "(automatic)")] = -1

@@ -165,7 +165,7 @@ def test_a_template_that_lacks_a_value_is_an_error():
 
 def test_the_report_does_not_import_training():
     """It only reads the run folder."""
-    rooms = ("siam.train", "siam.protocols", "siam.transfer", "siam.cli", "siam.verbs", "siam.paper")
+    above = ("siam.train", "siam.protocols", "siam.transfer", "siam.cli", "siam.verbs", "siam.paper")
     for module in (*plugins.modules("siam.report"), *plugins.modules("siam.report.sections")):
         names = re.findall(r"^\s*(?:from|import) (siam\.\S+)", inspect.getsource(module), re.MULTILINE)
-        assert not [name for name in names if name.startswith(rooms)], module.__name__
+        assert not [name for name in names if name.startswith(above)], module.__name__

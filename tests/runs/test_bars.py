@@ -87,7 +87,7 @@ def test_another_line_postpones_the_line_a_minute(clock):
     display = Bars(console)
     display.update("", 0, 200)
     clock[0] = 59.0
-    display.say("epoch   1  loss -0.8730  std 0.92 [of 1]")
+    display.print("epoch   1  loss -0.8730  std 0.92 [of 1]")
     clock[0] = 61.0
     display.update("", 1, 200)
     assert console.file.getvalue() == "epoch   1  loss -0.8730  std 0.92 [of 1]\n", "in one piece"

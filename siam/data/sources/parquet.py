@@ -36,17 +36,17 @@ def recognizes(name: str) -> bool:
 
 def open(name: str) -> ImageSets:
     files = list(expand_shards(name))
-    lost: dict[str, str] = {}
+    unreadable: dict[str, str] = {}
     train, val = split_by_name(files)
     parts = (train, val) if train and val else (train or files,)
-    sets = [ParquetImages(name, part, lost) for part in parts]
+    sets = [ParquetImages(name, part, unreadable) for part in parts]
     for images in sets:
         if not len(images):
-            reason = f" ({next(iter(lost.values()))})" if lost else ""
+            reason = f" ({next(iter(unreadable.values()))})" if unreadable else ""
             raise DataError(f"found no images in {name}{reason}")
     if len(sets) == 2:
         align_classes(name, *sets)
-    return ImageSets(sets[0], sets[1] if len(sets) == 2 else None, lost)
+    return ImageSets(sets[0], sets[1] if len(sets) == 2 else None, unreadable)
 
 
 class ParquetImages(Encoded):
@@ -54,8 +54,8 @@ class ParquetImages(Encoded):
 
     groups: NDArray[np.int64]
 
-    def __init__(self, name: str, files: list[str], lost: dict[str, str]) -> None:
-        """lost: filled with unreadable files and the reasons. Raises DataError if no column holds images."""
+    def __init__(self, name: str, files: list[str], unreadable: dict[str, str]) -> None:
+        """unreadable: filled with files and the reasons. Raises DataError if no column holds images."""
         self.name = name
         self.places: list[tuple[str, int]] = []  # file of each row group, and its number there
         counts: list[int] = []
@@ -70,7 +70,7 @@ class ParquetImages(Encoded):
                 groups = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
                 found, values = _names(parquet, file, column), _values(parquet, label)
             except (OSError, pa.ArrowException) as error:
-                lost[file] = f"skipped, {first_line(error)}"
+                unreadable[file] = f"skipped, {first_line(error)}"
                 continue
             self.column, self.classes = column, self.classes or _class_names(schema, label)
             self.places += [(file, g) for g in range(len(groups))]

@@ -41,19 +41,19 @@ def open(name: str) -> ImageSets:
         indexed = (str(Path(name) / known) for known in _index_next_to(places[0]))
         places = sorted({*places, *indexed})  # a missing shard is reported, like a damaged one
     train, val = split_by_name(places)
-    lost: dict[str, str] = {}
+    unreadable: dict[str, str] = {}
     if not train or not val:
-        return ImageSets(_set(name, train or places, lost), None, lost)
-    both = _set(name, train, lost), _set(name, val, lost)
+        return ImageSets(_set(name, train or places, unreadable), None, unreadable)
+    both = _set(name, train, unreadable), _set(name, val, unreadable)
     align_classes(name, *both)
-    return ImageSets(*both, lost)
+    return ImageSets(*both, unreadable)
 
 
 class ShardImages(Encoded):
     """Images in several local tars, in storage order."""
 
-    def __init__(self, name: str, files: list[Path], lost: dict[str, str]) -> None:
-        """lost: filled with unreadable shards and the reasons."""
+    def __init__(self, name: str, files: list[Path], unreadable: dict[str, str]) -> None:
+        """unreadable: filled with shards and the reasons."""
         self.name, self.files = name, files
         parts, spans = [], []
         for file in files:
@@ -63,7 +63,7 @@ class ShardImages(Encoded):
                 names, found = PackedStrings(()), np.empty((0, 2), dtype=np.int64)
                 complaint = f"skipped because it is {'damaged or not a tar' if file.exists() else 'missing'}"
             if complaint:
-                lost[str(file)] = complaint
+                unreadable[str(file)] = complaint
             stored = np.argsort(found[:, 0], kind="stable")
             parts.append([names[int(i)] for i in stored])
             spans.append(found[stored])
@@ -117,20 +117,20 @@ def _stored_spans(file: Path) -> NDArray[np.int64]:
     return spans[np.argsort(spans[:, 0], kind="stable")]
 
 
-def _set(name: str, places: list[str], lost: dict[str, str]) -> Images:
+def _set(name: str, places: list[str], unreadable: dict[str, str]) -> Images:
     """Open shards, all local or all remote, as one dataset. Raises DataError if they hold no images."""
     images: Images
     if remote.is_remote(places[0]):
-        images = RemoteShards(name, *_counted(places, lost))
+        images = RemoteShards(name, *_counted(places, unreadable))
     else:
-        images = ShardImages(name, [Path(place) for place in places], lost)
+        images = ShardImages(name, [Path(place) for place in places], unreadable)
     if not len(images):
-        reason = f" ({next(iter(lost.values()))})" if lost else ""
+        reason = f" ({next(iter(unreadable.values()))})" if unreadable else ""
         raise DataError(f"found no images in the {len(places)} shards of {name}{reason}")
     return images
 
 
-def _counted(urls: list[str], lost: dict[str, str]) -> tuple[list[str], list[int]]:
+def _counted(urls: list[str], unreadable: dict[str, str]) -> tuple[list[str], list[int]]:
     """Return the readable shards and their image counts, from the index or by downloading each shard once."""
     known = _index_next_to(urls[0])
     counts: dict[str, int] = {}
@@ -139,7 +139,7 @@ def _counted(urls: list[str], lost: dict[str, str]) -> tuple[list[str], list[int
         try:
             counts[url] = known[base] if base in known else len(_stored_spans(remote.fetch(url)))
         except (DataError, OSError) as error:
-            lost[url] = f"skipped, {error}"
+            unreadable[url] = f"skipped, {error}"
     return list(counts), list(counts.values())
 
 
