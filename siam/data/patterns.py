@@ -18,8 +18,8 @@ def expand_shards(name: str) -> tuple[str, ...]:
     """Expand `name` (a file, a pattern, or a folder of shards) to tar shards or Parquet files.
 
     Patterns may use {000..099}, {a,b}, * and ?, in URLs too. Returns () for any other name. Results are
-    cached because several sources expand the same name; `open_images` clears the cache first. Raises DataError if
-    the files are a mix of tars and Parquet, or if nothing is found at a URL.
+    cached because several sources expand the same name; `open_images` clears the cache first. Raises
+    DataError if the files are a mix of tars and Parquet, or if nothing is found at a URL.
     """
     remote = is_remote(name)
     found = [one for part in _braces(name) for one in _starred(part, remote)]
