@@ -1,4 +1,4 @@
-"""Color and sharpness augmentation of a whole batch of views at once, on the device.
+"""Augment color and sharpness for a whole batch of views at once, on the device.
 
 Brightness, contrast, saturation, hue (a rotation in YIQ) and grayscale are affine maps of RGB: in YIQ the
 first two scale everything, and the others rotate and scale the two chroma axes. They therefore commute, and
@@ -22,21 +22,21 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 DRAWS = 10
-"""Number of uniform draws per view."""
+"""Number of uniform random numbers needed per view."""
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow and torchvision
 RGB_TO_YIQ = torch.tensor(
     [[*_LUMA], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], dtype=torch.float64
 )
-"""The NTSC matrix (FCC 1953): luma, and the chroma axes I and Q, in whose plane hues rotate."""
+"""The NTSC matrix (FCC 1953). Its rows are luma (Y) and the chroma axes (I, Q); hue is an angle in IQ."""
 
 
 _PIXELS_IN_CACHE = 200_000
-"""Number of pixels a CPU processes at a time, so that each pass finds its input in the cache."""
+"""Number of pixels to process at a time on a CPU, so that intermediate results stay in its cache."""
 
 
 class Augment:
-    """Turn crops into normalized views, determined entirely by uniform draws."""
+    """Turns crops into normalized views; all randomness comes from uniform draws passed in."""
 
     def __init__(self, views: ViewSettings, device: torch.device) -> None:
         self.views, self.device = views, device
@@ -75,7 +75,7 @@ class Augment:
         return x
 
     def color(self, crops: Tensor, draws: Tensor) -> Tensor:
-        """Apply one affine RGB map per view: (N, 3, H, W) in [0, 255] -> the same shape in [0, 1]."""
+        """Apply an affine RGB map to each view: (N, 3, H, W) in [0, 255] -> the same shape in [0, 1]."""
         x = crops.to(torch.float32, memory_format=torch.contiguous_format)
         gray = x.mean(dim=(2, 3)) @ self.luma / 255  # (N,), the level about which contrast scales
         matrix, offset = self.color_maps(gray, draws)
@@ -83,7 +83,7 @@ class Augment:
         return pixels.clamp_(0, 1).view(x.shape)
 
     def color_maps(self, gray: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Return RGB matrices (N, 3, 3) and offsets (N, 3, 1). gray: mean luma of each view (N,)."""
+        """Return each view's color map: a matrix (N, 3, 3) and an offset (N, 3, 1). gray: mean luma (N,)."""
         v = self.views
         jitter = (draws[:, 3] < v.jitter_p).float()
         signed = (2 * draws[:, 4:8] - 1) * jitter[:, None]  # (N, 4) in [-1, 1)
@@ -101,7 +101,10 @@ class Augment:
 
 
 def normalize(x: Tensor) -> Tensor:
-    """Normalize x (N, 3, H, W) from [0, 1] with ImageNet's mean and standard deviation, channels last."""
+    """Normalize x (N, 3, H, W) in [0, 1] with ImageNet's mean and standard deviation.
+
+    Returns a channels-last tensor.
+    """
     mean, std = (x.new_tensor(c).view(3, 1, 1) for c in (IMAGENET_MEAN, IMAGENET_STD))
     return torch.addcmul(-mean / std, x, 1 / std).contiguous(memory_format=torch.channels_last)
 
@@ -115,9 +118,9 @@ def denormalize(x: Tensor) -> Tensor:
 def blur(x: Tensor, sigma: Tensor, max_sigma: float) -> Tensor:
     """Blur each view with a Gaussian of its own sigma (in pixels), reflecting at the edges.
 
-    x: (N, 3, H, W). sigma: (N,), positive and at most `max_sigma`. Each kernel is truncated at 4 sigma (and
-    at the view's side). The blur multiplies by a banded matrix from either side. All rows of the band are
-    equal, so one small block of it serves every strip of pixels, and few of its zeros are multiplied.
+    x: (N, 3, H, W). sigma: (N,), positive and at most `max_sigma`. Kernels are truncated at 4 sigma or at the
+    view's size. Rows and columns are blurred by multiplying with a banded matrix. Its rows are shifted copies
+    of the kernel, so one small block of it serves every strip of pixels, and few zeros are multiplied.
     """
     n, c, h, w = x.shape
     radius = min(math.ceil(4 * max_sigma), h - 1, w - 1)

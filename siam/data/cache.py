@@ -1,4 +1,4 @@
-"""Caching a dataset of small images in device memory."""
+"""Cache a dataset of small images in device memory."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from siam.settings.pretraining import Settings
 from siam.system.resources import free_memory
 
 _SMALL = {"cpu": 64, "cuda": 256, "mps": 128}
-"""Largest image side, in pixels, for which the device crops faster than workers do, by device type."""
+"""Device type -> largest image side, in pixels, at which the device crops faster than workers do."""
 
 
 def load_cache(
@@ -23,7 +23,7 @@ def load_cache(
     record_unreadable: Callable[[Unreadable], None],
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor | None:
-    """Return the whole dataset on the device, uint8 (N, 3, H, W), or None if workers should read it.
+    """Load the whole dataset to the device, as uint8 (N, 3, H, W). Returns None if it should not be cached.
 
     settings.loader.cache decides: "none", "device", or "auto", which caches small images of equal size that
     fit in a quarter of the free memory. progress: called with the number of images read and the total. Raises
@@ -57,7 +57,10 @@ def _read_all(
     record_unreadable: Callable[[Unreadable], None],
     progress: Callable[[int, int], None] | None,
 ) -> Tensor | None:
-    """Read all images, uint8 (N, 3, H, W). If sizes differ, return None, or raise DataError if `insist`."""
+    """Read all images as uint8 (N, 3, H, W).
+
+    If their sizes differ, returns None, or raises DataError if `insist` is True.
+    """
     pixels = torch.empty(0)
     for i in range(len(images)):
         unreadable = Unreadable()
@@ -80,6 +83,6 @@ def _read_all(
 
 
 def _read(images: Images, i: int) -> Tensor:
-    """Decode image i the way the workers do for views."""
+    """Read image i, with the same fast JPEG decoding as in the workers."""
     data = images.encoded(i)
     return images.read(i) if data is None else decode(data, smooth_chroma=False)

@@ -1,4 +1,4 @@
-"""Decode image files: any supported format becomes upright 8-bit RGB."""
+"""Decode image files of any supported format to upright 8-bit RGB."""
 
 import io
 import warnings
@@ -20,7 +20,7 @@ MAX_PIXELS = 178_956_970
 """Pillow's decompression-bomb limit: larger images are rejected before memory is allocated."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
-"""Formats that Pillow may open, whatever the file name; some others, such as EPS, run programs."""
+"""Formats that Pillow may open, whatever the file name. Others are unsafe: EPS, for one, runs a program."""
 
 _JPEG = b"\xff\xd8"
 _FAST_COLORS = ("Gray", "YCbCr", "RGB")
@@ -41,11 +41,11 @@ class BrokenImage(Exception):
 def decode(data: bytes, downscale: int = 1, smooth_chroma: bool = True) -> Tensor:
     """Decode an image file to uint8 RGB (3, H, W), with EXIF orientation applied and alpha on white.
 
-    downscale: how many times smaller the result may be. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its size
-    in a fraction of the time, because its cosine transform is inverted at fewer points (scaled decoding).
-    smooth_chroma: interpolate color between the pixels that share it. Without it, JPEGs decode a fifth
-    faster, and augmented views do not show the difference. The result is in channels-last memory (a view
-    of H x W x C), the fastest layout to resize. Raises BrokenImage.
+    downscale: factor by which the result may be smaller. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its
+    size in a fraction of the time, because its cosine transform is inverted at fewer points (scaled
+    decoding). smooth_chroma: interpolate a JPEG's subsampled color channels. Without it, JPEGs decode a fifth
+    faster, and augmented views do not show the difference. The result is a channels-last tensor (a view of
+    H x W x C), the fastest layout to resize. Raises BrokenImage.
     """
     if not data:
         raise BrokenImage("the file is empty")
@@ -126,7 +126,7 @@ def _orientation(data: bytes) -> int:
 
 
 def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Undo EXIF orientation 1 to 8 on pixels (H, W, 3)."""
+    """Turn pixels (H, W, 3) upright, given their EXIF orientation (1 to 8)."""
     if orientation == 1:
         return pixels
     if orientation >= 5:
@@ -143,7 +143,7 @@ def _decode_any(data: bytes) -> Tensor:
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    """Open an image with Pillow, turning any error in the block into BrokenImage."""
+    """Open an image with Pillow; any error in the `with` block is raised as BrokenImage."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # unusual metadata does not make an image unreadable
@@ -169,9 +169,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
-    """Scale values to 0 ... 255: 16-bit levels by 1/257, floats up to 1 by 255, others by their own range.
+    """Convert 16-bit, 32-bit or float pixels of a Pillow `mode` to 8 bits.
 
-    Floats up to 255 are left as they are. NaN and infinities become 0.
+    16-bit levels are divided by 257. Floats are multiplied by 255 if none exceeds 1, and kept if none exceeds
+    255. Images with negative values or values above 65535 are stretched to 0 ... 255. NaN and infinities
+    become 0.
     """
     values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
@@ -185,7 +187,7 @@ def _to_8_bit(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
 
 
 def _exif_orientation(tiff: bytes) -> int:
-    """Return tag 274 (TIFF 6.0) of the first directory, or 1 if it is missing or out of range."""
+    """Return the orientation (TIFF 6.0, tag 274) from the first directory; 1 if missing or out of range."""
     order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
     start = int.from_bytes(tiff[4:8], order)
     for entry in range(int.from_bytes(tiff[start : start + 2], order)):

@@ -1,7 +1,7 @@
-"""Two sources of device batches with one interface: `batches(order)` yields one batch per key.
+"""Two feeds that put batches on the device, with the same interface: `batches(order)` yields a batch per key.
 
-Large images are decoded and cropped by worker processes; only color augmentation runs on the device. A
-dataset of small images is kept on the device as uint8 and cropped there as well.
+`WorkerFeed` decodes and crops images in worker processes and augments color on the device. `CachedFeed` keeps
+a dataset of small images on the device as uint8, and crops them there as well.
 """
 
 import signal
@@ -31,7 +31,7 @@ _PREFETCH = 4  # batches that each worker prepares in advance
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's images: this process's share of the global batch."""
+    """One training step's images on this process: its share of the global batch."""
 
     epoch: int
     step: int
@@ -41,7 +41,7 @@ class Batch:
     indices: NDArray[np.int64]
     """Dataset indices of the images (B,)."""
     unreadable: Unreadable
-    """Images that could not be read and were replaced by others from the dataset."""
+    """Images that could not be read and were replaced with others from the dataset, with the reasons."""
 
 
 class Feed(Protocol):
@@ -51,7 +51,7 @@ class Feed(Protocol):
 
 
 class CachedFeed:
-    """Batches cropped and augmented on the device, from a dataset cached there."""
+    """Crops and augments batches on the device, from a dataset cached there."""
 
     def __init__(self, pixels: Tensor, settings: Settings, count: int, device: torch.device) -> None:
         """pixels: the whole dataset, uint8 (N, 3, H, W), on the device. count: views per image."""
@@ -75,7 +75,10 @@ class CachedFeed:
 
 
 class WorkerFeed:
-    """Batches cropped by workers and augmented on the device; the reference pipeline does both in workers."""
+    """Crops batches in workers and augments them on the device.
+
+    The reference pipeline does both in the workers.
+    """
 
     def __init__(
         self,
@@ -138,7 +141,7 @@ class WorkerFeed:
 
 
 def _is_death(error: Exception) -> bool:
-    """Return True if torch reports a dead worker, False for an exception that a worker raised."""
+    """Return True if `error` means that a worker died, False if it is an exception raised in a worker."""
     if str(error).startswith("Caught "):  # torch's wording for the exceptions of workers
         return False
     return not isinstance(error, RuntimeError) or "DataLoader worker (pid" in str(error)
@@ -158,7 +161,7 @@ def _unbind_views(views: Tensor) -> tuple[Tensor, ...]:
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ignore Ctrl-C, which the terminal sends to every process: the current step still needs its workers."""
+    """Ignore Ctrl-C, which the terminal sends to every process, so that the current step can finish."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -1,4 +1,4 @@
-"""Random resized crops: drawing each view's box, and resizing with two matrix products.
+"""Random resized crops: draw a box for each view, and resize with two matrix products.
 
 Boxes are drawn as in torchvision's RandomResizedCrop: a random area, a log-uniform aspect ratio and a random
 offset; after ten failed tries, the largest central crop. Here the boxes of a whole batch are drawn at once.
@@ -16,7 +16,7 @@ _TRIES = 10
 
 
 def draws_needed(views: int) -> int:
-    """Return how many uniform draws `Crops` needs per image."""
+    """Return the number of uniform random numbers that `Crops` needs per image."""
     return views * (2 * _TRIES + 3)
 
 
@@ -34,9 +34,10 @@ class Crops:
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         flip_p: float = 0.5,
     ) -> None:
-        """u: uniform draws (B, draws_needed(views)). scale: range of the crop's fraction of the image area.
+        """Turn uniform random numbers `u` (B, draws_needed(views)) into crops.
 
-        ratio: range of width / height. flip_p: probability of a horizontal flip.
+        scale: smallest and largest crop area, as fractions of the image area. ratio: smallest and largest
+        width / height. flip_p: probability of a horizontal flip.
         """
         u = u.reshape(len(u), views, 2 * _TRIES + 3)
         area = scale[0] + (scale[1] - scale[0]) * u[..., :_TRIES]  # (B, V, tries)
@@ -44,9 +45,9 @@ class Crops:
         aspect = np.exp(low + (high - low) * u[..., _TRIES : 2 * _TRIES])
         self.ratio = ratio
         self.sides = np.sqrt(np.stack([area / aspect, area * aspect], axis=-1))  # (B, V, tries, 2)
-        """Height and width, relative to the square root of the image area."""
+        """Height and width of each candidate crop, divided by the square root of the image area."""
         self.offset = u[..., -3:-1]  # (B, V, 2)
-        """Top-left corner, as a fraction of the free space that the crop leaves."""
+        """Top-left corner, from 0 (crop at the top or left edge) to 1 (crop at the bottom or right edge)."""
         self.flipped = (u[..., -1:] < flip_p).astype(np.int64)  # (B, V, 1)
 
     def __iter__(self) -> Iterator["Crops"]:
@@ -71,9 +72,10 @@ class Crops:
         return np.concatenate([corner.astype(np.int64), side.astype(np.int64), self.flipped], axis=-1)
 
     def max_downscale(self, height: int, width: int, size: int) -> int:
-        """Return the largest factor, at least 1, by which decoding may shrink height x width images.
+        """Return the largest factor, at least 1, by which images may be shrunk while decoding.
 
-        Every crop still has at least `size` x `size` pixels if it had them at full resolution.
+        height, width: full resolution. Crops with at least `size` x `size` pixels at full resolution keep at
+        least that many.
         """
         if min(height, width) < 2 * size:
             return 1  # true of most images: no need to compute the boxes
@@ -92,8 +94,8 @@ def _largest_central(height: int, width: int, ratio: tuple[float, float]) -> tup
 def resize(image: Tensor, height: int, width: int) -> Tensor:
     """Resize uint8 (3, H, W) with antialiased bilinear interpolation.
 
-    Fastest on channels-last memory, as `decode` returns. The batch dimension is added in a way that lets
-    torch recognize this layout, which halves the time.
+    Fastest if the image is channels-last in memory, as from `decode`. The batch dimension is added so that
+    torch recognizes this layout, which halves the time.
     """
     if image.shape[1:] == (height, width):
         return image
@@ -119,7 +121,7 @@ def resize_matrix(start: Tensor, length: Tensor, flipped: Tensor, source: int, s
 
 
 def crop_resize(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Crop and resize all boxes with two matrix products instead of a loop over images.
+    """Crop and resize a batch of images with two matrix products instead of a loop.
 
     images: uint8 (B, 3, H, W). boxes: (B, V, 5) from `Crops.boxes`, on the images' device.
     Returns float (B * V, 3, size, size) in [0, 255], rounded to whole levels like a uint8 resize.

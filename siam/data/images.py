@@ -1,7 +1,7 @@
-"""Image datasets: the protocol that every source implements, and a base class for encoded files.
+"""The protocol for image datasets, and a base class for datasets of encoded files.
 
-Datasets are pickled to the data workers, so they must be small: names are packed (`PackedStrings`), and
-pixels stay on disk. The sources themselves are in `siam/data/sources/`, one file each.
+Datasets are pickled and sent to the data workers, so they must be small: file names are packed
+(`PackedStrings`), and pixels stay on disk. The implementations are in `siam/data/sources/`.
 """
 
 from dataclasses import dataclass, field
@@ -22,26 +22,27 @@ class Images(Protocol):
     """A dataset of images in a fixed order."""
 
     name: str
-    """The name the user gave."""
+    """The dataset's name or path, as given by the user."""
     labels: NDArray[np.int64] | None
-    """Class index of each image (N,), if class folders, label arrays or label columns provide one."""
+    """Class index of each image (N,), from class folders, a label array or a label column; else None."""
     classes: tuple[str, ...]
-    """Class names; empty without labels."""
+    """Class names; () if there are no labels."""
 
     def __len__(self) -> int: ...
 
     @property
     def groups(self) -> NDArray[np.int64] | None:
-        """Index of each group's first image, then N, if groups (remote shards, row groups) are read whole.
+        """Index of each group's first image, followed by N; None if images are read one by one.
 
-        An epoch then visits only a few groups at a time. None if images are read one by one.
+        A group is a remote shard or a Parquet row group, which must be read as a whole. An epoch therefore
+        visits only a few groups at a time.
         """
 
     @property
     def size_hint(self) -> tuple[int, int]:
-        """Height and width of the first readable image, in pixels; recipes assume the others are similar.
+        """Height and width of the first readable image, in pixels; recipes assume similar sizes for the rest.
 
-        Read once, from that image's header. Raises DataError if no image can be read.
+        Only the image's header is read, and only once. Raises DataError if no image can be read.
         """
 
     def path(self, i: int) -> str:
@@ -54,11 +55,11 @@ class Images(Protocol):
         """Return image i as uint8 (3, H, W). Raises BrokenImage."""
 
     def stacked(self) -> Tensor | None:
-        """Return all images as uint8 (N, 3, H, W) if they are in memory; None if they are in files."""
+        """Return all images as uint8 (N, 3, H, W) if they are stored as an array, else None."""
 
 
 class Encoded:
-    """Base class for sources of encoded files; implements `Images` except for reading the bytes.
+    """Base class for datasets of encoded images; implements all of `Images` but `encoded`.
 
     A subclass sets name, names, labels and classes, and defines `encoded`.
     """
@@ -100,6 +101,6 @@ class ImageSets:
     train: Images
     val: Images | None
     unreadable_files: dict[str, str] = field(default_factory=dict)
-    """Tars, shards and Parquet files that are wholly or partly unreadable, with the reasons."""
+    """Tars, shards and Parquet files that are wholly or partly unreadable: path -> reason."""
     ignored: str = ""
-    """A sentence about images that belong to neither set; "" if there are none."""
+    """A sentence about images outside the training and validation folders; "" if there are none."""

@@ -1,4 +1,4 @@
-"""Classes from folder names, sorted alphabetically and shared by training and validation images."""
+"""Derive class labels from folder names; classes are sorted alphabetically."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,10 +9,10 @@ from siam.errors import DataError
 
 
 def class_folders(names: PackedStrings) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
-    """Return classes and labels (N,) if every image is in one of several folders that hold only images.
+    """Return class names and labels (N,), or () and None if the images are not in class folders.
 
-    The innermost folder is the class; all class folders must have the same parent. Otherwise returns () and
-    None.
+    Images are in class folders if every image is in a folder, there are at least two such folders, all have
+    the same parent, and none contains another.
     """
     found: dict[str, int] = {}
     folders = (name.rpartition("/")[0] for name in names)
@@ -27,7 +27,7 @@ def class_folders(names: PackedStrings) -> tuple[tuple[str, ...], NDArray[np.int
 def sorted_classes(
     found: dict[str, int], labels: NDArray[np.int64]
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Renumber labels from order of appearance (`found`: class -> number) to alphabetical order."""
+    """Sort the classes in `found` (class -> label) alphabetically. Returns them and the renumbered labels."""
     classes = tuple(sorted(found))
     number = np.empty(len(found), dtype=np.int64)
     number[[found[c] for c in classes]] = np.arange(len(found))
@@ -35,7 +35,7 @@ def sorted_classes(
 
 
 def align_classes(name: str, train: Images, val: Images) -> None:
-    """Make both sets' labels index the training classes; if either set has no labels, drop the other's.
+    """Make the labels of both datasets index the training classes; if either has none, remove both.
 
     Raises DataError if a validation class is missing from the training images.
     """

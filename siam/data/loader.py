@@ -1,4 +1,4 @@
-"""Batches of views, starting at any position, in an order that depends only on (seed, epoch)."""
+"""Batches of views from any epoch and step on, in an order that depends only on (seed, epoch)."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +16,7 @@ from siam.settings.pretraining import Settings
 from siam.system.resources import available_cores
 
 MAX_UNREADABLE = 0.1
-"""Largest fraction of a dataset that may be unreadable; beyond it, the run ends."""
+"""Largest fraction of images that may be unreadable; above it, the run stops with an error."""
 
 
 def require_several(images: Images) -> None:
@@ -37,10 +37,10 @@ def require_batch(images: Images, batch_size: int) -> None:
 
 
 class ViewLoader:
-    """Batches of a dataset, from worker processes or from a copy of the dataset on the device.
+    """Loads batches of views, with worker processes or from a copy of the dataset on the device.
 
-    `unreadable` collects the images that could not be read, `steps` is the number of batches per epoch,
-    `order` decides which images each batch holds, and `cached` is True if the dataset is on the device.
+    unreadable: images that could not be read so far. steps: number of batches per epoch. order: determines
+    which images are in each batch. cached: True if the dataset is on the device.
     """
 
     def __init__(
@@ -54,10 +54,9 @@ class ViewLoader:
     ) -> None:
         """Choose the feed, and cache the dataset on the device if the settings call for it.
 
-        views: number of views per image; None means the method's own number. warn: called with each warning
-        for the user. progress: called with the number of images read and the total while the dataset is being
-        cached. Raises DataError if the dataset has only one image, is smaller than a batch, or cannot be
-        read.
+        views: number of views per image; None: as many as the method uses. warn: called with each warning for
+        the user. progress: called while caching, with the number of images read and the total. Raises
+        DataError if the dataset has only one image, is smaller than a batch, or cannot be read.
         """
         require_several(images)
         require_batch(images, settings.batch_size)
@@ -76,7 +75,9 @@ class ViewLoader:
         )
 
     def batches(self, first_epoch: int = 0, first_step: int = 0) -> Iterator[Batch]:
-        """Yield batches from a position to the end of the last epoch, each from (seed, epoch, index) alone.
+        """Yield batches from the given epoch and step to the end of the last epoch.
+
+        The views depend only on the seed, the epoch and the image's index.
 
         Raises DataError if images can no longer be read or more than 10 % of the dataset is unreadable, and
         RunError if a worker dies twice at the same batch.
@@ -86,7 +87,7 @@ class ViewLoader:
             yield batch
 
     def record_unreadable(self, unreadable: Mapping[str, str]) -> None:
-        """Record images that any rank could not read. Raises DataError above 10 % of the dataset."""
+        """Record images that a rank could not read. Raises DataError if they exceed 10 % of the dataset."""
         self.unreadable.update(unreadable)
         if len(self.unreadable) > MAX_UNREADABLE * len(self.images):
             raise DataError(
@@ -96,9 +97,10 @@ class ViewLoader:
 
 
 def default_workers(device: torch.device) -> int:
-    """Return the default number of workers: few on a CPU, where the network needs the cores; otherwise many.
+    """Return the default number of data workers for each process.
 
-    The cores are divided among the run's processes on this machine.
+    Each process has an equal share of the machine's cores. If the network trains on the CPU, it needs most of
+    them, so only a quarter go to workers; otherwise all but one do, up to 8.
     """
     cores = max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return max(1, cores // 4) if device.type == "cpu" else max(1, min(8, cores - 1))

@@ -1,6 +1,6 @@
-"""Which images each batch holds, decided by (seed, epoch) and, with several processes, by the rank.
+"""The order in which an epoch visits the images, which depends only on the seed and the epoch.
 
-A step's global batch does not depend on the number of processes; each takes an equal share of it.
+A step's global batch does not depend on the number of processes; each process loads an equal share of it.
 """
 
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ Position = tuple[int, int]
 
 
 class Order(Sampler[Key]):
-    """Keys of one rank's batches, from a position to the end of the last epoch.
+    """Yields the keys of one rank's batches, from epoch and step `start` to the end of the last epoch.
 
-    size: number of images in the dataset. rank, processes: this rank, and the number of ranks that share each
-    global batch equally. groups: as in `Images`; an epoch then visits only a few at a time.
+    size: number of images in the dataset. processes: number of ranks that share each global batch equally.
+    groups: see `Images.groups`.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Order(Sampler[Key]):
         self.steps = size // settings.batch_size
 
     def at(self, start: Position) -> "Order":
-        """Return the same order from another position; the step after the last one begins the next epoch."""
+        """Return this order from another epoch and step on; a step past the last one means the next epoch."""
         return Order(self.size, self.settings, start, self.rank, self.processes, self.groups)
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
@@ -63,12 +63,12 @@ _LANES, _OPEN = 16, 2
 
 
 def grouped_order(seed: int, epoch: int, groups: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
-    """Return an epoch's batches as indices (steps, B), visiting few groups at a time.
+    """Return an epoch's batches as indices (steps, B), visiting only a few groups at a time.
 
-    groups: index of each group's first image, then N: (G + 1,). Groups (shards, row groups) are shuffled and
-    dealt to up to 16 lanes. Each lane visits its groups two at a time, in random order within each pair. A
-    batch draws the same number of images from each lane, lane by lane, so that each of several ranks reads
-    the groups of its own lanes. Surplus images from long lanes fill up short ones.
+    groups: index of each group's first image, followed by N: (G + 1,). Groups (shards, row groups) are
+    shuffled and dealt to up to 16 lanes. Each lane visits its groups in pairs, shuffling the images within
+    each pair. A batch has the same number of images from each lane, in lane order, so that different ranks
+    read different groups. Surplus images from long lanes fill up the short ones.
     """
     count = len(groups) - 1
     lanes = max(n for n in range(1, min(_LANES, count, batch) + 1) if batch % n == 0)

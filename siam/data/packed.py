@@ -1,4 +1,4 @@
-"""A compact list for millions of file names."""
+"""A compact list of strings, for millions of file names."""
 
 import bisect
 import itertools
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class PackedStrings:
-    """An immutable list of strings, stored as one block of bytes and each string's offset in it.
+    """An immutable list of strings, stored as a single block of bytes and an array of offsets into it.
 
     A pyarrow.large_binary array needs the same space, but takes three times the memory to build, is six times
     slower to iterate over, and pickles the whole block with every slice of it.
@@ -36,7 +36,7 @@ class PackedStrings:
             yield self.block[first:last].decode("utf-8", "surrogateescape")
 
     def part(self, part: range) -> "PackedStrings":
-        """Return the strings in a range, without the rest of the block."""
+        """Return the strings in a range, copying only their part of the block."""
         if len(part) == len(self):
             return self
         copy = PackedStrings(())
@@ -45,6 +45,6 @@ class PackedStrings:
         return copy
 
     def below(self, folder: str) -> range:
-        """Return the range of names that begin with `folder`, which ends in "/"; the names must be sorted."""
+        """Return the index range of names that start with `folder` (ends in "/"). Names must be sorted."""
         after = folder[:-1] + "0"  # "0" follows "/", so this sorts after every name in the folder
         return range(bisect.bisect_left(self, folder), bisect.bisect_left(self, after))

@@ -1,4 +1,4 @@
-"""Expand one name to many files: shard patterns, and folders that hold nothing but shards."""
+"""Expand a shard pattern, or a folder that contains only shards, to a list of files."""
 
 import contextlib
 import glob
@@ -15,10 +15,11 @@ SHARDS = (".tar", ".parquet")
 
 @lru_cache(maxsize=8)
 def expand_shards(name: str) -> tuple[str, ...]:
-    """Expand `name` (a file, a pattern, or a folder of shards) to its shards or Parquet files.
+    """Expand `name` (a file, a pattern, or a folder of shards) to tar shards or Parquet files.
 
-    Patterns may use {000..099}, {a,b}, * and ?, in URLs too. Returns () for any other name. Cached because
-    several sources ask for the same name; `open_images` clears the cache first. Raises DataError.
+    Patterns may use {000..099}, {a,b}, * and ?, in URLs too. Returns () for any other name. Results are
+    cached because several sources expand the same name; `open_images` clears the cache first. Raises
+    DataError if the files are a mix of tars and Parquet, or if nothing is found at a URL.
     """
     remote = is_remote(name)
     found = [one for part in _braces(name) for one in _starred(part, remote)]
@@ -49,7 +50,7 @@ def _shards_in(folder: str) -> list[str]:
 
 
 def _braces(pattern: str) -> list[str]:
-    """Expand every {00..02} and {x,y}: a-{00..02}.tar becomes a-00.tar, a-01.tar and a-02.tar."""
+    """Expand each {00..02} or {x,y}: a-{00..02}.tar becomes a-00.tar, a-01.tar and a-02.tar."""
     match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
     if match is None or os.path.exists(pattern):
         return [pattern]

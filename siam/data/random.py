@@ -1,4 +1,4 @@
-"""Random numbers drawn from (seed, epoch, index), never from generator state.
+"""Random numbers computed from (seed, epoch, index), without generator state.
 
 An image's augmentation therefore does not depend on the number of workers, on its batch or machine, or on
 whether the run was interrupted, and there is no generator state to save.
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 GEOMETRY, COLOR, STEP = 0, 1, 2
-"""Independent streams of random numbers."""
+"""Numbers of independent random streams, for crops, colors and training steps."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -23,10 +23,10 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def counter_uniform(
     seed: int, epoch: int, index: NDArray[np.int64], stream: int, count: int
 ) -> NDArray[np.float64]:
-    """Draw `count` independent numbers from [0, 1) for each index: (B,) -> (B, count).
+    """Draw `count` independent uniform numbers in [0, 1) for each index: (B,) -> (B, count).
 
-    stream: what the draws are for (GEOMETRY, COLOR, STEP). Uses SplitMix64, which draws for all indices in
-    one vectorized pass; numpy's Philox would need a generator for each.
+    stream: GEOMETRY, COLOR or STEP. Uses SplitMix64, which can be vectorized over all indices; numpy's Philox
+    would need a separate generator for each.
     """
     with np.errstate(over="ignore"):
         key = np.zeros(len(index), dtype=np.uint64)
@@ -38,5 +38,5 @@ def counter_uniform(
 
 
 def permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
-    """Return the order (size,) in which an epoch visits `size` images."""
+    """Return a random permutation (size,) that depends only on the seed and the epoch."""
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(size)

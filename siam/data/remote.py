@@ -1,6 +1,7 @@
-"""Remote files through fsspec: reading, listing, and a size-limited disk cache.
+"""Read, list and cache remote files with fsspec.
 
-SIAM_CACHE sets the cache folder (default: ~/.cache/siam/fetched), SIAM_CACHE_SIZE its limit in GB (50).
+SIAM_CACHE sets the cache folder (default: ~/.cache/siam/fetched), and SIAM_CACHE_SIZE its size limit in GB
+(default: 50).
 """
 
 import contextlib
@@ -29,7 +30,7 @@ def is_remote(name: str) -> bool:
 
 
 def read(url: str) -> bytes:
-    """Return the contents of a small file. Raises DataError."""
+    """Return the contents of a small remote file, without caching it. Raises DataError."""
     file, path = _system(url)
     try:
         data: bytes = file.cat_file(path)
@@ -39,7 +40,10 @@ def read(url: str) -> bytes:
 
 
 def listed(url: str) -> list[str]:
-    """Return the sorted URLs that match a pattern (*, ?, []) or lie in a folder. Raises DataError."""
+    """Return the sorted URLs that match a pattern (*, ?, []), or the contents of a folder.
+
+    Raises DataError.
+    """
     system, path = _system(url)
     scheme = url.partition("://")[0]
     try:
@@ -52,7 +56,8 @@ def listed(url: str) -> list[str]:
 def fetch(url: str) -> Path:
     """Download a file into the cache unless it is already there, and return its path.
 
-    Processes share the cache; the least recently used files are evicted. Raises DataError after 4 failures.
+    Processes share the cache; when it is full, the least recently used files are removed. Raises DataError if
+    the file does not exist or 4 attempts fail.
     """
     folder = Path(os.environ.get("SIAM_CACHE", Path.home() / ".cache" / "siam" / "fetched"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +109,7 @@ def _make_room(folder: Path, keep: Path) -> None:
 
 
 def _system(url: str) -> tuple[Any, str]:
-    """Return the fsspec file system for a URL, and the path within it. Raises DataError."""
+    """Return the fsspec file system for a URL, and the URL's path within it. Raises DataError."""
     import fsspec
 
     scheme = url.partition("://")[0]

@@ -1,4 +1,4 @@
-"""`siam shard`: write an image dataset as WebDataset shards, tars sized for remote storage."""
+"""`siam shard`: write an image dataset as WebDataset shards (tar files) of a given size."""
 
 import io
 import json
@@ -20,7 +20,7 @@ from siam.errors import DataError, SettingsError
 from siam.system.files import write_atomically
 
 _FIRST_BYTES = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}
-"""The first bytes of a file, and the format they identify."""
+"""Leading bytes of a file -> file extension for that image format."""
 
 _Sample = tuple[str, bytes, int | None]
 """A sample's name in the shard, its encoded image, and its label."""
@@ -32,10 +32,12 @@ def shard(
     size: str = "512MB",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Copy the encoded images of `data`, unchanged and in order, to OUT/train-000000.tar, ...
+    """Copy the encoded images in `data`, unchanged and in order, to OUT/train-000000.tar and so on.
 
-    Each member keeps the image's name in the dataset; its class, if any, goes into a .cls member next to it.
-    Unreadable images are skipped, and array pixels are written as PNG. Returns a summary. Raises SiamError.
+    Each image keeps its name from the dataset; its class index, if any, goes into a .cls file with the same
+    stem. Unreadable images are skipped; images from arrays are encoded as PNG. progress: called with the
+    number of images written and the total. Returns the output folder and counts of images, unreadable images
+    and shards. Raises SiamError.
     """
     limit, folder = bytes_of(size), Path(out)
     if folder.exists() and any(folder.iterdir()):
@@ -61,7 +63,7 @@ def shard(
 def _write(
     images: Images, split: str, folder: Path, limit: int, progress: Callable[[int, int], None]
 ) -> tuple[list[dict[str, Any]], int]:
-    """Write the shards of one split. Returns their index entries and the number of skipped images."""
+    """Write one split as shards. Returns the shards' index entries and the number of images skipped."""
     entries: list[dict[str, Any]] = []
     skipped = size = 0
     pending: list[_Sample] = []
@@ -99,7 +101,7 @@ def _png(image: Tensor) -> bytes:
 
 
 def _member(path: str, number: int, data: bytes) -> str:
-    """Return the image's name in a shard, with no dot in the stem: a WebDataset key ends at the first dot."""
+    """Return the image's name in a shard, without dots in the stem: WebDataset keys end at the first dot."""
     folder, slash, base = path.rpartition("/")
     stem, _, ending = base.rpartition(".")
     if f".{ending.lower()}" not in IMAGE_SUFFIXES:

@@ -1,4 +1,4 @@
-"""Split a dataset into training and validation images by folder or file name."""
+"""Split a dataset into training and validation images by folder names or file names."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -10,13 +10,14 @@ from siam.data.patterns import IMAGE_SUFFIXES
 from siam.errors import DataError
 
 TRAIN, VAL = ("train",), ("val", "test", "valid", "validation")
-"""Folder and file names that mark training images, and those that mark validation images."""
+"""Folder or file names that mark training images; those that mark validation images."""
 
 
 def split_by_folder(name: str, names: PackedStrings, build: Callable[[range], Images]) -> ImageSets:
-    """Split at train/ and val/ if the sorted names have both, at the top level or in one common folder.
+    """Split the images into train/ and val/, if both exist at the top level or in a single top-level folder.
 
-    build: makes a dataset from a range of the names. Raises DataError if there are no names.
+    names: sorted image names. build: makes a dataset from a range of them. Raises DataError if there are no
+    names.
     """
     if not len(names):
         raise DataError(f"found no images in {name}: looked for {' '.join(IMAGE_SUFFIXES)}")
@@ -36,7 +37,7 @@ def split_by_folder(name: str, names: PackedStrings, build: Callable[[range], Im
 
 
 def _first_below(names: PackedStrings, above: str, folders: Iterable[str]) -> range:
-    """Return the range of images in the first of `folders` that has any."""
+    """Return the range of images in the first of `folders` that has images, or an empty range."""
     ranges = (names.below(f"{above}{folder}/") for folder in folders)
     return next((part for part in ranges if part), range(0))
 
@@ -50,7 +51,7 @@ def _ignored(names: PackedStrings, above: str, *parts: range) -> str:
 
 
 def split_by_name(files: list[str]) -> tuple[list[str], list[str]]:
-    """Split files into training and validation files, by their own or their folder's name.
+    """Split files into training and validation files, by file name or the name of the parent folder.
 
     For example, x-train-000012.tar and train/000012.tar are training files.
     """

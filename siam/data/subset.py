@@ -1,4 +1,4 @@
-"""Subsets of image datasets, and reproducible stratified splits of labeled ones."""
+"""Subsets of image datasets, and reproducible stratified splits."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from siam.errors import DataError
 
 
 class Subset:
-    """The images of a dataset at ascending indices (n,)."""
+    """A dataset's images at the given indices (n,), which must be ascending."""
 
     def __init__(self, images: Images, indices: NDArray[np.int64]) -> None:
         self.images, self.indices = images, indices
@@ -47,7 +47,7 @@ class Subset:
         return None if pixels is None else pixels[torch.from_numpy(self.indices)]
 
     def _reindexed(self, error: BrokenImage) -> BrokenImage:
-        """Translate `until` from an index in the whole dataset to one in this subset."""
+        """Convert `until` from an index into the whole dataset to an index into this subset."""
         until = None if error.until is None else int(np.searchsorted(self.indices, error.until))
         return BrokenImage(error.reason, until)
 
@@ -55,7 +55,7 @@ class Subset:
 def hold_out(images: Images, fraction: float, seed: int = 0) -> tuple[Subset, Subset]:
     """Split off a random fraction, stratified by class if there are labels. Returns (rest, held out).
 
-    Holds out at least one image; no class loses its last one.
+    At least one image is held out, and at least one image of each class is kept.
     """
     order = permutation(seed, 0, len(images))
     labels = np.zeros(len(images), dtype=np.int64) if images.labels is None else images.labels
@@ -70,10 +70,10 @@ def hold_out(images: Images, fraction: float, seed: int = 0) -> tuple[Subset, Su
 
 
 def labeled_subset(images: Images, fraction: float, seed: int = 0) -> Subset:
-    """Return the same fraction of every class, at least one image each, as in semi-supervised evaluation.
+    """Draw the same fraction of images from every class, for semi-supervised evaluation.
 
-    With the same seed, a smaller fraction is a subset of a larger one. Raises DataError if there are no
-    labels or the fraction is outside (0, 1].
+    Each class keeps at least one image. With the same seed, the subset for a smaller fraction is contained in
+    that for a larger one. Raises DataError if there are no labels or the fraction is outside (0, 1].
     """
     if images.labels is None:
         raise DataError(f"{images.name} has no labels: put its images into one folder per class")

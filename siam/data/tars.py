@@ -1,4 +1,4 @@
-"""Images in a tar: finding their offsets and reading their bytes."""
+"""Find images in a tar file, and read them in place."""
 
 import contextlib
 import tarfile
@@ -16,10 +16,10 @@ from siam.errors import DataError
 
 
 def tar_members(file: Path) -> tuple[PackedStrings, NDArray[np.int64], str]:
-    """Return the sorted image names in a tar, their offsets and sizes (N, 2), and a complaint.
+    """Return the sorted names of the images in a tar, their byte offsets and sizes (N, 2), and a warning.
 
-    A damaged tar loses only the images after the damage; the complaint reports it, and is "" for an intact
-    tar. Raises DataError if the file is not a tar.
+    If the tar is damaged, the images before the damage are returned and the warning says so; otherwise, the
+    warning is "". Raises DataError if the file is not a tar.
     """
     rows: dict[str, int] = {}  # if two members share a name, the later one wins, as when unpacking
     spans = array("q")
@@ -58,9 +58,9 @@ def _is_image(member: tarfile.TarInfo, name: str) -> bool:
 
 
 def read_member(file: Path, span: NDArray[np.int64], until: int | None = None) -> bytes:
-    """Read the bytes at span = (offset, size). Raises BrokenImage.
+    """Read an image from a tar; `span` is its byte offset and size. Raises BrokenImage.
 
-    until: in a dataset of several tars, the index of the first image after this tar.
+    until: index of the first image in the next tar, if the dataset has several.
     """
     offset, size = span.tolist()
     try:

@@ -1,4 +1,4 @@
-"""Unreadable images: recording them, and replacing them with readable ones."""
+"""Record unreadable images, and replace them with readable ones."""
 
 import itertools
 from collections.abc import Callable
@@ -9,20 +9,20 @@ from siam.data.decode import BrokenImage
 T = TypeVar("T")
 
 _ATTEMPTS = 100
-"""Maximum number of images to try before giving up."""
+"""Number of images in a row to try before giving up."""
 
 
 class Unreadable(dict[str, str]):
     """Images that could not be read: path -> reason."""
 
     def first_few(self) -> str:
-        """Describe up to 5 images with their reasons, and count the rest."""
+        """List up to 5 images with their reasons, and say how many more there are."""
         named = [f"{path} ({reason})" for path, reason in itertools.islice(self.items(), 5)]
         return ", ".join(named) + (f" and {len(self) - 5} more" if len(self) > 5 else "")
 
 
 class HasPaths(Protocol):
-    """A sequence whose items have paths."""
+    """A dataset that has a path for each item."""
 
     def __len__(self) -> int: ...
 
@@ -32,7 +32,7 @@ class HasPaths(Protocol):
 def read_or_replace(
     images: HasPaths, index: int, unreadable: Unreadable, read: Callable[[int], T]
 ) -> tuple[T, int]:
-    """Return (`read(i)`, i) for the first readable image i, starting at `index`.
+    """Return `read(i)` and i, for the first readable image i from `index` on, wrapping around at the end.
 
     Unreadable images are added to `unreadable`. Raises BrokenImage after 100 of them in a row.
     """

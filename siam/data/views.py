@@ -1,6 +1,6 @@
-"""View datasets: ours, which decodes an image once for all its crops, and the published pipeline.
+"""Datasets of views: a fast one, which decodes an image once for all its crops, and the published pipeline.
 
-Both run in the data workers. dataset[epoch, step, indices] returns a `Sample` that carries its position.
+Both run in the data workers. dataset[epoch, step, indices] returns the `Sample` for that step.
 """
 
 from collections.abc import Callable
@@ -23,21 +23,21 @@ from siam.settings.pretraining import Settings, ViewSettings
 
 
 class Sample(NamedTuple):
-    """One step's images as a worker returns them."""
+    """One training step's views, as returned by a worker."""
 
     epoch: int
     step: int
     indices: NDArray[np.int64]
-    """Indices of the images used (B,): each unreadable image is replaced by the next readable one."""
+    """Indices of the images used (B,); unreadable images are replaced with the next readable ones."""
     views: Tensor
     """uint8 crops (B, V, 3, S, S), or normalized floats from the reference pipeline."""
     unreadable: Unreadable
     failure: str = ""
-    """Why no image could be read; a string because an exception would arrive with its traceback."""
+    """Reason, if no image could be read, else "". Not an exception: that would arrive with its traceback."""
 
 
 class ViewBatches(Dataset[Any]):
-    """Batches of uint8 crops; color augmentation is left to the device."""
+    """Makes batches of uint8 crops; color augmentation follows on the device."""
 
     def __init__(self, images: Images, views: ViewSettings, count: int, seed: int) -> None:
         """count: number of views per image, V."""
@@ -57,13 +57,13 @@ class ViewBatches(Dataset[Any]):
         return _sample(self.images, key, out, cut)
 
     def _crops(self, epoch: int, indices: NDArray[np.int64]) -> Crops:
-        """Draw crops for images (B,)."""
+        """Draw crops for the images at `indices` (B,)."""
         return draw_crops(self.seed, epoch, indices, self.views, self.count)
 
     def _decoded(self, i: int, crops: Crops) -> Tensor:
-        """Return image i, uint8 (3, H, W), decoded at the smallest scale that its crops allow.
+        """Decode image i to uint8 (3, H, W), at the smallest scale that its crops allow.
 
-        Boxes scale with the image: at half the size, they are half as large.
+        The crop boxes are relative to the image size, so they shrink with the image.
         """
         data = self.images.encoded(i)
         if data is None:
@@ -74,7 +74,7 @@ class ViewBatches(Dataset[Any]):
 
 
 class ReferenceBatches(Dataset[Any]):
-    """Batches of complete views from the published pipeline, float and normalized."""
+    """Makes batches of fully augmented views with the published pipeline, as normalized floats."""
 
     def __init__(self, images: Images, views: ViewSettings, count: int, seed: int) -> None:
         """count: number of views per image, V."""
@@ -99,13 +99,13 @@ class ReferenceBatches(Dataset[Any]):
 
 
 def view_batches(images: Images, settings: Settings, count: int) -> ViewBatches | ReferenceBatches:
-    """Build the dataset for the pipeline in the settings, with `count` views per image."""
+    """Build the dataset for the pipeline chosen in the settings, with `count` views per image."""
     dataset = ReferenceBatches if settings.views.pipeline == "reference" else ViewBatches
     return dataset(images, settings.views, count, settings.seed)
 
 
 def _sample(images: Images, key: Key, out: Tensor, write: Callable[[int, Tensor], None]) -> Sample:
-    """Fill `out` with `write(i, out[slot])` for each image, replacing images that cannot be read."""
+    """Call `write(i, out[slot])` for each image i of the batch, replacing images that cannot be read."""
     epoch, step, indices = key
     used, unreadable = indices.copy(), Unreadable()
     try:
@@ -117,7 +117,7 @@ def _sample(images: Images, key: Key, out: Tensor, write: Callable[[int, Tensor]
 
 
 def draw_crops(seed: int, epoch: int, indices: NDArray[np.int64], views: ViewSettings, count: int) -> Crops:
-    """Draw `count` crops for each image in `indices` (B,), whatever its size."""
+    """Draw `count` crops for each of the images at `indices` (B,); image sizes are not needed yet."""
     u = counter_uniform(seed, epoch, indices, GEOMETRY, draws_needed(count))
     return Crops(u, count, views.scale, flip_p=views.flip_p)
 
@@ -131,7 +131,7 @@ def cut_crops(image: Tensor, boxes: NDArray[np.int64], out: Tensor) -> None:
 
 
 def reference_transform(views: ViewSettings) -> Any:
-    """Build SimSiam's released augmentation with these settings, one torchvision transform per step."""
+    """Build SimSiam's released augmentation from torchvision transforms, with these settings."""
     from torchvision import transforms as T
 
     kernel = 2 * int(4 * views.blur_sigma[1]) + 1

@@ -1,4 +1,4 @@
-"""Data workers: starting them, fetching batches from them, and stopping them with the main process."""
+"""Data workers: processes that prepare batches and exit with the main process."""
 
 import multiprocessing
 import os
@@ -23,9 +23,9 @@ def batches_of(
 ) -> Iterator[Any]:
     """Return an iterator over `dataset[key]` for each of `keys`, in order. The workers start immediately.
 
-    workers: number of processes; with 0, batches are made in this process. prefetch: batches that each worker
-    prepares in advance. pinned: copy batches to page-locked memory, from which a GPU can fetch them. begin:
-    called first in each worker, with the worker's number.
+    workers: number of processes; 0: batches are made in this process. prefetch: number of batches that each
+    worker prepares in advance. pinned: put batches in page-locked memory, for asynchronous copies to a GPU.
+    begin: called when a worker starts, with the worker's number.
     """
     method = _start_method(dataset) if workers else None
     loader: DataLoader[Any] = DataLoader(
@@ -44,7 +44,7 @@ def batches_of(
 
 
 def _start_method(dataset: Dataset[Any]) -> str:
-    """Start the fork server and return "forkserver", or "spawn" where there is none, as on Windows."""
+    """Start the fork server and return "forkserver"; return "spawn" on systems without one (Windows)."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return "spawn"
     _start_server(type(dataset).__module__)
@@ -52,12 +52,12 @@ def _start_method(dataset: Dataset[Any]) -> str:
 
 
 def _start_server(module: str) -> None:
-    """Start the server from which workers are forked, with `module` preloaded; a no-op if it is running.
+    """Start the fork server with `module` preloaded; a no-op if the server is already running.
 
-    Workers then start quickly and share the memory of the preloaded modules, above all torch. They inherit
-    nothing from this process, whose threads would not survive a fork.
+    Workers forked from the server start quickly and share the memory of the preloaded modules, above all
+    torch. Forking this process instead would not be safe, because it has threads.
 
-    module: the module that defines the dataset, and so imports everything the workers need.
+    module: name of the module that defines the dataset, which imports everything the workers need.
     """
     from multiprocessing import forkserver
 

@@ -1,1 +1,1 @@
-"""Distributed training: launching processes, connecting them, and communicating between them."""
+"""Distributed training: launch and connect processes, and exchange data between them."""

@@ -1,4 +1,7 @@
-"""Agreement between a run's processes on results, errors, means and flags; no-ops in a single process."""
+"""Share results, errors, means and flags among a run's processes.
+
+With a single process, nothing is exchanged.
+"""
 
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -14,7 +17,7 @@ T = TypeVar("T")
 
 
 def on_rank_zero(make: Callable[[], T]) -> T:
-    """Call `make` on rank 0; return its result, or raise its SiamError, in every process."""
+    """Call `make` on rank 0 only. Every process returns its result or raises its SiamError."""
     if world_size() == 1:
         return make()
     made: list[Any] = [None]
@@ -31,13 +34,13 @@ def on_rank_zero(make: Callable[[], T]) -> T:
 
 
 def raise_everywhere(error: SiamError) -> NoReturn:
-    """Raise an error that every process raises at this point, marked so that only rank 0 prints it."""
+    """Raise an error that all processes raise together, marked so that only rank 0 prints it."""
     error.on_all_ranks = True
     raise error
 
 
 def all_gather_object(value: T) -> list[T]:
-    """Pickle and exchange one value per process; return them in rank order."""
+    """Return the `value` of every process, in rank order. Values are pickled."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -61,7 +64,7 @@ def all_reduce_mean_(tensors: list[Tensor]) -> None:
 
 
 def gather_uneven(x: Tensor) -> Tensor:
-    """Concatenate rows from all processes, whose counts may differ: (n, ...) -> (N, ...), on the CPU."""
+    """Concatenate CPU tensors from all processes: (n, ...) -> (N, ...); n may differ between processes."""
     if world_size() == 1:
         return x
     counts = all_gather_object(len(x))
@@ -73,11 +76,11 @@ def gather_uneven(x: Tensor) -> Tensor:
 
 
 class AnyRankFlag:
-    """Flags that any process may raise and all processes see at the same step.
+    """Flags that any process may raise and that all processes see at the same step.
 
     Non-blocking: each call returns the flags raised in the previous call, so that no process waits for the
-    network. (In a single process, a call returns its own flags at once.) A flag counts as seen once a call
-    returns it; raising it again in that same call has no effect.
+    network. (With a single process, each call returns its own flags.) If a call returns a flag, raising the
+    flag again in that call has no effect.
     """
 
     def __init__(self) -> None:
@@ -95,7 +98,7 @@ class AnyRankFlag:
         return seen
 
     def close(self) -> None:
-        """Wait for the last exchange to finish."""
+        """Wait for the exchange started by the last call."""
         self._wait(0)
 
     def _wait(self, count: int) -> tuple[bool, ...]:

@@ -1,8 +1,8 @@
 """Batch norm over the global batch: "BN is synchronized across devices" (SimSiam, Sec. 3).
 
-torch's SyncBatchNorm runs only on GPUs. SyncedBatchNorm does the same on CPUs, with one exchange in forward
-(each channel's mean and variance) and one in backward. Batch sizes may differ between processes, as they do
-in detectors, where images vary in size and in number of boxes.
+torch's SyncBatchNorm runs only on GPUs. SyncedBatchNorm does the same on CPUs, with one exchange in the
+forward pass (each channel's mean and variance) and one in the backward pass. Batch sizes may differ between
+processes, as they do in detectors, where the image size and the number of boxes vary.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ def synchronize_batch_norm(network: nn.Module, device: torch.device) -> nn.Modul
 
 
 class SyncedBatchNorm(_BatchNorm):
-    """Synchronized version of the BN layer `norm`, with its parameters, buffers and any activation."""
+    """Synchronized version of the BN layer `norm`; keeps its parameters and buffers, and any activation."""
 
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
@@ -41,7 +41,7 @@ class SyncedBatchNorm(_BatchNorm):
         self.after = nn.Sequential(*(getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)))
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Accept inputs with any number of dimensions after the channels."""
+        """Accept any number of dimensions after the channels."""
 
     def forward(self, input: Tensor) -> Tensor:
         together = self.training and world_size() > 1
@@ -51,10 +51,9 @@ class SyncedBatchNorm(_BatchNorm):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _normalize(self, x: Tensor) -> Tensor:
-        """Normalize with global statistics.
+        """Normalize with the mean and variance of the global batch.
 
-        Not compiled, because Inductor (torch 2.14) also sums the weight and bias gradients over the
-        processes.
+        Not compiled: Inductor (torch 2.14) would also sum the weight and bias gradients over the processes.
         """
         mean, var, n = _global_statistics(x.detach())
         if self.num_batches_tracked is not None:
@@ -86,7 +85,7 @@ def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _ThroughStatistics(torch.autograd.Function):
-    """Identity on x, weight and bias; its backward adds the gradient of x through the mean and variance.
+    """Identity on x, weight and bias; backward adds the part of x's gradient due to the mean and variance.
 
     The batch norm that follows treats the mean and variance as constants. Its bias and weight gradients are
     then the sums of dy and of dy times the normalized x; summed over all processes, these two yield the

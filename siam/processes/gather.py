@@ -1,8 +1,8 @@
-"""Differentiable exchange of rows between a run's processes; no-ops in a single process.
+"""Gather batch rows from all processes, with gradients; a no-op with a single process.
 
 Each process holds an equal share of the global batch, in rank order: rank r of W has rows r B/W to
 (r + 1) B/W. DistributedDataParallel then averages gradients over the processes, so a loss that is a mean over
-a process's own rows is, on average, the mean over the global batch.
+each process's own rows yields the gradient of the mean over the global batch.
 """
 
 from typing import Any
@@ -13,12 +13,12 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """Return the number of processes that train together; 1 in a single process."""
+    """Return the number of processes in the run, W; 1 if it is not distributed."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Return this process's rank, from 0 to W - 1; 0 in a single process."""
+    """Return this process's rank, from 0 to W - 1; 0 if the run is not distributed."""
     return dist.get_rank() if world_size() > 1 else 0
 
 

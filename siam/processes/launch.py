@@ -1,7 +1,7 @@
 """Launch several processes on one machine without torchrun.
 
-torchrun's own `elastic_launch` is not used: on SIGTERM it discards its workers' results, and workers that
-have saved and returned wait for it until it kills them.
+torchrun's `elastic_launch` is unsuitable: on SIGTERM, it discards its workers' results, and workers that have
+saved and returned wait for it until it kills them.
 """
 
 import multiprocessing
@@ -28,10 +28,11 @@ _LAUNCHER = "SIAM_LAUNCHED_BY"  # id of the process that called `launch`
 
 
 def how_many(devices: int, device: str, batch_size: int, micro_batches: int = 1) -> int:
-    """Return how many processes to start here: `devices`, or as many GPUs as can split the batch evenly.
+    """Return the number of processes to start on this machine.
 
-    devices: 0 means automatic. micro_batches: number per process and step (`grad_accum`), also of equal size.
-    Raises SettingsError if the batch cannot be split evenly or the devices are not available.
+    devices: that number, or 0 for as many GPUs as divide the batch evenly. micro_batches: how many each
+    process runs per step (`grad_accum`); these must be of equal size, too. Raises SettingsError if the batch
+    cannot be split evenly or the devices are not available.
     """
     if devices == 0:
         gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
@@ -49,7 +50,7 @@ def how_many(devices: int, device: str, batch_size: int, micro_batches: int = 1)
 
 
 def require_equal_shares(batch_size: int, processes: int, micro_batches: int = 1) -> None:
-    """Raise SettingsError unless every micro-batch of every process has the same size, at least 2 images."""
+    """Raise SettingsError unless the batch splits into equal micro-batches of at least 2 images each."""
     if not _is_shared_equally(batch_size, processes * micro_batches):
         each = "process" if micro_batches == 1 else f"of the {micro_batches} micro-batches per process"
         raise SettingsError(
@@ -65,8 +66,8 @@ def _is_shared_equally(batch_size: int, among: int) -> bool:
 def launch(processes: int, work: Callable[..., T], *arguments: Any) -> T:
     """Run work(*arguments) in several processes on this machine and return rank 0's result.
 
-    The result must not contain tensors. SIGTERM and SIGINT are forwarded to the processes. Raises the
-    SiamError that one of them raised, or RunError with the signal or exit status if one died.
+    The result must not contain tensors. SIGTERM and SIGINT are forwarded to the processes. If a process dies,
+    raises RunError with its signal or exit status; if one raises a SiamError, raises the same error.
     """
     context = multiprocessing.get_context("spawn")
     # This process keeps a server on a free port; the members are its clients, as under torchrun.
@@ -104,7 +105,7 @@ def launch(processes: int, work: Callable[..., T], *arguments: Any) -> T:
 def _member(
     environment: dict[str, Any], sender: Connection, work: Callable[..., Any], arguments: Any
 ) -> None:
-    """Run work(*arguments) as one of the processes of `launch`, and send back its result or SiamError."""
+    """Run work(*arguments) in a process started by `launch`, and send back the result or SiamError."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which forwards it once
     os.environ.update({name: str(value) for name, value in environment.items()})
@@ -118,9 +119,10 @@ def _member(
 
 
 def _collect(members: list[BaseProcess], receivers: list[Connection]) -> tuple[dict[int, Any], list[int]]:
-    """Wait for all processes to exit. Returns their answers by rank, and the ranks that died without one.
+    """Wait for all processes to exit.
 
-    After the first death, the others have 20 s to exit before they are killed.
+    Returns results (or errors) by rank, and the ranks that died without reporting. Once a process has died,
+    the others have 20 s to exit before they are killed.
     """
     answers: dict[int, Any] = {}
     lost: list[int] = []
@@ -146,7 +148,7 @@ def _collect(members: list[BaseProcess], receivers: list[Connection]) -> tuple[d
 
 @contextmanager
 def _forwarding_signals(members: list[BaseProcess]) -> Iterator[None]:
-    """Forward SIGTERM and SIGINT to the members, if in the main thread: Python handles signals only there."""
+    """Forward SIGTERM and SIGINT to the processes; a no-op outside the main thread, as Python requires."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -165,5 +167,5 @@ def _forwarding_signals(members: list[BaseProcess]) -> Iterator[None]:
 
 
 def orphaned() -> bool:
-    """Return True if `launch` started this process and the launcher has since exited."""
+    """Return True if this process was started by `launch` in a process that has since exited."""
     return _LAUNCHER in os.environ and int(os.environ[_LAUNCHER]) != os.getppid()

@@ -20,24 +20,24 @@ from siam.errors import RunError, SiamError, first_line
 
 
 class ProcessLostError(RunError):
-    """The run's other processes no longer respond."""
+    """The other processes in the run no longer respond."""
 
     exit_status = 75  # EX_TEMPFAIL: the run can be resumed
 
 
 def is_distributed() -> bool:
-    """Return True if torchrun or `launch` started this process as one of several."""
+    """Return True if this process is one of several started by torchrun or `launch`."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def was_restarted() -> bool:
-    """Return True if torchrun or SLURM restarted this process, in which case there may be a run to resume."""
+    """Return True if torchrun or SLURM restarted this process, so that there may be a run to resume."""
     counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
     return any(int(os.environ.get(name) or 0) for name in counts)
 
 
 def local_device(name: str) -> str:
-    """Assign each process on a machine its own GPU: auto and cuda become cuda:LOCAL_RANK."""
+    """Return this process's own device: in a distributed run, auto and cuda become cuda:LOCAL_RANK."""
     if is_distributed() and name in ("auto", "cuda") and torch.cuda.is_available():
         return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     return name
@@ -45,10 +45,10 @@ def local_device(name: str) -> str:
 
 @contextmanager
 def process_group(device: str, seconds: float) -> Iterator[None]:
-    """Connect the processes of a run; a no-op in a single process.
+    """Connect the processes of a run during the block; a no-op with a single process.
 
-    seconds: how long to wait for a process that does not respond. Raises ProcessLostError if the others are
-    gone.
+    seconds: how long to wait for processes that do not respond. Raises ProcessLostError when the time is up
+    or a connection is lost.
     """
     if not is_distributed():
         yield
@@ -74,7 +74,7 @@ def process_group(device: str, seconds: float) -> Iterator[None]:
 
 
 def _agree_on_prefix(store: Store, rank: int, processes: int, timeout: timedelta) -> str:
-    """Agree on a prefix for the keys in `store` that is unique to this start of the processes.
+    """Agree with the other processes on a prefix for keys in `store` that is unique to this start.
 
     torchrun keeps one store across all restarts, so a restarted process may read addresses that killed
     processes left there (pytorch#135712), and restart counts differ between machines. So each process asks

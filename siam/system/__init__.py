@@ -1,1 +1,1 @@
-"""The machine: devices, memory, processes and files."""
+"""Devices, memory, process start-up and files."""

@@ -1,4 +1,4 @@
-"""Device selection, precision, and process-wide performance options."""
+"""Select the device and precision, and set process-wide performance options."""
 
 import torch
 
@@ -9,8 +9,7 @@ from siam.system.malloc import keep_freed_memory
 def find_device(name: str) -> torch.device:
     """Return the device called `name`; `auto` selects the first GPU, or the CPU if there is none.
 
-    Unlike `tune_process`, this changes no global options. Raises SettingsError if the device is not
-    available.
+    Global options are unchanged (see `tune_process`). Raises SettingsError if the device is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -27,8 +26,8 @@ def find_device(name: str) -> torch.device:
 def tune_process(device: torch.device) -> None:
     """Set process-wide performance options: TF32 and cuDNN autotuning on GPUs, memory reuse on CPUs.
 
-    For trainers and verbs, which own their process. `siam.load` and `siam.embed` run in the user's process
-    and leave its options unchanged.
+    Only trainers and command-line verbs call this. `siam.load` and `siam.embed` run in the user's process,
+    whose options should not change.
     """
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -39,7 +38,7 @@ def tune_process(device: torch.device) -> None:
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Return True if `precision` means bf16; `auto` does on devices that support it natively."""
+    """Return whether to compute in bf16; `auto` selects it on devices with native support."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":

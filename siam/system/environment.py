@@ -8,7 +8,7 @@ from typing import Any
 
 
 def environment() -> dict[str, Any]:
-    """Return the date, the machine (processor, cores, instruction set, GPU) and the library versions."""
+    """Return the date, the machine (processor, cores, instruction set, GPU) and library versions."""
     import torch
     import torchvision
 

@@ -1,4 +1,4 @@
-"""Atomic writes, and run-folder locks."""
+"""Write files atomically, and lock run folders."""
 
 import contextlib
 import os
@@ -15,10 +15,10 @@ from siam.errors import RunError
 def write_atomically(
     path: Path, write: Callable[[BinaryIO], Any], then: Callable[[], None] = lambda: None
 ) -> None:
-    """Write a temporary file, flush it to disk and rename it; a crash leaves either the old file or the new.
+    """Write a file so that a crash leaves either the old contents or the new ones, never a mixture.
 
-    then: called before the rename. If writing fails, as on a full disk, the temporary file is removed. Raises
-    OSError.
+    Writes a temporary file, flushes it to disk, calls `then`, and renames the file to `path`. If writing
+    fails (say, the disk is full), removes the temporary file and raises OSError.
     """
     temporary = path.with_name(path.name + ".writing")
     try:
@@ -36,7 +36,7 @@ def write_atomically(
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, as fsync does a file's bytes; a no-op on Windows, which cannot."""
+    """Flush a folder's entries to disk, so that renames survive a crash; a no-op on Windows."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -48,7 +48,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock the run folder for this process; the system releases the lock when the process exits or is killed.
+    """Hold the run folder's lock during the block; it is also released if the process is killed.
 
     Raises RunError if another process holds the lock or the folder is not writable.
     """
@@ -69,6 +69,6 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def in_turn(folder: Path) -> Iterator[None]:
-    """Lock a run folder briefly to update one of its files, waiting while another process does so."""
+    """Hold a short-term lock to update a file in the run folder, waiting for any process that holds it."""
     with FileLock(folder / ".turn"):
         yield

@@ -8,11 +8,11 @@ from types import ModuleType
 
 @contextmanager
 def without_main_reimport() -> Iterator[None]:
-    """Keep processes started in this block from importing the user's main module.
+    """Prevent processes started in this block from importing the user's main module.
 
-    A new Python process imports the main module in case it receives objects defined there, which never
-    happens here. A notebook has no main module to import, and a script without an `if __name__ == "__main__"`
-    guard would start training again in every worker.
+    By default, they import it in case they receive objects defined there, which never happens here. A
+    notebook has no main module to import, and a script without an `if __name__ == "__main__"` guard would
+    start training again in every worker.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")

@@ -1,4 +1,4 @@
-"""Make glibc reuse freed memory instead of returning it to the system."""
+"""Make glibc reuse freed memory instead of returning it to the operating system."""
 
 import ctypes
 import sys
@@ -12,8 +12,8 @@ def keep_freed_memory() -> None:
     """Make glibc keep freed memory for the next allocation, process-wide and permanently.
 
     Each training step allocates and frees the same hundreds of megabytes, and each photograph a few. By
-    default glibc immediately returns this memory to the system and gets it back page by page, zeroed, which
-    costs up to a fifth of a step on a CPU. A no-op with other allocators, which have no such setting.
+    default, glibc immediately returns this memory to the operating system and gets it back page by page,
+    zeroed, which costs up to a fifth of a step on a CPU. A no-op if the C library is not glibc.
     """
     if not sys.platform.startswith("linux"):
         return

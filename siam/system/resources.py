@@ -13,7 +13,7 @@ def available_cores() -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return a device's free memory in bytes, or 4 GiB if the system does not report it."""
+    """Return a device's free memory in bytes; 4 GiB if it is unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ()):  # Linux

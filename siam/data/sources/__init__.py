@@ -1,11 +1,11 @@
-"""Image sources, one file each. To add a source, add a file here; nothing else has to change.
+"""Image sources, one file each. To add a source, just add a file here.
 
 A source is a module with
-    LOOKS_LIKE                a short description, for the error when no source recognizes a name
-    ORDER                     its place in the order in which sources are tried
+    LOOKS_LIKE                a short description, shown in the error if no source recognizes a name
+    ORDER                     a number; sources are tried in ascending order
     recognizes(name) -> bool  True if the name belongs to this source; must be cheap
     open(name) -> ImageSets   list the images; raises DataError
-A source with fixed names instead of files also has NAMES, which the error suggests.
+A source of named datasets also has NAMES, which the error suggests.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _COMPRESSED = (".xz", ".gz", ".bz2", ".zst", ".tgz", ".zip")
 
 
 def open_images(data: str | Path | None) -> ImageSets:
-    """Open the images called `data` (None: the demo dataset) with the first source that recognizes the name.
+    """Open `data` (None: the demo dataset) with the first source that recognizes the name.
 
     Raises DataError if `data` does not exist, holds no images, or cannot be read.
     """

@@ -1,4 +1,7 @@
-"""Equally sized images in a .npy, or in a .npz as `images`, with optional labels and validation images."""
+"""Images of equal size in a .npy or .npz file.
+
+A .npz holds `images` and, optionally, `labels`, `val_images` and `val_labels`.
+"""
 
 import os
 from collections.abc import Iterable
@@ -45,7 +48,7 @@ def open(name: str) -> ImageSets:
 
 
 class ArrayImages:
-    """Equally sized images in an array, uint8 (N, H, W, 3)."""
+    """Images of equal size in a uint8 array (N, H, W, 3)."""
 
     groups: NDArray[np.int64] | None = None
 
@@ -58,7 +61,7 @@ class ArrayImages:
         split: str = "",
         file: Path | None = None,
     ) -> None:
-        """split: folder to prepend to the names. file: the .npy file that `images` maps."""
+        """split: folder name to prepend to the image names. file: .npy file from which `images` is mapped."""
         self.name, self.images, self.labels, self.classes = name, images, labels, tuple(classes)
         self.file = file
         self.prefix = f"{split}/" if split else ""
@@ -84,7 +87,7 @@ class ArrayImages:
         return torch.from_numpy(self.images).permute(0, 3, 1, 2)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Omit pixels that come from a file: each worker maps the file itself."""
+        """Omit pixels that are mapped from a file: each worker maps the file itself."""
         return {k: v for k, v in self.__dict__.items() if k != "images" or self.file is None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -94,12 +97,12 @@ class ArrayImages:
 
 
 def _map(path: Path) -> NDArray[Any]:
-    """Memory-map a .npy array, copy-on-write because torch has no read-only tensors."""
+    """Memory-map a .npy array in copy-on-write mode, because torch has no read-only tensors."""
     return np.lib.format.open_memmap(path, mode="c")
 
 
 def _rgb(images: NDArray[Any]) -> NDArray[Any]:
-    """Expand gray images (N, H, W) to three equal channels without copying; writable, as torch requires."""
+    """Expand gray images (N, H, W) to three equal channels: a writable view, as torch requires."""
     if images.ndim != 3:
         return images
     return np.lib.stride_tricks.as_strided(images, (*images.shape, 3), (*images.strides, 0))

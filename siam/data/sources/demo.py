@@ -4,8 +4,8 @@ A short run learns the easiest cue, so two crops of an image must share its kind
 image is therefore light on dark in a single hue. The hue is random and dominates the pixels, so raw pixels
 separate the kinds badly, and the demo's views mostly remove it: both views of an image keep it only 1 time in
 100. Lightness, contrast and saturation are the same in all images, so there is nothing to learn from them.
-Only the kind is left in common. It appears anywhere, at any angle, in many sizes, under noise. Half of the
-kinds fill the image, so that every crop shows the kind.
+Only the kind is left for two views to share. Shapes appear anywhere, at any angle, in many sizes, with noise.
+Half of the kinds are patterns that fill the image, so that every crop shows the kind.
 """
 
 import os
@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 SIDE = 16
 _COUNTS = {"train": 5000, "test": 1000}
 _LUMA = (0.42, 0.58)
-"""Lightness of the background and of the shape, in [0, 1]."""
+"""Lightness of the background, then of the shape, in [0, 1]."""
 _CHROMA = 0.2
 """Distance from gray in the YIQ chroma plane; anything larger would leave the RGB cube."""
 
@@ -100,7 +100,10 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
     "dots": _dots,
     "rings": _rings,
 }
-"""Signed distance to each shape's outline, negative inside; a single shape spans about [-1, 1]."""
+"""Kind -> function that returns the signed distance to its outline, negative inside, at (u, v).
+
+A single shape spans about [-1, 1] in u and v.
+"""
 
 
 def demo_images(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
@@ -131,7 +134,7 @@ def _draw(rng: np.random.Generator, distance: Callable[[Array, Array], Array], n
 
 
 def _colors(luma: float, hue: Array) -> Array:
-    """Return RGB colors (n, 3) of equal lightness; `hue` (n,) holds their angles in the chroma plane."""
+    """Return RGB colors (n, 3) with lightness `luma`; `hue` (n,): angles in the chroma plane, in radians."""
     yiq = np.stack([np.full_like(hue, luma), _CHROMA * np.cos(hue), _CHROMA * np.sin(hue)], axis=1)
     colors: Array = yiq @ RGB_TO_YIQ.inverse().T.numpy()
     return colors

@@ -1,4 +1,4 @@
-"""A folder of image files, at any depth; split at train/ and val/ if it has them."""
+"""A folder of image files, at any depth, split into train/ and val/ if it has both."""
 
 import os
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def open(name: str) -> ImageSets:
 
 
 class FolderImages(Encoded):
-    """Image files below a folder; labeled if every image is in a class folder."""
+    """Image files in a folder and its subfolders; labeled if every image is in a class folder."""
 
     def __init__(self, name: str, root: Path, names: PackedStrings) -> None:
         self.name, self.root, self.names = name, root, names
@@ -41,7 +41,7 @@ class FolderImages(Encoded):
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Yield the names of all image files below `root`, sorted, skipping hidden files and links to folders."""
+    """Yield the sorted names of all image files under `root`, except hidden files and linked folders."""
     waiting = [""]  # a name that ends in "/" is a folder, so it sorts like the files in it
     try:
         while waiting:

@@ -1,4 +1,4 @@
-"""A text file of image paths, one per line, relative to the file; a tab and a label may follow each path."""
+"""A text file with one image path per line, relative to the file; a tab and a label may follow."""
 
 import os
 from array import array

@@ -1,7 +1,7 @@
-"""Images in Parquet: a column of encoded bytes, or of {bytes, path} as written by Hugging Face datasets.
+"""Images in a Parquet column: encoded bytes, or {bytes, path} structs as written by Hugging Face datasets.
 
-Row groups are read whole, so an epoch visits few of them at a time (see `grouped_order`), and each worker
-keeps the last ones it read.
+Row groups are read whole, so an epoch visits only a few at a time (see `grouped_order`), and each worker
+keeps those it read last in memory.
 """
 
 import json
@@ -50,12 +50,15 @@ def open(name: str) -> ImageSets:
 
 
 class ParquetImages(Encoded):
-    """Rows of one or more Parquet files, in order."""
+    """Images in one or more Parquet files, in row order."""
 
     groups: NDArray[np.int64]
 
     def __init__(self, name: str, files: list[str], unreadable: dict[str, str]) -> None:
-        """unreadable: filled with files and the reasons. Raises DataError if no column holds images."""
+        """Read names and labels. unreadable: filled with unreadable files, path -> reason.
+
+        Raises DataError if a file has no image column.
+        """
         self.name = name
         self.places: list[tuple[str, int]] = []  # file of each row group, and its number there
         counts: list[int] = []
@@ -86,7 +89,7 @@ class ParquetImages(Encoded):
         self._kept: OrderedDict[int, Any] = OrderedDict()
 
     def _set_labels(self, labels: list[Any]) -> None:
-        """Keep labels that index the class names stored in the file; number any others."""
+        """Use `labels` as they are if they index the stored class names; otherwise number their values."""
         indices = range(len(self.classes))
         if self.classes and all(isinstance(value, int) and value in indices for value in labels):
             self.labels = np.array(labels, dtype=np.int64)
@@ -133,7 +136,10 @@ def _open(file: str) -> Any:
 
 
 def _image_column(name: str, schema: Any) -> str:
-    """Return the name of the first column of bytes, or of structs with `bytes`. Raises DataError."""
+    """Return the name of the first column that holds bytes, or structs with a `bytes` field.
+
+    Raises DataError if there is none.
+    """
     for field in schema:
         kind = field.type
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
@@ -169,7 +175,7 @@ def _class_names(schema: Any, label: str | None) -> tuple[str, ...]:
 
 
 def _names(parquet: Any, file: str, column: str) -> list[str]:
-    """Return the paths stored with the images; a row without one is named after its file and row number."""
+    """Return the path stored in each row, or FILE#ROW if there is none."""
     rows = parquet.metadata.num_rows
     paths: list[Any] = [None] * rows
     kind = parquet.schema_arrow.field(column).type

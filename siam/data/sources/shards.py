@@ -1,8 +1,8 @@
-"""WebDataset shards: many tars as one dataset, local or behind URLs.
+"""WebDataset shards: a dataset in many tar files, local or remote.
 
 Local shards are indexed once and read in place, in random order, like a folder. Remote shards are downloaded
-whole, once per epoch, to a size-limited disk cache, and an epoch visits few of them at a time (see
-`grouped_order`). An unreadable shard loses only its own images, and is reported.
+whole, once per epoch, to a size-limited disk cache, and an epoch visits only a few at a time (see
+`grouped_order`). Unreadable shards are skipped and reported.
 """
 
 import json
@@ -27,7 +27,7 @@ LOOKS_LIKE = "shards (x-{000..099}.tar)"
 ORDER = 30
 
 INDEX = "index.json"
-"""Index that `siam shard` writes next to the shards: their names and image counts, as in wids."""
+"""Index that `siam shard` writes next to the shards: shard names and image counts, in wids format."""
 
 
 def recognizes(name: str) -> bool:
@@ -50,10 +50,10 @@ def open(name: str) -> ImageSets:
 
 
 class ShardImages(Encoded):
-    """Images in several local tars, in storage order."""
+    """Images in local shards, in storage order."""
 
     def __init__(self, name: str, files: list[Path], unreadable: dict[str, str]) -> None:
-        """unreadable: filled with shards and the reasons."""
+        """Index the shards. unreadable: filled with unreadable shards, path -> reason."""
         self.name, self.files = name, files
         parts, spans = [], []
         for file in files:
@@ -77,12 +77,12 @@ class ShardImages(Encoded):
 
 
 class RemoteShards(Encoded):
-    """Images in remote tars. They have no labels, and their names are unknown until they are read."""
+    """Images in remote shards, without labels or names: each is called URL#number."""
 
     groups: NDArray[np.int64]
 
     def __init__(self, name: str, urls: list[str], counts: list[int]) -> None:
-        """counts: number of images in each shard."""
+        """counts: number of images in each of the shards at `urls`."""
         self.name, self.urls = name, urls
         self.groups = np.cumsum([0, *counts])
 
@@ -131,7 +131,10 @@ def _set(name: str, places: list[str], unreadable: dict[str, str]) -> Images:
 
 
 def _counted(urls: list[str], unreadable: dict[str, str]) -> tuple[list[str], list[int]]:
-    """Return the readable shards and their image counts, from the index or by downloading each shard once."""
+    """Return the readable shards and their image counts.
+
+    Shards that are not in the index are downloaded and counted.
+    """
     known = _index_next_to(urls[0])
     counts: dict[str, int] = {}
     for url in urls:
@@ -144,7 +147,7 @@ def _counted(urls: list[str], unreadable: dict[str, str]) -> tuple[list[str], li
 
 
 def _index_next_to(url: str) -> dict[str, int]:
-    """Return the number of images in each shard, by shard name; empty if there is no readable index."""
+    """Return shard name -> number of images; {} if there is no readable index next to the shards."""
     index = f"{url.rpartition('/')[0]}/{INDEX}"
     try:
         plain: Any = json.loads(remote.read(index) if remote.is_remote(url) else Path(index).read_text())

@@ -1,4 +1,4 @@
-"""A tar of image files, read in place and split at train/ and val/ like a folder."""
+"""A tar of image files, read in place, and split into train/ and val/ if it has both."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Public datasets by name, downloaded by torchvision to SIAM_DATASETS (default: ~/.cache/siam)."""
+"""Public datasets that torchvision downloads to the folder SIAM_DATASETS (default: ~/.cache/siam)."""
 
 import os
 from pathlib import Path
