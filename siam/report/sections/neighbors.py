@@ -24,7 +24,7 @@ class Shown:
     caption: str
     source: str
     style: str
-    """CSS class of a neighbor: `same` if it has the query's label, else `other`; "" for all other images."""
+    """CSS class: for labeled neighbors, `same` if in the query's class, else `other`; otherwise empty."""
 
 
 def html(run: Contents) -> Markup | str:
