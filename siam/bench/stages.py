@@ -109,7 +109,10 @@ def _sample(images: Images) -> Images:
 
 
 def _rate(run: Callable[[], int], device: torch.device, seconds: float = _SECONDS) -> float:
-    """Call `run` once to warm up, then repeatedly for `seconds`; return its images per second."""
+    """Call `run` once to warm up, then repeatedly for `seconds`; return the images per second.
+
+    run: processes some images and returns how many.
+    """
     run()
     _synchronize(device)
     start, images = time.perf_counter(), 0
@@ -127,7 +130,7 @@ def _synchronize(device: torch.device) -> None:
 
 
 def _step_that_fits(settings: Settings, device: torch.device, images: int) -> tuple[Settings, Step, float]:
-    """Shrink the batch to fit the sample and keep steps short; return the settings, the step and its rate."""
+    """Cap the batch size so that steps stay short; return the settings, the step and its pairs per second."""
     step = _step(settings, device)
     batch = min(settings.batch_size, images)
     noise = torch.randn(2, batch, 3, settings.views.size, settings.views.size, device=device)
@@ -145,7 +148,7 @@ def _step_that_fits(settings: Settings, device: torch.device, images: int) -> tu
 
 
 def _step(settings: Settings, device: torch.device) -> Step:
-    """Build the training step the way `train` does."""
+    """Build the training step exactly as pretraining does."""
     network = Network(settings.method, settings.backbone, settings.views.size, settings.width, settings.stem)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective = build_objective(settings.method, settings.batch_size).to(device)
@@ -153,7 +156,7 @@ def _step(settings: Settings, device: torch.device) -> Step:
 
 
 def _worker_rates(images: Images, settings: Settings) -> tuple[float, float, Tensor]:
-    """Return the rates of decoding alone and of a full worker, both on one thread, and a batch of crops."""
+    """Return the rates of decoding alone and of a whole worker, each on one thread, and a batch of crops."""
     batches = view_batches(images, settings, count=2)
     order = itertools.cycle(range(len(images)))
     cpu = torch.device("cpu")
@@ -184,7 +187,7 @@ def _transfer_rate(crops: Tensor, device: torch.device) -> float:
 
 
 def _color_rate(settings: Settings, crops: Tensor, device: torch.device) -> float | None:
-    """Return the rate of color augmentation on the device, or None if the workers do it."""
+    """Measure color augmentation on the device, in images per second; return None if the workers do it."""
     if settings.views.pipeline == "reference":
         return None
     augment = Augment(settings.views, device)
@@ -199,13 +202,13 @@ def _color_rate(settings: Settings, crops: Tensor, device: torch.device) -> floa
 
 
 def _cached_rate(loader: ViewLoader, device: torch.device) -> float:
-    """Return the rate of cropping and color augmentation for images cached on the device."""
+    """Measure cropping and color augmentation of images cached on the device, in images per second."""
     batches = loader.batches()
     return _rate(lambda: len(next(batches).indices), device)
 
 
 def _end_to_end(loader: ViewLoader, step: Step, device: torch.device) -> float:
-    """Return the rate from files to training step, excluding worker startup."""
+    """Measure all stages together, in pairs per second, excluding worker startup."""
     batches = loader.batches()
 
     def run() -> int:

@@ -1,4 +1,4 @@
-"""Find the bottleneck from the stages' rates, and suggest a remedy."""
+"""Find the slowest stage from the measured rates, and suggest a remedy."""
 
 import math
 from dataclasses import dataclass
@@ -9,32 +9,32 @@ Bottleneck = Literal["decode", "workers", "transfer", "device"]
 
 @dataclass(frozen=True)
 class Rates:
-    """Images per second of each stage on its own; None for stages that are not used."""
+    """Throughput of each stage measured alone, in images per second; None for stages that are not used."""
 
     device: str
     cores: int
     workers: int
     """Processes that decode and crop; 0 if the images are cached on the device."""
     decode: float | None
-    """Per worker: read and decode."""
+    """Reading and decoding, per worker."""
     worker: float | None
-    """Per worker: read, decode and crop."""
+    """Reading, decoding and cropping, per worker."""
     transfer: float | None
-    """Copy from pinned memory to the GPU."""
+    """Copying from pinned memory to the GPU."""
     augment: float | None
-    """Color augmentation of both views on the device, and cropping if the images are cached there."""
+    """Color augmentation of both views on the device; includes cropping if the images are cached there."""
     step: float
     """Forward pass, backward pass and optimizer update."""
 
     @property
     def on_device(self) -> float:
-        """The combined rate of augmentation and training step, which run in sequence."""
+        """The combined rate of augmentation and training step, which run one after the other."""
         return self.step if self.augment is None else 1 / (1 / self.augment + 1 / self.step)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The slowest stage, the pairs per second to expect, and advice."""
+    """The slowest stage, the expected pairs per second, and advice."""
 
     bottleneck: Bottleneck
     pairs_per_second: float
@@ -42,10 +42,10 @@ class Verdict:
 
 
 def find_bottleneck(rates: Rates, pixels: int, size: int) -> Verdict:
-    """Find the bottleneck from the stages' separate rates.
+    """Find the bottleneck from separately measured rates.
 
     With a GPU, the stages overlap and the slowest sets the pace. On a CPU, they share the cores, so their
-    times add up. pixels: number of pixels in a typical image. size: side of a view in pixels.
+    times add up. pixels: number of pixels in an image (width x height). size: view side in pixels.
     """
     if rates.worker is None:
         return Verdict("device", rates.on_device, _faster_device(rates))
@@ -72,7 +72,7 @@ def find_bottleneck(rates: Rates, pixels: int, size: int) -> Verdict:
 
 
 def _paces(rates: Rates, worker: float) -> dict[Bottleneck, float]:
-    """Return the pairs per second that each possible bottleneck would allow."""
+    """Return each stage's limit in pairs per second; the smallest is the bottleneck."""
     feeding = worker * min(rates.workers, rates.cores)
     if rates.device == "cpu":
         unshared = worker * rates.cores  # if the cores did nothing else
@@ -83,7 +83,7 @@ def _paces(rates: Rates, worker: float) -> dict[Bottleneck, float]:
 
 
 def _faster_decoding(rates: Rates, pixels: int, size: int) -> str:
-    """Return advice for when every core is already decoding."""
+    """Advise how to speed up decoding when all cores are already decoding."""
     assert rates.decode is not None
     assert rates.worker is not None
     decoding = rates.worker / rates.decode  # fraction of a worker's time

@@ -1,4 +1,4 @@
-"""Helpers for tables with measured rows: statistics over seeds, run folders, output files."""
+"""Helpers for reproduced tables: statistics over seeds, run folders, output files."""
 
 import json
 import statistics
@@ -13,7 +13,7 @@ Mean = tuple[float, float | None]
 
 
 def mean_of(values: Iterable[float | None]) -> Mean | None:
-    """Return the mean and standard deviation of the known values, or None if there are none."""
+    """Return the mean and standard deviation of the values that are not None, or None if all are."""
     known = [value for value in values if value is not None]
     if not known:
         return None
@@ -26,13 +26,13 @@ def markdown_row(cells: Iterable[str]) -> str:
 
 
 def run_folder(folder: Path, row: str, seed: int) -> Path:
-    """Return the run folder for a row and seed, such as without-stop-gradient-seed0."""
+    """Return the subfolder for a table row and seed, such as without-stop-gradient-seed0."""
     name = "".join(c if c.isalnum() else "-" for c in row.lower()).strip("-")
     return folder / f"{name}-seed{seed}"
 
 
 def save_table(folder: Path, facts: dict[str, Any], page: str) -> None:
-    """Write table.json and table.md."""
+    """Write `facts` to table.json and the Markdown in `page` to table.md."""
     save(folder / "table.json", (json.dumps(facts, indent=1) + "\n").encode())
     save(folder / "table.md", page.encode())
 

@@ -1,4 +1,4 @@
-"""`siam reproduce`: train every row of a table with every seed, one by one, and write the table."""
+"""`siam reproduce`: train every row of a table with every seed, one run at a time, and write the table."""
 
 import io
 import json
@@ -34,20 +34,20 @@ _SCALES: dict[str, tuple[str, str | None]] = {
     "imagenette": ("imagenette", None),
     "imagenet": ("imagenet", None),
 }
-"""Scale -> its recipe, and its default dataset (None: DATA is required)."""
+"""Scale -> (recipe, default dataset); a dataset of None means that DATA is required."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """Measurements for one table row."""
+    """A table row with its measured results."""
 
     row: Row
     outcomes: list[dict[str, Any]]
-    """One per seed, as printed by `siam pretrain --json`; fewer while the study is running."""
+    """One result per seed, as printed by `siam pretrain --json`; fewer while the study is running."""
     settings: dict[str, Any]
 
     def mean(self, name: str) -> Mean | None:
-        """Return the mean and standard deviation of outcome `name` over the seeds that have it."""
+        """Return the mean and standard deviation of the result `name` over the seeds that report it."""
         return mean_of(outcome.get(name) for outcome in self.outcomes)
 
 
@@ -60,11 +60,12 @@ def reproduce(
     command: str = "",
     console: Console | None = None,
 ) -> Path:
-    """Train every row of table `name` with seeds 0 ... seeds - 1; write table.md, table.json, the figure.
+    """Train every row of table `name` with seeds 0 to seeds - 1; write table.md, table.json and a figure.
 
-    overrides: the user's settings, applied over the scale's. command: the command line, recorded in the
-    table. Finished runs are not repeated, and interrupted ones are resumed; a complete table keeps its date,
-    machine and command. Returns the folder. Raises SiamError, before any training if a row cannot be built.
+    overrides: user settings, which take precedence over the scale's recipe. command: command line to record
+    in the table. Finished runs are not repeated, and interrupted runs are resumed; if nothing is left to
+    train, the recorded date, machine and command are kept. Returns the output folder. Raises SiamError;
+    invalid settings are reported before any training.
     """
     console = console or Console(stderr=True)
     chosen = table(name)
@@ -91,7 +92,7 @@ def reproduce(
 def _settings_of_rows(
     name: str, chosen: Table, overrides: Overrides, scale: Scale, open_once: Opener
 ) -> list[tuple[Row, Settings]]:
-    """Return the rows that fit the dataset, each with its settings. Raises SettingsError if none do."""
+    """Return the rows that fit the dataset, with their settings. Raises SettingsError if no row fits."""
     recipe, standard = _SCALES[scale]
     data = overrides.get("data", standard)
     if data is None:
@@ -114,7 +115,7 @@ def _settings_of_rows(
 
 
 def _facts(folder: Path) -> dict[str, Any] | None:
-    """Return the date, machine and command recorded in the folder's table, or None without a table."""
+    """Return the environment and command recorded in table.json, or None if there is no valid table."""
     try:
         before = json.loads((folder / "table.json").read_text())
         return {name: before[name] for name in (*environment(), "command")}
@@ -123,7 +124,7 @@ def _facts(folder: Path) -> dict[str, Any] | None:
 
 
 def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
-    """Return a finished run's outcome, otherwise None. Raises RunError if the run's settings differ."""
+    """Return a run's result, or None if it has not finished. Raises RunError if its settings differ."""
     if not (run / METRICS).exists():
         return None
     opened = open_run(run)
@@ -138,7 +139,7 @@ def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
 
 
 def _train(run: Path, settings: Settings, console: Console, open_once: Opener) -> dict[str, Any]:
-    """Train or resume a run. Divergence counts as a result: some rows are known to diverge."""
+    """Train or resume a run and return its result. Divergence is a result too: some rows do diverge."""
     try:
         complete = Overrides(to_dict(settings))
         outcome = start(complete, None, run, resume="auto", console=console, open_once=open_once)
@@ -153,7 +154,7 @@ def _train(run: Path, settings: Settings, console: Console, open_once: Opener) -
 def _write(
     folder: Path, name: str, chosen: Table, found: list[Study], scale: Scale, facts: dict[str, Any]
 ) -> None:
-    """Write the table so far as Markdown and JSON, and the first seed's curves."""
+    """Write the current table as Markdown and JSON, and a figure with the curves of seed 0."""
     columns = _columns()
     plain = {
         "table": name,
@@ -183,7 +184,7 @@ def _write(
 
 
 def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
-    """Return the page, with measured next to published figures. facts: machine, date, versions, command."""
+    """Return the Markdown page, with measured and published results. facts: environment and command."""
     seeds = max(len(s.outcomes) for s in found)
     settings = found[0].settings
     baselines = next((s for s in found if s.mean("untrained_knn")), found[0])
@@ -214,7 +215,7 @@ def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _Column:
-    """A measured column of a table. spec: format specification, applied after multiplying by `factor`."""
+    """A column of measured values, which are multiplied by `factor` and formatted with `spec`."""
 
     name: str
     title: str
@@ -223,7 +224,7 @@ class _Column:
 
 
 def _columns() -> list[_Column]:
-    """Return the measured columns: std, then every metric that has a label."""
+    """Return the columns of measured values: std, then every metric that has a label."""
     columns = [_Column("std", "std × √d", ".2f")]
     for name, metric in all_metrics().items():
         title = label(name, metric)

@@ -1,6 +1,6 @@
-"""SimSiam's tables (Chen & He 2021) as data: each row holds its settings changes and its published figure.
+"""SimSiam's tables (Chen & He 2021) as data: the settings that each row changes, and its published result.
 
-Published figures are linear top-1 accuracy on ImageNet in % (ResNet-50, 100 epochs), unless the table says
+Published results are linear top-1 accuracy on ImageNet in % (ResNet-50, 100 epochs), unless the table says
 otherwise.
 """
 
@@ -20,7 +20,7 @@ class Row:
 
     name: str
     change: Change
-    """Settings that differ from the table's base, nested as in settings.yaml."""
+    """Changes to the base settings, nested as in settings.yaml."""
     published: float | None
     """Linear top-1 accuracy in %; None if the paper reports none."""
     note: str = ""
@@ -28,7 +28,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """One of the paper's tables. rows: builds the rows from the base settings and the steps per epoch."""
+    """One of the paper's tables; `rows` builds its rows from the base settings and the steps per epoch."""
 
     title: str
     source: str
@@ -36,7 +36,7 @@ class Table:
 
 
 def table(name: str) -> Table:
-    """Return the table with this name. Raises SettingsError, suggesting similar names, if there is none."""
+    """Return the table called `name`. If there is none, raises SettingsError with similar names."""
     if name not in TABLES:
         raise SettingsError(
             f"unknown table '{name}'{did_you_mean(name, TABLES)} (available: {', '.join(TABLES)})"
@@ -49,12 +49,12 @@ def _method(**changes: Any) -> Change:
 
 
 def _warmed_up(base: Settings) -> Change:
-    """Return a warm-up over a tenth of the epochs (10 of 100 in the paper), which some rows need to train."""
+    """Return the warm-up without which some rows do not train: a tenth of the epochs (paper: 10 of 100)."""
     return {"optimizer": {"warmup_epochs": max(base.optimizer.warmup_epochs, base.epochs / 10)}}
 
 
 def _stop_gradient(base: Settings, steps: int) -> list[Row]:
-    """Return Figure 2's rows. The predictor's learning rate decays here, and is constant from Sec. 4.2 on."""
+    """Return Figure 2's rows. Here the predictor's learning rate decays; from Sec. 4.2 on, it is constant."""
     decayed = {"optimizer": {"predictor_lr": "cosine"}}
     return [
         Row("with stop-gradient", decayed, 67.7, "± 0.1 over 5 trials"),
@@ -126,7 +126,7 @@ def _dimension(base: Settings, steps: int) -> list[Row]:
 
 
 def _alternation(base: Settings, steps: int) -> list[Row]:
-    """Return rows whose target is the encoder from up to k steps ago: momentum 0, updated every k steps."""
+    """Return rows whose target is a copy of the encoder, updated every k steps with momentum 0."""
 
     def every(k: int) -> Change:
         return _method(target="momentum", momentum=0.0, momentum_schedule="constant", momentum_every=k)

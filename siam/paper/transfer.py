@@ -1,4 +1,4 @@
-"""`siam reproduce transfer`: train detectors from scratch and from runs, and compare them with Table 5."""
+"""`siam reproduce transfer`: train detectors from scratch and from runs, for comparison with Table 5."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,25 +19,25 @@ from siam.transfer.settings import TransferSettings
 from siam.transfer.start import transfer
 
 _FIELDS = ("ap50", "ap", "ap75")
-"""Precision fields, in the order of Table 5."""
+"""Names of the AP fields, ordered as in Table 5."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """Measurements for one initialization."""
+    """A table row: one backbone initialization and its measured results."""
 
     name: str
     published: str | None
-    """The matching row in Table 5, if any."""
+    """Key of the matching row in TABLE5, if any."""
     run: str
     """The run that provides the backbone, or only its architecture if `init` is `random`."""
     init: str
-    """`random`, or '' for the run's weights."""
+    """`random` for random weights, '' for the run's weights."""
     outcomes: list[TransferResult]
-    """One per seed; fewer while the study is running."""
+    """One result per seed; fewer while the study is running."""
 
     def mean(self, kind: str, name: str) -> Mean | None:
-        """Return the mean and standard deviation over seeds. kind: boxes or masks. name: ap50, ap or ap75."""
+        """Return the mean and standard deviation of an AP. kind: boxes or masks. name: ap50, ap or ap75."""
         return mean_of(getattr(outcome.kinds()[kind], name) for outcome in self.outcomes)
 
 
@@ -50,11 +50,11 @@ def reproduce_transfer(
     out: str | Path | None = None,
     console: Console | None = None,
 ) -> Path:
-    """Train from scratch and fine-tune every run; write table.md and table.json.
+    """Train a detector from scratch and one from each run, with every seed; write table.md and table.json.
 
-    The network trained from scratch has the first run's architecture. overrides: the user's settings, applied
-    over the recipe's. Finished transfers are not repeated, and interrupted ones are resumed. Returns the
-    folder. Raises SiamError.
+    The detector trained from scratch has the first run's architecture. overrides: user settings, which take
+    precedence over the recipe. Finished transfers are not repeated, and interrupted transfers are resumed.
+    Returns the output folder. Raises SiamError.
     """
     console = console or Console(stderr=True)
     if not runs:
@@ -78,7 +78,7 @@ def reproduce_transfer(
 
 
 def _published(run: str) -> str | None:
-    """Return the Table 5 row for a run's method or its supervised weights, or None if there is none."""
+    """Return the TABLE5 key for a run's method or supervised weights, or None if there is no such row."""
     opened = open_run(run)
     first = opened.metrics()[:1] if (opened.folder / METRICS).exists() else []
     if first and first[0].get("layout") == "torchvision or timm":
@@ -87,7 +87,7 @@ def _published(run: str) -> str | None:
 
 
 def _write(folder: Path, data: str, task: str, lines: list[Line]) -> None:
-    """Write the table so far as Markdown and JSON."""
+    """Write the current table as Markdown and JSON."""
     where = environment()
     plain = {
         "table": "transfer",
@@ -104,7 +104,7 @@ def _write(folder: Path, data: str, task: str, lines: list[Line]) -> None:
 
 
 def markdown(data: str, lines: list[Line], where: dict[str, Any]) -> str:
-    """Return the page: measured and published AP50 / AP / AP75 in %. where: machine, date and versions."""
+    """Return the Markdown page: measured and published AP50 / AP / AP75 in %. where: the environment."""
     first = next(line.outcomes[0] for line in lines if line.outcomes)
     seeds = max(len(line.outcomes) for line in lines)
     page = ["# Transfer (Table 5)", ""]

@@ -1,4 +1,4 @@
-"""Train a classifier on top of an encoder: only its head (linear), or the whole network (finetune)."""
+"""Train a linear classifier on an encoder: only its head (linear) or the whole network (finetune)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from siam.settings.pretraining import LoaderSettings, Settings, ViewSettings
 from siam.train.optimizer import decay
 
 Progress = Callable[[int, int, float], None]
-"""Called with the steps done, the total number of steps, and the loss."""
+"""A function called with the number of steps done, the total number of steps, and the loss."""
 
 LR_BATCH = 256
 """Batch size for which learning rates are specified; the rate used is lr x batch_size / 256."""
@@ -27,7 +27,7 @@ _REPORT_EVERY = 10  # steps; not every step, because reading the loss waits for 
 
 @dataclass(frozen=True)
 class Compute:
-    """The hardware an evaluation uses. workers: number of decoding processes."""
+    """Device, precision and number of decoding processes for an evaluation."""
 
     device: torch.device
     bf16: bool = False
@@ -64,9 +64,9 @@ class Classifier(nn.Module):
 
 
 class Training:
-    """A classifier, its labeled images, and the training loop shared by linear and finetune.
+    """The training loop shared by linear evaluation and fine-tuning, with its model and labeled images.
 
-    lr_scale: the factor that converts learning rates per 256 images to the batch size used.
+    lr_scale: batch size / 256, by which learning rates per 256 images are multiplied.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Training:
                 progress(step + 1, total, value)
 
     def score(self, images: Images) -> tuple[Tensor, Tensor]:
-        """Return scores (M, classes) and labels (M,) for center views, skipping unreadable images."""
+        """Return scores (M, classes) and labels (M,) for center crops, skipping unreadable images."""
         if images.labels is None:
             raise DataError(f"{images.name} has no labels: put its images into one folder per class")
         views = center_views(images, self.model.encoder.image_size, workers=self.compute.workers)
@@ -118,7 +118,7 @@ class Training:
 
 
 def labeled_loader(images: Subset, size: int, settings: ClassifierSettings, compute: Compute) -> ViewLoader:
-    """Build a loader for one view per image: a random crop of 8 to 100 % of the area, randomly flipped."""
+    """Build a loader of one view per image: a randomly flipped random crop with 8 to 100 % of the area."""
     views = ViewSettings(size=size, scale=(0.08, 1.0), jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
     loading = Settings(
         data=images.name, batch_size=min(settings.batch_size, len(images)), epochs=settings.epochs,

@@ -44,13 +44,15 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate the encoder of `run` on the labeled images in `data`.
 
-    data: labeled images. val/ or test/ is used for validation; without either, a fifth is held out.
+    data: labeled images. Its val/ or test/ folder is used for validation; if it has neither, a fifth of the
+    images is held out.
     protocol: knn, probe, linear or finetune.
     options: other `EvaluateSettings` fields by name, such as labels=0.1 or val="elsewhere/".
 
-    Returns top-1 accuracy with its 95 % interval, top-5 and per-class accuracy, and the confusion matrix;
-    accuracies are fractions in [0, 1]. The run is not modified. Raises SettingsError, RunError (no encoder,
-    or a loss that is no longer finite) or DataError (no labels, mismatched classes, or no readable image).
+    Returns top-1 accuracy with a 95 % confidence interval, top-5 and per-class accuracy, and the confusion
+    matrix; accuracies are fractions in [0, 1]. The run is not modified. Raises SettingsError, RunError (no
+    encoder, or a loss that is no longer finite) or DataError (no labels, mismatched classes, or no readable
+    image).
     """
     started = time.monotonic()
     settings = Overrides({"protocol": protocol, **options}).over(EvaluateSettings())
@@ -80,7 +82,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Task:
-    """A protocol's inputs."""
+    """Everything a protocol needs: encoder, images, settings, hardware and progress bars."""
 
     encoder: Encoder
     train: Subset
@@ -90,7 +92,7 @@ class _Task:
     bars: Bars
 
     def features(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return features (N, D) and labels (N,) for training, then (M, D) and (M,) for validation."""
+        """Return training features (N, D) and labels (N,), then the same for validation: (M, D) and (M,)."""
         training = self._features_of(self.train, "training features")
         return *training, *self._features_of(self.val, "validation features")
 
@@ -102,7 +104,7 @@ class _Task:
         return x, torch.from_numpy(images.labels[indices])
 
     def settings_over(self, defaults: Any) -> Any:
-        """Return a protocol's `defaults`, overridden by the values the user gave."""
+        """Return a protocol's default settings, overridden by the values the user gave."""
         given = {name: getattr(self.settings, name) for name in vars(defaults)}
         return replace(defaults, **{name: value for name, value in given.items() if value is not None})
 
@@ -117,7 +119,7 @@ class _Measured:
     truth: Tensor
     """True classes (M,)."""
     detail: str
-    """The protocol's hyperparameters, as given or selected."""
+    """Hyperparameters used, as text for the report."""
 
 
 def _knn(task: _Task) -> _Measured:

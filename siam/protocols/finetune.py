@@ -1,7 +1,7 @@
-"""Fine-tuning: train the whole network on labels, the backbone at a lower learning rate than the new head.
+"""Fine-tune the whole network on labeled images, with a lower learning rate for the backbone than the head.
 
-Uses all labels, or a small fraction of them (semi-supervised evaluation: SimCLR, Chen et al. 2020, App. B.5;
-BYOL, Grill et al. 2020, Sec. 4). SGD with Nesterov momentum 0.9, cosine decay, no weight decay.
+Works with all labels or a small fraction (semi-supervised evaluation: SimCLR, Chen et al. 2020, App. B.5;
+BYOL, Grill et al. 2020, Sec. 4). Uses SGD with Nesterov momentum 0.9, cosine decay and no weight decay.
 """
 
 from dataclasses import dataclass

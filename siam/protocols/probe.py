@@ -1,4 +1,4 @@
-"""Logistic regression on features extracted once: close to linear evaluation, but takes only seconds."""
+"""Logistic regression on features extracted once: a close but much faster stand-in for linear evaluation."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from siam.data.random import permutation
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
-"""Candidate values of scikit-learn's inverse regularization C, for normalized features times sqrt(D)."""
+"""Candidates for scikit-learn's inverse regularization strength C, for features of length sqrt(D)."""
 
 _INNER_FRACTION = 0.2  # fraction of the images held out to choose C
 _MAX_SEARCH_IMAGES = 20000  # images used to choose C; the final fit uses all
@@ -19,9 +19,10 @@ _MAX_SEARCH_IMAGES = 20000  # images used to choose C; the final fit uses all
 def probe(
     features: Tensor, labels: Tensor, queries: Tensor, classes: int, seed: int = 0
 ) -> tuple[Tensor, float]:
-    """Fit a logistic regression; return query scores (M, classes) and C, chosen on an inner split.
+    """Fit a logistic regression; return query scores (M, classes) and C, which is chosen on held-out images.
 
-    features: (N, D). labels: (N,). queries: (M, D). Classes absent from `labels` score -inf.
+    features (N, D) and labels (N,): the training images. queries (M, D): the features to classify. Classes
+    absent from `labels` get a score of -inf.
     """
     x, y = _scaled(features), labels.numpy()
     order = permutation(seed, 2, len(x))[:_MAX_SEARCH_IMAGES]

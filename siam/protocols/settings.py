@@ -1,4 +1,4 @@
-"""Evaluation settings, as one frozen dataclass. Imports no torch, so that --help is fast."""
+"""Evaluation settings, as one frozen dataclass. Does not import torch, so that --help is fast."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -10,16 +10,16 @@ Protocol = Literal["knn", "probe", "linear", "finetune"]
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """Evaluation settings. Each protocol ignores the others' options; None selects its own default."""
+    """Evaluation settings. Options for other protocols are ignored; None means the protocol's default."""
 
     protocol: Protocol = "knn"
     """knn: nearest neighbors. probe: logistic regression. linear: as in the paper. finetune: all weights."""
     val: str | None = None
-    """Labeled validation images, if they are not in DATA."""
+    """Labeled validation images to use instead of those in DATA."""
     labels: Annotated[float, Above(0), Within(0, 1)] = 1.0
     """Fraction of training labels to use, stratified by class (semi-supervised: 0.01 or 0.1)."""
     untrained: bool = False
-    """Evaluate the network with random weights instead, as a baseline."""
+    """Evaluate the same network with random weights, as a baseline."""
     k: Annotated[int, AtLeast(1)] = 200
     """Number of neighbors that vote (knn)."""
     temperature: Annotated[float, Above(0)] = 0.1
@@ -33,11 +33,11 @@ class EvaluateSettings:
     backbone_lr: Annotated[float | None, Above(0)] = None
     """Backbone learning rate per 256 images (finetune: 0.05)."""
     seed: Annotated[int, AtLeast(0)] = 0
-    """Random seed for crops, image order and the choice of labels."""
+    """Seed for random crops, image order and the choice of labeled images."""
     device: str = "auto"
-    """auto, cpu, cuda or mps."""
+    """Device: auto, cpu, cuda or mps."""
     workers: Annotated[int, AtLeast(-1, "(automatic)")] = -1
-    """Number of decoding processes; -1 chooses by the number of cores."""
+    """Number of decoding processes; -1: based on the number of cores."""
 
     def __post_init__(self) -> None:
         check(self)

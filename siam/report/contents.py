@@ -12,7 +12,7 @@ from siam.runs.results import SavedEvaluation, TransferResult, load_evaluations,
 
 @dataclass(frozen=True)
 class Contents(Run):
-    """A run with its parsed files; each file is read once, on first access."""
+    """A run and its parsed files, each read on first access and then cached."""
 
     @cached_property
     def history(self) -> History:
@@ -31,7 +31,7 @@ class Contents(Run):
 
     @cached_property
     def transfers(self) -> dict[Path, TransferResult]:
-        """Finished transfers (folder -> result), sorted by name. Raises RunError if a result is damaged."""
+        """Results of finished transfers by folder, sorted. Raises RunError if a result is damaged."""
         parent = self.folder / TRANSFERS
         children = sorted(parent.iterdir()) if parent.is_dir() else []
         loaded = {child: load_transfer(child) for child in children}
@@ -39,7 +39,7 @@ class Contents(Run):
 
     @cached_property
     def unreadable(self) -> int:
-        """The number of lines in unreadable.txt, or 0 if the file is missing."""
+        """The number of unreadable images listed in unreadable.txt, or 0 if the file is missing."""
         file = self.folder / UNREADABLE
         return file.read_bytes().count(b"\n") if file.exists() else 0
 

@@ -1,6 +1,6 @@
-"""Training curves: the three in SimSiam's Figure 2 (Chen & He 2021; loss, std of z/|z|, kNN) and all others.
+"""Training curves: loss, std of z/|z| and kNN, as in SimSiam's Figure 2 (Chen & He 2021), then all others.
 
-`panels` lists them all, each with its chart and its card; the metrics are discovered in siam/metrics.
+`panels` lists them all, each with its chart and header card; every module in siam/metrics adds a panel.
 """
 
 import math
@@ -22,12 +22,12 @@ from siam.runs.history import History
 from siam.settings.pretraining import Settings
 
 Draw = Callable[[Axes, History, str], None]
-"""Draws one chart; called with the axes, the run's history and the line color."""
+"""A function that draws one chart, given the axes, the run's history and the line color."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A logged quantity on the page: a chart and, if it has a label, a card in the header."""
+    """One logged quantity: its chart and, if `label` is set, its card in the page header."""
 
     name: str
     """The quantity's key in metrics.jsonl."""
@@ -37,9 +37,9 @@ class Panel:
     format: str = ".3f"
     """Format specification for the number on the card."""
     label: str = ""
-    """Text below that number; if empty, there is no card."""
+    """Text below the number on the card; if empty, there is no card."""
     baselines: Mapping[str, str] = field(default_factory=dict)
-    """Records to compare with, shown as bars on the card: key -> label."""
+    """Baselines shown as bars on the card: key in metrics.jsonl -> label."""
 
 
 def panels(history: History) -> list[Panel]:
@@ -73,13 +73,13 @@ def panels(history: History) -> list[Panel]:
 
 
 def _metrics() -> dict[str, ModuleType]:
-    """Return all metrics, those with baselines first, so that kNN comes third, as in Figure 2."""
+    """Return all metric modules by name. Those with baselines come first, to put kNN third as in Figure 2."""
     found = metrics.all_metrics().items()
     return dict(sorted(found, key=lambda item: not getattr(item[1], "BASELINES", False)))
 
 
 def _metric(name: str, module: ModuleType, history: History) -> Panel:
-    """Return the panel for a module in siam.metrics; there is no card if the module's LABEL is empty."""
+    """Build the panel for a module in siam.metrics; if the module's LABEL is empty, the panel has no card."""
     spec = ".1%" if module.FORMAT == "percent" else module.FORMAT
     compared = {f"pixel_{name}": "raw pixels", f"untrained_{name}": "random init"}
     baselines = compared if getattr(module, "BASELINES", False) else {}
@@ -107,7 +107,7 @@ def _rate_label(latest: dict[str, Any]) -> str:
 
 
 def loss(ax: Axes, history: History, color: str) -> None:
-    """Draw the loss; for the cosine, include its floor of -1, where runs without stop-gradient end."""
+    """Draw the loss and, if it is the cosine, its minimum of -1, which runs without stop-gradient reach."""
     steps_and_means(ax, history, "loss", color)
     if history.settings.method.objective == "cosine":
         reference(ax, -1.0, "floor of the cosine −1", above=False)
@@ -117,7 +117,7 @@ def loss(ax: Axes, history: History, color: str) -> None:
 
 
 def std(ax: Axes, history: History, color: str) -> None:
-    """Draw the std of z/|z| as in the paper (the records hold sqrt(d) times it), and a line at 1/sqrt(d)."""
+    """Draw the std of z/|z|, without the factor sqrt(d) included in the records, and a line at 1/sqrt(d)."""
     even = 1 / math.sqrt(history.settings.method.dim)
     steps_and_means(ax, history, "std", color, scale=even)
     ax.set_ylim(0, 1.2 * max(even, *extent(ax)))
@@ -127,10 +127,10 @@ def std(ax: Axes, history: History, color: str) -> None:
 def metric(
     name: str, spec: str, baselines: Mapping[str, str], ax: Axes, history: History, color: str
 ) -> None:
-    """Draw a metric over the epochs, starting with its value at random initialization if known.
+    """Draw a metric per epoch; its value at random initialization, if known, is drawn at epoch 0.
 
-    The y axis starts at zero. spec: format specification for values. baselines: records to draw as reference
-    lines, key -> label.
+    The y axis starts at zero. spec: format specification for labels. baselines: reference lines to draw, as
+    key in metrics.jsonl -> label.
     """
     x, y = history.series("epoch", name)
     latest = history.latest()
@@ -149,13 +149,13 @@ def metric(
 
 
 def steps_from_zero(name: str, ax: Axes, history: History, color: str) -> None:
-    """Draw a per-step quantity, with the y axis starting at zero."""
+    """Draw a quantity logged per step, with the y axis starting at zero."""
     line(ax, *history.series("step", name), color, name)
     from_zero(ax)
 
 
 def figure2(histories: Mapping[str, History]) -> Figure:
-    """Draw Figure 2: loss, std and kNN side by side, with one line per named run."""
+    """Draw loss, std and kNN side by side, as in Figure 2. histories: run name -> history, one line each."""
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     first = next(iter(histories.values()))
     three = [panel for panel in panels(first) if panel.name in ("loss", "std", "knn")]

@@ -18,7 +18,7 @@ from siam.runs.history import Records, Series
 INK, MUTED, GRID = "#1f2328", "#68707a", "#e3e6ea"
 LINES = ("#2563c9", "#c2541b", "#1a7f4b", "#8a3fa8", "#a8801a", "#c2357f", "#1f8a99")
 PALETTE = {"ink": INK, "muted": MUTED, "grid": GRID, **{f"line{i}": line for i, line in enumerate(LINES)}}
-"""CSS variable in report.css -> its color in the light scheme."""
+"""Light-scheme colors: name of the CSS variable in report.css -> color."""
 
 MAX_POINTS = 400
 
@@ -26,7 +26,7 @@ R = TypeVar("R", bound=Records)
 
 
 def panel(draw: Callable[[Axes, R, str], None], records: R, title: str, height: float = 3.0) -> Figure:
-    """Draw one panel, 4.6 inches wide. draw: called with the axes, the records and the line color."""
+    """Draw a panel of 4.6 x `height` inches; `draw` is called with the axes, records and line color."""
     figure = Figure(figsize=(4.6, height), layout="constrained")
     ax = figure.add_subplot()
     draw(ax, records, LINES[0])
@@ -35,7 +35,7 @@ def panel(draw: Callable[[Axes, R, str], None], records: R, title: str, height: 
 
 
 def dress(ax: Axes, title: str, drawn: Sequence[Records]) -> None:
-    """Set the title, fonts, spines, grid and x axis, identically on every panel."""
+    """Apply the common panel style: title, fonts, spines, grid and x axis. drawn: the records shown."""
     in_epochs = [records for records in drawn if records.steps_per_epoch is not None]
     ax.set_title(title, loc="left", fontsize=12, color=INK, fontweight="bold")
     ax.set_xlabel("epoch" if in_epochs else "step", fontsize=10, color=MUTED, loc="right")
@@ -53,7 +53,7 @@ def dress(ax: Axes, title: str, drawn: Sequence[Records]) -> None:
 def line(
     ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], color: str, label: str, faint: bool = False
 ) -> None:
-    """Draw a line, with markers if it has few points."""
+    """Draw a line; short lines (at most 20 points) also get markers, unless faint."""
     x, y = thinned(x, y)
     marker = "o" if len(x) <= 20 and not faint else ""
     width, alpha = (1.0, 0.35) if faint else (1.8, 1.0)
@@ -62,7 +62,7 @@ def line(
 
 
 def steps_and_means(ax: Axes, records: Records, name: str, color: str, scale: float = 1.0) -> None:
-    """Draw the epoch means over a faint line of the logged steps; in the first epoch, the steps alone."""
+    """Draw epoch means over a faint line of logged steps; until an epoch has ended, draw only the steps."""
     x, y = records.series("step", name)
     middles, means = records.series("epoch", name, before=0.5)
     line(ax, x, y * scale, color, f"{name} of steps", faint=len(means) > 0)
@@ -70,7 +70,7 @@ def steps_and_means(ax: Axes, records: Records, name: str, color: str, scale: fl
 
 
 def reference(ax: Axes, y: float, text: str, above: bool) -> None:
-    """Draw a dashed line at y, labeled at its right end, unless these axes already have it."""
+    """Draw a dashed horizontal line at y, labeled at its right end, unless the axes already have it."""
     if any(other.get_gid() == text for other in ax.lines):  # shared by several runs
         return
     ax.axhline(y, color=MUTED, linewidth=1.1, linestyle=(0, (4, 3)), label=text).set_gid(text)
@@ -88,13 +88,13 @@ def extent(ax: Axes) -> tuple[float, float]:
 
 
 def from_zero(ax: Axes, *others: float) -> None:
-    """Scale the y axis from zero to fit everything drawn so far and the values in `others`."""
+    """Start the y axis at zero and make room for everything drawn so far and for the values in `others`."""
     high = max(*extent(ax), *others)
     ax.set_ylim(0, 1.12 * high if high > 0 else 1)
 
 
 def thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> Series:
-    """Average a series down to at most 400 points, to keep the pages of long runs small."""
+    """Downsample a series to at most 400 points by averaging, to keep pages of long runs small."""
     if len(x) <= MAX_POINTS:
         return x, y
     edges = np.linspace(0, len(x), MAX_POINTS + 1).astype(int)

@@ -21,8 +21,8 @@ def number(value: float, spec: str) -> str:
 def plus_minus(value: tuple[float, float | None] | None, spec: str = ".1f", factor: float = 1) -> str:
     """Format a (mean, standard deviation) pair as '60.0 ± 14.1'; None -> '-'.
 
-    A deviation of None (a single value) is left out. spec: format specification for both numbers, applied
-    after multiplying them by `factor`.
+    A deviation of None (from a single value) is not shown. Both numbers are multiplied by `factor` and
+    formatted with `spec`.
     """
     if value is None:
         return "-"

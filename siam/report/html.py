@@ -1,6 +1,6 @@
-"""The page frame, and the parts that sections share: header, cards, tables.
+"""The page frame and the components that sections share: header, cards, tables.
 
-All HTML comes from templates/; every value is escaped unless it is Markup.
+All HTML comes from templates/, and every value except Markup is escaped.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,14 +27,14 @@ _TEMPLATES = Environment(
 
 @dataclass(frozen=True)
 class Bar:
-    """A number shown as a bar."""
+    """One labeled bar on a card."""
 
     label: str
     value: str
     fraction: float
     """Bar length, from 0 to 1."""
     own: bool = False
-    """True for the run itself, False for a baseline."""
+    """True if the bar shows the run itself, False if it shows a baseline."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ class Card:
 
 
 def render(template: str, **values: object) -> Markup:
-    """Render a template from templates/. Raises UndefinedError if it uses a value that is missing."""
+    """Render a template from templates/. Raises UndefinedError if a value it uses is missing."""
     return Markup(_TEMPLATES.get_template(template).render(**values))  # autoescaped
 
 
 def write_page(folder: Path, sections: Iterable[Markup | str]) -> Path:
-    """Write report.html as one self-contained page and return its path. Raises OSError.
+    """Write a self-contained report.html to `folder` and return its path. Raises OSError.
 
-    sections: in page order; empty ones are skipped, and plain strings are escaped.
+    sections: HTML in page order; empty sections are skipped, and plain strings are escaped.
     """
     style = (files("siam.report") / "report.css").read_text(encoding="utf-8")
     page = render(
@@ -80,10 +80,10 @@ def header(
     meaning: str = "",
     advice: str = "",
 ) -> Markup:
-    """Return the top of a page: name, verdict or task, facts, key numbers.
+    """Render the top of a page: name, verdict or task, description list, cards with key numbers.
 
-    pill: the verdict or task. facts: term -> description. style: the verdict's CSS class: healthy, risk or
-    collapsed.
+    pill: a run's verdict or a transfer's task. facts: description list, as term -> description. style: CSS
+    class of the verdict (healthy, risk or collapsed). meaning, advice: what the verdict means, what to do.
     """
     return render(
         "header.html",
@@ -92,12 +92,12 @@ def header(
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], marked: int = 0) -> Markup:
-    """Return a table in a scrollable box. marked: number of leading rows to highlight."""
+    """Render a table in a scrollable box. marked: number of leading rows to highlight."""
     return render("table.html", head=head, rows=rows, marked=marked)
 
 
 def settings_table(settings: Mapping[str, Any]) -> Markup:
-    """Return a collapsible table of all settings. settings: nested as in settings.yaml."""
+    """Render a collapsible table of all settings. settings: nested as in settings.yaml."""
     groups = {"": {name: value for name, value in settings.items() if not isinstance(value, dict)}}
     groups |= {name: group for name, group in settings.items() if isinstance(group, dict)}
     shown = {name: {key: _setting(value) for key, value in group.items()} for name, group in groups.items()}
@@ -105,7 +105,7 @@ def settings_table(settings: Mapping[str, Any]) -> Markup:
 
 
 def _setting(value: Any) -> str:
-    """Format a setting; ascending pairs become ranges ([0.4, 1.0] -> '0.4 to 1'), other lists use commas."""
+    """Format a value: ascending pairs as ranges ([0.4, 1.0] -> '0.4 to 1'), other lists with commas."""
     if not isinstance(value, list):
         return str(value)
     between = " to " if len(value) == 2 and value[0] < value[1] else ", "

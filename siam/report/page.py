@@ -1,6 +1,6 @@
 """report.html: one self-contained page per run, built from the run folder alone.
 
-The page consists of the modules in sections/, sorted by ORDER.
+Each module in sections/ renders one section; sections appear in the order of their ORDER values.
 """
 
 from pathlib import Path
@@ -14,8 +14,8 @@ from siam.system.files import in_turn
 def write_report(folder: str | Path) -> Path:
     """Write report.html for a run, finished or not, and return its path.
 
-    Processes writing the same page take turns, so that the last one sees everything the others saved. Raises
-    RunError if the folder holds no run or a damaged file, OSError if writing fails.
+    Processes that write the same page take turns, so the last page includes everything the others saved.
+    Raises RunError if the folder holds no run or a damaged file, OSError if writing fails.
     """
     run = open_contents(folder)
     sections = plugins.modules("siam.report.sections")

@@ -1,4 +1,4 @@
-"""Images for report.html: pairs of views as the network saw them, and nearest neighbors."""
+"""Images for report.html: pairs of augmented views, and query images with their nearest neighbors."""
 
 import base64
 import io
@@ -17,14 +17,14 @@ from siam.system.files import write_atomically
 PICTURES = "pictures.npz"
 
 PIXELATED = 48
-"""Images up to this side, in pixels, are enlarged pixel by pixel."""
+"""Images with sides of at most this many pixels are enlarged without smoothing."""
 THUMBNAIL = 112
-"""Larger images are shrunk to at most this side, in pixels."""
+"""Larger images are shrunk until their longer side has at most this many pixels."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The images shown in the report, as stored in pictures.npz; all are uint8 (..., S, S, 3)."""
+    """The images shown in the report, as stored in pictures.npz; all arrays are uint8 (..., S, S, 3)."""
 
     pairs: NDArray[np.uint8]
     """Pairs of augmented views as the network saw them, before normalization: (n, 2, S, S, 3)."""
@@ -33,7 +33,7 @@ class Pictures:
     neighbors: NDArray[np.uint8]
     """Each query's nearest images by backbone features, nearest first: (m, k, S, S, 3)."""
     query_names: list[str]
-    """CLASS/FILE, or just FILE without labels."""
+    """Names of the queries: CLASS/FILE, or just FILE if there are no labels."""
     neighbor_names: list[list[str]]
 
     def save(self, folder: Path) -> None:
@@ -52,7 +52,7 @@ class Pictures:
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """Load pictures.npz, or return None if there is none. Raises RunError if it cannot be read."""
+        """Load pictures.npz, or return None if it does not exist. Raises RunError if it cannot be read."""
         file = folder / PICTURES
         try:
             with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
@@ -69,7 +69,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Box:
-    """Display size of images: the side in CSS pixels on narrow pages (`small`) and wide ones (`large`)."""
+    """Side of displayed images in CSS pixels, on narrow (`small`) and wide (`large`) pages."""
 
     small: int
     large: int
@@ -77,7 +77,7 @@ class Box:
 
 
 def box_for(images: NDArray[np.uint8]) -> Box:
-    """Choose the display size for images (..., S, S, 3); small images get multiples of S."""
+    """Choose the display size for images (..., S, S, 3); small images are enlarged by a whole factor."""
     side = images.shape[-2]
     pixelated = side <= PIXELATED
     small, large = (max(1, round(about / side)) * side if pixelated else about for about in (64, 96))
@@ -85,7 +85,7 @@ def box_for(images: NDArray[np.uint8]) -> Box:
 
 
 def image_source(image: NDArray[np.uint8]) -> str:
-    """Encode an image (S, S, 3) as a data: URI: losslessly (PNG) if small, otherwise as a JPEG thumbnail."""
+    """Encode an image (S, S, 3) as a data: URI: as PNG if small, otherwise as a JPEG thumbnail."""
     picture, file = Image.fromarray(image), io.BytesIO()
     if max(picture.size) <= PIXELATED:
         picture.save(file, "PNG", optimize=True)

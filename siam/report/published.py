@@ -1,4 +1,7 @@
-"""Table 5 of SimSiam (Chen & He 2021, arXiv 2011.10566): AP50 / AP / AP75 in %, R50-C4, 200 epochs."""
+"""Published detection results: Table 5 of SimSiam (Chen & He 2021, arXiv 2011.10566).
+
+AP50 / AP / AP75 in %, for R50-C4 detectors with backbones pre-trained for 200 epochs.
+"""
 
 from typing import NamedTuple
 
@@ -8,7 +11,7 @@ from siam.runs.results import PRECISIONS, TransferResult
 
 
 class Triple(NamedTuple):
-    """Average precisions in %, in the order of Table 5."""
+    """AP50, AP and AP75 in %, ordered as in Table 5."""
 
     ap50: float
     ap: float
@@ -35,20 +38,20 @@ TABLE5 = {
 
 
 def row_of(method: str) -> str | None:
-    """Return a method's key in TABLE5, or None if it has none."""
+    """Return the TABLE5 key for a method, or None if the table does not include that method."""
     row = "SimSiam, base" if method == "simsiam" else title(method)
     return row if row in TABLE5 else None
 
 
 def column(layout: str, years: int, masks: bool) -> int:
-    """Return the index of the Table 5 column that matches this kind of data."""
+    """Return the index in COLUMNS. years: number of VOC years. masks: True for masks, False for boxes."""
     if layout == "coco":
         return 3 if masks else 2
     return 1 if years > 1 else 0
 
 
 def compared(result: TransferResult) -> list[list[str]]:
-    """Return table rows in %, as text: one measured row per kind, then the rows of Table 5."""
+    """Build table rows, in %: measured APs for boxes and, if any, masks; below, the published values."""
     measured = [
         [f"measured, {kind}", *(percent(getattr(precision, name), unit="") for name in PRECISIONS)]
         for kind, precision in result.kinds().items()

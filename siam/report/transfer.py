@@ -1,4 +1,4 @@
-"""report.html for a transfer: measured and published average precision, predictions, losses."""
+"""report.html for a transfer: measured and published APs, sample predictions, loss curves."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def write_transfer_report(folder: Path) -> Path:
 
 
 def photographs(folder: Path) -> Markup | str:
-    """Return a transfer's test photographs with predictions drawn in, or "" if there are none."""
+    """Render a transfer's test images with predictions drawn on them; return "" if there are none."""
     files = sorted((folder / DRAWN).glob("*.jpg"))
     if not files:
         return ""
@@ -70,7 +70,7 @@ def _cards(result: TransferResult) -> list[Card]:
 
 
 def _precision(result: TransferResult) -> Markup:
-    """Return the measured and published precisions, and the AP per class, best first."""
+    """Render a table of the measured and published APs, and the AP for each class, best first."""
     classes = sorted(result.boxes.per_class.items(), key=lambda item: -item[1])[:MAX_CLASSES]
     return render(
         "precision.html",
@@ -80,7 +80,7 @@ def _precision(result: TransferResult) -> Markup:
 
 
 def _curves(folder: Path) -> Markup | str:
-    """Return charts of the losses and the learning rate, or "" if nothing was logged."""
+    """Render charts of the losses and the learning rate; return "" if nothing was logged."""
     records = Records(read_records(folder))
     if not records.has("loss"):
         return ""
@@ -89,7 +89,7 @@ def _curves(folder: Path) -> Markup | str:
 
 
 def _losses(ax: Axes, records: Records, _: str) -> None:
-    """Draw the total loss and each of its terms."""
+    """Draw the total loss and its individual terms."""
     names = [name for name in records.latest() if name.startswith("loss")]
     for color, name in zip(LINES, names, strict=False):
         line(ax, *records.series("step", name), color, name.removeprefix("loss_").replace("_", " "))
@@ -104,4 +104,4 @@ def _learning_rate(ax: Axes, records: Records, color: str) -> None:
 
 
 PANELS = (("losses", "losses", _losses), ("lr", "learning rate", _learning_rate))
-"""Name, title and drawing function of each panel."""
+"""The panels, as (name, title, drawing function)."""

@@ -1,6 +1,6 @@
-"""The sections of a run's page, one module each, discovered by listing this folder.
+"""The sections of a run's report, one module each; every module in this folder is used.
 
-A section defines ORDER, its position on the page, and
+A section module defines ORDER, a number that sorts the sections on the page, and
 
     def html(run: Contents) -> Markup | str
 

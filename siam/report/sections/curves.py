@@ -12,7 +12,7 @@ ORDER = 10
 
 
 def html(run: Contents) -> Markup:
-    """Return one chart per logged quantity, with the first three (loss, std, and kNN or else rank) larger."""
+    """Render a chart for each logged quantity; the first three (loss, std, and kNN or rank) are larger."""
     history = run.history
     logged = [shown for shown in panels(history) if history.has(shown.name)]
     figures = []
@@ -24,7 +24,7 @@ def html(run: Contents) -> Markup:
 
 
 def _without_knn(history: History) -> str:
-    """Return the reason for a missing kNN curve, or "" if there is one or it is not due yet."""
+    """Explain why there is no kNN curve; return "" if there is one or it is not due yet."""
     if history.has("knn") or history.steps_per_epoch is None:
         return ""
     off = history.settings.monitor.knn_every == 0

@@ -1,4 +1,4 @@
-"""Results from `siam evaluate`, newest last, and the confusion matrix of the newest one."""
+"""Results of `siam evaluate`, oldest first, and the confusion matrix of the newest."""
 
 from markupsafe import Markup
 
@@ -11,11 +11,11 @@ ORDER = 20
 
 HEAD = ("protocol", "data", "labels", "encoder", "top-1", "95 %", "top-5", "images", "", "when")
 MAX_CLASSES = 20
-"""Confusion matrices with more classes are left out, because they would be unreadable."""
+"""Confusion matrices with more classes are not shown, because they would be unreadable."""
 
 
 def html(run: Contents) -> Markup | str:
-    """Return the results table and the confusion matrix, or "" if there are no evaluations."""
+    """Render the results table and the confusion matrix; return "" if there are no evaluations."""
     if not run.evaluations:
         return ""
     newest = run.evaluations[-1]
@@ -45,7 +45,7 @@ def _row(evaluation: SavedEvaluation) -> list[str]:
 
 
 def _confusion(evaluation: SavedEvaluation) -> list[tuple[str, list[tuple[int, float]]]]:
-    """Return (class, [(count, fraction of the class), ...]) per class, or [] without a matrix to show."""
+    """Return matrix rows (class, [(count, fraction of that class), ...]), or [] if no matrix is shown."""
     matrix, classes = evaluation.confusion, list(evaluation.per_class)
     if matrix is None or not len(classes) == len(matrix) <= MAX_CLASSES:
         return []

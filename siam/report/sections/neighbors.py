@@ -1,4 +1,4 @@
-"""A few images, each with its nearest neighbors by backbone features."""
+"""Sample images, each with its nearest neighbors by backbone features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ MAX_QUERIES, MAX_NEIGHBORS = 8, 8
 
 @dataclass(frozen=True)
 class Shown:
-    """An image shown in this section."""
+    """One displayed image, either a query or a neighbor."""
 
     name: str
     caption: str
     source: str
     style: str
-    """CSS class: `same` or `other` for neighbors whose class is known, otherwise ""."""
+    """CSS class: for labeled neighbors, `same` if in the query's class, else `other`; otherwise empty."""
 
 
 def html(run: Contents) -> Markup | str:
-    """Return a row of neighbors per query, marked by class if names include it; "" without queries."""
+    """Render each query with its neighbors, marked by class if labeled; return "" if there are no queries."""
     pictures = run.pictures
     if pictures is None or not len(pictures.queries):
         return ""

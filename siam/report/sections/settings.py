@@ -10,5 +10,5 @@ ORDER = 90
 
 
 def html(run: Contents) -> Markup:
-    """Return the settings table."""
+    """Render the settings table."""
     return settings_table(to_dict(run.settings))

@@ -1,4 +1,4 @@
-"""Results from `siam transfer`, and test photographs with predictions from the latest one."""
+"""Results of `siam transfer`, and test images with predictions from the latest transfer."""
 
 from markupsafe import Markup
 
@@ -12,7 +12,7 @@ ORDER = 30
 
 
 def html(run: Contents) -> Markup | str:
-    """Return a row per transfer and kind, and the photographs; "" without finished transfers."""
+    """Render a table of APs and the latest test images; return "" if no transfer has finished."""
     if not run.transfers:
         return ""
     rows = [

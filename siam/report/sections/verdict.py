@@ -35,11 +35,11 @@ FIGURE3 = {
         "asymmetric_2x": "in one direction over two pairs of each image",
     },
 }
-"""Figure 3's choices in words: Method field -> value -> words. Each objective's module holds its own."""
+"""Descriptions of Figure 3's choices: Method field -> value -> text. Objectives describe themselves."""
 
 
 def html(run: Contents) -> Markup:
-    """Return the page header."""
+    """Render the page header."""
     settings, latest = run.settings, run.history.latest()
     optimizer = settings.optimizer
     pill, style, meaning, advice = _verdict(run.history, latest)
@@ -55,7 +55,7 @@ def html(run: Contents) -> Markup:
 
 
 def _verdict(history: History, latest: dict[str, Any]) -> tuple[str, str, str, str]:
-    """Return the pill's text and CSS class, the verdict's meaning, and advice ("" if none)."""
+    """Return the verdict, its CSS class, what it means, and advice ("" if none is needed)."""
     if not all(math.isfinite(latest.get(name, 0.0)) for name in ("loss", "std")):
         meaning = "The loss is no longer finite: nothing is learned after that."
         return "diverged", "collapsed", meaning, "Lower optimizer.lr, or set precision float32."
@@ -72,9 +72,9 @@ def _verdict(history: History, latest: dict[str, Any]) -> tuple[str, str, str, s
 
 
 def _not_better(latest: dict[str, Any]) -> str:
-    """Return a sentence naming the baselines that kNN does not beat, or "" if it beats them all.
+    """Return a sentence naming the baselines that kNN does not beat, or "" if there are none.
 
-    Spread alone does not make a good representation.
+    Well-spread features are not necessarily good features.
     """
     if "knn" not in latest:
         return ""
@@ -84,7 +84,7 @@ def _not_better(latest: dict[str, Any]) -> str:
 
 
 def _method(method: Method) -> Markup:
-    """Describe the method in Figure 3's terms, marking changes from the published method."""
+    """Describe the method by its choices in Figure 3, marking those that differ from the published ones."""
     published = METHODS.get(method.name, method)
     choices = []
     for field in ("predictor", "target", "objective", "symmetry"):
@@ -111,7 +111,7 @@ def _backbone(settings: Settings, latest: dict[str, Any]) -> str:
 
 
 def _cards(history: History, latest: dict[str, Any]) -> list[Card]:
-    """Return the key numbers known so far, those with bars first."""
+    """Return cards for the key numbers known so far, those with bars first."""
     cards = []
     for shown in panels(history):
         if shown.label and shown.name in latest:
@@ -126,7 +126,7 @@ def _cards(history: History, latest: dict[str, Any]) -> list[Card]:
 
 
 def _bars(shown: Panel, latest: dict[str, Any]) -> list[Bar]:
-    """Return bars for the run and its baselines, relative to 100 % for percentages, else to the largest."""
+    """Return bars for the run and its baselines; a full bar means 100 %, or the largest value if not in %."""
     compared = {shown.name: "this run", **shown.baselines} if shown.baselines else {}
     known = {name: latest[name] for name in compared if name in latest}
     full = 1.0 if shown.format.endswith("%") else max(known.values(), default=1.0)
