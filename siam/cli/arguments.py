@@ -25,7 +25,7 @@ _RENAMED = {
     "views.grey-p": "views.grayscale-p",
     "random-init": "untrained",
 }
-"""Old names of flags and flag groups. They are rejected, with the new name as a suggestion."""
+"""Old -> new names of flags and flag groups. Old names are rejected; the error suggests the new one."""
 
 _JSON = Annotated[Switch, tyro.conf.arg(help="Print the result as one JSON object on stdout.")]
 
@@ -33,11 +33,11 @@ _JSON = Annotated[Switch, tyro.conf.arg(help="Print the result as one JSON objec
 def parse(
     kind: type[T], args: list[str], prog: str, hints: Mapping[str, str] | None = None
 ) -> tuple[T, bool]:
-    """Parse a verb's options. Returns the options, and True if --json was given.
+    """Parse a verb's options. Return them, and True if --json was given.
 
-    kind: the verb's dataclass. Two types of fields are filled in here: Overrides with the settings that were
-    given, without defaults, and CommandLine with the command as typed. hints: flag -> explanation, for flags
-    that the verb deliberately lacks. Raises SettingsError.
+    kind: the verb's options dataclass. Its Overrides fields get only the settings given in `args`, without
+    defaults; its CommandLine fields get the command as typed. hints: flag -> explanation, for flags that the
+    verb deliberately lacks. Raises SettingsError.
     """
     extended: Any = make_dataclass(
         kind.__name__, [("json", _JSON, False)], bases=(kind,), frozen=True, kw_only=True
@@ -64,7 +64,7 @@ def parse(
 
 
 def _normalize(args: list[str], kind: type) -> list[str]:
-    """Expand shorthands: true to True, --views to --views.pipeline, --resume to --resume=yes."""
+    """Expand shorthands: true -> True, --views -> --views.pipeline, --resume -> --resume=yes."""
     args = [re.sub(r"(?<![^=])(true|false)$", lambda word: word[0].capitalize(), arg) for arg in args]
     args = [re.sub(r"^--views(?==|$)", "--views.pipeline", arg) for arg in args]
     for name, hint in get_type_hints(kind).items():
@@ -78,7 +78,10 @@ def _normalize(args: list[str], kind: type) -> list[str]:
 
 
 def _given(settings: Any, args: list[str]) -> dict[str, Any]:
-    """Return the settings given in `args`, nested. A positional one counts if it is not the default."""
+    """Return the settings given in `args`, as nested dicts.
+
+    Positional settings have no flag to look for; they count as given if they differ from their defaults.
+    """
     typed = {arg.partition("=")[0].replace("_", "-") for arg in args if arg.startswith("--")}
     defaults = dict(_leaves(type(settings)()))
     given: dict[str, Any] = {}
@@ -92,7 +95,10 @@ def _given(settings: Any, args: list[str]) -> dict[str, Any]:
 
 
 def _flags(options: Any) -> list[str]:
-    """Return all of a verb's flags. The name of a settings field is not part of the flags in it."""
+    """Return all of a verb's flags.
+
+    Flags for nested settings omit the name of the field that holds the group.
+    """
     found: list[str] = []
     for name, value in vars(options).items():
         found += [_flag(path) for path, _ in _leaves(value)] if is_dataclass(value) else [_flag((name,))]
@@ -100,7 +106,7 @@ def _flags(options: Any) -> list[str]:
 
 
 def _leaves(settings: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the path and value of every setting in a nested dataclass."""
+    """Yield (path, value) for every setting in a nested dataclass."""
     for name, value in vars(settings).items():
         if is_dataclass(value):
             yield from _leaves(value, (*above, name))
@@ -109,7 +115,7 @@ def _leaves(settings: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[
 
 
 def _flag(path: tuple[str, ...]) -> str:
-    """Return a setting's flag, such as --optimizer.lr; --method stands for the method's name."""
+    """Return a setting's flag, such as --optimizer.lr; method.name becomes --method."""
     return "--" + ".".join(path).replace("_", "-").replace("method.name", "method")
 
 
@@ -124,7 +130,7 @@ def _complaint(argument: str, known: list[str], hints: Mapping[str, str]) -> str
 
 
 def _suggestion(flag: str, known: list[str]) -> str:
-    """Suggest a flag's new name, or its full name (--optimizer.lr for --lr), or similar flags."""
+    """Return a suggestion: the flag's new name, its full name (--optimizer.lr for --lr) or similar flags."""
     name = flag.lstrip("-").replace("_", "-")
     for old, new in _RENAMED.items():
         renamed = "--" + re.sub(rf"^{re.escape(old)}(?=\.|$)", new, name)
@@ -135,7 +141,7 @@ def _suggestion(flag: str, known: list[str]) -> str:
 
 
 def _message_in(box: str) -> str:
-    """Return the first message in a box printed by tyro."""
+    """Return the first message in an error box printed by tyro, reworded for users."""
     lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     end = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
     message = " ".join(lines[:end]) or "the command line cannot be read; see --help"

@@ -4,9 +4,9 @@ A verb is a module with
 - a docstring, whose first line `siam --help` shows;
 - an options dataclass, whose docstrings become the verb's --help;
 - `main(options: TheDataclass)`, which returns the result as a dict or dataclass;
-- optionally `render(result)`, which returns strings and rich renderables for people (default: a table of the
-  result's fields); `after(options, result)`, called after the result is printed; and `HINTS`, flag ->
-  explanation, for flags that the verb deliberately lacks.
+- optionally `render(result)`, which returns strings and rich renderables to print without --json (default: a
+  table of the result's fields); `after(options, result)`, called after the result is printed; and `HINTS`, a
+  dict of flag -> explanation for flags that the verb deliberately lacks.
 
 `siam --help` imports no verb, so it needs neither torch nor tyro.
 """
@@ -41,8 +41,8 @@ _PACKAGE = "siam.verbs"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit status.
 
-    0: success; 2: an error that the user can fix; 75: stopped after saving, can be resumed; 130: interrupted;
-    141: broken pipe.
+    0: success; 2: error that the user can fix; 75: the run stopped after saving and can be resumed;
+    130: interrupted; 141: broken pipe.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -99,7 +99,7 @@ def _run(args: list[str]) -> None:
 
 
 def find_verbs() -> dict[str, str]:
-    """Return verb -> module name, such as import -> import_ or reproduce transfer -> reproduce_transfer."""
+    """Return verb -> module name, such as "reproduce transfer" -> "reproduce_transfer"."""
     return {name.rstrip("_").replace("_", " "): name for name in plugins.names(_PACKAGE)}
 
 
@@ -117,14 +117,14 @@ def _summary(name: str) -> str:
 
 
 def _options_of(module: ModuleType) -> type[Any]:
-    """Return the dataclass that a verb's `main` takes."""
+    """Return the options dataclass that a verb's `main` accepts."""
     (options,) = inspect.signature(module.main).parameters.values()
     kind: type[Any] = options.annotation
     return kind
 
 
 def _reader_has_left() -> bool:
-    """Return True if stdout has no reader, as after `| head`, and then discard all further output."""
+    """Return True if stdout's reader is gone, as after `| head`; if so, discard all further output."""
     output = sys.stdout.fileno()
     if hasattr(select, "poll"):  # not on Windows
         poll = select.poll()

@@ -1,4 +1,4 @@
-"""Types for verb options: positional arguments, switches, and settings as flags.
+"""Types for verb options: positional arguments, switches and settings flags.
 
 A setting's flag is its path, such as `--optimizer.lr`, with two exceptions: DATA is positional, and
 `--method` selects the method that the `method` settings start from.
@@ -19,20 +19,20 @@ from siam.transfer.settings import TransferSettings
 
 RunFolder = Annotated[Positional[str], arg(metavar="RUN", help="The run folder.")]
 CommandLine = NewType("CommandLine", str)
-"""The command line as typed; it has no flag of its own."""
+"""Type of the field that receives the command line as typed; it has no flag."""
 
 Switch = Annotated[bool, FlagCreatePairsOff]
-"""A flag such as `--resume`: present for True, absent for False."""
+"""A flag without a value, such as `--resume`: True if present, False if absent."""
 
 _METHOD = arg(
     name="method",
     prefix_name=False,
-    help=f"Method that this group's settings start from: {', '.join(METHODS)}.",
+    help=f"Method that the settings in this group start from: {', '.join(METHODS)}.",
 )
 _OBJECTIVE = arg(help=f"Agreement objective: {', '.join(names('siam.objectives'))}.")
 _DATA = arg(metavar="[DATA]", help_behavior_hint="(default: demo)")
 _DATA_OF_SCALE = arg(
-    metavar="[DATA]", help="The images; the scale's own dataset if left out.", help_behavior_hint=""
+    metavar="[DATA]", help="The images; if left out, the scale's own dataset.", help_behavior_hint=""
 )
 
 
@@ -42,7 +42,7 @@ class _MethodFlags(Method):
     objective: Annotated[str, _OBJECTIVE] = SIMSIAM.objective
 
     def __post_init__(self) -> None:
-        """Skip the checks, which run later, on the settings with these flags applied."""
+        """Skip validation; it runs once the flags have been applied to the settings."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class _SettingsFlags(Settings):
     method: _MethodFlags = _MethodFlags()
 
     def __post_init__(self) -> None:
-        """Skip the checks, which run later, on the settings with these flags applied."""
+        """Skip validation; it runs once the flags have been applied to the settings."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ class _TableFlags(_SettingsFlags):
 @dataclass(frozen=True)
 class _TransferFlags(TransferSettings):
     def __post_init__(self) -> None:
-        """Skip the checks, which run later, on the settings with these flags applied."""
+        """Skip validation; it runs once the flags have been applied to the settings."""
 
 
 def require_extra(module: str, extra: str) -> None:
-    """Raise SettingsError, naming the extra to install, if an optional package is missing."""
+    """Raise SettingsError if the optional package `module` is missing, naming the extra to install."""
     if find_spec(module) is None:
         raise SettingsError(f"{module} is not installed: pip install 'siam[{extra}]'")
 
@@ -83,7 +83,7 @@ def _flat(kind: type) -> object:
 
 
 PretrainOverrides = Annotated[Overrides, _flat(_SettingsFlags), FlagConversionOff]
-"""DATA, --method and all pretraining settings."""
+"""DATA, --method and all other pretraining settings."""
 
 TableOverrides = Annotated[Overrides, _flat(_TableFlags), FlagConversionOff]
 """DATA and all pretraining settings except --method and --seed, which each table row sets itself."""

@@ -1,4 +1,4 @@
-"""Print results to stdout: one JSON object for programs, or a small table for people."""
+"""Print results to stdout, as one JSON object or as a readable table."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -12,9 +12,9 @@ _MAX_CLASSES = 20
 
 
 def show(result: Any, as_json: bool = False, render: Callable[[Any], Iterable[Any]] | None = None) -> None:
-    """Print a verb's result, a dict or dataclass.
+    """Print a verb's result (a dict or dataclass) as JSON if `as_json`, otherwise for people.
 
-    render: converts the result to strings and rich renderables for people; None prints a table of its fields.
+    render: function that converts the result to strings and rich renderables; None: a table of its fields.
     """
     facts = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
     if as_json:
@@ -28,7 +28,7 @@ def show(result: Any, as_json: bool = False, render: Callable[[Any], Iterable[An
 
 
 def facts_table(facts: dict[str, Any], percent: Iterable[str] = ()) -> Any:
-    """Return a rich table with one row per fact. percent: names of fractions to show as percentages."""
+    """Return a rich table with one row per field. percent: names of the fields to show as percentages."""
     from rich.table import Table
 
     table = Table(show_header=False, box=None, padding=(0, 2))
@@ -65,8 +65,9 @@ def _duration(seconds: float) -> str:
 def classes_table(per_class: dict[str, float], confusion: list[list[int]]) -> Any:
     """Return a rich table of the classes with the lowest accuracy, each with its most frequent confusion.
 
-    confusion: image counts, with true classes as rows and predicted classes as columns. A class without
-    validation images has a row of zeros and is absent from `per_class`; columns then have no known names.
+    per_class: class name -> accuracy. confusion: image counts, with true classes as rows and predicted
+    classes as columns. A class without validation images has a row of zeros and is absent from `per_class`;
+    the columns then have no known names, and confusions are left out.
     """
     from rich.table import Table
 

@@ -1,6 +1,6 @@
 """`siam export`: write a run's encoder in another library's format.
 
-Every export records its origin: method, backbone, normalization, data and siam version.
+Every export carries metadata: method, backbone, input normalization, data and siam version.
 """
 
 import json
@@ -33,9 +33,9 @@ _ONNX_TOLERANCE = 1e-4
 def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
     """Write the encoder of `run` to `out`: a folder for timm, a file for all other formats.
 
-    format: torchvision, timm, detectron2, onnx or safetensors. Returns a summary that includes the weights'
-    origin. Raises SettingsError for an unknown format, and RunError if the run has no encoder, the other
-    library has no such backbone, or the output cannot be written.
+    format: torchvision, timm, detectron2, onnx or safetensors. Returns a summary that includes the metadata.
+    Raises SettingsError for an unknown format, and RunError if the run has no encoder, the other library has
+    no such backbone, or the output cannot be written.
     """
     if format not in get_args(Format):
         known = get_args(Format)
@@ -68,7 +68,7 @@ def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
 
 
 def describe(settings: Settings, encoder: Encoder) -> dict[str, str]:
-    """Describe the origin of the weights as named strings."""
+    """Return the export's metadata: method, backbone, input size and normalization, data and siam version."""
     return {
         "method": settings.method.name,
         "backbone": settings.backbone,
@@ -99,9 +99,9 @@ def _check_torchvision(settings: Settings) -> None:
 
 
 def _save_torch(out: Path, state: State, about: dict[str, str], wrap: bool) -> None:
-    """Write a file that torch.load(weights_only=True) can read: tensors and text, no code.
+    """Write a torch file of tensors and text only, so that torch.load(weights_only=True) can read it.
 
-    wrap: put the tensors under 'model' and request heuristic name matching, for Detectron2's checkpointer.
+    wrap: for Detectron2's checkpointer, put the tensors under 'model' and request heuristic name matching.
     """
     contents: Any = {"model": state, "matching_heuristics": True, "__author__": "siam", "siam": about}
     if not wrap:
@@ -114,7 +114,7 @@ def _save_timm(out: Path, state: State, about: dict[str, str], settings: Setting
     """Write a folder that timm.create_model('local-dir:OUT', num_classes=0, pretrained=True) can load."""
     if settings.width != 1.0 or (settings.stem == "small") or _stem_differs(settings):
         raise RunError(
-            "timm can build this backbone only at its standard width and stem: export as onnx or safetensors "
+            "timm builds this backbone only with its standard width and stem: export as onnx or safetensors "
             "instead"
         )
     side = encoder.image_size
@@ -140,7 +140,7 @@ def _stem_differs(settings: Settings) -> bool:
 def _save_onnx(out: Path, encoder: Encoder, about: dict[str, str]) -> None:
     """Write an ONNX model mapping normalized images (batch, 3, S, S) to features (batch, D).
 
-    Its features are first checked against PyTorch's. Raises RunError if they differ.
+    The model is checked against PyTorch before it is written. Raises RunError if their features differ.
     """
     try:
         import onnx

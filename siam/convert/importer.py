@@ -37,7 +37,7 @@ class Imported:
     backbone: str
     method: str
     parts: tuple[str, ...]
-    """The parts found in it: any of backbone, projector, predictor and target_encoder."""
+    """Network parts found in the checkpoint: any of backbone, projector, predictor and target_encoder."""
     left_out: tuple[str, ...]
     """Checkpoint keys that have no counterpart in the network."""
 
@@ -47,11 +47,11 @@ def import_checkpoint(
 ) -> Imported:
     """Turn `checkpoint` into the run `out`, recognizing the checkpoint's format by its keys.
 
-    checkpoint: a file, or a folder written by timm or siam. backbone: the timm name of the backbone, unless
-    it is a plain ResNet. image_size: side in pixels of the images to encode; if left out, 224, or 32 with a
-    small-image stem. Returns a summary. Raises RunError if the checkpoint is unreadable, matches no known
-    layout or lacks keys, or if `out` already holds a run, and SettingsError for an unknown backbone or
-    method.
+    checkpoint: a file, or a folder written by timm or siam. backbone: timm name; needed unless the backbone
+    is a plain ResNet or the checkpoint names it. image_size: input side in pixels; by default the
+    checkpoint's, or else 224, or 32 with a small-image stem. Returns a summary. Raises RunError if the
+    checkpoint is unreadable, matches no known layout or lacks keys, or if `out` already holds a run, and
+    SettingsError for an unknown backbone or method.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     if (out / SETTINGS).exists():
@@ -80,15 +80,15 @@ def import_checkpoint(
 
 
 def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
-    """Return the tensors of a checkpoint or export by key, and its metadata, without executing code in it.
+    """Return the tensors (by key) and metadata in a checkpoint or export, without executing code from it.
 
-    Raises RunError if the file does not exist, holds no tensors, or holds objects of other kinds.
+    Raises RunError if the file does not exist, has no tensors, or cannot be read safely.
     """
     if file.is_dir():
         inner = [file / name for name in (NETWORK, "encoder.safetensors", "model.safetensors")]
         found = next((path for path in inner if path.exists()), None)
         if found is None:
-            raise RunError(f"{file} holds none of {', '.join(path.name for path in inner)}")
+            raise RunError(f"{file} contains none of {', '.join(path.name for path in inner)}")
         tensors, metadata = read_tensors(found)
         return tensors, metadata | _timm_config(file)
     if not file.is_file():
@@ -110,14 +110,14 @@ def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
 
 
 def _is_safetensors(file: Path) -> bool:
-    """Return True if the file starts with a header length and a JSON object, whatever its name."""
+    """Return True if the file starts as safetensors files do: a header length, then a JSON object."""
     with file.open("rb") as opened:
         start = opened.read(9)
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") < file.stat().st_size
 
 
 def _tensors_within(contents: Any, file: Path) -> State:
-    """Return the tensors of a state dict, possibly nested under 'state_dict', 'model', 'network' etc."""
+    """Return the state dict's tensors, looking inside 'state_dict', 'model', 'network' and similar keys."""
     for key in ("state_dict", "model", "network", "model_state_dict", "student"):
         if isinstance(contents, dict) and isinstance(contents.get(key), dict):
             contents = contents[key]
@@ -130,7 +130,7 @@ def _tensors_within(contents: Any, file: Path) -> State:
 
 
 def _metadata_within(contents: Any) -> dict[str, str]:
-    """Return the metadata that `siam export` wrote into a torch file, or {} if there is none."""
+    """Return the metadata that `siam export` put in a torch file, or {} if there is none."""
     state = contents.get("model", contents) if isinstance(contents, dict) else contents
     own = getattr(state, "_metadata", {}).get("", {}).get("siam", {})
     siam = contents.get("siam", own) if isinstance(contents, dict) else own
@@ -138,7 +138,7 @@ def _metadata_within(contents: Any) -> dict[str, str]:
 
 
 def _timm_config(folder: Path) -> dict[str, str]:
-    """Return the metadata in timm's config.json, or {} if there is no such file."""
+    """Return the metadata in a timm folder's config.json, or {} if there is no such file."""
     file = folder / "config.json"
     if not file.exists():
         return {}
@@ -154,7 +154,7 @@ def _has(state: State, part: str) -> bool:
 def _fold_output_bias(state: State) -> None:
     """Fold the bias of the released projector's last layer into the running mean of the following BN.
 
-    Our last layer has no bias, because BN would subtract it again.
+    Our last layer has no bias, because the BN that follows would cancel it.
     """
     layers = sorted({int(key.split(".")[1]) for key in state if re.match(r"projector\.\d+\.", key)})
     if not layers:
@@ -167,7 +167,7 @@ def _fold_output_bias(state: State) -> None:
 def _settings(
     state: State, metadata: dict[str, str], backbone: str | None, image_size: int | None, method: str | None
 ) -> Settings:
-    """Infer the settings from tensor shapes and, for our own exports, from the metadata."""
+    """Infer the settings from tensor shapes and metadata, unless given as arguments."""
     name = backbone or metadata.get("backbone") or _resnet(state)
     first = state.get("backbone.conv1.weight")
     small = first is not None and first.shape[-1] == 3
@@ -200,7 +200,7 @@ def _resnet(state: State) -> str:
 
 
 def _heads(state: State, method: Method) -> Method:
-    """Infer the depth and widths of the heads from their weights."""
+    """Return `method` with the depth and widths of its heads inferred from their weights."""
     projector = _linear_shapes(state, "projector")
     if not projector:
         return method
@@ -220,7 +220,7 @@ def _heads(state: State, method: Method) -> Method:
 
 
 def _linear_shapes(state: State, part: str) -> list[tuple[int, int]]:
-    """Return (out, in) for each linear layer of a head, in order."""
+    """Return a head's linear layer shapes, (out, in), in order."""
     found = {
         int(key.split(".")[1]): (int(value.shape[0]), int(value.shape[1]))
         for key, value in state.items()
@@ -239,7 +239,7 @@ def _load(network: Network, state: State, checkpoint: Path) -> None:
     unknown = [key for key in state if key not in own]
     misshapen = [key for key in needed if key in state and state[key].shape != own[key].shape]
     if not _has(state, "backbone"):
-        raise RunError(f"{checkpoint} holds no backbone")
+        raise RunError(f"{checkpoint} contains no backbone weights")
     for problem, keys in (
         ("lacks", missing), ("has unknown", unknown), ("has wrong shapes for", misshapen)
     ):  # fmt: skip

@@ -1,4 +1,4 @@
-"""`siam inspect`: report facts about a run or checkpoint, and the health of its representation."""
+"""`siam inspect`: describe a run or checkpoint, and check its representation for collapse."""
 
 import tempfile
 from pathlib import Path
@@ -26,11 +26,11 @@ _MIN_IMAGES_FOR_WORKERS = 500  # reading fewer takes no longer than starting pro
 def inspect(
     source: str | Path, data: str | Path | None = None, backbone: str | None = None, device: str = "auto"
 ) -> dict[str, Any]:
-    """Return named facts about a run or checkpoint: method, backbone, heads, epochs, verdict in training.
+    """Describe a run or checkpoint: its method, backbone, heads, epochs and training verdict, by field name.
 
-    source: a run folder, or a checkpoint that `siam import` accepts. backbone: the timm name of a
-    checkpoint's backbone, unless it is a plain ResNet. data: images, of which up to 2,048 are used. With
-    data, the facts include the effective rank of the features (at most D) and, if there is a projector, the
+    source: a run folder, or a checkpoint that `siam import` accepts. backbone: a checkpoint backbone's timm
+    name; needed unless it is a plain ResNet. data: images, of which up to 2,048 are used. With data, the
+    description includes the effective rank of the features (at most D) and, if there is a projector, the
     effective rank of the projections (at most d), their std x sqrt(d) (about 1 if healthy, 0 after a
     collapse) and a verdict. Raises SettingsError, RunError if `source` is neither a run nor a checkpoint, or
     DataError for fewer than 2 images.
@@ -67,15 +67,15 @@ def _inspect_run(folder: Path, data: str | Path | None, device: str) -> dict[str
 
 
 def _health(network: Network, heads: bool, data: str | Path, device: str) -> dict[str, Any]:
-    """Measure std and effective ranks on center views, in eval mode.
+    """Measure the embedding std and effective ranks on center crops, in eval mode.
 
-    Training measures them on crops, with batch statistics. After few steps, while BN's running statistics
-    still lag, the verdict here may therefore be worse.
+    Training measures them on random crops with batch statistics. Early in training, while BN's running
+    statistics still lag, the verdict here may therefore be worse.
     """
     found_device = find_device(device)
     images = open_images(data).train
     if len(images) < 2:  # one image would always look collapsed
-        raise DataError(f"{images.name} has only one image: judging an encoder needs at least 2")
+        raise DataError(f"{images.name} has only one image: checking for collapse needs at least 2")
     chosen = np.unique(np.linspace(0, len(images) - 1, min(_MAX_IMAGES, len(images))).astype(np.int64))
     workers = default_workers(found_device) if len(chosen) > _MIN_IMAGES_FOR_WORKERS else 0
     views = center_views(images, network.image_size, chosen, workers=workers)

@@ -1,7 +1,7 @@
-"""Map the names of network parts in other projects' checkpoints to the names used here.
+"""Rename the keys in other projects' checkpoints to those of `siam.Network`.
 
-Each layout has a pattern that identifies it and a map of key prefixes. Within the backbone, names are those
-of torchvision and timm, which agree for ResNets; only Detectron2 and lightly use different ones.
+Each layout has a pattern that identifies it and a map of key prefixes. Backbone keys follow torchvision and
+timm, which agree for ResNets; only Detectron2 and lightly name them differently.
 """
 
 import re
@@ -17,28 +17,28 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Layout:
-    """The key prefixes in one project's checkpoints, and the parts of `siam.Network` they correspond to."""
+    """The key format of one project's checkpoints, and how it maps to `siam.Network`."""
 
     name: str
     marker: str
-    """Regular expression that matches the start of at least one key in such a checkpoint."""
+    """Regular expression; a checkpoint has this layout if any key starts with a match."""
     parts: Mapping[str, str]
-    """Prefix in the checkpoint -> prefix in `siam.Network`; the longest match wins."""
+    """Key prefix in the checkpoint -> prefix in `siam.Network`; the longest matching prefix wins."""
     method: str | None = None
-    """The method used for such checkpoints, if the layout implies one."""
+    """The pretraining method, if the layout implies one."""
     rename: Callable[[str], str] = field(default=lambda key: key)
-    """Translates keys inside the backbone."""
+    """Function that renames backbone keys, without their prefix."""
 
 
 def _from_sequential(key: str) -> str:
-    """Rename lightly's keys, which number an nn.Sequential's layers: 0 conv1, 1 bn1, 4-7 layer1-layer4."""
+    """Rename one lightly key, which has an nn.Sequential index: 0 conv1, 1 bn1, 4-7 layer1-layer4."""
     number, _, rest = key.partition(".")
     names = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
     return f"{names.get(number, number)}.{rest}"
 
 
 def to_detectron2(key: str) -> str:
-    """Rename keys to Detectron2's names, such as layer1.0.bn2.weight to res2.0.conv2.norm.weight."""
+    """Convert a key to Detectron2's name, such as layer1.0.bn2.weight to res2.0.conv2.norm.weight."""
     key = re.sub(r"^layer(\d)", lambda found: f"res{int(found[1]) + 1}", key)
     key = key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
     key = re.sub(r"\bbn(\d)", r"conv\1.norm", key)
@@ -75,11 +75,11 @@ LAYOUTS = (
         "": "backbone.",
     }),
 )  # fmt: skip
-"""All layouts, in the order they are tried. Newer solo-learn checkpoints use siam's names."""
+"""All layouts, in the order they are tried. Newer solo-learn checkpoints match the siam layout."""
 
 
 def recognize(keys: list[str]) -> Layout:
-    """Return the first layout that matches any key. Raises RunError, quoting a few keys, if none does."""
+    """Return the first layout whose marker matches a key. Raises RunError if there is none."""
     bare = [key.removeprefix("module.") for key in keys]
     for layout in LAYOUTS:
         if any(re.match(layout.marker, key) for key in bare):
@@ -89,7 +89,7 @@ def recognize(keys: list[str]) -> Layout:
 
 
 def translate(state: Mapping[str, Tensor], layout: Layout) -> tuple[State, list[str]]:
-    """Return the tensors, keyed as in `siam.Network`, and the keys that have no counterpart there."""
+    """Return the tensors under their `siam.Network` keys, and the original keys that have no counterpart."""
     found: State = {}
     left: list[str] = []
     for key, value in state.items():

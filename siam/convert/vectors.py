@@ -1,4 +1,4 @@
-"""Embed images, one vector each, as arrays or streamed to a Parquet file of any length."""
+"""Embed images as vectors, returned as arrays or streamed to a Parquet file of any length."""
 
 import hashlib
 import json
@@ -34,12 +34,12 @@ Precision = Literal["float32", "float16"]
 _PART = 16  # batches per temporary file
 
 Vectors = tuple[NDArray[np.float32], NDArray[np.int64]]
-"""Features of a batch (B, D), and the dataset indices of its images (B,)."""
+"""A batch of features (B, D), and the images' dataset indices (B,)."""
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """Turn images into vectors with a run's encoder on a device."""
+    """Settings for turning images into vectors with a run's encoder."""
 
     run: str | Path
     device: str = "auto"
@@ -52,7 +52,7 @@ class Embedder:
             raise SettingsError(f"batch_size must be at least 1, got {self.batch_size}")
 
     def vectors(self, images: Images, indices: NDArray[np.int64]) -> Iterator[Vectors]:
-        """Yield the vectors of the images `indices`, in order, skipping unreadable images."""
+        """Yield the vectors of the images at `indices`, in order, batch by batch, without unreadable ones."""
         device = find_device(local_device(self.device))
         encoder = load(self.run, str(device), self.layer)
         workers = self.workers if self.workers >= 0 else default_workers(device)
@@ -69,10 +69,10 @@ def embed(
     workers: int = -1,
     layer: Layer = "backbone",
 ) -> tuple[NDArray[np.float32], list[str]]:
-    """Return the vectors, float32 (N, D), and paths of all images, in dataset order.
+    """Return the vectors, float32 (N, D), and the file paths of all images, in dataset order.
 
     run: the run folder. data: images, as for `siam.pretrain`; training images come first, then validation.
-    layer: `backbone` for its features, or `projector` for its output z (N, d). workers: number of decoding
+    layer: `backbone` for its features, or `projector` for its output z (N, d). workers: image-decoding
     processes; -1: based on the number of cores. Unreadable images are skipped. Raises SettingsError,
     RunError if the run has no encoder, or DataError if there are no readable images.
     """
@@ -99,7 +99,7 @@ def embed_to_parquet(
     precision: Precision = "float32",
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Write the path, label (a class name or null) and embedding (D numbers) of every image to `out`.
+    """Write each image's path, label (class name or null) and embedding (D numbers) to a Parquet file.
 
     Each batch becomes one row group, so memory does not grow with the dataset. The file appears only when it
     is complete; until then, its parts are in OUT.parts, and repeating the call resumes after them. Processes
@@ -144,7 +144,10 @@ def _write_parts(
     precision: Precision,
     progress: OnProgress,
 ) -> None:
-    """Write this rank's share of the missing parts of dataset `number`, as NUMBER-PART.parquet."""
+    """Write this rank's share of the parts still missing, as NUMBER-PART.parquet.
+
+    number: 0 for training images, 1 for validation images.
+    """
     size = _PART * embedder.batch_size
     files = [folder / f"{number}-{part:08d}.parquet" for part in range(-(-len(images) // size))]
     missing = on_rank_zero(lambda: [part for part, file in enumerate(files) if not file.exists()])
@@ -166,7 +169,10 @@ def _write_parts(
 
 
 def _by_part(batches: Iterator[Vectors], parts: list[int], size: int) -> Iterator[tuple[int, list[Vectors]]]:
-    """Yield each part with its batches; a part without readable images has none."""
+    """Group consecutive batches by part; a part without readable images gets an empty list.
+
+    parts: part numbers, ascending. size: images per part.
+    """
     waiting = next(batches, None)
     for part in parts:
         rows = list[Vectors]()
@@ -177,7 +183,7 @@ def _by_part(batches: Iterator[Vectors], parts: list[int], size: int) -> Iterato
 
 
 def _continue_or_start(parts: Path, job: dict[str, Any]) -> None:
-    """Keep existing parts if they belong to the same job; otherwise remove them."""
+    """Create the folder `parts`, first removing any parts written by a different job."""
     file = parts / "job.json"
     if parts.exists() and not (file.exists() and file.read_text() == json.dumps(job)):
         shutil.rmtree(parts)
@@ -186,7 +192,7 @@ def _continue_or_start(parts: Path, job: dict[str, Any]) -> None:
 
 
 def _digest(run: str | Path) -> str:
-    """Return the SHA-256 digest of the run's weights."""
+    """Return a SHA-256 digest of the run's weight files."""
     digest = hashlib.sha256()
     for name in (ENCODER, CHECKPOINT, NETWORK):
         file = Path(run) / name
@@ -197,7 +203,7 @@ def _digest(run: str | Path) -> str:
 
 
 def _join(parts: Path, out: Path) -> tuple[int, int]:
-    """Join all row groups into the file `out`. Return the number of rows and their dimension."""
+    """Join all parts into the file `out`, and delete them. Return the numbers of rows and dimensions."""
     rows = dimension = 0
 
     def tables() -> Iterator[pa.Table]:

@@ -25,11 +25,11 @@ class Instance:
     label: int
     """From 1 to K; 0 is the background."""
     area: float
-    """Area in pixels: the mask's if there is one, otherwise the box's."""
+    """Mask area in pixels, or box area if there is no mask."""
     iscrowd: bool = False
-    """One annotation covers many objects (COCO): excluded from training and ignored in the test."""
+    """One annotation covers many objects (COCO). Excluded from training, ignored in evaluation."""
     difficult: bool = False
-    """Hard to recognize (VOC): used for training, but ignored in the test."""
+    """Hard to recognize (VOC). Used for training, ignored in evaluation."""
     segmentation: Any = None
     """In COCO format: polygons [[x, y, x, y, ...], ...] or RLE {counts, size}."""
 
@@ -46,10 +46,10 @@ class Example:
 
 
 class Skipped(dict[str, tuple[int, str]]):
-    """Unusable annotations: reason -> (count, location of the first one)."""
+    """Skipped annotations and images: reason -> (count, location of the first)."""
 
     def note(self, reason: str, where: str) -> None:
-        """Count one more annotation skipped for `reason`."""
+        """Record that the annotation or image at `where` was skipped for `reason`."""
         count, first = self.get(reason, (0, where))
         self[reason] = count + 1, first
 
@@ -59,9 +59,9 @@ class Skipped(dict[str, tuple[int, str]]):
 
 
 class AnnotatedImages:
-    """A sequence of examples, with `read` and `path` as in `siam.data.images.Images`.
+    """A sequence of annotated images, with the interface of `siam.data.images.Images`.
 
-    Stored as one block of JSON, because millions of small objects would be slow to send to the data workers.
+    Stored as one block of JSON, because sending millions of small objects to the data workers would be slow.
     """
 
     labels: NDArray[np.int64] | None = None
@@ -87,7 +87,7 @@ class AnnotatedImages:
     def read(self, i: int) -> Tensor:
         """Return image i at full size, uint8 (3, H, W).
 
-        Raises BrokenImage, also if the size differs from the annotated one.
+        Raises BrokenImage if the image cannot be decoded or its size differs from the annotation's.
         """
         example = self[i]
         try:
@@ -114,7 +114,7 @@ def _load(block: bytes) -> Example:
 
 @dataclass(frozen=True)
 class DetectionDataset:
-    """A detection dataset, from either layout."""
+    """A detection dataset read from VOC or COCO layout."""
 
     name: str
     layout: str
@@ -122,14 +122,14 @@ class DetectionDataset:
     years: int
     """Number of VOC years merged; 1 for COCO."""
     classes: tuple[str, ...]
-    """Class names for labels 1 to K."""
+    """Class names, in label order 1 to K."""
     category_ids: tuple[int, ...]
-    """The layout's own category ids for labels 1 to K."""
+    """Category ids used in the annotation files, in label order 1 to K."""
     train: AnnotatedImages
-    """Images with at least one object to learn from."""
+    """Training images; each has at least one object to learn from."""
     test: AnnotatedImages
     masks: bool
-    """True if instances may have a segmentation."""
+    """True if instances may have segmentations."""
     skipped: Skipped
 
 

@@ -1,4 +1,4 @@
-"""COCO layout: annotations/instances_*.json, each with its own image folder (Lin et al. 2014)."""
+"""COCO layout: annotations/instances_*.json, with one image folder per file (Lin et al. 2014)."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from siam.transfer.annotations import (
 )
 
 Rows = dict[str, list[dict[str, Any]]]
-"""The `images`, `annotations` and `categories` in an annotation file."""
+"""Contents of an annotation file: lists of JSON objects under `images`, `annotations` and `categories`."""
 
 
 def coco_files(root: Path) -> tuple[Path, Path] | None:
@@ -33,9 +33,9 @@ def coco_files(root: Path) -> tuple[Path, Path] | None:
 
 
 def open_coco(name: str, files: tuple[Path, Path], masks: bool) -> DetectionDataset:
-    """Read all annotations, skipping and counting unusable ones.
+    """Open a COCO dataset from its (training, test) annotation files, counting the annotations skipped.
 
-    masks: True if instances need a segmentation. Raises DataError if a file is not in COCO format, or if the
+    masks: skip instances without a segmentation. Raises DataError if a file is not in COCO format, or if the
     two files use the same id for different categories.
     """
     skipped = Skipped()
@@ -79,7 +79,7 @@ def _read(file: Path) -> Rows:
 
 
 def _categories(rows: Rows, file: Path) -> dict[int, str]:
-    """Return the category names by id."""
+    """Return category id -> name."""
     try:
         return {int(row["id"]): str(row["name"]) for row in rows["categories"]}
     except (KeyError, TypeError, ValueError):
@@ -89,7 +89,7 @@ def _categories(rows: Rows, file: Path) -> dict[int, str]:
 def _examples(
     rows: Rows, file: Path, label_of: dict[int, int], masks: bool, skipped: Skipped
 ) -> list[Example]:
-    """Return the images that exist on disk, each with its usable instances."""
+    """Return one example per image found on disk, with its usable instances."""
     images: dict[Any, dict[str, Any]] = {}
     for row in rows["images"]:
         usable = isinstance(row.get("id"), int) and isinstance(row.get("file_name"), str)
@@ -117,7 +117,7 @@ def _instances(
     masks: bool,
     skipped: Skipped,
 ) -> dict[Any, list[Instance]]:
-    """Return the usable instances of each image, by image id."""
+    """Return image id -> usable instances."""
     instances: dict[Any, list[Instance]] = defaultdict(list)
     ids = [row.get("id") for row in rows]
     # The test identifies objects by their ids, and pycocotools treats 0 as "none".
@@ -138,7 +138,7 @@ def _instances(
 
 
 def _folder_of(images: dict[Any, dict[str, Any]], file: Path) -> Path:
-    """Return the folder that holds a file's images: train2017/, images/train2017/, images/ or the root."""
+    """Find the images of an annotation file: in train2017/, images/train2017/, images/ or the root."""
     root, part = file.parent.parent, file.stem.removeprefix("instances_")
     folders = [root / part, root / "images" / part, root / "images", root]
     names = [row["file_name"] for row in list(images.values())[:100]]
@@ -182,7 +182,7 @@ def _box(bbox: Any) -> Box | None:
 
 
 def _is_segmentation(value: Any, image: dict[str, Any]) -> bool:
-    """Return True for polygons with at least three corners each, or RLE that matches the image size."""
+    """Return True for polygons with at least three corners each, or for RLE whose size matches the image."""
     if isinstance(value, list):
         return bool(value) and all(
             isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in value

@@ -1,4 +1,4 @@
-"""Detection datasets in VOC or COCO layout, and batches of images and targets, starting at any step.
+"""Open detection datasets in VOC or COCO layout, and yield batches of images and targets from any step on.
 
 As in pretraining, augmentation depends only on (seed, epoch, index): results do not depend on the number of
 workers, and a resumed run equals an uninterrupted one.
@@ -30,13 +30,14 @@ Target = dict[str, Tensor]
 """boxes float (n, 4): left, top, right, bottom; labels int64 (n,), from 1; optional masks uint8 (n, H, W)."""
 
 Examples = list[tuple[Tensor, Target]]
-"""One batch: uint8 images (3, H, W) of varying sizes, with their targets."""
+"""A batch: (image, target) pairs, with uint8 images (3, H, W) of varying sizes."""
 
 
 def open_annotated(data: str | Path, masks: bool) -> DetectionDataset:
-    """Open a dataset in VOC or COCO layout, with boxes and, if `masks`, segmentations.
+    """Open a detection dataset in VOC or COCO layout.
 
-    Raises DataError if the layout is neither of the two, segmentations are missing, or no image is usable.
+    masks: require segmentations as well as boxes. Raises DataError if the layout is neither VOC nor COCO, if
+    required segmentations are missing, or if no training or no test image is usable.
     """
     name, root = str(data), Path(data)
     if not root.is_dir():
@@ -66,8 +67,8 @@ def open_annotated(data: str | Path, masks: bool) -> DetectionDataset:
 class Batches:
     """One rank's share of the training batches; iterate over `batches(first, last)`.
 
-    rank, world: this rank and the number of ranks. Unreadable images are replaced and recorded in
-    `unreadable`. Raises DataError if more than 10 % of the dataset is unreadable.
+    batch_size: images per step over all ranks. world: number of ranks. Unreadable images are replaced and
+    recorded in `unreadable`. Raises DataError if more than 10 % of the dataset is unreadable.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Batches:
         self.order = (batch_size, seed, rank, world)
 
     def batches(self, first: int, last: int) -> Iterator[Examples]:
-        """Yield the batches of steps `first` to `last` - 1, each determined by (seed, epoch, index) alone."""
+        """Yield this rank's batches for steps `first` to `last` - 1, whatever steps came before."""
         order = _Order(len(self.images), *self.order, first, last)
         for examples, unreadable, reason in batches_of(self.dataset, order, self.workers):
             self.unreadable.update(unreadable)
@@ -104,7 +105,7 @@ _Key = list[tuple[int, int]]
 
 
 class _Order(Sampler[_Key]):
-    """The key of each batch, with each epoch shuffled; a batch may straddle two epochs."""
+    """Yield one key per batch; each epoch is shuffled, and a batch may straddle two epochs."""
 
     def __init__(
         self, size: int, batch: int, seed: int, rank: int, world: int, first: int, last: int
@@ -125,9 +126,9 @@ class _Order(Sampler[_Key]):
 
 
 class _Examples(Dataset[Any]):
-    """dataset[key] -> (batch, its unreadable images, why there is no batch or "").
+    """dataset[key] -> (batch, unreadable images, error), evaluated in the data workers.
 
-    Runs in the data workers.
+    error: why no batch could be read, or "".
     """
 
     def __init__(self, images: AnnotatedImages, seed: int, masks: bool) -> None:
@@ -146,7 +147,10 @@ class _Examples(Dataset[Any]):
 
 
 def with_target(image: Tensor, example: Example, flip: bool, masks: bool) -> tuple[Tensor, Target]:
-    """Return the image, uint8 (3, H, W), and its target, excluding crowds; both are mirrored if `flip`."""
+    """Return (image, target), both mirrored if `flip`; the target omits crowds.
+
+    image: uint8 (3, H, W). masks: include masks in the target.
+    """
     instances = [one for one in example.instances if not one.iscrowd]
     width, height = example.width, example.height
     boxes = [clip_box(one.box, width, height) for one in instances]
@@ -169,7 +173,10 @@ def with_target(image: Tensor, example: Example, flip: bool, masks: bool) -> tup
 
 
 class TestImages(Dataset[Any]):
-    """dataset[i] -> (index into `images`, uint8 image (3, H, W) or None, why it is unreadable or "")."""
+    """dataset[i] -> (index into `images`, image, error).
+
+    image: uint8 (3, H, W), or None if unreadable. error: why the image is unreadable, or "".
+    """
 
     def __init__(self, images: AnnotatedImages, indices: list[int]) -> None:
         self.images, self.indices = images, indices

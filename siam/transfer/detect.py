@@ -1,4 +1,4 @@
-"""Detect objects in test images: predictions in COCO result format, and pictures of them."""
+"""Detect objects in test images, returning COCO-format results, and draw the predictions."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,7 +32,9 @@ def detect(
     workers: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[Prediction], dict[int, str]]:
-    """Return predictions for the test images `indices`, and image id -> reason for unreadable images.
+    """Detect objects in the test images at `indices`.
+
+    Returns the predictions, and image id -> error for unreadable images.
 
     Images are processed one at a time, so that predictions (at most 100 per image) do not depend on batching.
     progress: called with the number of images processed so far.
@@ -55,13 +57,13 @@ def detect(
 
 
 def _set_test_size(detector: nn.Module, settings: TransferSettings) -> None:
-    """Append the test size to the training sizes, because torchvision tests at the last one."""
+    """Append the test size to the training sizes; in eval mode, torchvision uses the last size."""
     transform: Any = detector.transform
     transform.min_size = (*settings.train_sides, settings.test_side)
 
 
 def _results(found: dict[str, Tensor], example: Example, data: DetectionDataset) -> Iterator[Prediction]:
-    """Yield predictions in COCO result format.
+    """Convert the detector's output for one image to COCO result format.
 
     found: boxes (n, 4), scores (n,), labels (n,) and optionally masks (n, 1, H, W).
     """
@@ -80,9 +82,10 @@ def _results(found: dict[str, Tensor], example: Example, data: DetectionDataset)
 def draw(
     images: AnnotatedImages, index: int, predictions: list[Prediction], named: dict[int, str], file: Path
 ) -> None:
-    """Save an image as a JPEG showing its predictions with a score of at least 0.5, or else the best one.
+    """Draw an image's ground truth and predictions, and save the picture as a JPEG.
 
-    named: category id -> name. Ground-truth boxes are white; predicted boxes have their class's color.
+    Up to 12 predictions with a score of at least 0.5 are drawn, or the best one if none reaches 0.5.
+    Ground-truth boxes are white; predicted boxes are colored by class. named: category id -> name.
     """
     example = images[index]
     image = images.read(index)  # uint8 (3, H, W)

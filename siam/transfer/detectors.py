@@ -1,4 +1,4 @@
-"""Faster and Mask R-CNN on a run's ResNet: the paper's C4 or torchvision's feature pyramid.
+"""Faster and Mask R-CNN on a run's ResNet, with the paper's C4 design or torchvision's feature pyramid.
 
 C4 (He et al. 2017, Detectron2's R50-C4): the trunk runs from the stem to res4. Its output feeds the RPN, and
 RoIAlign pools it to 14 x 14. res5 is the head for boxes and masks, followed by an extra batch norm because
@@ -38,13 +38,13 @@ Targets = list[dict[str, Tensor]]
 _SHAPES = (0.5, 1.0, 2.0)
 """Aspect ratios of the anchors (height / width)."""
 _ROI = 14
-"""Side of the grid that RoIAlign pools from res4, in cells."""
+"""RoIAlign output size: each box is pooled from res4 to 14 x 14."""
 _MASK_CHANNELS = 256  # in C4's mask head
 _PYRAMID_CHANNELS = 256  # per level
 
 
 def build_detector(resnet: nn.Module, classes: int, settings: TransferSettings) -> nn.Module:
-    """Build a torchvision detector around `resnet`'s layers; all other layers are randomly initialized.
+    """Build a torchvision detector that reuses `resnet`'s layers; its other layers are randomly initialized.
 
     resnet: a timm ResNet. classes: K, excluding the background. In training mode, the detector maps images,
     float (3, H, W) in [0, 1], and targets to losses by name; in eval mode, it maps images to boxes, labels,
@@ -102,7 +102,7 @@ def _fpn(resnet: nn.Module, classes: int, settings: TransferSettings) -> FasterR
 
 
 def channels_of(stage: nn.Module) -> int:
-    """Return a ResNet stage's number of output channels, read from the last norm on its main path."""
+    """Return the number of output channels of a ResNet stage, read from its last batch norm."""
     block = list(stage.children())[-1]
     last = [getattr(block, name) for name in ("bn1", "bn2", "bn3") if hasattr(block, name)][-1]
     return int(last.num_features)
@@ -137,7 +137,7 @@ class Res5(nn.Module):
 
 
 class BoxPredictor(nn.Module):
-    """Scores for K classes and the background, and four offsets per class; initialized as in Detectron2."""
+    """Predict K + 1 class scores and four box offsets per class; initialized as in Detectron2."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -151,13 +151,13 @@ class BoxPredictor(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map (R, C5) to scores (R, K + 1) and offsets (R, 4 (K + 1)).
 
-        The background comes first; its four offsets are unused zeros.
+        The background comes first; its four offsets are zero and unused.
         """
         return self.cls_score(x), F.pad(self.bbox_pred(x), (4, 0))
 
 
 class MaskPredictor(nn.Module):
-    """A deconvolution to 256 channels, followed by one mask per class."""
+    """Predict one mask per class: a deconvolution to 256 channels, then a 1 x 1 convolution."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -169,15 +169,18 @@ class MaskPredictor(nn.Module):
         nn.init.zeros_(self.predictor.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (R, C5, 7, 7) to (R, K + 1, 14, 14); the first mask, for the background, is unused zeros."""
+        """Map (R, C5, 7, 7) to mask logits (R, K + 1, 14, 14).
+
+        The background comes first; its logits are zero and unused.
+        """
         logits: Tensor = self.predictor(F.relu(self.deconv(x)))  # (R, 256, 14, 14) -> (R, K, 14, 14)
         return F.pad(logits, (0, 0, 0, 0, 1, 0))
 
 
 class C4Heads(RoIHeads):  # type: ignore[misc]
-    """torchvision's RoI heads, but boxes and masks share one pass through res5, as in Detectron2.
+    """torchvision's RoI heads, but boxes and masks share one training pass through res5, as in Detectron2.
 
-    Batch norm therefore sees each sampled box once, instead of seeing boxes with objects twice.
+    Batch norm therefore sees each sampled box once; two passes would show it foreground boxes twice.
     """
 
     def __init__(
@@ -203,7 +206,7 @@ class C4Heads(RoIHeads):  # type: ignore[misc]
     ) -> tuple[Targets, dict[str, Tensor]]:
         """Return (detections, {}) in eval mode and ([], losses) in training mode.
 
-        proposals: boxes (P, 4) for each image.
+        proposals: one (P, 4) tensor of boxes per image.
         """
         if self.training:
             return [], self._losses(features["0"], proposals, image_shapes, targets)
@@ -249,7 +252,7 @@ class C4Heads(RoIHeads):  # type: ignore[misc]
     def _pooled(self, res4: Tensor, boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """Apply RoIAlign and res5: (B, C4, H/16, W/16) -> (R, C5, 7, 7).
 
-        boxes: (n, 4) for each image, in pixels.
+        boxes: one (n, 4) tensor per image, in pixels.
         """
         stride = max(side for shape in image_shapes for side in shape) / max(res4.shape[-2:])
         scale = 2.0 ** -round(math.log2(stride))  # a power of two; padding makes the quotient inexact

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def decode_mask(segmentation: Any, width: int, height: int) -> NDArray[np.uint8]:
-    """Decode a segmentation into a mask (H, W), 1 inside the object.
+    """Decode a segmentation into a binary mask (H, W), with 1 inside the object.
 
     segmentation: polygons [[x, y, x, y, ...], ...], or RLE {counts, size}, plain or compressed.
     """
@@ -23,7 +23,7 @@ def decode_mask(segmentation: Any, width: int, height: int) -> NDArray[np.uint8]
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return a mask (H, W) as compressed RLE, as used in COCO results."""
+    """Encode a mask (H, W) as compressed RLE, in COCO result format."""
     encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     counts = encoded["counts"]
     return {

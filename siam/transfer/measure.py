@@ -24,7 +24,7 @@ Prediction = dict[str, Any]
 def truth(data: DetectionDataset, unread: Iterable[int] = ()) -> dict[str, Any]:
     """Return the test set in COCO format, with crowds and difficult instances marked as ignored.
 
-    unread: ids of unreadable images, which are omitted.
+    unread: ids of unreadable images to omit.
     """
     excluded = set(unread)
     examples = [data.test[i] for i in range(len(data.test))]
@@ -52,7 +52,10 @@ def truth(data: DetectionDataset, unread: Iterable[int] = ()) -> dict[str, Any]:
 
 
 def average_precision(true: dict[str, Any], predictions: list[Prediction], masks: bool) -> Precision:
-    """Measure the average precision of boxes, or of masks if `masks`. Modifies no argument."""
+    """Compute box AP, or mask AP if `masks`, leaving the arguments unmodified.
+
+    true: ground truth in COCO format, as returned by `truth`.
+    """
     with contextlib.redirect_stdout(io.StringIO()):
         reference = COCO(true, use_deepcopy=True)
         found = reference.loadRes(of_kind(predictions, masks)) if predictions else COCO(_empty(true))
@@ -77,13 +80,16 @@ def average_precision(true: dict[str, Any], predictions: list[Prediction], masks
 
 
 def _mean(precision: NDArray[np.float64]) -> float | None:
-    """Return the mean of the defined values, or None; -1 means that the test set has no such object."""
+    """Return the mean over values other than -1 (no such object in the test set), or None if all are -1."""
     known = precision[precision > -1]
     return float(known.mean()) if known.size else None
 
 
 def of_kind(predictions: list[Prediction], masks: bool) -> list[Prediction]:
-    """Copy predictions, keeping only boxes or only masks; with both, boxes would get the masks' areas."""
+    """Copy predictions, keeping only masks if `masks`, otherwise only boxes.
+
+    With both present, the evaluation would take box areas from the masks.
+    """
     other = "bbox" if masks else "segmentation"
     return [{key: value for key, value in row.items() if key != other} for row in predictions]
 

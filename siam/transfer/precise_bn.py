@@ -14,9 +14,10 @@ T = TypeVar("T")
 
 @torch.no_grad()
 def measure_statistics(network: nn.Module, batches: Iterable[T], forward: Callable[[T], object]) -> None:
-    """Set all running statistics to their means over `batches`, leaving parameters and mode unchanged.
+    """Replace batch norm's running statistics by their means over `batches`.
 
-    forward: passes one batch through the network, which is in training mode during the call.
+    Parameters and the train/eval mode are left unchanged. forward: called with each batch to pass it through
+    `network` in training mode.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     before = [norm.momentum for norm in norms]

@@ -7,7 +7,7 @@ from siam.runs.results import PRECISIONS, TransferResult
 
 
 def table(result: TransferResult) -> Table:
-    """Build a table of the measured precisions, with the published ones below them."""
+    """Build a table of the measured APs, with the published values below."""
     shown = Table("%", *PRECISIONS.values(), box=None, padding=(0, 2))
     measured = len(result.kinds())
     for i, row in enumerate(compared(result)):

@@ -1,4 +1,4 @@
-"""Transfer settings, as a frozen dataclass, and recipes."""
+"""Transfer settings (a frozen dataclass) and recipes."""
 
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ Task = Literal["detection", "segmentation"]
 Detector = Literal["c4", "fpn"]
 
 BATCH = 16
-"""Batch size that learning rates refer to; the rate used is lr x batch_size / 16."""
+"""Reference batch size for learning rates; the rate used is lr x batch_size / 16."""
 
 Natural = Annotated[int, AtLeast(0)]
 Side = Annotated[int, AtLeast(32, "pixels")]
@@ -24,13 +24,13 @@ class TransferSettings:
     task: Task = "detection"
     """`detection` (boxes) or `segmentation` (boxes and masks)."""
     detector: Detector = "c4"
-    """`c4`, as in the paper: RPN and RoIAlign on res4, res5 as head. `fpn`: torchvision's feature pyramid."""
+    """`c4` (the paper's): RPN and RoIAlign on res4, res5 as head. `fpn`: torchvision's feature pyramid."""
     init: str = ""
-    """Initial backbone weights: `random`, a checkpoint file or another run; those of RUN if left out."""
+    """Initial backbone weights: `random`, a checkpoint file or another run. If left out, RUN's weights."""
     iterations: Count = 9000
     """Number of training steps."""
     batch_size: Count = 16
-    """Global batch size: images per step over all devices."""
+    """Global batch size: images per step across all devices."""
     lr: Annotated[float, Above(0)] = 0.02
     """Base learning rate, per 16 images: the rate used is lr x batch_size / 16."""
     momentum: Annotated[float, AtLeast(0), Below(1)] = 0.9
@@ -42,31 +42,31 @@ class TransferSettings:
     drops: Annotated[tuple[float, ...], Above(0), Below(1), Ascending()] = (3 / 4, 11 / 12)
     """Fractions of training after which the learning rate is divided by 10."""
     train_sides: Annotated[tuple[int, ...], AtLeast(32, "pixels"), NotEmpty()] = tuple(range(480, 801, 32))
-    """Shorter side of training images in pixels; each image gets one of these at random."""
+    """Shorter sides in pixels for training images; one is drawn at random per image."""
     test_side: Side = 800
     """Shorter side of test images in pixels."""
     max_side: Side = 1333
-    """Maximum longer side in pixels, for training and test images."""
+    """Maximum longer side in pixels, for both training and test images."""
     anchors: Annotated[tuple[int, ...], AtLeast(1), NotEmpty()] = (32, 64, 128, 256, 512)
-    """Anchor box sides in pixels, in three shapes each: all at every location (c4), one per level (fpn)."""
+    """Anchor sides in pixels, each in three aspect ratios. c4: all at every location; fpn: one per level."""
     candidates: Annotated[tuple[int, int], AtLeast(1)] = (12000, 6000)
-    """Maximum number of RPN boxes before non-maximum suppression, in training and in the test."""
+    """Maximum number of RPN boxes kept before non-maximum suppression: in training, at test time."""
     proposals: Annotated[tuple[int, int], AtLeast(1)] = (2000, 1000)
-    """Maximum number of RPN boxes after non-maximum suppression, in training and in the test."""
+    """Maximum number of RPN boxes kept after non-maximum suppression: in training, at test time."""
     rois: Count = 512
-    """Proposals per image for training the head, up to a quarter of them objects."""
+    """Boxes sampled per image to train the head; at most a quarter are foreground."""
     score_threshold: Annotated[float, AtLeast(0), Below(1)] = 0.05
     """Minimum score; predictions below it are discarded."""
     precise_bn: Natural = 200
-    """Precise batch norm: number of batches used to measure running statistics before the test; 0: off."""
+    """Batches for recomputing batch norm statistics after training (precise batch norm); 0: off."""
     seed: Natural = 0
-    """Random seed for image order, flips, sizes, sampled boxes, and layers that are not pretrained."""
+    """Random seed for image order, flips, image sizes, box sampling and the initialization of new layers."""
     device: str = "auto"
     """Device: auto, cpu, cuda or cuda:1."""
     devices: Natural = 0
-    """Data-parallel processes, one per GPU, or sharing the cores with device cpu; 0: one per GPU."""
+    """Data-parallel processes; on CPU, they share the cores. 0: as many GPUs as divide the batch evenly."""
     timeout: Annotated[str, Duration()] = "10m"
-    """Time that a process waits for the others before the run fails."""
+    """How long a process waits for the others before the run fails."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """Mixed precision (bf16 autocast) or float32; `auto`: bf16 if the hardware supports it natively."""
     workers: Annotated[int, AtLeast(-1, "(automatic)")] = -1
@@ -83,7 +83,7 @@ class TransferSettings:
 
 
 def rate_at(step: int, settings: TransferSettings) -> float:
-    """Return the learning rate at `step` (from 0): linear warm-up, then divided by 10 at each of `drops`."""
+    """Return the learning rate at `step` (from 0): linear warm-up, then a 10-fold drop at each of `drops`."""
     rate = settings.lr * settings.batch_size / BATCH
     if step < settings.warmup:  # from 1/1000, as in Detectron2
         return rate * (0.001 + 0.999 * step / settings.warmup)
@@ -105,7 +105,7 @@ COCO_1X = replace(
     drops=(2 / 3, 8 / 9),
     train_sides=tuple(range(640, 801, 32)),
 )
-"""COCO 2017, 90k steps. Published box and mask AP: 37.9, 33.2 (SimSiam, base); 26.4, 29.3 (scratch)."""
+"""COCO 2017, 90k steps. Published box/mask AP: 37.9/33.2 (SimSiam, base), 26.4/29.3 (from scratch)."""
 
 SMALL = TransferSettings(
     iterations=1200,
@@ -119,7 +119,7 @@ SMALL = TransferSettings(
     rois=64,
     precise_bn=50,
 )
-"""For a few hundred images at half size; compares encoders within minutes on a GPU."""
+"""For a few hundred images, resized to 224-320 pixels; compares encoders within minutes on a GPU."""
 
 _LARGE = 2000  # training images; with fewer, the paper's schedules repeat each image too often
 
@@ -127,10 +127,10 @@ RECIPES = {"voc07": VOC07, "voc0712": VOC0712, "coco-1x": COCO_1X, "small": SMAL
 
 
 def starting_point(recipe: str | None, layout: str, years: int, images: int) -> TransferSettings:
-    """Return the settings that the user's overrides apply to: the recipe's, or ones that fit the data.
+    """Return the settings that the user's overrides apply to.
 
-    layout: `voc` or `coco`. years: number of VOC years. images: number of training images. Raises
-    SettingsError for an unknown recipe.
+    recipe: recipe name; None picks one that fits the data. layout: `voc` or `coco`. years: number of VOC
+    years. images: number of training images. Raises SettingsError for an unknown recipe.
     """
     if recipe is None:
         large = {"coco": "coco-1x", "voc": "voc0712" if years > 1 else "voc07"}[layout]

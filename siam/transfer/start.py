@@ -1,4 +1,4 @@
-"""Set up a transfer from the user's options: backbone, data, settings and folder."""
+"""Set up a transfer (backbone, data, settings and folder) from the user's options, and run it."""
 
 import re
 from collections.abc import Callable
@@ -34,7 +34,7 @@ from siam.transfer.settings import TransferSettings, starting_point
 from siam.transfer.train import train
 
 MAY_CHANGE = ("device", "devices", "timeout", "workers", "checkpoint.")
-"""Settings that may differ when a transfer resumes, because they do not change what is learned."""
+"""Settings that may change when a transfer is resumed, because they do not affect what is learned."""
 
 Opener = Callable[[str | Path, bool], DetectionDataset]
 """`open_annotated`, possibly cached so that annotations are read only once."""
@@ -49,11 +49,11 @@ def transfer(
     resume: bool = False,
     console: Console | None = None,
 ) -> TransferResult:
-    """Fine-tune a detector from `run`'s backbone on `data` and measure it, in this process or in several.
+    """Fine-tune a detector from `run`'s backbone on `data`, and measure its AP.
 
-    overrides: the user's settings. recipe: the base they apply to, chosen to fit the data if left out. out:
-    the transfer's folder; inside RUN/transfer/ if left out. resume: continue the transfer in that folder.
-    Raises SiamError.
+    Launches one process per device if several are used. overrides: the user's settings, applied to those of
+    `recipe`. recipe: a recipe's name; None: one that fits the data. out: the transfer's folder; None: a
+    folder in RUN/transfer/. resume: continue the transfer in that folder. Raises SiamError.
     """
     console = console or Console(stderr=True)
     overrides = overrides or Overrides()
@@ -77,7 +77,7 @@ def transfer(
 def _train_launched(
     run: str | Path, data: str | Path, settings: TransferSettings, folder: Path
 ) -> TransferResult:
-    """Train in one of the processes launched by `transfer`."""
+    """Run one of the processes that `transfer` launches."""
     with process_group(settings.device, parse_duration(settings.timeout, "timeout")):
         return _train(run, data, settings, folder, Console(stderr=True), open_annotated)
 
@@ -115,7 +115,7 @@ def resolve(
     console: Console,
     open_once: Opener,
 ) -> tuple[TransferSettings, Path]:
-    """Return the transfer's settings and its folder, creating the folder if necessary. Raises SiamError."""
+    """Return the transfer's settings and folder, creating the folder if necessary. Raises SiamError."""
     backbone = open_run(run).settings.backbone
     task = overrides.only("task").over(TransferSettings()).task
     annotated = open_once(data, task == "segmentation")
@@ -137,10 +137,10 @@ def resolve(
 
 
 def init_backbone(run: str | Path, init: str, seed: int) -> nn.Module:
-    """Return the backbone that training starts from: RUN's own, or the one that `init` names.
+    """Return the backbone that training starts from.
 
-    init: '' for RUN's own, `random`, a run folder or a checkpoint file. Random weights and checkpoint files
-    use RUN's architecture. Raises RunError.
+    init: '' for RUN's own weights, `random`, another run's folder, or a checkpoint file. `random` and
+    checkpoint files use RUN's architecture. Raises RunError.
     """
     if not init or (Path(init).is_dir() and init != "random"):
         return load(init or run).backbone
@@ -163,7 +163,7 @@ def init_backbone(run: str | Path, init: str, seed: int) -> nn.Module:
 
 
 def _claim(folder: Path, resume: bool, plain: dict[str, Any], settings: TransferSettings) -> None:
-    """Write transfer.yaml or, when resuming, check that the folder holds this transfer. Raises RunError."""
+    """Write transfer.yaml, or, if it exists, check that it describes this transfer. Raises RunError."""
     file = folder / TRANSFER
     if file.exists():
         if not resume:
@@ -182,7 +182,7 @@ def _claim(folder: Path, resume: bool, plain: dict[str, Any], settings: Transfer
 
 
 def _require_same(file: Path, plain: dict[str, Any], settings: TransferSettings) -> None:
-    """Raise RunError unless transfer.yaml has the same run, data and training settings."""
+    """Raise RunError unless `file` (transfer.yaml) has the same run, data and training settings."""
     try:
         before = yaml.safe_load(file.read_text())
         same = {name: before.pop(name) == plain[name] for name in ("run", "data")}
@@ -199,7 +199,7 @@ def _require_same(file: Path, plain: dict[str, Any], settings: TransferSettings)
 
 
 def _default_folder(run: Path, data: str, settings: TransferSettings) -> Path:
-    """Return RUN/transfer/DATA-TASK-DETECTOR, with init and seed appended if given."""
+    """Return RUN/transfer/DATA-TASK-DETECTOR, with init and a nonzero seed appended."""
     parts = [Path(data).resolve().name, settings.task, settings.detector]
     if settings.init:
         parts.append(Path(settings.init).stem)

@@ -1,4 +1,4 @@
-"""The detector training loop, from top to bottom."""
+"""Fine-tune a detector, then run it on the test images and measure its AP."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ _DRAWN = 12  # images
 def train(
     data: DetectionDataset, resnet: nn.Module, settings: TransferSettings, folder: Path, console: Console
 ) -> TransferResult:
-    """Fine-tune a detector initialized from `resnet`, and measure it on the test images.
+    """Fine-tune a detector initialized from `resnet`, and measure its AP on the test images.
 
     Continues from the last checkpoint in `folder`, if there is one. All ranks call this; only rank 0 writes.
     Raises SiamError.
@@ -80,7 +80,7 @@ def train(
 def build(
     resnet: nn.Module, classes: int, settings: TransferSettings, device: torch.device
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Build the detector on `device`, using the seed, and an SGD optimizer for all its weights."""
+    """Seed torch, then build the detector on `device` and an SGD optimizer over all its parameters."""
     torch.manual_seed(settings.seed)
     detector = build_detector(resnet, classes, settings)
     detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -91,7 +91,7 @@ def build(
 
 
 def _losses(model: nn.Module, examples: Examples, run: Session) -> dict[str, Tensor]:
-    """Return the scalar losses of a batch, by name."""
+    """Return a batch's losses: name -> scalar."""
     images = [image.to(run.device, non_blocking=True).float() / 255 for image, _ in examples]
     targets = [{k: v.to(run.device, non_blocking=True) for k, v in t.items()} for _, t in examples]
     with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
@@ -105,7 +105,7 @@ def _seeded_losses(model: nn.Module, run: Session, step: int, examples: Examples
 
 
 def _log_losses(run: Session, losses: dict[str, Tensor], lr: float) -> None:
-    """Add `losses` to the running means; log and show the means if a record is due."""
+    """Add `losses` to the running means; when a log record is due, log and display the means."""
     values = all_reduce_mean(torch.stack(list(losses.values())).detach()).tolist()
     run.progress.add(steps=1, **dict(zip(losses, values, strict=True)))
     if run.should_log:
@@ -122,7 +122,7 @@ def _detect_all(
 ) -> tuple[list[Prediction], dict[int, str]]:
     """Detect objects in the test images, split across ranks.
 
-    Returns all predictions, and image id -> reason for unreadable images.
+    Returns all ranks' predictions sorted by image id, and image id -> error for unreadable images.
     """
     own = list(range(len(data.test)))[rank() :: world_size()]
     run.log.print(f"detecting objects in {len(data.test):,} test images")
@@ -146,7 +146,10 @@ def _measure(
     settings: TransferSettings,
     run: Session,
 ) -> TransferResult:
-    """Write the predictions in COCO format, measure their precision, and draw a few. Raises DataError."""
+    """Write the predictions in COCO format, compute their AP, and draw a few test images.
+
+    unread: image id -> error for unreadable images. Raises DataError if no test image is readable.
+    """
     readable = [i for i in range(len(data.test)) if data.test[i].id not in unread]
     if not readable:
         reason = next(iter(unread.values()))

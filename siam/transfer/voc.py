@@ -1,7 +1,7 @@
 """Pascal VOC layout: one folder per year, with JPEGImages, Annotations and ImageSets/Main.
 
-Everingham et al. 2010. Years are merged: training uses every year's training lists, and the test uses every
-year's test lists. VOC counts pixels from 1, and its boxes include their last row and column.
+Everingham et al. 2010. Years are merged: training uses all years' training lists, and evaluation all years'
+test lists. VOC counts pixels from 1, and its boxes include their last row and column.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ _ENDINGS = (".jpg", ".jpeg", ".JPEG", ".png")
 
 @dataclass(frozen=True)
 class _Named:
-    """An object whose class name has not been mapped to a label yet."""
+    """An annotated object, before its class name is mapped to a label."""
 
     name: str
     box: Box
@@ -36,11 +36,11 @@ class _Named:
 
 
 _Read = tuple[Path, int, int, list[_Named]]
-"""Image file, width, height and objects."""
+"""One annotated image: file, width, height, objects."""
 
 
 def voc_years(root: Path) -> list[Path]:
-    """Return the VOC year folders: `root` itself, or folders one or two levels below (VOCdevkit/VOC2007)."""
+    """Return the VOC year folders: `root` itself, or those one or two levels below (as VOCdevkit/VOC2007)."""
     for pattern in ("", "*", "*/*"):
         years = [p for p in sorted(root.glob(pattern) if pattern else [root]) if (p / _LISTS).is_dir()]
         if years:
@@ -49,9 +49,9 @@ def voc_years(root: Path) -> list[Path]:
 
 
 def open_voc(name: str, years: list[Path]) -> DetectionDataset:
-    """Read all annotations, skipping and counting unusable ones.
+    """Open a VOC dataset from its year folders, counting the annotations skipped.
 
-    Raises DataError if the lists of training or test images are missing.
+    Raises DataError if the training or test image lists are missing.
     """
     skipped = Skipped()
     train_lists, test_lists = _lists(name, years)
@@ -79,7 +79,7 @@ _List = tuple[Path, str]
 
 
 def _lists(name: str, years: list[Path]) -> tuple[list[_List], list[_List]]:
-    """Return training and test lists: trainval and test, or train and val if there is no test list."""
+    """Return (training lists, test lists): trainval and test, or train and val if no year has a test list."""
 
     def lists(year: Path, *parts: str) -> list[_List]:
         return [(year, part) for part in parts if (year / _LISTS / f"{part}.txt").is_file()]
@@ -108,7 +108,7 @@ def _read_all(lists: list[_List], skipped: Skipped) -> Iterator[_Read]:
 
 
 def _read(year: Path, stem: str, skipped: Skipped) -> _Read | None:
-    """Read one image's annotation, or record why it is unusable and return None."""
+    """Read one image's annotation; if it is unusable, record why and return None."""
     xml = year / "Annotations" / f"{stem}.xml"
     files = (year / "JPEGImages" / (stem + ending) for ending in _ENDINGS)
     file = next((file for file in files if file.is_file()), None)
@@ -132,7 +132,7 @@ def _read(year: Path, stem: str, skipped: Skipped) -> _Read | None:
 
 
 def _size(root: ElementTree.Element, file: Path, where: str, skipped: Skipped) -> tuple[int, int] | None:
-    """Return width and height, taken from the image itself if the annotation lacks them."""
+    """Return (width, height), read from the image if the annotation lacks them, or None if neither works."""
     try:
         width, height = int(root.findtext("size/width", "")), int(root.findtext("size/height", ""))
     except ValueError:
@@ -171,7 +171,7 @@ def _named(
 def _examples(
     reads: list[_Read], label_of: dict[str, int], first: int, skipped: Skipped
 ) -> Iterator[Example]:
-    """Yield examples with ids starting at `first`, and instances with ids and labels."""
+    """Yield examples with ids from `first` on, skipping objects whose class is not in `label_of`."""
     ids = 0
     for at, (file, width, height, named) in enumerate(reads, start=first):
         instances = []

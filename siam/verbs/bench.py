@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Measure every stage, from reading files to the training step; name the bottleneck and a remedy."""
+    """Time every stage from file reading to the training step; report the bottleneck and a remedy."""
 
     settings: PretrainOverrides
 
@@ -27,7 +27,7 @@ def main(options: Bench) -> "Result":
 
 
 def render(result: "Result") -> Iterator[Any]:
-    """Yield the configuration, the rate of each stage on its own, and the verdict."""
+    """Yield a header, a table of throughput by stage, and the bottleneck with its remedy."""
     from rich.table import Table
 
     rates, verdict = result.rates, result.verdict

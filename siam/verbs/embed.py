@@ -18,11 +18,11 @@ class Embed:
     out: str
     """The Parquet file to write."""
     layer: Literal["backbone", "projector"] = "backbone"
-    """Backbone features, or the projector's output z."""
+    """What to write: `backbone` features, or the `projector` output z."""
     precision: Literal["float32", "float16"] = "float32"
     """Precision of the embeddings in the file."""
     batch_size: int = 256
-    """Images per batch and rows per row group."""
+    """Images per batch; each batch becomes one Parquet row group."""
     device: str = "auto"
     """Device: auto, cpu, cuda or mps."""
     workers: int = -1

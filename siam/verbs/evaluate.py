@@ -1,4 +1,4 @@
-"""measure an encoder on labeled images"""
+"""evaluate an encoder on labeled images"""
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure a run's encoder on labeled images (one folder per class)."""
+    """Evaluate a run's encoder on labeled images (one folder per class)."""
 
     run: RunFolder
     data: Annotated[Positional[str], arg(metavar="DATA")]
@@ -40,7 +40,7 @@ def render(result: "Evaluation") -> list[Any]:
 
 
 def after(options: Evaluate, result: "Evaluation") -> None:
-    """Save the result in the run and update the run's report."""
+    """Save the result in the run folder and update the run's report."""
     from siam.report.page import write_report
     from siam.runs.results import add_evaluation
 

@@ -12,9 +12,9 @@ class Export:
 
     run: RunFolder
     format: str
-    """torchvision, timm, detectron2, onnx or safetensors."""
+    """Output format: torchvision, timm, detectron2, onnx or safetensors."""
     out: str
-    """The file to write, or the folder for timm."""
+    """The file to write; for timm, the folder."""
 
 
 def main(options: Export) -> dict[str, Any]:

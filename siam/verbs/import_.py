@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Import:
-    """Turn another project's checkpoint into a run. Its format is recognized by its keys."""
+    """Turn another project's checkpoint into a run. The format is recognized by the checkpoint's keys."""
 
     checkpoint: Annotated[Positional[str], arg(metavar="CHECKPOINT")]
     """The checkpoint file, or a folder written by timm or siam."""
     out: str
     """The run folder to create."""
     backbone: str | None = None
-    """The backbone's timm name, unless it is a plain ResNet."""
+    """The backbone's timm name; needed unless it is a plain ResNet or the checkpoint names it."""
     image_size: int | None = None
-    """Side in pixels of the images to encode; if left out, 224, or 32 with a small-image stem."""
+    """Input side in pixels; by default the checkpoint's, or else 224, or 32 with a small-image stem."""
 
 
 def main(options: Import) -> "Imported":

@@ -13,9 +13,9 @@ class Inspect:
     source: Annotated[Positional[str], arg(metavar="RUN|CHECKPOINT")]
     """A run folder, or a checkpoint that `siam import` accepts."""
     data: Annotated[Positional[str], arg(metavar="[DATA]")] = ""
-    """Images for measuring the std of z/|z| and effective ranks; at most 2,048 are used."""
+    """Images for measuring effective ranks and the std of z/|z|; at most 2,048 are used."""
     backbone: str | None = None
-    """The timm name of a checkpoint's backbone, unless it is a plain ResNet."""
+    """The timm name of a checkpoint's backbone; needed unless it is a plain ResNet."""
     device: str = "auto"
     """Device: auto, cpu, cuda or mps."""
 

@@ -16,9 +16,9 @@ class Pretrain:
     """
 
     out: str | None = None
-    """The run folder; runs/METHOD-DATA if left out."""
+    """The run folder; if left out, runs/METHOD-DATA."""
     recipe: str | None = None
-    """Recipe to start from: imagenet, cifar10, imagenette or demo; chosen to fit the images if left out."""
+    """Recipe to start from: imagenet, cifar10, imagenette or demo. If left out, one that fits the images."""
     resume: Literal["no", "yes", "auto"] = "no"
     """Continue the run in --out from its last checkpoint; `auto` starts a new run if there is none."""
     settings: PretrainOverrides

@@ -23,11 +23,11 @@ class Reproduce:
     table: Annotated[Positional[str], arg(metavar="TABLE")]
     """The table's name."""
     scale: Literal["demo", "cifar", "imagenette", "imagenet"] = "demo"
-    """The dataset, and the recipe that rows start from."""
+    """Scale of the experiments: selects the dataset and the recipe that all rows start from."""
     seeds: int = 1
     """Number of runs per row, with seeds 0, 1, ..."""
     out: str | None = None
-    """The table's folder; runs/reproduce/TABLE-SCALE if left out. An unfinished table is resumed."""
+    """Output folder; if left out, runs/reproduce/TABLE-SCALE. An unfinished table is resumed."""
     command: Suppress[CommandLine] = field(default=CommandLine(""))
     settings: TableOverrides
 

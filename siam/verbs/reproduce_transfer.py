@@ -17,13 +17,13 @@ class ReproduceTransfer:
     data: Annotated[Positional[str], arg(metavar="DATA")]
     """A folder in Pascal VOC or COCO layout."""
     runs: tuple[str, ...] = ()
-    """The runs to compare; the network trained from scratch has the architecture of the first."""
+    """Runs to compare. The from-scratch baseline uses the first run's architecture."""
     seeds: int = 3
-    """Number of fine-tuning runs for each, with seeds 0, 1, ..."""
+    """Number of detectors fine-tuned per initialization, with seeds 0, 1, ..."""
     recipe: str | None = None
-    """Recipe to start from: voc07, voc0712, coco-1x or small; chosen to fit the data if left out."""
+    """Recipe to start from: voc07, voc0712, coco-1x or small. If left out, one that fits the data."""
     out: str | None = None
-    """Folder for the fine-tuned detectors and the table. An unfinished table is resumed."""
+    """Output folder for the detectors and the table. An unfinished table is resumed."""
     settings: TransferOverrides
 
 

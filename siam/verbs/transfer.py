@@ -1,4 +1,4 @@
-"""fine-tune a detector from an encoder, and measure its boxes and masks"""
+"""fine-tune a detector from an encoder, and measure its box and mask AP"""
 
 import sys
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ class Transfer:
     data: Annotated[Positional[str], arg(metavar="DATA")]
     """A folder in Pascal VOC or COCO layout."""
     recipe: str | None = None
-    """Recipe to start from; chosen to fit the data if left out."""
+    """Recipe to start from; if left out, one that fits the data."""
     out: str | None = None
-    """The transfer's folder; RUN/transfer/DATA-TASK-DETECTOR if left out."""
+    """Output folder; if left out, RUN/transfer/DATA-TASK-DETECTOR."""
     resume: Switch = False
-    """Continue the transfer from its last checkpoint."""
+    """Continue an unfinished transfer from its last checkpoint."""
     settings: TransferOverrides
 
 
