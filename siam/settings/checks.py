@@ -123,7 +123,7 @@ def _format(value: Any) -> str:
 
 
 def parse_duration(text: str, name: str) -> float:
-    """Convert a duration such as `90s`, `10m` or `2h` to seconds. Raises SettingsError about setting `name`."""
+    """Convert a duration (`90s`, `10m`, `2h`) to seconds. Raises SettingsError about setting `name`."""
     seconds = _seconds(text)
     if seconds is None:
         raise SettingsError(f"{name} must {Duration().words}, got {text!r}")
