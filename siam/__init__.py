@@ -1,4 +1,4 @@
-"""Siam learns image representations from unlabeled images with Siamese networks.
+"""Siam learns image representations without labels, using Siamese networks.
 
 Shape legend: B images in a batch, V views of each, C channels, H x W pixels, S pixels
 per side of a view, D backbone features, d projected dimensions, K prototypes or queue keys, N images in a

@@ -58,7 +58,7 @@ class StopRequest:
             os.kill(os.getpid(), number)
 
     def release(self) -> None:
-        """Restore the previous signal handlers, so that signals are no longer mere requests."""
+        """Restore the previous signal handlers: from here on a signal no longer sets `requested`."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 
