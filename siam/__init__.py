@@ -1,7 +1,8 @@
 """Siam learns image representations without labels, using Siamese networks.
 
-Shape legend: B images in a batch, V views of each, C channels, H x W pixels, S the side of a view,
-D backbone features, d projected dimensions, K prototypes or queue keys, N images in a dataset.
+Shape legend: B images in a batch, V views of each, C channels, H x W pixels, S pixels
+per side of a view, D backbone features, d projected dimensions, K prototypes or queue keys, N images in a
+dataset.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import modules that need torch only on first use, so that the command line starts fast."""
+    """Import a name on first use: its module needs torch, which would slow down the command line's start."""
     if name in _LAZY:
         from importlib import import_module
 
@@ -66,5 +67,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the lazily imported names too."""
+    """Include the lazily imported names in dir(siam)."""
     return sorted({*globals(), *_LAZY})

@@ -1,11 +1,11 @@
-"""Errors that the user can fix: the command line prints one sentence and exits with status 2."""
+"""Errors that the user can fix. The command line prints the message and exits with `exit_status`."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class SiamError(Exception):
-    """An error caused outside the program; its message says what is wrong, where, and how to fix it."""
+    """An error that is not a bug in siam; its message says what is wrong, where, and how to fix it."""
 
     exit_status = 2
     on_all_ranks = False

@@ -17,12 +17,11 @@ from siam.parts.momentum import MomentumEncoder
 
 
 class Network(nn.Module):
-    """Both branches of Figure 3.
+    """The two branches in SimSiam's Figure 3, with the method's predictor and target.
 
-    method: selects the predictor and target. backbone: any timm model name. image_size: side of a view in
-    pixels, which selects the stem if `stem` is auto. Each view passes through f separately, as in the
-    paper, so BN statistics are per view. Raises SettingsError if the backbone does not exist or rejects this
-    image size.
+    backbone: any timm model name. image_size: pixels per side of a view; also selects the stem if `stem` is
+    auto. Each view passes through f separately, as in the paper, so BN statistics are per view. Raises
+    SettingsError if the backbone does not exist or rejects this image size.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class Network(nn.Module):
         return nn.Sequential(self.backbone, self.projector)
 
     def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return p1, p2, z1, z2, each (B, d). x1, x2: normalized views (B, 3, H, W)."""
+        """Map two normalized views x1, x2, each (B, 3, H, W), to p1, p2, z1, z2, each (B, d)."""
         f, h = self.encoder, self.predictor
         if self.target_encoder is not None:  # first, while f's activations do not yet take memory
             with torch.no_grad():  # no gradient into a momentum encoder ...

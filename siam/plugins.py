@@ -1,7 +1,7 @@
-"""Discover plugins by listing the modules in their package.
+"""Discover plugins: every module in a plugin package is one plugin.
 
-Adding a file to such a package adds a verb, source, objective, metric or report section; no other file
-changes.
+A new file in such a package adds a command, data source, objective, metric or report section; no other file
+needs to change.
 """
 
 import pkgutil
@@ -10,13 +10,13 @@ from types import ModuleType
 
 
 def names(package: str) -> list[str]:
-    """Return the sorted names of a package's modules, except private ones (_name), without importing them."""
+    """Return the sorted names of a package's public modules (not _name), without importing them."""
     found = pkgutil.iter_modules(import_module(package).__path__)
     return sorted(module.name for module in found if not module.name.startswith("_"))
 
 
 def load(package: str, name: str) -> ModuleType:
-    """Import one module from a package."""
+    """Import the module with this name from a package."""
     return import_module(f"{package}.{name}")
 
 

@@ -1,4 +1,4 @@
-"""Recipes: named base settings and their expected accuracy; any setting can be overridden."""
+"""Recipes: named base settings, with the accuracy to expect; any setting can be overridden."""
 
 from dataclasses import replace
 from typing import Any
@@ -97,9 +97,9 @@ RECIPES = {"imagenet": IMAGENET, "cifar10": CIFAR10, "imagenette": IMAGENETTE, "
 
 
 def starting_point(recipe: str | None, method: str, data: str, side: int, size: int) -> Settings:
-    """Return the base for the user's overrides: the given recipe, or the one that fits the images.
+    """Return the base settings for the user's overrides: the given recipe, or the one for these images.
 
-    side: shorter side of a typical image, in pixels. size: number of images.
+    side: pixels along the shorter side of a typical image. size: number of images.
     Raises SettingsError if the method or recipe does not exist.
     """
     if method not in METHODS:
@@ -123,14 +123,14 @@ def starting_point(recipe: str | None, method: str, data: str, side: int, size: 
 
 
 def _fitting(data: str, side: int) -> str:
-    """Return the recipe for this dataset, or for images whose shorter side is this many pixels."""
+    """Return the name of the recipe for the demo data, or for images with a shorter side of `side` pixels."""
     if data == "demo":
         return "demo"
     return "cifar10" if side <= 64 else "imagenette" if side <= 160 else "imagenet"
 
 
 def _with_sizes_of(sizes: Method, method: Method) -> Method:
-    """Return `method` with the heads, momentum, queue and prototypes of `sizes`, a recipe's method."""
+    """Return `method` with the heads, momentum, queue and prototypes from `sizes`, a recipe's method."""
     heads = ["projector_layers", "projector_hidden", "dim", "predictor_hidden", "batch_norm"]
     names = [*heads, "momentum", "queue", "prototypes"]
     return replace(method, **{name: getattr(sizes, name) for name in names})

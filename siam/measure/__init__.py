@@ -1,1 +1,1 @@
-"""Feature extraction and measures of the features."""
+"""Extract features and measure their quality."""

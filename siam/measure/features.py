@@ -1,4 +1,4 @@
-"""Feature extraction: each image's center view, passed through a frozen encoder."""
+"""Extract features by passing each image's center crop through a frozen encoder."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -17,7 +17,7 @@ from siam.data.workers import batches_of
 from siam.errors import DataError
 
 Views = tuple[Tensor, NDArray[np.int64]]
-"""One row per image, (B, ...), and the image indices, (B,)."""
+"""Crops or features, one row per image (B, ...), and the image indices (B,)."""
 
 _LONGEST = 8  # times the shorter side: panoramas are cut to this before resizing, to save memory
 
@@ -51,7 +51,7 @@ def center_views(
     batch_size: int = 256,
     workers: int = 0,
 ) -> Iterator[Views]:
-    """Yield center views, uint8 (B, 3, size, size), in order, skipping unreadable images.
+    """Yield batches of center crops, uint8 (B, 3, size, size), in order, skipping unreadable images.
 
     indices: images to read, or None for all. workers: decoding processes, or 0 to decode in this process.
     """
@@ -68,7 +68,7 @@ def stream(
 ) -> Iterator[Views]:
     """Yield float32 features (B, D) on the CPU, batch by batch, with their image indices.
 
-    encoder: accepts normalized views (B, 3, S, S); a module stays in eval mode until the last batch.
+    encoder: called on normalized views (B, 3, S, S); a module stays in eval mode until the last batch.
     """
     training = isinstance(encoder, nn.Module) and encoder.training
     if isinstance(encoder, nn.Module):
@@ -104,7 +104,7 @@ def extract(
 ) -> Views:
     """Return float32 features (N, D) on the CPU, and their image indices (N,): all that `stream` yields.
 
-    progress: called with the number of images in each batch. Raises DataError if no image can be read.
+    progress: called after each batch with its number of images. Raises DataError if no image can be read.
     """
     features, indices = [], []
     for batch_features, batch_indices in stream(encoder, batches, device, bf16):

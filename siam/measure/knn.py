@@ -17,7 +17,7 @@ _GROUP = 16  # similarities that `_largest` first reduces to their maximum
 def knn_predict(
     bank: Tensor, labels: Tensor, queries: Tensor, classes: int, k: int = 200, temperature: float = 0.1
 ) -> Tensor:
-    """Return each class's share of the vote, (M, classes); shares sum to 1.
+    """Return each class's share of the vote for each query, (M, classes); each row sums to 1.
 
     bank: features (N, D). labels: their classes (N,). queries: features (M, D). Features are normalized here,
     and k is capped at N. Memory use is bounded for any N and M.
@@ -41,7 +41,7 @@ def knn_accuracy(
     k: int = 200,
     temperature: float = 0.1,
 ) -> float:
-    """Return the fraction of queries whose class wins the vote."""
+    """Return the fraction of queries for which the correct class wins the vote."""
     predicted = knn_predict(bank, labels, queries, classes, k, temperature).argmax(dim=1)
     return float((predicted == query_labels).double().mean())
 
@@ -73,7 +73,7 @@ def _nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return each row's k largest values, unordered, and their columns; faster than `topk` on long rows.
+    """Return each row's k largest values, unordered, and their columns; faster than `topk` for long rows.
 
     The k largest values lie in the k groups with the largest maxima, so only those groups are searched.
     x: (b, n), where n is a multiple of the group size.

@@ -1,6 +1,6 @@
-"""Metrics measured between epochs: one file per metric, found by listing this package.
+"""Metrics measured between epochs; each module in this package is one metric.
 
-A metric's file name is its name in metrics.jsonl, --json and tables. Its module defines
+A metric is named after its module in metrics.jsonl, --json and tables. The module defines
 
     TITLE       its title in the report
     FORMAT      "percent", or a format spec such as ".1f"
@@ -13,10 +13,10 @@ and optionally
     ORDER       its sort key among the metrics (default: 0)
     due         accepts (settings, epoch); returns False to skip an epoch (default: measure every epoch)
     LIVE        True to show its latest value next to the progress bar
-    QUERIES     True if it needs the validation images' features
+    QUERIES     True if it needs features of the validation images
     BASELINES   True to also measure it on raw pixels and the untrained network (pixel_NAME, untrained_NAME)
-    draw        accepts (axes, history, color); draws its panel (default: a line over the epochs)
-    note        accepts (settings, latest value of each name); returns a note for its report card
+    draw        accepts (axes, history, color); draws its report panel (default: a curve over the epochs)
+    note        accepts (settings, latest logged values by name); returns a note for its report card
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ Values = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Look:
-    """The metrics' input: features from one pass over the sampled images. All tensors are on the CPU.
+    """Input to the metrics: features from one pass over the sampled images. All tensors are on the CPU.
 
     Each rank has its own `queries` and `query_labels`; everything else is the same on all ranks.
     """
@@ -63,12 +63,12 @@ def all_metrics() -> dict[str, ModuleType]:
 
 
 def due_metrics(settings: Settings, epoch: int) -> dict[str, ModuleType]:
-    """Return the metrics to measure at the end of `epoch`."""
+    """Return the metrics to measure at the end of `epoch`, by name."""
     return {name: m for name, m in all_metrics().items() if not hasattr(m, "due") or m.due(settings, epoch)}
 
 
 def baseline_metrics() -> dict[str, ModuleType]:
-    """Return the metrics that are also measured on raw pixels and on the untrained network."""
+    """Return the metrics that are also measured on raw pixels and on the untrained network, by name."""
     return {name: module for name, module in all_metrics().items() if getattr(module, "BASELINES", False)}
 
 
@@ -78,12 +78,12 @@ def live_metrics() -> list[str]:
 
 
 def label(name: str, module: ModuleType) -> str:
-    """Return a metric's short name, or "" if the terminal and tables omit it."""
+    """Return a metric's short name, or "" if it is omitted in the terminal and in tables."""
     return str(getattr(module, "LABEL", name))
 
 
 def format_value(module: ModuleType, value: float | None) -> str:
-    """Format a value as its metric specifies; None becomes "-"."""
+    """Format a value by its metric's FORMAT; None becomes "-"."""
     if value is None:
         return "-"
     return f"{100 * value:.1f} %" if module.FORMAT == "percent" else f"{value:{module.FORMAT}}"

@@ -18,18 +18,18 @@ BASELINES = True
 
 
 def due(settings: Settings, epoch: int) -> bool:
-    """Return True every monitor.knn_every epochs and after the last epoch."""
+    """Return True every monitor.knn_every epochs and after the last epoch; never if that is 0."""
     every = settings.monitor.knn_every
     return every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == settings.epochs)
 
 
 def note(settings: Settings, records: dict[str, Any]) -> str:
-    """Return a note with the number of voting neighbors."""
+    """Return a note with k, the number of neighbors that vote."""
     return f"k = {settings.monitor.knn_k}"
 
 
 def measure(look: Look) -> float | None:
-    """Return the fraction of queries, over all ranks, whose class wins the neighbors' vote."""
+    """Return kNN accuracy over all ranks' queries; None without labels or if kNN is turned off."""
     m = look.settings
     if look.queries is None or look.query_labels is None or look.labels is None or m.knn_every == 0:
         return None

@@ -1,4 +1,4 @@
-"""Effective rank of the features: the number of dimensions that carry them (RankMe, Garrido et al. 2023)."""
+"""Effective rank of the features: how many dimensions they span (RankMe, Garrido et al. 2023)."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from siam.settings.pretraining import Settings
 
 ORDER = 10
 TITLE = "effective rank of the features"
-CAPTION = "How many dimensions carry the features; needs no labels."
+CAPTION = "How many dimensions the features span; needs no labels."
 FORMAT = ".1f"
 
 

@@ -5,7 +5,7 @@ from siam.metrics import Look
 
 ORDER = 20
 TITLE = "effective rank of the projections"
-CAPTION = "How many dimensions carry z; a low number means partial collapse."
+CAPTION = "How many dimensions z spans; a low number means partial collapse."
 LABEL = ""
 FORMAT = ".1f"
 

@@ -22,5 +22,5 @@ def negative_cosine(p: Tensor, z: Tensor) -> Tensor:
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
-    """Return the cosine between each row of a and each row of b: (A, d), (B, d) -> (A, B)."""
+    """Return the cosine similarity between each row of a and each row of b: (A, d), (B, d) -> (A, B)."""
     return F.normalize(a.float(), dim=1) @ F.normalize(b.float(), dim=1).T

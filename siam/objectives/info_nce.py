@@ -1,4 +1,4 @@
-"""InfoNCE, contrast with a queue of earlier keys: the objective of MoCo (He et al. 2020)."""
+"""InfoNCE, MoCo's objective (He et al. 2020): contrast with a queue of earlier keys."""
 
 import torch
 from torch import Tensor
@@ -30,8 +30,8 @@ def check(method: Method, batch_size: int) -> None:
 class InfoNCE(Objective):
     """InfoNCE against a queue of keys from earlier batches (MoCo Eq. 1).
 
-    A batch's keys enter the queue only after the step, once everything has been scored, so a key is never its
-    own negative. Keys are gathered from all processes, so every process holds the same queue. The queue and
+    A batch's keys enter the queue only after the step, so no key is scored as its own
+    negative. Keys are gathered from all processes, so every process holds the same queue. The queue and
     its pointer are buffers, so they are saved in checkpoints.
     """
 
@@ -56,7 +56,7 @@ class InfoNCE(Objective):
         return loss
 
     def info_nce(self, p: Tensor, z: Tensor) -> Tensor:
-        """Return -log softmax of the positive against the queue, with logits p.z / T.
+        """Return the mean of -log softmax of the positive against the queue; logits are cos(p, key) / T.
 
         The queue is scored in chunks, whose logits are recomputed in the backward pass, so the queue must not
         change before then. Keeping all (b, K) logits would take several times the memory of the queue (K, d).
@@ -82,5 +82,5 @@ class InfoNCE(Objective):
 
 
 def log_sum_exp(a: Tensor, b: Tensor) -> Tensor:
-    """Return, for each row of a, the log-sum-exp of its products with rows of b: (A, d), (B, d) -> (A,)."""
+    """Return the log-sum-exp of each row's dot products with all rows of b: (A, d), (B, d) -> (A,)."""
     return (a @ b.T).logsumexp(dim=1)

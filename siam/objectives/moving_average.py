@@ -30,7 +30,7 @@ class MovingAverage(Objective):
     """eta_x <- m eta_x + (1 - m) F(T'(x)), m = 0.8, in place of the predictor's expectation over views.
 
     "This experiment has an accuracy of 55.0 %"; with neither a predictor nor an average it is 0.1 %.
-    eta is (N, d), for N images; `before_step` receives the indices of the next micro-batch.
+    eta has one row per image, (N, d); `before_step` selects the next micro-batch's rows.
     """
 
     eta: Tensor
@@ -47,7 +47,7 @@ class MovingAverage(Objective):
         self.images = images.to(self.eta.device)
 
     def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
-        """Score each p against the average of the image's past targets and the other view's; all (b, d)."""
+        """Score each p, (b, d), against its image's moving average, updated with the other view's target."""
         z1, z2 = (F.normalize(z.detach().float(), dim=1) for z in (z1, z2))
         before, m = self.eta[self.images], self.momentum * self.seen[self.images]  # (b, d), (b, 1)
         eta1, eta2 = torch.lerp(z2, before, m), torch.lerp(z1, before, m)  # (b, d)

@@ -1,4 +1,4 @@
-"""NT-Xent, contrast within the batch: the objective of SimCLR (Chen et al. 2020)."""
+"""NT-Xent, SimCLR's objective (Chen et al. 2020): contrast within the batch."""
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ class NTXent(Objective):
     """NT-Xent (SimCLR Eq. 1): among all views in the batch, identify the other view of the same image.
 
     Anchors are the predictions p, and keys are the targets z. Without a predictor and with gradient in both
-    branches, these are the same vectors, and the loss is SimCLR's. The target of the anchor's own view is
-    neither positive nor negative. The batch is global: each process scores its own anchors against all keys.
+    branches, these are the same vectors, and the loss is SimCLR's. An anchor's own view is neither its
+    positive nor a negative. The batch is global: each process scores its own anchors against all keys.
     """
 
     def __init__(self, temperature: float, symmetric: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""The backbone of the encoder f: any timm model, with an optional stem for small images."""
+"""The encoder's backbone: any timm model; ResNets can have a stem for small images."""
 
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from siam.errors import SettingsError, did_you_mean, first_line
 
 SMALL_IMAGE = 64
-"""Side, in pixels, below which a ResNet's 7x7 stride-2 stem and max-pool leave too small a feature map."""
+"""Pixels per side below which a ResNet's 7x7 stride-2 stem and max-pool shrink the image too far."""
 
 
 def build_backbone(
@@ -51,7 +51,7 @@ def features_of(backbone: nn.Module) -> int:
 
 @torch.no_grad()
 def require_fit(backbone: nn.Module, name: str, image_size: int) -> None:
-    """Run the model on a blank image in eval mode. Raises SettingsError if it does not support the size."""
+    """Check that the model accepts images of this size. Raises SettingsError if it does not."""
     backbone.eval()
     try:
         backbone(torch.zeros(1, 3, image_size, image_size))

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class MomentumEncoder(nn.Module):
     """A moving average of an encoder: xi <- m xi + (1 - m) theta (BYOL Eq. 1; MoCo Eq. 2).
 
-    It starts as an exact copy of that encoder, not from its own initialization. Its weights are not trained;
-    its buffers (BN statistics) are averaged in the same way.
+    It starts as an exact copy of that encoder rather than from its own initialization. Its weights are not
+    trained; its buffers (BN statistics) are averaged in the same way.
     """
 
     def __init__(self, source: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""The base class for objectives, and the symmetrized loss that the stateless ones share."""
+"""The base class for objectives, and the symmetrized loss shared by those built on a distance D."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ class Objective(nn.Module):
     """
 
     def before_step(self, images: Tensor, epoch: int) -> None:
-        """Prepare for the next training forward pass, which covers one micro-batch.
+        """Prepare for the next training forward pass, over one micro-batch.
 
         images: dataset indices (B,), on the CPU. epoch: counted from 0.
         """

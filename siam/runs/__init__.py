@@ -1,1 +1,1 @@
-"""Run folders: what they contain, and the session that writes them."""
+"""Run folders: reading them, and the session that writes them during training."""

@@ -1,4 +1,4 @@
-"""One-line progress bars that fit any width: the bar shrinks first, then the least important words go."""
+"""One-line progress bars that fit any width: first the bar shrinks, then the least important text goes."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ _SHORTEST, _LONGEST = 8, 40  # characters of a bar
 
 
 class Bars:
-    """Progress bars in a terminal; in a file or pipe, plain lines, at most one per minute."""
+    """Progress bars in a terminal, or at most one plain line per minute in a file or pipe."""
 
     def __init__(self, console: Console, transient: bool = False) -> None:
         """transient: if True, remove the bars at the end."""
@@ -74,7 +74,7 @@ def transient_progress(console: Console) -> Iterator[Callable[[str], OnProgress]
 
 
 def running_total(on_progress: OnProgress, total: int) -> Callable[[int], None]:
-    """Return a function that adds each increment to a running total and reports it to `on_progress`."""
+    """Return a function that adds its argument to a running total and reports the total to `on_progress`."""
     done = 0
 
     def add(count: int) -> None:
@@ -92,7 +92,7 @@ class _Line(ProgressColumn):
 
 @dataclass
 class _Fitted:
-    """As many leading words as fit on the line, preceded by a bar if there is room."""
+    """Renders as many leading words as fit on the line, after a bar if there is room for one."""
 
     words: list[str]
     percentage: float
@@ -112,7 +112,7 @@ class _Fitted:
 
 
 def _words(task: Task) -> list[str]:
-    """Return the words that describe a task, most important first."""
+    """Return the texts to show for a task, most important first."""
     total = int(task.total or 0)
     left = "-:--:--" if task.time_remaining is None else timedelta(seconds=int(task.time_remaining))
     words = [

@@ -19,18 +19,18 @@ from siam.system.files import write_atomically
 
 @dataclass
 class Progress:
-    """The position of a run. All random draws derive from it, so position and weights are the whole state."""
+    """Training progress. All random draws derive from it, so resuming needs only it and the state dicts."""
 
     step: int = 0
     """Optimizer steps completed."""
     seconds: float = 0.0
     """Training time so far, in seconds, across restarts."""
     log_bytes: int = 0
-    """Length of metrics.jsonl at this position, in bytes."""
+    """Length of metrics.jsonl at the last save, in bytes."""
     loss_sum: float = 0.0
     """Sum of the losses since the last reset; pretraining resets it at the end of each epoch."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Running sums and counts for values that are logged as means."""
+    """Running sums and counts of the values whose means are logged."""
     loss: float = 0.0
     """Mean loss over the last epoch."""
     std: float = 0.0
@@ -61,7 +61,7 @@ class Stateful(Protocol):
 
 
 def save_checkpoint(folder: Path, progress: Any, keep: int = 1, **parts: Stateful) -> None:
-    """Atomically write the run's position (a dataclass) and the state of each part to RUN/checkpoint.pt.
+    """Atomically write training progress (a dataclass) and each part's state dict to `folder`/checkpoint.pt.
 
     keep: number of checkpoints to keep; older ones become checkpoint.1.pt, checkpoint.2.pt, ... On file
     systems with hard links, a complete checkpoint.pt exists at every instant. Raises OSError.
@@ -75,7 +75,7 @@ def save_checkpoint(folder: Path, progress: Any, keep: int = 1, **parts: Statefu
 
 
 def _rotate(folder: Path, copies: int) -> None:
-    """Shift older checkpoints up by one, keeping at most `copies`, and link the last as checkpoint.1.pt."""
+    """Renumber older checkpoints, keeping at most `copies`, and link checkpoint.pt as checkpoint.1.pt."""
     for number in range(copies, 0, -1):
         older, newer = _numbered(folder, number), _numbered(folder, number - 1)
         if number > 1 and newer.exists():
@@ -106,9 +106,9 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_last(folder: Path) -> tuple[dict[str, Any], str]:
-    """Return the contents of the latest readable checkpoint, and a warning about newer, unreadable ones.
+    """Return the latest readable checkpoint's contents, and a warning about newer ones that are unreadable.
 
-    The warning is "" if there are none. Raises RunError if no checkpoint can be read.
+    The warning is "" if the latest checkpoint is readable. Raises RunError if no checkpoint can be read.
     """
     warnings: list[str] = []
     for file in checkpoints(folder):
@@ -124,7 +124,7 @@ def load_last(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def restore(contents: dict[str, Any], folder: Path, **parts: Stateful) -> Progress:
-    """Load a checkpoint into the parts it was saved from, and return the run's position.
+    """Load a checkpoint's state dicts into `parts`, matched by name, and return the training progress.
 
     folder: the run folder, for the error message. Raises RunError if the checkpoint belongs to another run.
     """
@@ -138,7 +138,7 @@ def restore(contents: dict[str, Any], folder: Path, **parts: Stateful) -> Progre
 
 
 def load_init(run: str, weights: dict[str, Tensor], network: Network) -> str:
-    """Load another run's weights into `network`, part by part, and return a line that names the parts.
+    """Load another run's weights into `network`, part by part, and return a message naming the parts loaded.
 
     A head keeps its initialization if the other run lacks it or its shape differs. Raises RunError if the
     backbone's shape differs.

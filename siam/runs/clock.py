@@ -9,13 +9,13 @@ class Clock:
     """A run's training time across restarts, and its throughput since the last call to `rate`."""
 
     def __init__(self, seconds: float, step: int) -> None:
-        """seconds, step: the position of the run."""
+        """seconds, step: training time and steps so far."""
         self.started = time.monotonic() - seconds
         self.last_call = time.monotonic()
         self.step = step
 
     def seconds(self) -> float:
-        """Return the seconds of training so far."""
+        """Return the training time so far, in seconds."""
         return time.monotonic() - self.started
 
     def rate(self, step: int, batch_size: int) -> float:
@@ -27,7 +27,7 @@ class Clock:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Exclude the time spent inside from the rate."""
+        """Exclude the time spent in the `with` block from the rate."""
         start = time.monotonic()
         try:
             yield

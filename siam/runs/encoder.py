@@ -1,4 +1,4 @@
-"""Build, load and save a run's encoder."""
+"""Load, save or rebuild a run's encoder."""
 
 from pathlib import Path
 from typing import Literal
@@ -21,9 +21,10 @@ Layer = Literal["backbone", "projector"]
 
 
 class Encoder(nn.Module):
-    """A run's backbone, in eval mode: normalized images (B, 3, H, W) -> float32 features (B, D).
+    """A run's backbone, optionally with its projector; maps normalized images to float32 features.
 
-    image_size: side of the views that it was trained on, in pixels. features: D, or d with a projector.
+    (B, 3, H, W) -> (B, D), or (B, d) with a projector. image_size: pixels per side of the training views.
+    features: output dimension, D or d.
     """
 
     def __init__(self, backbone: nn.Module, image_size: int, projector: nn.Module | None = None) -> None:
@@ -44,10 +45,10 @@ class Encoder(nn.Module):
 
 
 def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Encoder:
-    """Load a run's encoder, ready to use: `siam.load("runs/photos")`.
+    """Load a run's encoder in eval mode, without gradients: `siam.load("runs/photos")`.
 
-    layer: `backbone` for features, `projector` for z. Raises RunError, or SettingsError if the device is
-    unavailable.
+    layer: which output to return: `backbone` for features, `projector` for z. Raises RunError, or
+    SettingsError if the device is unavailable.
     """
     found = find_device(device)
     opened = open_run(run)
@@ -87,7 +88,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def untrained(run: str | Path, device: str = "cpu") -> Encoder:
-    """Rebuild the untrained encoder from the run's seed, as a baseline. Raises RunError."""
+    """Rebuild the run's backbone as initialized from its seed, to serve as a baseline. Raises RunError."""
     settings = open_run(run).settings
     torch.manual_seed(settings.seed)
     backbone = build_backbone(settings.backbone, settings.views.size, settings.width, settings.stem)
@@ -95,7 +96,7 @@ def untrained(run: str | Path, device: str = "cpu") -> Encoder:
 
 
 def save_encoder(folder: Path, backbone: nn.Module, settings: Settings) -> None:
-    """Write encoder.safetensors: the backbone alone, under timm's names (for ResNets, torchvision's)."""
+    """Write the backbone to encoder.safetensors, with timm's parameter names (torchvision's for ResNets)."""
     from siam import __version__
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
@@ -104,15 +105,15 @@ def save_encoder(folder: Path, backbone: nn.Module, settings: Settings) -> None:
 
 
 def save_network(folder: Path, network: nn.Module) -> None:
-    """Write network.safetensors: both branches of an imported run, which has no checkpoint."""
+    """Write an imported run's whole network to network.safetensors, since such a run has no checkpoint."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     write_atomically(folder / NETWORK, lambda file: file.write(save(tensors)))
 
 
 def load_network(run: str | Path) -> dict[str, Tensor]:
-    """Load all of a run's weights, heads included, named as in `siam.Network`.
+    """Load all of a run's weights, including the heads, with the parameter names of `siam.Network`.
 
-    Raises RunError if there are none yet.
+    Raises RunError if the run has not saved any.
     """
     folder = open_run(run).folder
     if (folder / CHECKPOINT).exists():

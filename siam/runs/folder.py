@@ -1,4 +1,4 @@
-"""A run folder: its file names, settings and records."""
+"""Run folders: file names, and reading and writing their settings and records."""
 
 import json
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Run:
     settings: Settings
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return all records in metrics.jsonl, in order, skipping an incomplete last line."""
+        """Return the run's records in metrics.jsonl, in order, skipping an incomplete last line."""
         return read_records(self.folder)
 
 

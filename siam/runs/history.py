@@ -26,12 +26,12 @@ class Records:
 
     @property
     def end(self) -> float:
-        """The last record's x, in the same unit as in `series`."""
+        """The largest x of any record, in epochs, or in steps if no epoch has ended."""
         last = max((r["step"] for r in self.records if "step" in r), default=0)
         return float(last / (self.steps_per_epoch or 1))
 
     def latest(self) -> dict[str, Any]:
-        """Return the latest value logged under each name, ignoring None."""
+        """Return the latest logged value for each name, ignoring None."""
         return {name: value for r in self.records for name, value in r.items() if value is not None}
 
     def series(self, kind: str, name: str, before: float = 0.0) -> Series:

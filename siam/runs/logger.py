@@ -17,10 +17,10 @@ from siam.runs.folder import METRICS
 
 
 class Logger:
-    """A run's log. step, position: steps completed, and length of metrics.jsonl, at the checkpoint.
+    """A run's log. step: steps completed at the checkpoint. position: length of metrics.jsonl then, in bytes.
 
-    A resumed run discards the records written after its checkpoint and writes them again. While the disk is
-    full, records wait in memory; they are lost only if the process ends.
+    A resumed run discards the records written after its checkpoint, because it repeats those steps.
+    While the disk is full, records wait in memory; they are lost only if the process ends.
     """
 
     def __init__(self, folder: Path, total_steps: int, step: int, position: int, console: Console) -> None:
@@ -77,7 +77,7 @@ class Logger:
         self.bars.update("", step, self.total_steps, facts)
 
     def print(self, line: str, markup: bool = False) -> None:
-        """Print a line above the bar. markup: interpret rich's markup, which paths may contain by chance."""
+        """Print a line above the bar. markup: interpret rich markup; leave off for paths."""
         self.bars.print(line, markup)
 
 

@@ -1,4 +1,4 @@
-"""A run folder's results: evaluations.json, and one folder per transfer under transfer/."""
+"""Results stored in a run folder: evaluations.json, and one folder per transfer under transfer/."""
 
 import json
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class Evaluation:
     per_class: dict[str, float]
     """Accuracy for each class that has validation images."""
     train_images: int
-    """Number of labeled images that the classifier was fitted on."""
+    """Number of labeled images used to fit the classifier."""
     val_images: int
     held_out: bool
     """True if the dataset has no validation split, so some training images were held out."""
@@ -39,11 +39,11 @@ class Evaluation:
     labels: float = 1.0
     """Fraction of the training labels used."""
     encoder: str = "trained"
-    """`trained`, or `random` for the untrained network."""
+    """`trained`, or `random` for the network as initialized."""
     detail: str = ""
-    """Hyperparameters given to the protocol or selected by it: learning rates, epochs, regularization."""
+    """Hyperparameters that the protocol was given or selected: learning rates, epochs, regularization."""
     confusion: list[list[int]] | None = None
-    """Confusion matrix: number of images of class `row` predicted as class `column`."""
+    """Confusion matrix: [i][j] counts the images of class i predicted as class j."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +53,12 @@ class SavedEvaluation(Evaluation):
     data: str
     """The images, as given to `siam evaluate`."""
     date: str
-    """Time of saving, in ISO 8601 format with the UTC offset."""
+    """When the entry was saved, in ISO 8601 format with the UTC offset."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Average precision (AP) in [0, 1]; None if the test set has no objects of that kind."""
+    """Average precision (AP) in [0, 1]; None if the test set has no objects of that size."""
 
     ap: float | None
     ap50: float | None
@@ -73,7 +73,7 @@ class Precision:
 PRECISIONS = {
     "ap": "AP", "ap50": "AP50", "ap75": "AP75", "small": "small", "medium": "medium", "large": "large",
 }  # fmt: skip
-"""Titles of the `Precision` fields."""
+"""Display names of the `Precision` fields."""
 
 
 @dataclass(frozen=True)
@@ -90,18 +90,18 @@ class TransferResult:
     test_images: int
     boxes: Precision
     masks: Precision | None
-    """None for detection, which predicts no masks."""
+    """Mask AP; None for detection, which predicts no masks."""
     iterations: int
     seconds: float
     skipped: dict[str, int]
     """Annotations and images that could not be used: reason -> count."""
 
     def kinds(self) -> dict[str, Precision]:
-        """Return the precision for boxes and, if there are any, for masks."""
+        """Return the APs for boxes and, if the transfer predicts masks, for masks."""
         return {"boxes": self.boxes} | ({} if self.masks is None else {"masks": self.masks})
 
     def flat(self) -> dict[str, float | None]:
-        """Return all numbers as a flat dict for metrics.jsonl, with keys such as boxes_ap50."""
+        """Return the APs and the duration as a flat dict for metrics.jsonl, with keys such as boxes_ap50."""
         return {
             f"{kind}_{name}": getattr(precision, name)
             for kind, precision in self.kinds().items()
@@ -118,7 +118,7 @@ def load_evaluations(folder: Path) -> list[SavedEvaluation]:
 
 
 def add_evaluation(run: str | Path, evaluation: Evaluation, data: str) -> None:
-    """Append an evaluation to evaluations.json; several processes may do so at once. Raises RunError.
+    """Append an evaluation to evaluations.json; safe to call from several processes at once. Raises RunError.
 
     data: the images, as the user gave them.
     """

@@ -1,4 +1,4 @@
-"""When to save and stop a run: save intervals, stop signals, and retries when the disk is full."""
+"""Decide when to save or stop a run: save intervals, stop signals, and retries when the disk is full."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ class RunStopped(SiamError):
 
 
 class StopRequest:
-    """Turns SIGTERM and SIGINT into requests to stop: `with StopRequest() as stop: ... if stop.requested`.
+    """Turns SIGTERM and SIGINT into a flag: `with StopRequest() as stop: ... if stop.requested`.
 
     A second signal kills the process. Job managers signal the whole process tree, and each parent forwards
     the signal to its children, so a signal within two seconds of the first is ignored as a duplicate. Python
@@ -58,7 +58,7 @@ class StopRequest:
             os.kill(os.getpid(), number)
 
     def release(self) -> None:
-        """Restore the signal handlers: from here on a signal ends the process at once."""
+        """Restore the previous signal handlers: from here on a signal no longer sets `requested`."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 
@@ -69,9 +69,9 @@ class StopRequest:
 
 
 class Saver:
-    """Schedules saves by step count and time, and tries up to ATTEMPTS times while the disk is full.
+    """Schedules saves by step count and time, and retries failed ones, up to ATTEMPTS tries in a row.
 
-    warn: prints a warning for the user.
+    warn: called with each warning for the user.
     """
 
     ATTEMPTS = 5
@@ -96,7 +96,8 @@ class Saver:
     def save(self, step: int, write: Callable[[], None], last_chance: bool = False) -> None:
         """Call `write`; if it raises OSError, warn and let the run continue.
 
-        last_chance: no later save will follow, so retry here. Raises RunError after the last attempt.
+        last_chance: True if no later save will follow, so that a failed one is retried here. Raises RunError
+        after the last attempt.
         """
         while True:
             try:

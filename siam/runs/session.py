@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class SessionSettings(Protocol):
-    """The settings that a session reads."""
+    """The settings that a session needs, common to pretraining and transfer."""
 
     @property
     def device(self) -> str: ...
@@ -59,7 +59,7 @@ class Session:
     """`with Session(folder, settings, console) as run:` locks the run folder and selects the device.
 
     Then `restore` loads the last checkpoint, `begin` opens the log, and after each optimizer step `advance`
-    sets `should_log`, `should_save` and `stopping`. write_report: draws report.html from the folder.
+    sets `should_log`, `should_save` and `stopping`. write_report: writes report.html for a run folder.
     """
 
     device: torch.device
@@ -117,8 +117,8 @@ class Session:
     def track_unreadable(self, found: dict[str, str], record: Callable[[dict[str, str]], None]) -> None:
         """Keep track of a loader's unreadable images in checkpoints and across ranks.
 
-        found: the loader's own dict, path -> reason, to which the checkpoint's entries are added. record:
-        adds other ranks' entries; it may raise DataError if too many images are unreadable.
+        found: the loader's dict, path -> reason; the checkpoint's entries are added to it. record: called
+        with every rank's entries at each save; it may raise DataError if too many images are unreadable.
         """
         self.unreadable, self._record_unreadable = found, record
         found.update(self.progress.unreadable)
@@ -130,10 +130,10 @@ class Session:
         lr_setting: str,
         name_batch: Callable[[int], str] = lambda step: "",
     ) -> None:
-        """Open the log at the run's position, and install the signal handlers.
+        """Open the log, continuing after the last save, and install the signal handlers.
 
-        log_every: steps between records. lr_setting: the setting that the error suggests lowering if the run
-        diverges. name_batch: describes a step's images in that error.
+        log_every: steps between records. lr_setting: learning-rate setting that the error message
+        suggests lowering if the run diverges. name_batch: describes a step's images in that message.
         """
         self.total_steps, self.log_every = total_steps, log_every
         self.lr_setting, self.name_batch = lr_setting, name_batch
@@ -149,18 +149,18 @@ class Session:
         self.diverged_at = torch.tensor(math.inf, device=self.device)
 
     def before_save(self, *calls: Callable[[], object]) -> None:
-        """Register callbacks to run on all ranks whenever a save is due, before measuring and writing."""
+        """Register functions that all ranks call when a save is due, before measuring and saving."""
         self._before_save += calls
 
     def with_checkpoint(self, write: Callable[[], object]) -> None:
-        """Register a callback that writes the files accompanying each checkpoint, on rank 0 only."""
+        """Register a function that writes the files that accompany each checkpoint; only rank 0 calls it."""
         self._write_with_checkpoint = write
 
     # Around each step
 
     @property
     def step(self) -> int:
-        """Optimizer steps done."""
+        """Number of optimizer steps completed."""
         return self.progress.step
 
     def guard(self, batches: Iterator[T]) -> Iterator[T]:
@@ -206,17 +206,17 @@ class Session:
                 call()
 
     def take_loss(self) -> float:
-        """Return the sum of the losses and reset it."""
+        """Return the sum of the losses since the last call, and reset it."""
         loss_sum, self.progress.loss_sum = self.progress.loss_sum, 0.0
         self.loss_sum.zero_()
         return loss_sum
 
     def rate(self) -> float:
-        """Return throughput in images per second since the last call, excluding measurements and saves."""
+        """Return images per second since the last call, excluding time spent on measurements and saves."""
         return self.clock.rate(self.step, self.settings.batch_size)
 
     def save(self, last_chance: bool = False) -> None:
-        """Write a checkpoint and the files that go with it. last_chance: retry failures immediately."""
+        """Write a checkpoint and the files that accompany it. last_chance: retry here if writing fails."""
 
         def write() -> None:
             self.progress.log_bytes, self.progress.seconds = self.log.position(), self.clock.seconds()
@@ -227,7 +227,7 @@ class Session:
             on_rank_zero(lambda: self.saver.save(self.step, write, last_chance))
 
     def save_or_stop(self) -> None:
-        """Save if a save is due. Raise RunStopped if a stop was requested before the last step."""
+        """Save if a save is due, then raise RunStopped if a stop was requested and steps remain."""
         done = self.step == self.total_steps
         if self.should_save:
             self.save(last_chance=self.stopping or done)
@@ -242,7 +242,7 @@ class Session:
             )
 
     def finish(self) -> None:
-        """Wait for the last exchange of flags between ranks; from here on a signal ends the process."""
+        """Complete the last exchange of flags between ranks, and restore the previous signal handlers."""
         self.flags.close()
         self.stop.release()
 
@@ -253,11 +253,11 @@ class Session:
         print_line(self.console, line)
 
     def show_measuring(self, done: int, total: int) -> None:
-        """Show a measurement's progress; this is a progress callback."""
+        """Show how many images have been measured, next to the progress bar."""
         self.log.progress(self.step, [f"measured {done:,} of {total:,} images"])
 
     def write_report(self) -> None:
-        """Draw report.html; if that fails, warn and continue."""
+        """Write report.html; if that fails, warn and continue."""
         with self.clock.paused():
             self.try_to_write("the report", lambda: self._write_report(self.folder))
 
@@ -277,7 +277,7 @@ class Session:
     def list_unreadable(self, files: Sequence[tuple[str, str]], total: int) -> None:
         """Write unreadable.txt, one path and reason per line, and print how many images were replaced.
 
-        files: paths and reasons found when the dataset was listed. total: number of images in the dataset.
+        files: (path, reason) pairs found when the dataset was opened. total: number of images in the dataset.
         """
         rows = [*sorted(files), *sorted(self.unreadable.items())]
         if rows:
@@ -296,7 +296,7 @@ class Session:
         self.progress.unreadable = dict(self.unreadable)
 
     def _require_finite(self) -> None:
-        """Raise Diverged on all ranks if the loss or the weights are not finite.
+        """Raise Diverged on all ranks if the loss or the weights are no longer finite.
 
         A finite loss can have an infinite gradient; weights updated by it must not reach the checkpoint.
         """
@@ -307,9 +307,9 @@ class Session:
         self.log.log("diverged", step=self.step, verdict="diverged")
         self.write_report()
         at = min(all_gather_object(float(self.diverged_at)))
-        problem = f"the weights are not finite after step {self.step}"
+        problem = f"the weights are no longer finite after step {self.step}"
         if math.isfinite(at):
-            problem = f"the loss is not finite at step {int(at) + 1}{self.name_batch(int(at))}"
+            problem = f"the loss is no longer finite at step {int(at) + 1}{self.name_batch(int(at))}"
         saved = (self.folder / CHECKPOINT).exists()
         kept = "the last good checkpoint is kept" if saved else "nothing was saved"
         fix = f"lower {self.lr_setting}, or set precision float32"

@@ -14,7 +14,7 @@ from siam.errors import RunError, first_line
 def load_checkpoint(file: Path) -> dict[str, Any]:
     """Return a checkpoint's contents without executing any code in it. Raises RunError.
 
-    A checkpoint is a zip file whose members have checksums; torch does not check them, so this function does.
+    A checkpoint is a zip file with a checksum per member; torch does not verify them, so this function does.
     """
     try:
         with zipfile.ZipFile(file) as members:

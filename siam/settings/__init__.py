@@ -1,1 +1,1 @@
-"""Recipes, and settings as self-checking dataclasses."""
+"""Settings as dataclasses that check their own values."""

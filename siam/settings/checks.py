@@ -1,7 +1,7 @@
-"""Annotations as checks: `lr: Annotated[float, Above(0)]` accepts only a finite number above 0.
+"""Value checks as type annotations: `lr: Annotated[float, Above(0)]` accepts only finite numbers above 0.
 
 Settings come from the command line, from Python and from files that people edit, so every value is checked
-against its type and rules. Rules that involve several fields are written in `__post_init__`.
+against its type and rules. Checks that involve several fields are in `__post_init__`.
 """
 
 import math
@@ -17,7 +17,7 @@ from siam.errors import SettingsError, did_you_mean
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition on a value, or on each number in a tuple, and the words that follow "must" in its error."""
+    """A condition on a value, or on each number in a tuple; `words` follows "must" in the error message."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -107,7 +107,7 @@ def _type_error(value: Any, kind: Any) -> str:
 
 
 def _suggestion(value: Any, kind: Any) -> str:
-    """Return a hint with the closest choices, or an empty string."""
+    """Return a hint with the allowed strings closest to `value`, or "" if none are close."""
     choices = [choice for choice in get_args(kind) if isinstance(choice, str)]
     return did_you_mean(value, choices) if isinstance(value, str) else ""
 
@@ -123,7 +123,7 @@ def _format(value: Any) -> str:
 
 
 def parse_duration(text: str, name: str) -> float:
-    """Convert a duration such as `90s`, `10m` or `2h` to seconds. Raises SettingsError, naming `name`."""
+    """Convert a duration (`90s`, `10m`, `2h`) to seconds. Raises SettingsError about setting `name`."""
     seconds = _seconds(text)
     if seconds is None:
         raise SettingsError(f"{name} must {Duration().words}, got {text!r}")

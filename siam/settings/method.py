@@ -1,4 +1,4 @@
-"""The `method` settings group: Figure 3's three choices, the heads, and options for some objectives."""
+"""The `method` settings group: Figure 3's three choices, the heads, and options for some methods."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -13,17 +13,17 @@ class Method:
     """Predictor, target, objective and heads. The defaults are SimSiam's, as published."""
 
     name: str = "simsiam"
-    """Method that provides the defaults for the other settings in this group."""
+    """Method to train; it sets the defaults for the other settings in this group."""
 
     # Figure 3
     predictor: Literal["learned", "fixed", "none"] = "learned"
-    """h on the online branch: trained, fixed at its random initialization, or the identity (Table 1)."""
+    """Predictor h: `learned`, `fixed` at its random initialization, or `none`, the identity (Table 1)."""
     target: Literal["stop_gradient", "momentum", "gradient"] = "stop_gradient"
-    """Source of z: the encoder without gradient, a momentum encoder, or the encoder with gradient."""
+    """Target branch: the encoder behind a stop-gradient, a momentum encoder, or the encoder with gradient."""
     objective: str = "cosine"
-    """cosine, cross_entropy (Sec. 4.5), nt_xent, info_nce, swapped_prediction, moving_average (Sec. 5.2)."""
+    """Loss: cosine, cross_entropy (Sec. 4.5), nt_xent, info_nce, swapped_prediction, moving_average (5.2)."""
     symmetry: Literal["symmetric", "asymmetric", "asymmetric_2x"] = "symmetric"
-    """Each view predicts the other, or only the first predicts the second, in one pair or two (Sec. 4.6)."""
+    """The views predict each other, or only the first predicts the second; `_2x`: in two pairs (Sec. 4.6)."""
 
     # The heads (Sec. 3, Table 3 and App. B)
     projector_layers: Annotated[int, Within(1, 4)] = 3
@@ -35,17 +35,17 @@ class Method:
     predictor_hidden: Annotated[int, AtLeast(1)] = 512
     """Hidden units in the predictor, a bottleneck: d/4 in the paper."""
     batch_norm: Literal["none", "hidden", "default", "all"] = "default"
-    """BN in the heads: none, hidden layers, those and the projector's output, or all layers (Table 3)."""
+    """BN in the heads: nowhere, hidden layers only, also the projector's output, or everywhere (Table 3)."""
     output_affine: bool = False
     """Learn scale and shift in the projector's output BN, unlike the released code (Sec. 4.4)."""
 
     # Options for some targets and objectives
     momentum: Annotated[float, Within(0, 1)] = 0.996
-    """Momentum encoder: fraction of its weights kept at each update (target `momentum`)."""
+    """Momentum encoder: weight of its old value in each update (target `momentum`)."""
     momentum_schedule: Literal["cosine", "constant"] = "cosine"
     """Raise the momentum to 1 along a cosine (BYOL), or keep it constant (MoCo)."""
     momentum_every: Annotated[int, AtLeast(1)] = 1
-    """Steps between updates of the momentum encoder; with momentum 0, the k-step alternation of Sec. 5.2."""
+    """Steps between momentum-encoder updates; with momentum 0 this is the k-step alternation of Sec. 5.2."""
     temperature: Annotated[float, Above(0)] = 0.1
     """Softmax temperature (objectives `nt_xent`, `info_nce`, `swapped_prediction`)."""
     queue: Annotated[int, AtLeast(1)] = 65536
@@ -64,12 +64,12 @@ class Method:
 
     @property
     def is_symmetric(self) -> bool:
-        """True if each view predicts the other."""
+        """Whether each view predicts the other."""
         return self.symmetry == "symmetric"
 
 
 def require_targets_without_gradient(method: Method) -> None:
-    """Raise SettingsError if targets carry gradient; for objectives that keep targets between steps."""
+    """Raise SettingsError if targets carry gradient. For objectives that keep targets between steps."""
     if method.target == "gradient":
         raise SettingsError(
             f"objective '{method.objective}' keeps targets between steps, so method.target "

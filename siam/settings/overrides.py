@@ -1,4 +1,4 @@
-"""The user's settings, which override a base."""
+"""The user's settings, kept apart from the settings that they override."""
 
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,8 +12,8 @@ S = TypeVar("S")
 class Overrides:
     """The user's settings, nested as in settings.yaml: {"optimizer": {"lr": 0.1}}.
 
-    They are kept separate because the base is often known only later: it depends on the recipe, the images
-    or the resumed run.
+    They are kept separate because the settings that they override are often known only later, from the
+    recipe, the images or the resumed run.
     """
 
     given: dict[str, Any] = field(default_factory=dict)
@@ -21,8 +21,8 @@ class Overrides:
     def over(self, base: S) -> S:
         """Return `base` with these settings applied.
 
-        Raises SettingsError for an unknown setting (suggesting similar names), a wrong type or an impossible
-        combination.
+        Raises SettingsError if a setting is unknown (suggesting similar names), a value has the wrong type,
+        or the combination is impossible.
         """
         changed: S = from_dict(self.given, base)
         return changed

@@ -1,4 +1,4 @@
-"""Convert settings to and from nested plain values, as in settings.yaml."""
+"""Convert settings to and from the nested dicts stored in settings.yaml."""
 
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any
@@ -19,9 +19,9 @@ def _plain(value: Any) -> Any:
 
 
 def from_dict(plain: dict[str, Any], base: Any = None, path: str = "") -> Any:
-    """Return `base` (the defaults if None) with the given plain values applied.
+    """Return `base` (default settings if None) with the values in `plain` applied.
 
-    path: prefix for setting names in errors, such as `method.`. Raises SettingsError, naming the setting.
+    path: prefix for setting names in error messages, such as `method.`. Raises SettingsError.
     """
     base = Settings() if base is None else base
     known = {f.name for f in fields(base)}

@@ -22,7 +22,7 @@ class ViewSettings:
     """View augmentation; the defaults are SimSiam's (MoCo v2's) for ImageNet."""
 
     size: Annotated[int, AtLeast(8, "pixels")] = 224
-    """Side of a view in pixels."""
+    """Height and width of a view, in pixels."""
     scale: Annotated[tuple[float, float], Above(0), Within(0, 1), Ascending()] = (0.2, 1.0)
     """Smallest and largest crop area, as fractions of the image area."""
     flip_p: Probability = 0.5
@@ -54,20 +54,20 @@ class ViewSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """SGD as in SimSiam Sec. 3, or LARS for very large batches."""
+    """Optimizer settings: SGD as in SimSiam Sec. 3, or LARS for very large batches."""
 
     name: Literal["sgd", "lars"] = "sgd"
     """Optimizer; `lars` is for batches of thousands of images (You et al. 2017)."""
     lr: Annotated[float, Above(0)] = 0.05
-    """Base learning rate for a batch of 256; the effective rate is lr x batch_size / 256."""
+    """Learning rate per 256 images; the peak rate is lr x batch_size / 256."""
     momentum: Annotated[float, AtLeast(0), Below(1)] = 0.9
     """Momentum of SGD or LARS."""
     weight_decay: Annotated[float, AtLeast(0)] = 1e-4
-    """Weight decay: with SGD on every parameter, as in the paper; with LARS not on biases and batch norm."""
+    """Weight decay. SGD decays every parameter, as in the paper; LARS spares biases and batch norm."""
     warmup_epochs: Annotated[float, AtLeast(0)] = 0.0
-    """Epochs of linear warm-up from 0."""
+    """Epochs over which the learning rate rises linearly from 0."""
     predictor_lr: Literal["constant", "cosine"] = "constant"
-    """The predictor's learning-rate schedule: constant (better in Table 1), or decayed like the others."""
+    """Predictor learning rate: constant (better in Table 1), or cosine decay, as for the encoder."""
 
     def __post_init__(self) -> None:
         check(self, "optimizer.")
@@ -75,12 +75,12 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class LoaderSettings:
-    """Data loading."""
+    """Data-loading settings."""
 
     workers: Annotated[int, AtLeast(-1, "(automatic)")] = -1
-    """Worker processes that decode and crop; -1: chosen by core count. Results do not depend on this."""
+    """Worker processes that decode and crop; -1: chosen by core count. Does not affect the results."""
     cache: Literal["auto", "device", "none"] = "auto"
-    """Keep decoded images on the device as uint8; `auto`: if they are small and fit in memory."""
+    """`device`: keep decoded images on the device as uint8; `auto`: only if small enough to fit."""
 
     def __post_init__(self) -> None:
         check(self, "loader.")
@@ -88,20 +88,20 @@ class LoaderSettings:
 
 @dataclass(frozen=True)
 class MonitorSettings:
-    """Logging and metrics during training."""
+    """Settings for logs and metrics during training."""
 
     log_every: Count = 10
     """Steps between records in metrics.jsonl."""
     knn_every: Annotated[int, AtLeast(0)] = 1
-    """Epochs between kNN evaluations if there are labels; the last epoch always has one. 0: never."""
+    """Epochs between kNN evaluations, which need labels; the last epoch always gets one. 0: never."""
     knn_k: Count = 200
     """Number of neighbors, k."""
     knn_temperature: Annotated[float, Above(0)] = 0.1
-    """Temperature for weighting the neighbors (Wu et al. 2018)."""
+    """Temperature that weights the neighbors' votes (Wu et al. 2018)."""
     bank: Count = 10000
-    """Maximum number of training images for kNN and effective rank, evenly spaced over the dataset."""
+    """Maximum number of training images, evenly spaced, on which kNN and effective rank are measured."""
     queries: Count = 2000
-    """Maximum number of validation images for kNN."""
+    """Maximum number of validation images to classify by kNN."""
 
     def __post_init__(self) -> None:
         check(self, "monitor.")
@@ -109,10 +109,10 @@ class MonitorSettings:
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """Checkpointing. Saves are atomic; --resume continues from the last one."""
+    """Checkpoint settings. Saves are atomic; --resume continues from the latest."""
 
     every: str = "10m"
-    """Time (`90s`, `10m`, `2h`) or steps (`500`) between saves within an epoch, or both: `10m,500`."""
+    """Save interval within an epoch: time (`90s`, `10m`, `2h`), steps (`500`) or both (`10m,500`)."""
     keep: Count = 2
     """Number of checkpoints to keep: the latest, plus earlier ones in case it is damaged."""
 
@@ -138,10 +138,10 @@ class CheckpointSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """All pretraining settings; runs with the same settings and data are the same run."""
+    """All pretraining settings. Together with the images they determine the run."""
 
     data: str = "demo"
-    """A folder, list file, .tar, .npy or .npz, or cifar10, cifar100 or stl10; default: the demo dataset."""
+    """Images: folder, list file, .tar, .npy, .npz, cifar10, cifar100 or stl10; default: the demo dataset."""
     backbone: str = "resnet50"
     """Name of any timm model."""
     width: Annotated[float, Above(0)] = 1.0
@@ -149,29 +149,29 @@ class Settings:
     stem: Literal["auto", "small", "standard"] = "auto"
     """ResNet stem. `small`: 3x3, stride 1, no max-pool; `auto`: small for views below 64 pixels."""
     epochs: Count = 100
-    """Passes over the training images."""
+    """Number of passes over the training images."""
     batch_size: Annotated[int, AtLeast(2, "(batch norm and negatives need other images)")] = 256
-    """Global batch size: images per step across all devices."""
+    """Images per step, summed over all devices."""
     grad_accum: Count = 1
-    """Gradient accumulation: micro-batches per step. Batch norm and negatives see only one at a time."""
+    """Micro-batches per step (gradient accumulation). Batch norm and negatives see only one at a time."""
     activation_checkpointing: bool = False
     """Activation checkpointing: recompute activations in the backward pass, for less memory but more time."""
     seed: Annotated[int, AtLeast(0)] = 0
-    """Random seed, which determines every random choice."""
+    """Random seed; it determines every random choice."""
     init: str = ""
-    """Trained or imported run to initialize the weights from; sets the backbone and heads."""
+    """Trained or imported run to take weights from; also sets the backbone, and heads of the same method."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:1 or mps."""
     devices: Annotated[int, AtLeast(0)] = 0
-    """Data-parallel processes: one per GPU or, with device cpu, each on some of the cores; 0: one per GPU."""
+    """Data-parallel processes; on CPU they share the cores. 0: as many GPUs as divide the batch evenly."""
     sync_bn: bool = True
     """Synchronized batch norm: statistics over the global batch, whatever the number of devices."""
     timeout: Annotated[str, Duration()] = "10m"
-    """How long a process waits for the others before the run fails."""
+    """How long a process waits for the others before the run fails (`90s`, `10m`, `2h`)."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """Mixed precision (bf16 autocast) or float32; `auto`: bf16 if the hardware supports it natively."""
+    """`float32`, or `bf16` mixed precision (autocast); `auto`: bf16 if the hardware supports it natively."""
     compile: bool = False
-    """Compile the network with torch.compile, which pays off on long runs."""
+    """Compile the network with torch.compile; worthwhile for long runs."""
     views: ViewSettings = field(default_factory=ViewSettings)
     method: Method = field(default_factory=Method)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -192,7 +192,7 @@ class Settings:
 
 
 def _check_objective(method: Method, batch_size: int) -> None:
-    """Run the `check` of the objective's module, if it has one. Raises SettingsError."""
+    """Call the `check` function of the objective's module, if it has one. Raises SettingsError."""
     check_objective = getattr(load("siam.objectives", method.objective), "check", None)
     if check_objective is not None:
         check_objective(method, batch_size)

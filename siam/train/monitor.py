@@ -1,4 +1,4 @@
-"""Measurements between epochs: all metrics, from one pass of the network over a sample of the images."""
+"""Measure all metrics between epochs from one forward pass over a sample of the images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,20 +37,20 @@ def ignore(done: int, of: int) -> None:
 
 @dataclass(frozen=True)
 class Measured:
-    """The result of measuring the network once."""
+    """The metric values from one measurement of the network."""
 
     values: Values
-    """The values of all metrics; None for those not due."""
+    """Metric values by name; None for metrics not due."""
     max_rank: int
-    """The largest possible effective rank of z: d, or the number of images measured if that is smaller."""
+    """Upper bound on z's effective rank: d, or the number of images measured if that is smaller."""
 
 
 class Monitor:
-    """Measures the network on center views of sampled images, which are decoded only once.
+    """Measures the network on center crops of sampled images, which are decoded only once.
 
     The bank is a sample of the training images; the queries are validation images. Without a validation set,
-    every fifth sampled image becomes a query instead of joining the bank. Each rank holds an equal share of
-    both and passes it through the network; the bank's labels and indices cover all ranks.
+    every fifth sampled image becomes a query instead of joining the bank. Each rank holds an equal share
+    of both and passes it through the network; the bank's labels and indices cover all ranks.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Monitor:
         bf16: bool,
         bar: Callable[[str], OnProgress] = lambda name: ignore,
     ) -> None:
-        """bar: accepts a description and returns a progress callback."""
+        """bar: returns the progress callback for a new bar with the given description."""
         self.settings, self.device, self.bf16 = settings, device, bf16
         m, size = settings.monitor, settings.views.size
         workers = settings.loader.workers if settings.loader.workers >= 0 else default_workers(device)
@@ -108,7 +108,7 @@ class Monitor:
     def neighbors(
         self, network: Network, queries: int, count: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return evenly spaced bank positions, (queries,), and those of their neighbors, (queries, count)."""
+        """Return evenly spaced bank indices, (queries,), and their neighbors' indices, (queries, count)."""
         features = F.normalize(gather_uneven(self._features(network, self.bank)), dim=1)
         chosen = torch.from_numpy(_evenly(len(features), queries))
         similarity = features[chosen] @ features.T
@@ -117,7 +117,7 @@ class Monitor:
         return chosen.numpy(), nearest.numpy()
 
     def views(self, positions: NDArray[np.int64]) -> Tensor:
-        """Return the views at these positions of the bank, uint8 (N, 3, S, S), gathered from all ranks."""
+        """Return the bank's views at these indices, uint8 (N, 3, S, S), gathered from all ranks."""
         first = sum(all_gather_object(len(self.bank))[: rank()])
         here = np.flatnonzero((positions >= first) & (positions < first + len(self.bank)))
         found = gather_uneven(self.bank[positions[here] - first])
@@ -129,7 +129,7 @@ class Monitor:
         count = running_total(on_progress, len(self.bank) + (0 if queries is None else len(queries)))
         features = gather_uneven(self._features(network, self.bank, count))  # (N, D)
         query_features = None if queries is None else self._features(network, queries, count)
-        # Evenly spaced: the first images of a set may all be of one class.
+        # Evenly spaced: the first images of a dataset may all be of one class.
         sample = features[_evenly(len(features), RANK_IMAGES)]
         training = network.training
         network.projector.eval()
@@ -163,7 +163,7 @@ class Monitor:
 def _sample(
     images: Images, limit: int, size: int, workers: int, on_progress: OnProgress
 ) -> tuple[Tensor, NDArray[np.int64]]:
-    """Return center views, uint8 (N, 3, S, S), and indices of at most `limit` images spread over the dataset.
+    """Return center crops, uint8 (N, 3, S, S), and indices of at most `limit` images across the dataset.
 
     Each rank reads its own share. Raises DataError if no image can be read.
     """
@@ -181,7 +181,7 @@ def _sample(
 
 
 def _spread(images: Images, limit: int) -> NDArray[np.int64]:
-    """Choose at most `limit` images, evenly spaced over the dataset or over a few of its files (groups)."""
+    """Return at most `limit` image indices, evenly spaced over the dataset or a few of its files (groups)."""
     groups = images.groups
     if groups is None or len(groups) - 1 <= MAX_SHARDS:
         return _evenly(len(images), limit)

@@ -1,4 +1,4 @@
-"""Optimizer and learning rates: SGD or LARS with cosine decay, and a constant rate for the predictor."""
+"""Optimizer and learning rates: SGD or LARS with cosine decay; the predictor's rate may stay constant."""
 
 import math
 from typing import Any
@@ -34,10 +34,10 @@ def build_optimizer(
 
 
 def _split_for_lars(group: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split a parameter group in two: the weights, then the biases and batch-norm parameters.
+    """Split a parameter group into weights, and biases with batch-norm parameters.
 
-    The latter are neither decayed nor adapted (SimCLR App. B.9; BYOL Sec. 3.3). timm's LARS does not adapt
-    parameters without weight decay unless `always_adapt` is set.
+    The second part gets neither weight decay nor LARS's adaptive rate (SimCLR App. B.9; BYOL Sec. 3.3).
+    timm's LARS does not adapt parameters without weight decay unless `always_adapt` is set.
     """
     weights = [p for p in group["params"] if p.ndim > 1]
     rest = [p for p in group["params"] if p.ndim <= 1]
@@ -47,7 +47,7 @@ def _split_for_lars(group: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, settings: OptimizerSettings, epoch: float, epochs: int
 ) -> float:
-    """Set each group's learning rate at a fractional `epoch` out of `epochs`, and return the encoder's.
+    """Set each parameter group's learning rate and return the encoder's. epoch: epochs completed, fractional.
 
     The rate warms up linearly from 0, then follows a cosine to 0. "The predictor's lr is not decayed": h
     should adapt to the latest representations (Sec. 4.2).

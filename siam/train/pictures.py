@@ -1,4 +1,4 @@
-"""Pictures of training for the report: view pairs from a batch, and nearest neighbors."""
+"""Images for the report: view pairs from a training batch, and nearest neighbors of a few images."""
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ PAIRS, QUERIES, NEIGHBORS = 24, 8, 8
 
 
 def take_pictures(batch: Batch, monitor: Monitor, network: Network, images: Images) -> Pictures:
-    """Return view pairs from this batch, as the network saw them, and a few images with their neighbors."""
+    """Return view pairs from `batch`, as the network saw them, and a few images with their neighbors."""
     pairs = torch.stack(batch.views[:2], dim=1)[:PAIRS]  # (n, 2, 3, S, S)
     side = pairs.shape[-1]
     chosen, nearest = monitor.neighbors(network, queries=QUERIES, count=NEIGHBORS)
@@ -36,5 +36,5 @@ def take_pictures(batch: Batch, monitor: Monitor, network: Network, images: Imag
 
 
 def _pixels(x: Tensor) -> NDArray[np.uint8]:
-    """Convert (N, 3, S, S) in [0, 255] to uint8 (N, S, S, 3)."""
+    """Convert images (N, 3, S, S) with values in [0, 255] to uint8 (N, S, S, 3)."""
     return x.clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -43,7 +43,7 @@ class Outcome:
     std: float
     """Mean std of z/|z| over the last epoch, times sqrt(d)."""
     metrics: Values
-    """The last value of each metric, and its baselines pixel_NAME and untrained_NAME; None without labels."""
+    """Each metric's last value and its baselines, pixel_NAME and untrained_NAME; None if not measured."""
     epochs: int
     steps: int
     seconds: float
@@ -123,7 +123,7 @@ def build(settings: Settings, images: int, run: Session) -> tuple[Network, Objec
 
 
 def _log_step(run: Session, epoch: int, std: float, lr: float) -> None:
-    """Record loss, std of z, learning rate and throughput, and show them next to the bar."""
+    """Log loss, std of z, learning rate and throughput, and update the progress bar's text."""
     rate = run.rate()
     run.progress.add(std=std, logged=1)
     run.log.log("step", epoch=epoch, step=run.step, loss=run.loss, std=std, lr=lr, pairs_per_second=rate)
@@ -133,7 +133,7 @@ def _log_step(run: Session, epoch: int, std: float, lr: float) -> None:
 
 
 def _end_epoch(run: Session, settings: Settings, epoch: int, steps: int, measured: Measured) -> None:
-    """Record the epoch's means, metrics and verdict, and print a line."""
+    """Log the epoch's mean loss and std, its metrics and its verdict, and print a summary line."""
     sums, before = run.progress.take(), run.progress.verdict
     loss, std = run.take_loss() / steps, sums["std"] / sums["logged"]
     images_per_norm = settings.batch_size // settings.grad_accum  # that batch norm in the heads sees at once
@@ -155,7 +155,7 @@ def _end_epoch(run: Session, settings: Settings, epoch: int, steps: int, measure
 
 
 def _finish(run: Session, settings: Settings, sets: ImageSets) -> Outcome:
-    """List unreadable images, record the outcome, and draw the report."""
+    """List the unreadable images, log the outcome, write the report, and return the outcome."""
     run.finish()
     run.list_unreadable(list(sets.unreadable_files.items()), total=len(sets.train))
     seconds = run.clock.seconds()
@@ -182,14 +182,14 @@ def _write_report(folder: Path) -> None:
 
 
 def _name_batch(loader: ViewLoader, step: int) -> str:
-    """Describe a step by its epoch and its first images, for an error message."""
+    """Return a step's epoch and the names of its first images, for an error message."""
     epoch, within = divmod(step, loader.steps)
     names = [loader.images.path(int(i)) for i in loader.order.epoch(epoch)[within][:3]]
     return f" (epoch {epoch + 1}), with the batch of {', '.join(names)} ..."
 
 
 def _headline(sets: ImageSets, settings: Settings, folder: Path, resumed: bool) -> str:
-    """Return a line with the images, network, batch size, epochs and folder of the run."""
+    """Return a message with the run's images, backbone, batch size, epochs and folder."""
     train, val = sets.train, sets.val
     more = [f"{len(val):,} more to validate"] if val is not None else []
     more += [f"{len(train.classes)} classes"] if train.labels is not None else []

@@ -1,4 +1,4 @@
-"""Start or resume a run: open its images, and resolve its settings and folder from the user's overrides."""
+"""Start or resume a run: resolve its settings and folder, open its images, and launch its processes."""
 
 import itertools
 import os
@@ -43,12 +43,12 @@ def start(
     console: Console | None = None,
     open_once: Opener | None = None,
 ) -> Outcome:
-    """Start or resume a run, in this process or in several.
+    """Start or resume a run, in this process or in several launched ones.
 
-    overrides: the user's settings. recipe: the base settings that they override, chosen to fit the images by
-    default; a resumed run overrides its own settings instead. out: the run folder. resume: continue the run
-    in `out`; "auto" starts one if there is none. open_once: passed by callers that train several runs on the
-    same dataset, to list it only once. Raises SiamError.
+    overrides: the user's settings. recipe: name of the settings that they override; default: chosen to fit
+    the images. When a run is resumed, they override its own settings instead. out: the run folder. resume:
+    continue the run in `out`; "auto" starts one if there is none. open_once: passed by
+    callers that train several runs on the same dataset, to list it only once. Raises SiamError.
     """
     console = console or Console(stderr=True)
     open_once = open_once or cache(open_images)
@@ -90,7 +90,7 @@ def resolve(
 
 
 def _is_resumed(folder: Path, resume: Resume) -> bool:
-    """Return True to continue the run in `folder`, False to start a new one. Raises RunError."""
+    """Return whether to continue the run in `folder` rather than start a new one. Raises RunError."""
     if resume:
         exists = (folder / SETTINGS).exists()
         if resume is True and not exists:
@@ -142,11 +142,11 @@ def _init_settings(init: str, base: Settings) -> Settings:
 
 
 def _open_on_all_ranks(data: str, console: Console, open_once: Opener) -> ImageSets:
-    """Open the images in every process, on rank 0 first because it may have to download them.
+    """Open the images in every process, but on rank 0 first, in case they must be downloaded.
 
     Raises DataError if the processes see different images.
     """
-    on_rank_zero(lambda: open_once(data) and None)  # None, because the set itself is not broadcast
+    on_rank_zero(lambda: open_once(data) and None)  # None, because the dataset itself is not broadcast
     sets = open_once(data)
     if rank() == 0:
         for file, reason in sets.unreadable_files.items():
@@ -174,7 +174,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _default_folder(method: str, data: str, resume: bool) -> Path:
-    """Return runs/METHOD-DATA, plus -2, -3, ... if it is taken; on resume, return the last one in use."""
+    """Return runs/METHOD-DATA, with -2, -3, ... appended if taken. On resume, return the last one taken."""
     base = Path("runs") / f"{method}-{_short(data)}"
     names = (base.with_name(f"{base.name}-{n}") if n > 1 else base for n in itertools.count(1))
     taken = list(itertools.takewhile(lambda folder: (folder / SETTINGS).exists(), names))

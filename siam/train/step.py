@@ -18,11 +18,11 @@ from siam.train.optimizer import build_optimizer
 
 
 class Step:
-    """Runs a training step on one batch: step(views, images, epoch).
+    """A callable that trains on one batch: `loss, z1 = step(views, images, epoch)`.
 
-    views: 2, or 4 with doubled sampling, each (B, 3, S, S) on the device. images: their dataset indices (B,),
-    on the CPU. epoch: counted from 0. Returns the loss, a detached scalar, and z1 (B, d) of the first pair of
-    views.
+    views: 2 tensors, or 4 with doubled sampling, each (B, 3, S, S) on the device. images: dataset indices
+    (B,) on the CPU. epoch: counted from 0. Returns the loss, a detached scalar, and z1 (B, d) of
+    the first pair of views.
     With `settings.grad_accum` = k, the batch is split into k micro-batches, whose gradients are averaged. The
     caller updates the momentum encoder, since that depends on training progress. Raises SettingsError if the
     backbone does not support `settings.activation_checkpointing`.
@@ -63,7 +63,7 @@ class Step:
         return loss, torch.cat(targets)
 
     def _micro_batches(self, count: int) -> Iterator[tuple[slice, float, AbstractContextManager[None]]]:
-        """Yield each micro-batch's rows, share of the batch, and a context that syncs only the last one."""
+        """Yield each micro-batch's rows, share of the batch and context; only the last syncs gradients."""
         k = self.grad_accum
         for i in range(k):
             start, stop = count * i // k, count * (i + 1) // k

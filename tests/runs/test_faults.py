@@ -366,7 +366,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_batch(photos, tmp_path, ca
     assert status == 2
     order = ViewLoader(open_images(photos).train, open_run(run).settings, torch.device("cpu")).order
     names = ", ".join(open_images(photos).train.path(int(i)) for i in order.epoch(1)[1][:3])
-    assert f"the loss is not finite at step 5 (epoch 2), with the batch of {names} ...;" in err
+    assert f"the loss is no longer finite at step 5 (epoch 2), with the batch of {names} ...;" in err
     saved = load_checkpoint(run / "checkpoint.pt")["progress"]
     assert saved["step"] == 4
 
