@@ -1,6 +1,7 @@
 """Datasets of views: a fast one, which decodes an image once for all its crops, and the published pipeline.
 
-Both run in the data workers. dataset[epoch, step, indices] returns the `Sample` for that step.
+Both run in the data workers: dataset[epoch, step, indices] returns the `Sample` for that step. Datasets that
+are cached on the device are cropped in feeds.py instead.
 """
 
 from collections.abc import Callable

@@ -55,7 +55,10 @@ def html(run: Contents) -> Markup:
 
 
 def _verdict(history: History, latest: dict[str, Any]) -> tuple[str, str, str, str]:
-    """Return the verdict, its CSS class, what it means, and advice ("" if none is needed)."""
+    """Return the verdict, its CSS class, what it means, and advice ("" if none is needed).
+
+    The verdict itself is decided in `siam.measure.collapse` during training, and is read from the records.
+    """
     if not all(math.isfinite(latest.get(name, 0.0)) for name in ("loss", "std")):
         meaning = "The loss is no longer finite: nothing is learned after that."
         return "diverged", "collapsed", meaning, "Lower optimizer.lr, or set precision float32."
