@@ -1,4 +1,4 @@
-"""Recipes: named base settings, with the accuracy to expect; any setting can be overridden."""
+"""Recipes: named base settings, with their expected accuracy; any setting can be overridden."""
 
 from dataclasses import replace
 from typing import Any

@@ -83,7 +83,7 @@ def _paces(rates: Rates, worker: float) -> dict[Bottleneck, float]:
 
 
 def _faster_decoding(rates: Rates, pixels: int, size: int) -> str:
-    """Advise how to speed up decoding when all cores are already decoding."""
+    """Suggest how to speed up decoding when it already uses all cores."""
     assert rates.decode is not None
     assert rates.worker is not None
     decoding = rates.worker / rates.decode  # fraction of a worker's time

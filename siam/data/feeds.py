@@ -113,7 +113,7 @@ class WorkerFeed:
         """Yield the workers' samples in order.
 
         If a worker dies, restart all workers from the batch after the last one received. Raises RunError if a
-        worker dies twice at the same batch.
+        worker dies twice on the same batch.
         """
         pinned = self.device.type == "cuda"
         position: Position = order.start
@@ -133,7 +133,7 @@ class WorkerFeed:
                 cause = _how_a_worker_died(samples)
             if position == died_at:
                 raise RunError(
-                    f"a data worker {cause} twice at the same batch: lower loader.workers if memory is "
+                    f"a data worker {cause} twice on the same batch: lower loader.workers if memory is "
                     "tight, then continue with --resume"
                 )
             self.warn(f"a data worker {cause}; restarting the workers")

@@ -80,7 +80,7 @@ class ViewLoader:
         The views depend only on the seed, the epoch and the image's index.
 
         Raises DataError if images can no longer be read or more than 10 % of the dataset is unreadable, and
-        RunError if a worker dies twice at the same batch.
+        RunError if a worker dies twice on the same batch.
         """
         for batch in self.feed.batches(self.order.at((first_epoch, first_step))):
             self.record_unreadable(batch.unreadable)

@@ -56,7 +56,7 @@ class InfoNCE(Objective):
         return loss
 
     def info_nce(self, p: Tensor, z: Tensor) -> Tensor:
-        """Return the mean of -log softmax of the positive against the queue; logits are cos(p, key) / T.
+        """Return the mean InfoNCE loss; logits are cos(p, key) / T, over the positive and the queue.
 
         The queue is scored in chunks, whose logits are recomputed in the backward pass, so the queue must not
         change before then. Keeping all (b, K) logits would take several times the memory of the queue (K, d).

@@ -43,7 +43,7 @@ def how_many(devices: int, device: str, batch_size: int, micro_batches: int = 1)
     gpus = torch.cuda.device_count()
     if gpus and device != "cpu" and devices > gpus:
         raise SettingsError(
-            f"devices {devices} exceeds the number of GPUs in this machine ({gpus}): lower --devices"
+            f"devices {devices} exceeds the number of GPUs on this machine ({gpus}): lower --devices"
         )
     require_equal_shares(batch_size, devices, micro_batches)
     return devices

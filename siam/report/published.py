@@ -1,6 +1,6 @@
 """Published detection results: Table 5 of SimSiam (Chen & He 2021, arXiv 2011.10566).
 
-AP50 / AP / AP75 in %, for R50-C4 detectors with backbones pre-trained for 200 epochs.
+AP50 / AP / AP75 in %, for R50-C4 detectors with backbones pretrained for 200 epochs.
 """
 
 from typing import NamedTuple

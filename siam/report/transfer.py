@@ -23,7 +23,7 @@ MAX_CLASSES = 80
 def write_transfer_report(folder: Path) -> Path:
     """Write report.html for a finished transfer and return its path.
 
-    Raises RunError if the transfer has not finished or its result is damaged, OSError if writing fails.
+    Raises RunError if the transfer has not finished or its result file is corrupt, OSError if writing fails.
     """
     result = load_transfer(folder)
     if result is None:

@@ -41,7 +41,7 @@ class Method:
 
     # Options for some targets and objectives
     momentum: Annotated[float, Within(0, 1)] = 0.996
-    """Momentum encoder: weight of its old value in each update (target `momentum`)."""
+    """Momentum encoder: fraction of its old weights kept at each update (target `momentum`)."""
     momentum_schedule: Literal["cosine", "constant"] = "cosine"
     """Raise the momentum to 1 along a cosine (BYOL), or keep it constant (MoCo)."""
     momentum_every: Annotated[int, AtLeast(1)] = 1

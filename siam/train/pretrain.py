@@ -189,7 +189,7 @@ def _name_batch(loader: ViewLoader, step: int) -> str:
 
 
 def _headline(sets: ImageSets, settings: Settings, folder: Path, resumed: bool) -> str:
-    """Return a message with the run's images, backbone, batch size, epochs and folder."""
+    """Summarize the run in a line: dataset, backbone, batch size, epochs and folder."""
     train, val = sets.train, sets.val
     more = [f"{len(val):,} more to validate"] if val is not None else []
     more += [f"{len(train.classes)} classes"] if train.labels is not None else []

@@ -182,7 +182,7 @@ def _box(bbox: Any) -> Box | None:
 
 
 def _is_segmentation(value: Any, image: dict[str, Any]) -> bool:
-    """Return True for polygons with at least three corners each, or for RLE whose size matches the image."""
+    """Return True for polygons with at least three vertices each, or for RLE whose size matches the image."""
     if isinstance(value, list):
         return bool(value) and all(
             isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in value

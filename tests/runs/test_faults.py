@@ -308,14 +308,14 @@ def test_images_that_vanish_end_the_run_and_cost_nothing(photos, tmp_path, capsy
 
 @pytest.mark.slow
 def test_a_worker_that_dies_is_restarted_once(photos):
-    """Batches are those of a run without a crash; a second crash at the same batch ends the run."""
+    """Batches are those of a run without a crash; a second crash on the same batch ends the run."""
     settings = Settings(epochs=3, batch_size=4, views=ViewSettings(size=16), loader=LoaderSettings(1, "none"))
     images = open_images(photos).train
     expected = [batch.views for batch in ViewLoader(images, settings, torch.device("cpu")).batches()]
     said = []
     loader = ViewLoader(Fatal(images), settings, torch.device("cpu"), warn=said.append)
     seen = []
-    with pytest.raises(RunError, match="a data worker was killed by SIGKILL twice at the same batch"):
+    with pytest.raises(RunError, match="a data worker was killed by SIGKILL twice on the same batch"):
         seen.extend(batch.views for batch in loader.batches())
     # Once or more: batches that were ready before the fatal one may be lost with the worker that made them.
     assert set(said) == {"a data worker was killed by SIGKILL; restarting the workers"}

@@ -87,7 +87,7 @@ class ArrayImages:
         return torch.from_numpy(self.images).permute(0, 3, 1, 2)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Omit pixels that are mapped from a file: each worker maps the file itself."""
+        """Omit memory-mapped pixels: each worker maps the file itself."""
         return {k: v for k, v in self.__dict__.items() if k != "images" or self.file is None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
