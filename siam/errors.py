@@ -17,7 +17,7 @@ class SettingsError(SiamError):
 
 
 class DataError(SiamError):
-    """Images are missing, too few, or too often unreadable."""
+    """Images are missing or too few, or too many are unreadable."""
 
 
 class RunError(SiamError):

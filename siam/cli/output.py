@@ -12,7 +12,7 @@ _MAX_CLASSES = 20
 
 
 def show(result: Any, as_json: bool = False, render: Callable[[Any], Iterable[Any]] | None = None) -> None:
-    """Print a verb's result (a dict or dataclass) as JSON if `as_json`, otherwise for people.
+    """Print a verb's result (a dict or dataclass) as JSON if `as_json`, otherwise in human-readable form.
 
     render: function that converts the result to strings and rich renderables; None: a table of its fields.
     """

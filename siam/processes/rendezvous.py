@@ -20,7 +20,7 @@ from siam.errors import RunError, SiamError, first_line
 
 
 class ProcessLostError(RunError):
-    """The other processes in the run no longer respond."""
+    """The other processes in the run have stopped responding."""
 
     exit_status = 75  # EX_TEMPFAIL: the run can be resumed
 

@@ -31,7 +31,7 @@ def score(scores: Tensor, truth: Tensor, classes: tuple[str, ...]) -> dict[str, 
 
 
 def wilson(correct: int, total: int) -> tuple[float, float]:
-    """Return the 95 % confidence interval for a proportion (Wilson's score interval, 1927)."""
+    """Return the 95 % confidence interval for a proportion (Wilson score interval; Wilson 1927)."""
     z = 1.959964
     p, n = correct / total, total
     center = (p + z * z / (2 * n)) / (1 + z * z / n)

@@ -34,7 +34,7 @@ def build_optimizer(
 
 
 def _split_for_lars(group: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split a parameter group into weights, and biases with batch-norm parameters.
+    """Split a parameter group in two: weights, then biases and batch-norm parameters.
 
     The second part gets neither weight decay nor LARS's adaptive rate (SimCLR App. B.9; BYOL Sec. 3.3).
     timm's LARS does not adapt parameters without weight decay unless `always_adapt` is set.

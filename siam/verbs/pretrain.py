@@ -1,4 +1,4 @@
-"""learn an encoder from images without labels"""
+"""pretrain an encoder on unlabeled images"""
 
 import sys
 from dataclasses import dataclass
