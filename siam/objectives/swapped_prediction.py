@@ -39,7 +39,7 @@ class SwappedPrediction(Objective):
         return self.swapped(p1, z2) / 2 + self.swapped(p2, z1) / 2
 
     def swapped(self, p: Tensor, z: Tensor) -> Tensor:
-        """Return the cross-entropy between z's cluster assignment and the one predicted from p. p, z: (b, d)."""
+        """Return the cross-entropy of z's cluster assignment and the one predicted from p, both (b, d)."""
         targets = self.prototypes if z.requires_grad else self.prototypes.detach()
         assignment = local_shard(sinkhorn(cosines(all_gather(z), targets)))  # (B, d) -> (B, K) -> (b, K)
         predicted = (cosines(p, self.prototypes) / self.temperature).log_softmax(dim=1)  # (b, K)

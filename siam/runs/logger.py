@@ -17,7 +17,7 @@ from siam.runs.folder import METRICS
 
 
 class Logger:
-    """A run's log. step: steps completed at the checkpoint. position: size of metrics.jsonl at that point, in bytes.
+    """A run's log. step, position: steps completed and bytes of metrics.jsonl at the checkpoint.
 
     A resumed run discards the records written after its checkpoint, because it repeats those steps.
     While the disk is full, records wait in memory; they are lost only if the process ends.

@@ -12,7 +12,7 @@ from torch import nn
 from siam.data.images import ImageSets
 from siam.data.loader import ViewLoader
 from siam.measure.collapse import ADVICE, embedding_std, std_at_collapse, verdict
-from siam.metrics import Values, in_words, live_metrics
+from siam.metrics import Values, all_metrics, in_words, live_metrics
 from siam.network import Network
 from siam.objectives import build_objective
 from siam.parts.backbone import features_of
@@ -164,7 +164,7 @@ def _finish(run: Session, settings: Settings, sets: ImageSets) -> Outcome:
         verdict=run.progress.verdict,
         loss=run.progress.loss,
         std=run.progress.std,
-        metrics=dict(run.progress.metrics),
+        metrics={**dict.fromkeys(all_metrics()), **run.progress.metrics},
         epochs=settings.epochs,
         steps=run.total_steps,
         seconds=seconds,

@@ -81,14 +81,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(photos
         assert all(bool(w.isfinite().all()) for w in saved["network"].values())
 
 
+SHORT = {
+    "backbone": "resnet10t", "width": 0.125, "epochs": 1, "batch_size": 8, "views": {"size": 16},
+    "method": {"dim": 16, "projector_hidden": 16, "predictor_hidden": 4}, "precision": "float32",
+}  # fmt: skip
+
+
 def test_python_runs_embeds_and_loads(classes, tmp_path, monkeypatch):
     """kNN is that of the vectors: all 24 training images vote, each with weight exp(cos / T)."""
-    flags = {
-        "backbone": "resnet10t", "width": 0.125, "epochs": 1, "batch_size": 8, "views": {"size": 16},
-        "method": {"dim": 16, "projector_hidden": 16, "predictor_hidden": 4}, "precision": "float32",
-    }  # fmt: skip
     monkeypatch.setattr(vectors_module, "uses_bf16", lambda *_: False)
-    outcome = siam.pretrain(classes, out=tmp_path / "run", **flags)
+    outcome = siam.pretrain(classes, out=tmp_path / "run", **SHORT)
     assert outcome.metrics["pixel_knn"] >= 0.9  # dark and light images: pixels tell them apart
     encoder = siam.load(outcome.run)
     assert not encoder.training
@@ -246,3 +248,9 @@ def test_the_momentum_encoder_follows_its_schedule(photos, tmp_path, momentum, e
     assert not torch.allclose(fast, began, atol=1e-4)
     assert torch.allclose(slow, fast, atol=1e-6) == (follows == "whole")
     assert torch.allclose(slow, began, atol=1e-6) == (follows == "never")
+
+
+def test_without_labels_an_accuracy_is_none(photos, tmp_path):
+    outcome = siam.pretrain(photos, out=tmp_path / "run", **SHORT)
+    assert outcome.metrics["knn"] is outcome.metrics["pixel_knn"] is outcome.metrics["untrained_knn"] is None
+    assert outcome.metrics["rank"] > 1
