@@ -1,11 +1,11 @@
 """Augment color and sharpness for a whole batch of views at once, on the device.
 
-Brightness, contrast, saturation, hue (a rotation in YIQ) and grayscale are affine maps of RGB: in YIQ the
-first two scale everything, and the others rotate and scale the two chroma axes. They therefore commute, and
-the random order of the published pipeline makes no difference. Together they are one 3x3 matrix and one
-offset per view, applied to all pixels in a single product. Gaussian blur takes two more products, with a
-banded matrix. Two things differ from the published pipeline: values are clamped to [0, 1] once after all
-color maps, not after each, and hue is rotated in YIQ, where Pillow uses HSV.
+Brightness, contrast, saturation, hue (a rotation in YIQ) and grayscale are affine maps of RGB: in YIQ, the
+first two scale all channels, and the others rotate and scale the two chroma axes. These maps therefore
+commute, and the random order of the published pipeline makes no difference. Together they form one 3x3 matrix
+and one offset per view, applied to all pixels in a single product. Gaussian blur takes two more products,
+with banded matrices. Two things differ from the published pipeline: values are clamped to [0, 1] once after
+all color maps, not after each, and hue is rotated in YIQ, where Pillow uses HSV.
 """
 
 import math
@@ -32,7 +32,7 @@ RGB_TO_YIQ = torch.tensor(
 
 
 _PIXELS_IN_CACHE = 200_000
-"""Number of pixels to process at a time on a CPU, so that intermediate results stay in its cache."""
+"""Number of pixels to process at a time on a CPU, so that intermediate results stay in the CPU's cache."""
 
 
 class Augment:
@@ -91,8 +91,8 @@ class Augment:
             (1 + signed[:, i] * strength).clamp(min=0)
             for i, strength in enumerate((v.brightness, v.contrast, v.saturation))
         )
-        chroma = saturation * (draws[:, 8] >= v.grayscale_p)  # grayscale is no chroma at all
-        angle = -2 * torch.pi * signed[:, 3] * v.hue  # from red to yellow is clockwise in YIQ
+        chroma = saturation * (draws[:, 8] >= v.grayscale_p)  # grayscale: zero chroma
+        angle = -2 * torch.pi * signed[:, 3] * v.hue  # red to yellow is a clockwise turn in IQ
         cos, sin, zero = chroma * angle.cos(), chroma * angle.sin(), torch.zeros_like(angle)
         rotation = torch.stack([zero + 1, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 3, 3)
         matrix = (brightness * contrast)[:, None, None] * (self.from_yiq @ rotation @ self.to_yiq)
@@ -119,8 +119,9 @@ def blur(x: Tensor, sigma: Tensor, max_sigma: float) -> Tensor:
     """Blur each view with a Gaussian of its own sigma (in pixels), reflecting at the edges.
 
     x: (N, 3, H, W). sigma: (N,), positive and at most `max_sigma`. Kernels are truncated at 4 sigma or at the
-    view's size. Rows and columns are blurred by multiplying with a banded matrix. Its rows are shifted copies
-    of the kernel, so one small block of it serves every strip of pixels, and few zeros are multiplied.
+    view's size. Rows and columns are blurred by multiplying by a banded matrix. The matrix's rows are shifted
+    copies of the kernel, so one small block of the matrix serves every strip of pixels, and few
+    multiplications are by zero.
     """
     n, c, h, w = x.shape
     radius = min(math.ceil(4 * max_sigma), h - 1, w - 1)

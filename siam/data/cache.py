@@ -23,7 +23,7 @@ def load_cache(
     record_unreadable: Callable[[Unreadable], None],
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor | None:
-    """Load the whole dataset to the device, as uint8 (N, 3, H, W). Returns None if it should not be cached.
+    """Load the whole dataset onto the device, as uint8 (N, 3, H, W). Returns None if caching is ruled out.
 
     settings.loader.cache decides: "none", "device", or "auto", which caches small images of equal size that
     fit in a quarter of the free memory. progress: called with the number of images read and the total. Raises
@@ -83,6 +83,6 @@ def _read_all(
 
 
 def _read(images: Images, i: int) -> Tensor:
-    """Read image i, with the same fast JPEG decoding as in the workers."""
+    """Read image i, with the same fast JPEG decoding as the workers use."""
     data = images.encoded(i)
     return images.read(i) if data is None else decode(data, smooth_chroma=False)

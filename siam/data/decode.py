@@ -17,10 +17,10 @@ from torch import Tensor
 from siam.errors import first_line
 
 MAX_PIXELS = 178_956_970
-"""Pillow's decompression-bomb limit: larger images are rejected before memory is allocated."""
+"""Pillow's decompression-bomb limit: larger images are rejected before any memory is allocated."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
-"""Formats that Pillow may open, whatever the file name. Others are unsafe: EPS, for one, runs a program."""
+"""Formats that Pillow may open, whatever the file name. Others are unsafe: opening an EPS runs a program."""
 
 _JPEG = b"\xff\xd8"
 _FAST_COLORS = ("Gray", "YCbCr", "RGB")
@@ -60,7 +60,7 @@ def decode(data: bytes, downscale: int = 1, smooth_chroma: bool = True) -> Tenso
         pixels = simplejpeg.decode_jpeg(
             data, "RGB", fastupsample=not smooth_chroma, min_height=min_size[0], min_width=min_size[1]
         )
-    except ValueError:  # damaged or merely unusual: Pillow is more tolerant, and its errors are clearer
+    except ValueError:  # corrupt or merely unusual: Pillow is more tolerant, and its errors are clearer
         return _decode_any(data)
     return torch.from_numpy(_upright(pixels, header.orientation)).permute(2, 0, 1)
 
@@ -116,7 +116,7 @@ def _orientation(data: bytes) -> int:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
         if marker == 0xDA:  # start of scan: the image itself
             break
-        if marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01:  # padding; markers without a body
+        if marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01:  # padding, or a marker without a body
             at += 1 if marker == 0xFF else 2
             continue
         if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
@@ -154,7 +154,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         raise BrokenImage("declares too many pixels for a photograph") from None
     except UnidentifiedImageError:
         raise BrokenImage("is a damaged JPEG" if data.startswith(_JPEG) else "is not an image") from None
-    except Exception as error:  # damaged bytes make Pillow's readers raise errors of any kind
+    except Exception as error:  # corrupt bytes make Pillow's readers raise errors of any kind
         raise BrokenImage(first_line(error)) from None
 
 
@@ -171,9 +171,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _to_8_bit(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
     """Convert 16-bit, 32-bit or float pixels of a Pillow `mode` to 8 bits.
 
-    16-bit levels are divided by 257. Floats are multiplied by 255 if none exceeds 1, and kept if none exceeds
-    255. Images with negative values or values above 65535 are stretched to 0 ... 255. NaN and infinities
-    become 0.
+    16-bit levels are divided by 257. Floats are multiplied by 255 if none exceeds 1, and left unchanged if
+    none exceeds 255. Images with negative values or values above 65535 are stretched to 0 ... 255. NaN and
+    infinities become 0.
     """
     values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())

@@ -1,7 +1,7 @@
 """Two feeds that put batches on the device, with the same interface: `batches(order)` yields a batch per key.
 
 `WorkerFeed` decodes and crops images in worker processes and augments color on the device. `CachedFeed` keeps
-a dataset of small images on the device as uint8, and crops them there as well.
+a dataset of small images on the device as uint8, and crops them on the device as well.
 """
 
 import signal
@@ -41,7 +41,7 @@ class Batch:
     indices: NDArray[np.int64]
     """Dataset indices of the images (B,)."""
     unreadable: Unreadable
-    """Images that could not be read and were replaced with others from the dataset, with the reasons."""
+    """Images that could not be read and were replaced with others from the dataset: path -> reason."""
 
 
 class Feed(Protocol):
@@ -51,7 +51,7 @@ class Feed(Protocol):
 
 
 class CachedFeed:
-    """Crops and augments batches on the device, from a dataset cached there."""
+    """Crops and augments batches on the device, from a dataset cached on the device."""
 
     def __init__(self, pixels: Tensor, settings: Settings, count: int, device: torch.device) -> None:
         """pixels: the whole dataset, uint8 (N, 3, H, W), on the device. count: views per image."""
@@ -142,7 +142,7 @@ class WorkerFeed:
 
 def _is_death(error: Exception) -> bool:
     """Return True if `error` means that a worker died, False if it is an exception raised in a worker."""
-    if str(error).startswith("Caught "):  # torch's wording for the exceptions of workers
+    if str(error).startswith("Caught "):  # torch's wording for exceptions raised in workers
         return False
     return not isinstance(error, RuntimeError) or "DataLoader worker (pid" in str(error)
 
@@ -166,9 +166,9 @@ def _ignore_interrupts(worker: int) -> None:
 
 
 def _how_a_worker_died(samples: Any) -> str:
-    workers = getattr(samples, "_workers", [])  # torch has no public name for them
+    workers = getattr(samples, "_workers", [])  # torch has no public name for this list
     if not any(worker.exitcode for worker in workers):
-        time.sleep(1)  # its pipe closes before its exit code is known
+        time.sleep(1)  # a worker's pipe closes before its exit code is known
     codes = [worker.exitcode for worker in workers if worker.exitcode]
     if codes and codes[0] < 0:
         return f"was killed by {signal.Signals(-codes[0]).name}"

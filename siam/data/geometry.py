@@ -1,7 +1,8 @@
 """Random resized crops: draw a box for each view, and resize with two matrix products.
 
 Boxes are drawn as in torchvision's RandomResizedCrop: a random area, a log-uniform aspect ratio and a random
-offset; after ten failed tries, the largest central crop. Here the boxes of a whole batch are drawn at once.
+offset; after ten failed tries, the largest central crop is used. Here, the boxes of a whole batch are drawn
+at once.
 """
 
 from collections.abc import Iterator
@@ -74,8 +75,8 @@ class Crops:
     def max_downscale(self, height: int, width: int, size: int) -> int:
         """Return the largest factor, at least 1, by which images may be shrunk while decoding.
 
-        height, width: full resolution. Crops with at least `size` x `size` pixels at full resolution keep at
-        least that many.
+        height, width: full resolution. Crops with at least `size` x `size` pixels at full resolution still
+        have at least that many.
         """
         if min(height, width) < 2 * size:
             return 1  # true of most images: no need to compute the boxes
@@ -94,8 +95,8 @@ def _largest_central(height: int, width: int, ratio: tuple[float, float]) -> tup
 def resize(image: Tensor, height: int, width: int) -> Tensor:
     """Resize uint8 (3, H, W) with antialiased bilinear interpolation.
 
-    Fastest if the image is channels-last in memory, as from `decode`. The batch dimension is added so that
-    torch recognizes this layout, which halves the time.
+    Fastest if the image is channels-last in memory, like those from `decode`. A batch dimension is added so
+    that torch recognizes this layout, which halves the time.
     """
     if image.shape[1:] == (height, width):
         return image
@@ -124,7 +125,7 @@ def crop_resize(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     """Crop and resize a batch of images with two matrix products instead of a loop.
 
     images: uint8 (B, 3, H, W). boxes: (B, V, 5) from `Crops.boxes`, on the images' device.
-    Returns float (B * V, 3, size, size) in [0, 255], rounded to whole levels like a uint8 resize.
+    Returns float (B * V, 3, size, size) in [0, 255], rounded to integers, as in a uint8 resize.
     """
     (_, channels, height, width), views = images.shape, boxes.shape[1]
     top, left, h, w, flipped = boxes.flatten(0, 1).unbind(dim=1)  # (N,), N = B * V

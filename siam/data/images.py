@@ -24,7 +24,7 @@ class Images(Protocol):
     name: str
     """The dataset's name or path, as given by the user."""
     labels: NDArray[np.int64] | None
-    """Class index of each image (N,), from class folders, a label array or a label column; else None."""
+    """Class index of each image (N,), from class folders or a label array or column; None if unlabeled."""
     classes: tuple[str, ...]
     """Class names; () if there are no labels."""
 
@@ -59,7 +59,7 @@ class Images(Protocol):
 
 
 class Encoded:
-    """Base class for datasets of encoded images; implements all of `Images` but `encoded`.
+    """Base class for datasets of encoded images; implements all of `Images` except `encoded`.
 
     A subclass sets name, names, labels and classes, and defines `encoded`.
     """

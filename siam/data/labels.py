@@ -11,8 +11,8 @@ from siam.errors import DataError
 def class_folders(names: PackedStrings) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
     """Return class names and labels (N,), or () and None if the images are not in class folders.
 
-    Images are in class folders if every image is in a folder, there are at least two such folders, all have
-    the same parent, and none contains another.
+    Images are in class folders if every image is in a folder, there are at least two such folders, they all
+    have the same parent, and none contains another.
     """
     found: dict[str, int] = {}
     folders = (name.rpartition("/")[0] for name in names)
@@ -35,7 +35,9 @@ def sorted_classes(
 
 
 def align_classes(name: str, train: Images, val: Images) -> None:
-    """Make the labels of both datasets index the training classes; if either has none, remove both.
+    """Make the labels of both datasets index the training classes.
+
+    If either dataset has no labels, the labels of both are removed.
 
     Raises DataError if a validation class is missing from the training images.
     """

@@ -1,4 +1,4 @@
-"""Batches of views from any epoch and step on, in an order that depends only on (seed, epoch)."""
+"""Batches of views, starting at any epoch and step, in an order that depends only on (seed, epoch)."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -37,7 +37,7 @@ def require_batch(images: Images, batch_size: int) -> None:
 
 
 class ViewLoader:
-    """Loads batches of views, with worker processes or from a copy of the dataset on the device.
+    """Loads batches of views, with worker processes or from a copy of the dataset cached on the device.
 
     unreadable: images that could not be read so far. steps: number of batches per epoch. order: determines
     which images are in each batch. cached: True if the dataset is on the device.
@@ -99,8 +99,8 @@ class ViewLoader:
 def default_workers(device: torch.device) -> int:
     """Return the default number of data workers for each process.
 
-    Each process has an equal share of the machine's cores. If the network trains on the CPU, it needs most of
-    them, so only a quarter go to workers; otherwise all but one do, up to 8.
+    Each process has an equal share of the machine's cores. If the network trains on the CPU, training needs
+    most of them, so only a quarter of the cores go to workers; otherwise, all but one do, up to 8.
     """
     cores = max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return max(1, cores // 4) if device.type == "cpu" else max(1, min(8, cores - 1))

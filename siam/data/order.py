@@ -40,7 +40,7 @@ class Order(Sampler[Key]):
         self.steps = size // settings.batch_size
 
     def at(self, start: Position) -> "Order":
-        """Return this order from another epoch and step on; a step past the last one means the next epoch."""
+        """Return this order starting at another epoch and step. A step past the last means the next epoch."""
         return Order(self.size, self.settings, start, self.rank, self.processes, self.groups)
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
@@ -68,7 +68,7 @@ def grouped_order(seed: int, epoch: int, groups: NDArray[np.int64], batch: int) 
     groups: index of each group's first image, followed by N: (G + 1,). Groups (shards, row groups) are
     shuffled and dealt to up to 16 lanes. Each lane visits its groups in pairs, shuffling the images within
     each pair. A batch has the same number of images from each lane, in lane order, so that different ranks
-    read different groups. Surplus images from long lanes fill up the short ones.
+    read different groups. Surplus images from long lanes fill up short lanes.
     """
     count = len(groups) - 1
     lanes = max(n for n in range(1, min(_LANES, count, batch) + 1) if batch % n == 0)
@@ -82,7 +82,7 @@ def grouped_order(seed: int, epoch: int, groups: NDArray[np.int64], batch: int) 
         dealt.append(np.concatenate([rng.permutation(part) for part in parts]))
     per_lane = batch // lanes
     steps = int(groups[-1]) // batch
-    length = steps * per_lane  # of each lane
+    length = steps * per_lane  # number of images in each lane
     spare = np.concatenate([lane[length:] for lane in dealt])
     columns: list[NDArray[np.int64]] = []
     for own in dealt:

@@ -11,8 +11,8 @@ import numpy as np
 class PackedStrings:
     """An immutable list of strings, stored as a single block of bytes and an array of offsets into it.
 
-    A pyarrow.large_binary array needs the same space, but takes three times the memory to build, is six times
-    slower to iterate over, and pickles the whole block with every slice of it.
+    A pyarrow.large_binary array takes the same space, but needs three times the memory to build, is six times
+    slower to iterate over, and pickles its whole block with every slice.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -36,7 +36,7 @@ class PackedStrings:
             yield self.block[first:last].decode("utf-8", "surrogateescape")
 
     def part(self, part: range) -> "PackedStrings":
-        """Return the strings in a range, copying only their part of the block."""
+        """Return the strings in a range, copying only that part of the block."""
         if len(part) == len(self):
             return self
         copy = PackedStrings(())

@@ -1,4 +1,4 @@
-"""Expand a shard pattern, or a folder that contains only shards, to a list of files."""
+"""Expand a shard pattern, or a folder that contains only shards, into a list of files."""
 
 import contextlib
 import glob
@@ -15,7 +15,7 @@ SHARDS = (".tar", ".parquet")
 
 @lru_cache(maxsize=8)
 def expand_shards(name: str) -> tuple[str, ...]:
-    """Expand `name` (a file, a pattern, or a folder of shards) to tar shards or Parquet files.
+    """Expand `name` (a file, a pattern, or a folder of shards) into tar shards or Parquet files.
 
     Patterns may use {000..099}, {a,b}, * and ?, in URLs too. Returns () for any other name. Results are
     cached because several sources expand the same name; `open_images` clears the cache first. Raises

@@ -1,14 +1,14 @@
 """Random numbers computed from (seed, epoch, index), without generator state.
 
-An image's augmentation therefore does not depend on the number of workers, on its batch or machine, or on
-whether the run was interrupted, and there is no generator state to save.
+An image's augmentation therefore does not depend on the number of workers, the batch, the machine, or whether
+the run was interrupted, and there is no generator state to save.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 GEOMETRY, COLOR, STEP = 0, 1, 2
-"""Numbers of independent random streams, for crops, colors and training steps."""
+"""Identifiers of the independent random streams for crops, colors and training steps."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -26,7 +26,7 @@ def counter_uniform(
     """Draw `count` independent uniform numbers in [0, 1) for each index: (B,) -> (B, count).
 
     stream: GEOMETRY, COLOR or STEP. Uses SplitMix64, which can be vectorized over all indices; numpy's Philox
-    would need a separate generator for each.
+    would need a separate generator for each index.
     """
     with np.errstate(over="ignore"):
         key = np.zeros(len(index), dtype=np.uint64)

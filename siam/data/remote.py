@@ -67,7 +67,7 @@ def fetch(url: str) -> Path:
             _download(url, file)
             _make_room(folder, keep=file)
     with contextlib.suppress(OSError):
-        os.utime(file)  # the time of its last use
+        os.utime(file)  # record the time of last use
     return file
 
 
@@ -96,13 +96,13 @@ def _make_room(folder: Path, keep: Path) -> None:
     limit = float(os.environ.get("SIAM_CACHE_SIZE", "50")) * 1e9
     files = []
     for file in folder.iterdir():
-        with contextlib.suppress(OSError):  # another process may be removing it
+        with contextlib.suppress(OSError):  # another process may be removing the file
             if not file.name.endswith((".lock", ".part")):
                 files.append((file.stat().st_mtime, file.stat().st_size, file))
     total = sum(size for _, size, _ in files)
     for _, size, file in sorted(files):
         if total > limit and file != keep:
-            # Windows refuses to delete an open file; elsewhere its readers are unaffected.
+            # Windows refuses to delete an open file; on other systems, processes reading it are unaffected.
             with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)
                 total -= size

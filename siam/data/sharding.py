@@ -72,7 +72,7 @@ def _write(
         if data is None:
             skipped += 1
             continue
-        added = len(data) + 2048  # a header, padding, perhaps a .cls
+        added = len(data) + 2048  # header, padding, and perhaps a .cls file
         if pending and size + added > limit:
             entries.append(_write_shard(folder / f"{split}-{len(entries):06d}.tar", pending))
             pending, size = [], 0

@@ -27,7 +27,7 @@ def split_by_folder(name: str, names: PackedStrings, build: Callable[[range], Im
     train, val = (_first_below(names, above, folders) for folders in (TRAIN, VAL))
     if not train or not val:
         everything = build(range(len(names)))
-        # without val/, use train/, unless it is one of several class folders: boat, car, train
+        # without val/, use train/, unless train is one of several class folders (boat, car, train)
         if not train or everything.labels is not None:
             return ImageSets(everything, None)
         return ImageSets(build(train), None, ignored=_ignored(names, above, train))

@@ -55,7 +55,7 @@ class Subset:
 def hold_out(images: Images, fraction: float, seed: int = 0) -> tuple[Subset, Subset]:
     """Split off a random fraction, stratified by class if there are labels. Returns (rest, held out).
 
-    At least one image is held out, and at least one image of each class is kept.
+    At least one image is held out, and at least one image of each class remains.
     """
     order = permutation(seed, 0, len(images))
     labels = np.zeros(len(images), dtype=np.int64) if images.labels is None else images.labels
@@ -73,7 +73,8 @@ def labeled_subset(images: Images, fraction: float, seed: int = 0) -> Subset:
     """Draw the same fraction of images from every class, for semi-supervised evaluation.
 
     Each class keeps at least one image. With the same seed, the subset for a smaller fraction is contained in
-    that for a larger one. Raises DataError if there are no labels or the fraction is outside (0, 1].
+    the subset for a larger fraction. Raises DataError if there are no labels or the fraction is
+    outside (0, 1].
     """
     if images.labels is None:
         raise DataError(f"{images.name} has no labels: put its images into one folder per class")

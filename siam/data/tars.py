@@ -18,7 +18,7 @@ from siam.errors import DataError
 def tar_members(file: Path) -> tuple[PackedStrings, NDArray[np.int64], str]:
     """Return the sorted names of the images in a tar, their byte offsets and sizes (N, 2), and a warning.
 
-    If the tar is damaged, the images before the damage are returned and the warning says so; otherwise, the
+    If the tar is corrupt, the images before the damage are returned and the warning says so; otherwise, the
     warning is "". Raises DataError if the file is not a tar.
     """
     rows: dict[str, int] = {}  # if two members share a name, the later one wins, as when unpacking
@@ -35,7 +35,7 @@ def tar_members(file: Path) -> tuple[PackedStrings, NDArray[np.int64], str]:
             end = tar.offset
         with file.open("rb") as opened:
             opened.seek(end)
-            if opened.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # an intact tar ends in these
+            if opened.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # an intact tar ends with zeros
                 complaint = f"damaged or truncated: only the images before the damage are used ({len(rows)})"
     except (tarfile.TarError, OSError) as error:
         raise DataError(
@@ -52,7 +52,7 @@ def _until_damage(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def _is_image(member: tarfile.TarInfo, name: str) -> bool:
-    hidden = any(part.startswith(".") for part in name.split("/"))  # which rules out ".." too
+    hidden = any(part.startswith(".") for part in name.split("/"))  # also rules out ".."
     plain = member.isfile() and not member.issparse() and not name.startswith("/")
     return plain and not hidden and name.lower().endswith(IMAGE_SUFFIXES)
 

@@ -1,7 +1,7 @@
 """Datasets of views: a fast one, which decodes an image once for all its crops, and the published pipeline.
 
-Both run in the data workers: dataset[epoch, step, indices] returns the `Sample` for that step. Datasets that
-are cached on the device are cropped in feeds.py instead.
+Both run in the data workers: dataset[epoch, step, indices] returns the `Sample` for that step. Datasets
+cached on the device are cropped in feeds.py instead.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class Sample(NamedTuple):
     """uint8 crops (B, V, 3, S, S), or normalized floats from the reference pipeline."""
     unreadable: Unreadable
     failure: str = ""
-    """Reason, if no image could be read, else "". Not an exception: that would arrive with its traceback."""
+    """Reason if no image could be read, else "". Not an exception, which would arrive with its traceback."""
 
 
 class ViewBatches(Dataset[Any]):
@@ -46,7 +46,7 @@ class ViewBatches(Dataset[Any]):
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, _, indices = key
-        size = self.views.size  # stored channels-last: fastest for the resize, and for the network
+        size = self.views.size  # stored channels-last: fastest for both the resize and the network
         out = torch.empty(len(indices), self.count, size, size, 3, dtype=torch.uint8).permute(0, 1, 4, 2, 3)
         drawn = dict(zip(indices.tolist(), self._crops(epoch, indices), strict=True))
 
@@ -62,9 +62,9 @@ class ViewBatches(Dataset[Any]):
         return draw_crops(self.seed, epoch, indices, self.views, self.count)
 
     def _decoded(self, i: int, crops: Crops) -> Tensor:
-        """Decode image i to uint8 (3, H, W), at the smallest scale that its crops allow.
+        """Decode image i to uint8 (3, H, W), at the smallest scale that the crops allow.
 
-        The crop boxes are relative to the image size, so they shrink with the image.
+        Crops are relative to the image size, so they shrink with the image.
         """
         data = self.images.encoded(i)
         if data is None:

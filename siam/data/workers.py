@@ -55,7 +55,7 @@ def _start_server(module: str) -> None:
     """Start the fork server with `module` preloaded; a no-op if the server is already running.
 
     Workers forked from the server start quickly and share the memory of the preloaded modules, above all
-    torch. Forking this process instead would not be safe, because it has threads.
+    torch. Forking this process directly would be unsafe because it has threads.
 
     module: name of the module that defines the dataset, which imports everything the workers need.
     """
@@ -85,7 +85,7 @@ def _exit_with_parent() -> None:
     """Exit when the main process exits, even if it was killed.
 
     torch's own watchdog watches the parent process. Here that is the fork server, which itself waits for all
-    its workers to exit: without this thread, both would outlive a killed main process.
+    its workers to exit: without this thread, the server and the workers would outlive a killed main process.
     """
     main = multiprocessing.parent_process()  # the process that requested this one, not the fork server
     assert main is not None

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def on_rank_zero(make: Callable[[], T]) -> T:
-    """Call `make` on rank 0 only. Every process returns its result or raises its SiamError."""
+    """Call `make` on rank 0 only. Every process returns the result or raises the SiamError."""
     if world_size() == 1:
         return make()
     made: list[Any] = [None]
@@ -49,14 +49,14 @@ def all_gather_object(value: T) -> list[T]:
 
 
 def all_reduce_mean(x: Tensor) -> Tensor:
-    """Return the mean of `x` over the processes, without gradient."""
+    """Return the mean of `x` across processes, without gradients."""
     if world_size() > 1:
         dist.all_reduce(x := x.detach().clone())
     return x / world_size()
 
 
 def all_reduce_mean_(tensors: list[Tensor]) -> None:
-    """Replace each tensor with its mean over the processes, in place."""
+    """Replace each tensor with its mean across processes, in place."""
     if world_size() > 1:
         for tensor in tensors:
             dist.all_reduce(tensor)
@@ -79,8 +79,8 @@ class AnyRankFlag:
     """Flags that any process may raise and that all processes see at the same step.
 
     Non-blocking: each call returns the flags raised in the previous call, so that no process waits for the
-    network. (With a single process, each call returns its own flags.) If a call returns a flag, raising the
-    flag again in that call has no effect.
+    network. (With a single process, each call returns the flags passed to it.) If a call returns a flag,
+    raising the flag again in that call has no effect.
     """
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from siam.processes.gather import all_gather, world_size
 
 
 def synchronize_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every BN layer with a synchronized one, keeping parameters, buffers and their names."""
+    """Replace every BN layer with a synchronized one, keeping the parameters, the buffers and their names."""
     if device.type == "cuda":
         from timm.layers import convert_sync_batchnorm  # torch's drops the activations in timm's BN layers
 
@@ -53,7 +53,7 @@ class SyncedBatchNorm(_BatchNorm):
     def _normalize(self, x: Tensor) -> Tensor:
         """Normalize with the mean and variance of the global batch.
 
-        Not compiled: Inductor (torch 2.14) would also sum the weight and bias gradients over the processes.
+        Not compiled: Inductor (torch 2.14) would also sum the weight and bias gradients across processes.
         """
         mean, var, n = _global_statistics(x.detach())
         if self.num_batches_tracked is not None:
@@ -70,7 +70,7 @@ class SyncedBatchNorm(_BatchNorm):
 
 
 def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each channel's mean, variance and count (C,) in x (b, C, ...), over all processes."""
+    """Return each channel's mean, variance and count (C,) in x (b, C, ...), across all processes."""
     dims, shape = [0, *range(2, x.dim())], (-1, *[1] * (x.dim() - 2))
     count = x.numel() // x.shape[1]
     own_mean = x.sum(dims, dtype=torch.float32) / count
@@ -88,8 +88,8 @@ class _ThroughStatistics(torch.autograd.Function):
     """Identity on x, weight and bias; backward adds the part of x's gradient due to the mean and variance.
 
     The batch norm that follows treats the mean and variance as constants. Its bias and weight gradients are
-    then the sums of dy and of dy times the normalized x; summed over all processes, these two yield the
-    gradient through the statistics.
+    then the sums of dy and of dy times the normalized x; summed across processes, these two gradients yield
+    the gradient through the statistics.
     """
 
     @staticmethod

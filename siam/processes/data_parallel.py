@@ -1,4 +1,4 @@
-"""Data parallelism: average gradients and batch norm statistics over processes."""
+"""Data parallelism: average gradients and batch norm statistics across processes."""
 
 import inspect
 from typing import Any
@@ -13,7 +13,7 @@ from siam.processes.gather import world_size
 
 
 def data_parallel(network: nn.Module, device: torch.device, sync_bn: bool) -> nn.Module:
-    """Wrap `network` so that backward averages its gradients over the processes.
+    """Wrap `network` so that its backward pass averages gradients across processes.
 
     sync_bn: also synchronize BN layers (see `synchronize_batch_norm`).
     """
@@ -34,10 +34,10 @@ def data_parallel(network: nn.Module, device: torch.device, sync_bn: bool) -> nn
 
 
 def average_gradients(module: nn.Module) -> None:
-    """Average gradients over processes, for modules that are not wrapped in DistributedDataParallel."""
+    """Average gradients across processes, for modules that are not wrapped in DistributedDataParallel."""
     all_reduce_mean_([p.grad for p in module.parameters() if p.grad is not None])
 
 
 def average_statistics(network: nn.Module) -> None:
-    """Average BN statistics over processes, for networks without synchronized BN."""
+    """Average BN statistics across processes, for networks without synchronized BN."""
     all_reduce_mean_([buffer for buffer in network.buffers() if buffer.is_floating_point()])

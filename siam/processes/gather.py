@@ -1,7 +1,7 @@
 """Gather batch rows from all processes, with gradients; a no-op with a single process.
 
 Each process holds an equal share of the global batch, in rank order: rank r of W has rows r B/W to
-(r + 1) B/W. DistributedDataParallel then averages gradients over the processes, so a loss that is a mean over
+(r + 1) B/W. DistributedDataParallel then averages gradients across processes, so a loss that is a mean over
 each process's own rows yields the gradient of the mean over the global batch.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """Return the number of processes in the run, W; 1 if it is not distributed."""
+    """Return W, the number of processes in the run; 1 if the run is not distributed."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -38,7 +38,7 @@ def local_shard(x: Tensor) -> Tensor:
 class _AllGather(torch.autograd.Function):
     """All-gather whose backward is a reduce-scatter.
 
-    Each process's loss depends on the rows of all processes, so a row's gradient is the sum over processes.
+    Each process's loss depends on the rows of all processes, so a row's gradient is a sum across processes.
     `torch.distributed.nn.functional.all_gather` is deprecated, and its successor is private.
     """
 

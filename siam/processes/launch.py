@@ -1,7 +1,7 @@
 """Launch several processes on one machine without torchrun.
 
 torchrun's `elastic_launch` is unsuitable: on SIGTERM, it discards its workers' results, and workers that have
-saved and returned wait for it until it kills them.
+saved and returned wait for torchrun until it kills them.
 """
 
 import multiprocessing
@@ -23,16 +23,16 @@ from siam.system.main_module import without_main_reimport
 
 T = TypeVar("T")
 
-_GRACE = 20.0  # seconds for the other processes to exit on their own after one is lost
+_GRACE = 20.0  # seconds for the other processes to exit on their own once one has died
 _LAUNCHER = "SIAM_LAUNCHED_BY"  # id of the process that called `launch`
 
 
 def how_many(devices: int, device: str, batch_size: int, micro_batches: int = 1) -> int:
     """Return the number of processes to start on this machine.
 
-    devices: that number, or 0 for as many GPUs as divide the batch evenly. micro_batches: how many each
-    process runs per step (`grad_accum`); these must be of equal size, too. Raises SettingsError if the batch
-    cannot be split evenly or the devices are not available.
+    devices: number of processes, or 0 for as many GPUs as divide the batch evenly. micro_batches: number that
+    each process runs per step (`grad_accum`); these must also be of equal size. Raises SettingsError if the
+    batch cannot be split evenly or the devices are not available.
     """
     if devices == 0:
         gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
@@ -107,7 +107,7 @@ def _member(
 ) -> None:
     """Run work(*arguments) in a process started by `launch`, and send back the result or SiamError."""
     if hasattr(os, "setpgid"):
-        os.setpgid(0, 0)  # Ctrl-C reaches the parent alone, which forwards it once
+        os.setpgid(0, 0)  # Ctrl-C reaches only the parent, which forwards it once
     os.environ.update({name: str(value) for name, value in environment.items()})
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // int(environment["WORLD_SIZE"])))

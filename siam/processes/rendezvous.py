@@ -1,7 +1,7 @@
 """Connect the processes of a run.
 
-torchrun starts (and restarts) them on any number of machines; `launch` starts them on this machine. Both set
-RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment.
+torchrun starts (and restarts) processes on any number of machines; `launch` starts them on this machine. Both
+set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment.
 """
 
 import os
@@ -77,9 +77,9 @@ def _agree_on_prefix(store: Store, rank: int, processes: int, timeout: timedelta
     """Agree with the other processes on a prefix for keys in `store` that is unique to this start.
 
     torchrun keeps one store across all restarts, so a restarted process may read addresses that killed
-    processes left there (pytorch#135712), and restart counts differ between machines. So each process asks
-    for the prefix under its own id, which is unique to this start. Rank 0 answers every id it finds, even
-    those of dead processes, until all ranks of this start have acknowledged its prefix.
+    processes left in it (pytorch#135712), and restart counts differ between machines. Each process therefore
+    asks for the prefix under its own id, which is unique to this start. Rank 0 answers every id it finds,
+    even those of dead processes, until all ranks of this start have acknowledged its prefix.
     """
     mine = uuid4().hex
     if rank > 0:

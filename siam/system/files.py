@@ -15,7 +15,7 @@ from siam.errors import RunError
 def write_atomically(
     path: Path, write: Callable[[BinaryIO], Any], then: Callable[[], None] = lambda: None
 ) -> None:
-    """Write a file so that a crash leaves either the old contents or the new ones, never a mixture.
+    """Write a file so that a crash leaves either the old contents or the new contents, never a mixture.
 
     Writes a temporary file, flushes it to disk, calls `then`, and renames the file to `path`. If writing
     fails (say, the disk is full), removes the temporary file and raises OSError.
@@ -48,7 +48,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder's lock during the block; it is also released if the process is killed.
+    """Hold the run folder's lock during the block; the lock is also released if the process is killed.
 
     Raises RunError if another process holds the lock or the folder is not writable.
     """
@@ -69,6 +69,6 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def in_turn(folder: Path) -> Iterator[None]:
-    """Hold a short-term lock to update a file in the run folder, waiting for any process that holds it."""
+    """Hold a short-term lock for updating a file in the run folder; if another process holds it, wait."""
     with FileLock(folder / ".turn"):
         yield

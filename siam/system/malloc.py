@@ -13,7 +13,7 @@ def keep_freed_memory() -> None:
 
     Each training step allocates and frees the same hundreds of megabytes, and each photograph a few. By
     default, glibc immediately returns this memory to the operating system and gets it back page by page,
-    zeroed, which costs up to a fifth of a step on a CPU. A no-op if the C library is not glibc.
+    zero-filled, which costs up to a fifth of a step on a CPU. A no-op if the C library is not glibc.
     """
     if not sys.platform.startswith("linux"):
         return

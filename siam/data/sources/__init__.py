@@ -5,7 +5,7 @@ A source is a module with
     ORDER                     a number; sources are tried in ascending order
     recognizes(name) -> bool  True if the name belongs to this source; must be cheap
     open(name) -> ImageSets   list the images; raises DataError
-A source of named datasets also has NAMES, which the error suggests.
+A source of named datasets also has NAMES, the names that the error suggests.
 """
 
 import contextlib

@@ -33,7 +33,7 @@ def open(name: str) -> ImageSets:
         else:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
                 arrays = dict(loaded)
-    except Exception as error:  # damaged bytes make numpy and zipfile raise errors of many kinds
+    except Exception as error:  # corrupt bytes make numpy and zipfile raise errors of many kinds
         raise DataError(f"{name} cannot be read: {first_line(error)}") from None
     if "images" not in arrays:
         raise DataError(f"{name} has no array 'images', only {', '.join(sorted(arrays)) or 'nothing'}")
@@ -87,7 +87,7 @@ class ArrayImages:
         return torch.from_numpy(self.images).permute(0, 3, 1, 2)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Omit memory-mapped pixels: each worker maps the file itself."""
+        """Omit memory-mapped pixels: each worker maps the file for itself."""
         return {k: v for k, v in self.__dict__.items() if k != "images" or self.file is None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -1,11 +1,11 @@
 """The demo dataset: ten kinds of small shapes and patterns that a network can separate but raw pixels cannot.
 
-A short run learns the easiest cue, so two crops of an image must share its kind and nothing easier. Each
-image is therefore light on dark in a single hue. The hue is random and dominates the pixels, so raw pixels
-separate the kinds badly, and the demo's views mostly remove it: both views of an image keep it only 1 time in
-100. Lightness, contrast and saturation are the same in all images, so there is nothing to learn from them.
-Only the kind is left for two views to share. Shapes appear anywhere, at any angle, in many sizes, with noise.
-Half of the kinds are patterns that fill the image, so that every crop shows the kind.
+A short run learns the easiest cue, so two crops of an image must have its kind in common and nothing easier.
+Each image is therefore light on dark in a single hue. The hue is random and dominates the pixels, so raw
+pixels separate the kinds badly, and the demo's views mostly remove it: both views of an image keep it only 1
+time in 100. Lightness, contrast and saturation are the same in all images, so there is nothing to learn from
+them. All that two views have in common is the kind. Shapes appear anywhere, at any angle, in many sizes, with
+noise. Half of the kinds are patterns that fill the image, so that every crop shows the kind.
 """
 
 import os
@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 SIDE = 16
 _COUNTS = {"train": 5000, "test": 1000}
 _LUMA = (0.42, 0.58)
-"""Lightness of the background, then of the shape, in [0, 1]."""
+"""Lightness of the background and of the shape, in [0, 1]."""
 _CHROMA = 0.2
 """Distance from gray in the YIQ chroma plane; anything larger would leave the RGB cube."""
 
@@ -100,7 +100,7 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
     "dots": _dots,
     "rings": _rings,
 }
-"""Kind -> function that returns the signed distance to its outline, negative inside, at (u, v).
+"""Kind -> function that returns the signed distance from (u, v) to the outline, negative inside.
 
 A single shape spans about [-1, 1] in u and v.
 """
@@ -118,7 +118,7 @@ def demo_images(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple
 
 
 def _draw(rng: np.random.Generator, distance: Callable[[Array, Array], Array], n: int) -> NDArray[np.uint8]:
-    """Draw n images of one shape, with random positions, sizes, angles and colors: uint8 (n, 16, 16, 3)."""
+    """Draw n images of one kind, with random positions, sizes, angles and colors: uint8 (n, 16, 16, 3)."""
     y, x = (np.mgrid[:SIDE, :SIDE] + 0.5) / SIDE - 0.5  # the image spans [-1/2, 1/2]
     size, angle = rng.uniform(0.3, 0.5, (n, 1, 1)), rng.uniform(-np.pi, np.pi, (n, 1, 1))
     x, y = x - rng.uniform(-0.25, 0.25, (n, 1, 1)), y - rng.uniform(-0.25, 0.25, (n, 1, 1))

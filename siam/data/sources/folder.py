@@ -1,4 +1,4 @@
-"""A folder of image files, at any depth, split into train/ and val/ if it has both."""
+"""A folder of image files, at any depth, split into train/ and val/ if the folder has both."""
 
 import os
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ class FolderImages(Encoded):
 
 def _walk(root: Path) -> Iterator[str]:
     """Yield the sorted names of all image files under `root`, except hidden files and linked folders."""
-    waiting = [""]  # a name that ends in "/" is a folder, so it sorts like the files in it
+    waiting = [""]  # a name that ends in "/" is a folder, so that it sorts like its files
     try:
         while waiting:
             name = waiting.pop()
@@ -63,6 +63,6 @@ def _entry(entry: os.DirEntry[str]) -> str:
         return ""
     if entry.is_dir(follow_symlinks=False):
         return entry.name + "/"
-    # a dangling link is reported as a broken image; reading a pipe would block forever
+    # a dangling link is reported as an unreadable image; reading a pipe would block forever
     is_image = entry.name.lower().endswith(IMAGE_SUFFIXES) and (entry.is_symlink() or entry.is_file())
     return entry.name if is_image else ""

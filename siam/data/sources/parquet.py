@@ -1,7 +1,7 @@
 """Images in a Parquet column: encoded bytes, or {bytes, path} structs as written by Hugging Face datasets.
 
 Row groups are read whole, so an epoch visits only a few at a time (see `grouped_order`), and each worker
-keeps those it read last in memory.
+keeps the row groups that it read last in memory.
 """
 
 import json
@@ -60,7 +60,7 @@ class ParquetImages(Encoded):
         Raises DataError if a file has no image column.
         """
         self.name = name
-        self.places: list[tuple[str, int]] = []  # file of each row group, and its number there
+        self.places: list[tuple[str, int]] = []  # each row group's file, and its number in that file
         counts: list[int] = []
         names: list[str] = []
         labels: list[Any] = []
@@ -89,7 +89,7 @@ class ParquetImages(Encoded):
         self._kept: OrderedDict[int, Any] = OrderedDict()
 
     def _set_labels(self, labels: list[Any]) -> None:
-        """Use `labels` as they are if they index the stored class names; otherwise number their values."""
+        """Use `labels` as they are if they index the stored class names; otherwise, number the values."""
         indices = range(len(self.classes))
         if self.classes and all(isinstance(value, int) and value in indices for value in labels):
             self.labels = np.array(labels, dtype=np.int64)
@@ -175,7 +175,7 @@ def _class_names(schema: Any, label: str | None) -> tuple[str, ...]:
 
 
 def _names(parquet: Any, file: str, column: str) -> list[str]:
-    """Return the path stored in each row, or FILE#ROW if there is none."""
+    """Return the path stored in each row, or FILE#ROW where there is none."""
     rows = parquet.metadata.num_rows
     paths: list[Any] = [None] * rows
     kind = parquet.schema_arrow.field(column).type

@@ -39,7 +39,7 @@ def open(name: str) -> ImageSets:
     places = list(expand_shards(name))
     if not remote.is_remote(places[0]) and Path(name).is_dir():
         indexed = (str(Path(name) / known) for known in _index_next_to(places[0]))
-        places = sorted({*places, *indexed})  # a missing shard is reported, like a damaged one
+        places = sorted({*places, *indexed})  # a missing shard is reported, like a corrupt one
     train, val = split_by_name(places)
     unreadable: dict[str, str] = {}
     if not train or not val:
@@ -77,7 +77,7 @@ class ShardImages(Encoded):
 
 
 class RemoteShards(Encoded):
-    """Images in remote shards, without labels or names: each is called URL#number."""
+    """Images in remote shards, without labels or names: each image is called URL#number."""
 
     groups: NDArray[np.int64]
 
@@ -118,7 +118,7 @@ def _stored_spans(file: Path) -> NDArray[np.int64]:
 
 
 def _set(name: str, places: list[str], unreadable: dict[str, str]) -> Images:
-    """Open shards, all local or all remote, as one dataset. Raises DataError if they hold no images."""
+    """Open shards (all local or all remote) as one dataset. Raises DataError if they hold no images."""
     images: Images
     if remote.is_remote(places[0]):
         images = RemoteShards(name, *_counted(places, unreadable))

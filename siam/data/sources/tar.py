@@ -1,4 +1,4 @@
-"""A tar of image files, read in place, and split into train/ and val/ if it has both."""
+"""A tar of image files, read in place and split into train/ and val/ if the tar has both."""
 
 import os
 from pathlib import Path
