@@ -129,7 +129,7 @@ def _cards(history: History, latest: dict[str, Any]) -> list[Card]:
 
 
 def _bars(shown: Panel, latest: dict[str, Any]) -> list[Bar]:
-    """Return bars for a run and its baselines; a full bar is 100 %, or the largest value if not a percentage."""
+    """Return bars for the run and its baselines; a full bar is 100 % or, if not in %, the largest value."""
     compared = {shown.name: "this run", **shown.baselines} if shown.baselines else {}
     known = {name: latest[name] for name in compared if name in latest}
     full = 1.0 if shown.format.endswith("%") else max(known.values(), default=1.0)
