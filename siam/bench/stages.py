@@ -111,7 +111,7 @@ def _sample(images: Images) -> Images:
 def _rate(run: Callable[[], int], device: torch.device, seconds: float = _SECONDS) -> float:
     """Call `run` once to warm up, then repeatedly for `seconds`; return the images per second.
 
-    run: processes some images and returns how many.
+    run: processes some images and returns their number.
     """
     run()
     _synchronize(device)
@@ -156,7 +156,7 @@ def _step(settings: Settings, device: torch.device) -> Step:
 
 
 def _worker_rates(images: Images, settings: Settings) -> tuple[float, float, Tensor]:
-    """Return the rates of decoding alone and of a whole worker, each on one thread, and a batch of crops."""
+    """Return the rates of decoding alone and of a whole worker (each on one thread), and a batch of crops."""
     batches = view_batches(images, settings, count=2)
     order = itertools.cycle(range(len(images)))
     cpu = torch.device("cpu")
@@ -187,7 +187,7 @@ def _transfer_rate(crops: Tensor, device: torch.device) -> float:
 
 
 def _color_rate(settings: Settings, crops: Tensor, device: torch.device) -> float | None:
-    """Measure color augmentation on the device, in images per second; return None if the workers do it."""
+    """Measure color augmentation on the device, in images per second; return None if workers do so."""
     if settings.views.pipeline == "reference":
         return None
     augment = Augment(settings.views, device)

@@ -22,7 +22,7 @@ class Rates:
     transfer: float | None
     """Copying from pinned memory to the GPU."""
     augment: float | None
-    """Color augmentation of both views on the device; includes cropping if the images are cached there."""
+    """Color augmentation of both views on the device; includes cropping if the images are cached on it."""
     step: float
     """Forward pass, backward pass and optimizer update."""
 
@@ -44,8 +44,8 @@ class Verdict:
 def find_bottleneck(rates: Rates, pixels: int, size: int) -> Verdict:
     """Find the bottleneck from separately measured rates.
 
-    With a GPU, the stages overlap and the slowest sets the pace. On a CPU, they share the cores, so their
-    times add up. pixels: number of pixels in an image (width x height). size: view side in pixels.
+    With a GPU, the stages overlap and the slowest stage sets the pace. On a CPU, they share the cores, so
+    their times add up. pixels: number of pixels in an image (width x height). size: view side in pixels.
     """
     if rates.worker is None:
         return Verdict("device", rates.on_device, _faster_device(rates))

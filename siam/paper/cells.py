@@ -13,7 +13,7 @@ Mean = tuple[float, float | None]
 
 
 def mean_of(values: Iterable[float | None]) -> Mean | None:
-    """Return the mean and standard deviation of the values that are not None, or None if all are."""
+    """Return the mean and standard deviation of the values that are not None, or None if all are None."""
     known = [value for value in values if value is not None]
     if not known:
         return None

@@ -139,7 +139,7 @@ def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
 
 
 def _train(run: Path, settings: Settings, console: Console, open_once: Opener) -> dict[str, Any]:
-    """Train or resume a run and return its result. Divergence is a result too: some rows do diverge."""
+    """Train or resume a run and return its result. Divergence counts as a result: some rows do diverge."""
     try:
         complete = Overrides(to_dict(settings))
         outcome = start(complete, None, run, resume="auto", console=console, open_once=open_once)

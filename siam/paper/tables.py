@@ -36,7 +36,7 @@ class Table:
 
 
 def table(name: str) -> Table:
-    """Return the table called `name`. If there is none, raises SettingsError with similar names."""
+    """Return the table called `name`. Raises SettingsError, with similar names, if it does not exist."""
     if name not in TABLES:
         raise SettingsError(
             f"unknown table '{name}'{did_you_mean(name, TABLES)} (available: {', '.join(TABLES)})"

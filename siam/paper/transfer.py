@@ -50,9 +50,9 @@ def reproduce_transfer(
     out: str | Path | None = None,
     console: Console | None = None,
 ) -> Path:
-    """Train a detector from scratch and one from each run, with every seed; write table.md and table.json.
+    """Train detectors from scratch and from each run, with every seed; write table.md and table.json.
 
-    The detector trained from scratch has the first run's architecture. overrides: user settings, which take
+    Detectors trained from scratch have the first run's architecture. overrides: user settings, which take
     precedence over the recipe. Finished transfers are not repeated, and interrupted transfers are resumed.
     Returns the output folder. Raises SiamError.
     """

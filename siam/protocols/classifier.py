@@ -1,4 +1,4 @@
-"""Train a linear classifier on an encoder: only its head (linear) or the whole network (finetune)."""
+"""Train a linear classifier on an encoder: only the head (linear) or the whole network (finetune)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,7 +89,7 @@ class Training:
         """Minimize the cross-entropy over the loader's epochs.
 
         Each parameter group's learning rate follows a cosine from `peak_lr` to 0. encode: the encoder,
-        optionally under no_grad. Raises Diverged if the loss is no longer finite.
+        optionally wrapped in no_grad. Raises Diverged if the loss is no longer finite.
         """
         device, total = self.compute.device, self.loader.settings.epochs * self.loader.steps
         for step, batch in enumerate(self.loader.batches()):

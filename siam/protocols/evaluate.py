@@ -44,8 +44,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate the encoder of `run` on the labeled images in `data`.
 
-    data: labeled images. Its val/ or test/ folder is used for validation; if it has neither, a fifth of the
-    images is held out.
+    data: labeled images. The val/ or test/ subfolder is used for validation; if neither exists, a fifth of
+    the images is held out.
     protocol: knn, probe, linear or finetune.
     options: other `EvaluateSettings` fields by name, such as labels=0.1 or val="elsewhere/".
 
@@ -92,7 +92,7 @@ class _Task:
     bars: Bars
 
     def features(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return training features (N, D) and labels (N,), then the same for validation: (M, D) and (M,)."""
+        """Return training features (N, D) and labels (N,), and validation features (M, D) and labels (M,)."""
         training = self._features_of(self.train, "training features")
         return *training, *self._features_of(self.val, "validation features")
 
@@ -104,7 +104,7 @@ class _Task:
         return x, torch.from_numpy(images.labels[indices])
 
     def settings_over(self, defaults: Any) -> Any:
-        """Return a protocol's default settings, overridden by the values the user gave."""
+        """Return a protocol's default settings, overridden by the user's values."""
         given = {name: getattr(self.settings, name) for name in vars(defaults)}
         return replace(defaults, **{name: value for name, value in given.items() if value is not None})
 

@@ -1,4 +1,4 @@
-"""Fine-tune the whole network on labeled images, with a lower learning rate for the backbone than the head.
+"""Fine-tune the whole network on labeled images; the backbone has a lower learning rate than the head.
 
 Works with all labels or a small fraction (semi-supervised evaluation: SimCLR, Chen et al. 2020, App. B.5;
 BYOL, Grill et al. 2020, Sec. 4). Uses SGD with Nesterov momentum 0.9, cosine decay and no weight decay.

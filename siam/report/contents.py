@@ -21,17 +21,17 @@ class Contents(Run):
 
     @cached_property
     def pictures(self) -> Pictures | None:
-        """The images in pictures.npz, or None if it is missing. Raises RunError if the file is damaged."""
+        """The images in pictures.npz, or None if the file is missing. Raises RunError if it is corrupt."""
         return Pictures.load(self.folder)
 
     @cached_property
     def evaluations(self) -> list[SavedEvaluation]:
-        """The results in evaluations.json, oldest first. Raises RunError if the file is damaged."""
+        """The results in evaluations.json, oldest first. Raises RunError if the file is corrupt."""
         return load_evaluations(self.folder)
 
     @cached_property
     def transfers(self) -> dict[Path, TransferResult]:
-        """Results of finished transfers by folder, sorted. Raises RunError if a result is damaged."""
+        """Results of finished transfers, sorted by folder. Raises RunError if a result file is corrupt."""
         parent = self.folder / TRANSFERS
         children = sorted(parent.iterdir()) if parent.is_dir() else []
         loaded = {child: load_transfer(child) for child in children}

@@ -1,6 +1,6 @@
 """Training curves: loss, std of z/|z| and kNN, as in SimSiam's Figure 2 (Chen & He 2021), then all others.
 
-`panels` lists them all, each with its chart and header card; every module in siam/metrics adds a panel.
+`panels` lists all curves, each with its chart and header card; every module in siam/metrics adds a panel.
 """
 
 import math
@@ -73,7 +73,7 @@ def panels(history: History) -> list[Panel]:
 
 
 def _metrics() -> dict[str, ModuleType]:
-    """Return all metric modules by name. Those with baselines come first, to put kNN third as in Figure 2."""
+    """Return all metric modules by name, modules with baselines first, to put kNN third as in Figure 2."""
     found = metrics.all_metrics().items()
     return dict(sorted(found, key=lambda item: not getattr(item[1], "BASELINES", False)))
 
@@ -107,7 +107,7 @@ def _rate_label(latest: dict[str, Any]) -> str:
 
 
 def loss(ax: Axes, history: History, color: str) -> None:
-    """Draw the loss and, if it is the cosine, its minimum of -1, which runs without stop-gradient reach."""
+    """Draw the loss and, for the cosine loss, its minimum of -1, which runs without stop-gradient reach."""
     steps_and_means(ax, history, "loss", color)
     if history.settings.method.objective == "cosine":
         reference(ax, -1.0, "floor of the cosine −1", above=False)
@@ -155,7 +155,7 @@ def steps_from_zero(name: str, ax: Axes, history: History, color: str) -> None:
 
 
 def figure2(histories: Mapping[str, History]) -> Figure:
-    """Draw loss, std and kNN side by side, as in Figure 2. histories: run name -> history, one line each."""
+    """Draw loss, std and kNN side by side, one line per run, as in Figure 2. histories: by run name."""
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     first = next(iter(histories.values()))
     three = [panel for panel in panels(first) if panel.name in ("loss", "std", "knn")]

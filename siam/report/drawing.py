@@ -62,7 +62,7 @@ def line(
 
 
 def steps_and_means(ax: Axes, records: Records, name: str, color: str, scale: float = 1.0) -> None:
-    """Draw epoch means over a faint line of logged steps; until an epoch has ended, draw only the steps."""
+    """Draw epoch means over a faint line of logged steps; before the first epoch ends, only the steps."""
     x, y = records.series("step", name)
     middles, means = records.series("epoch", name, before=0.5)
     line(ax, x, y * scale, color, f"{name} of steps", faint=len(means) > 0)
@@ -105,8 +105,8 @@ def thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> Series:
 def inline_svg(figure: Figure, name: str) -> Markup:
     """Return the figure as an <svg> element for a page; identical figures produce identical text.
 
-    The palette's colors become CSS variables (--ink, --muted, --grid, --line0, ...), and the font is the
-    page's. name: must be unique on the page, because ids within the drawing are derived from it.
+    The palette's colors become CSS variables (--ink, --muted, --grid, --line0, ...), and text uses the
+    page's font. name: must be unique on the page, because ids within the drawing are derived from it.
     """
     file = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):

@@ -80,10 +80,10 @@ def header(
     meaning: str = "",
     advice: str = "",
 ) -> Markup:
-    """Render the top of a page: name, verdict or task, description list, cards with key numbers.
+    """Render the top of a page: name, verdict or task, description list, and cards with key numbers.
 
     pill: a run's verdict or a transfer's task. facts: description list, as term -> description. style: CSS
-    class of the verdict (healthy, risk or collapsed). meaning, advice: what the verdict means, what to do.
+    class of the verdict (healthy, risk or collapsed). meaning, advice: what the verdict means and what to do.
     """
     return render(
         "header.html",

@@ -14,8 +14,8 @@ from siam.system.files import in_turn
 def write_report(folder: str | Path) -> Path:
     """Write report.html for a run, finished or not, and return its path.
 
-    Processes that write the same page take turns, so the last page includes everything the others saved.
-    Raises RunError if the folder holds no run or a damaged file, OSError if writing fails.
+    Processes that write the same page take turns, so the page written last includes everything that
+    the others saved. Raises RunError if the folder holds no run or a corrupt file, OSError if writing fails.
     """
     run = open_contents(folder)
     sections = plugins.modules("siam.report.sections")

@@ -33,7 +33,7 @@ class Pictures:
     neighbors: NDArray[np.uint8]
     """Each query's nearest images by backbone features, nearest first: (m, k, S, S, 3)."""
     query_names: list[str]
-    """Names of the queries: CLASS/FILE, or just FILE if there are no labels."""
+    """Names of the queries: CLASS/FILE, or just FILE if the images have no labels."""
     neighbor_names: list[list[str]]
 
     def save(self, folder: Path) -> None:
@@ -69,7 +69,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Box:
-    """Side of displayed images in CSS pixels, on narrow (`small`) and wide (`large`) pages."""
+    """Side length of displayed images in CSS pixels, on narrow (`small`) and wide (`large`) pages."""
 
     small: int
     large: int
@@ -77,7 +77,7 @@ class Box:
 
 
 def box_for(images: NDArray[np.uint8]) -> Box:
-    """Choose the display size for images (..., S, S, 3); small images are enlarged by a whole factor."""
+    """Choose the display size for images (..., S, S, 3); small images are enlarged by an integer factor."""
     side = images.shape[-2]
     pixelated = side <= PIXELATED
     small, large = (max(1, round(about / side)) * side if pixelated else about for about in (64, 96))

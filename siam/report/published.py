@@ -51,7 +51,7 @@ def column(layout: str, years: int, masks: bool) -> int:
 
 
 def compared(result: TransferResult) -> list[list[str]]:
-    """Build table rows, in %: measured APs for boxes and, if any, masks; below, the published values."""
+    """Build table rows, in %: measured APs for boxes and (if any) masks, then the published values."""
     measured = [
         [f"measured, {kind}", *(percent(getattr(precision, name), unit="") for name in PRECISIONS)]
         for kind, precision in result.kinds().items()

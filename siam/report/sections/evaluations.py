@@ -1,4 +1,4 @@
-"""Results of `siam evaluate`, oldest first, and the confusion matrix of the newest."""
+"""Results of `siam evaluate`, oldest first, and the confusion matrix of the latest evaluation."""
 
 from markupsafe import Markup
 

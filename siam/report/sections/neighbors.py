@@ -24,7 +24,7 @@ class Shown:
     caption: str
     source: str
     style: str
-    """CSS class: for labeled neighbors, `same` if in the query's class, else `other`; otherwise empty."""
+    """CSS class: `same` if a labeled neighbor has the query's class, `other` if not; otherwise empty."""
 
 
 def html(run: Contents) -> Markup | str:

@@ -12,7 +12,7 @@ ORDER = 30
 
 
 def html(run: Contents) -> Markup | str:
-    """Render a table of APs and the latest test images; return "" if no transfer has finished."""
+    """Render a table of APs and the latest transfer's test images; return "" if no transfer has finished."""
     if not run.transfers:
         return ""
     rows = [

@@ -35,7 +35,7 @@ FIGURE3 = {
         "asymmetric_2x": "in one direction over two pairs of each image",
     },
 }
-"""Descriptions of Figure 3's choices: Method field -> value -> text. Objectives describe themselves."""
+"""Descriptions of the choices in Figure 3: Method field -> value -> text. Objectives provide their own."""
 
 
 def html(run: Contents) -> Markup:
@@ -87,7 +87,7 @@ def _not_better(latest: dict[str, Any]) -> str:
 
 
 def _method(method: Method) -> Markup:
-    """Describe the method by its choices in Figure 3, marking those that differ from the published ones."""
+    """Describe the method by its choices in Figure 3, marking departures from the published method."""
     published = METHODS.get(method.name, method)
     choices = []
     for field in ("predictor", "target", "objective", "symmetry"):
@@ -114,7 +114,7 @@ def _backbone(settings: Settings, latest: dict[str, Any]) -> str:
 
 
 def _cards(history: History, latest: dict[str, Any]) -> list[Card]:
-    """Return cards for the key numbers known so far, those with bars first."""
+    """Return cards for the key numbers known so far, starting with cards that have bars."""
     cards = []
     for shown in panels(history):
         if shown.label and shown.name in latest:
@@ -129,7 +129,7 @@ def _cards(history: History, latest: dict[str, Any]) -> list[Card]:
 
 
 def _bars(shown: Panel, latest: dict[str, Any]) -> list[Bar]:
-    """Return bars for the run and its baselines; a full bar means 100 %, or the largest value if not in %."""
+    """Return bars for the run and its baselines; a full bar is 100 % or, if not in %, the largest value."""
     compared = {shown.name: "this run", **shown.baselines} if shown.baselines else {}
     known = {name: latest[name] for name in compared if name in latest}
     full = 1.0 if shown.format.endswith("%") else max(known.values(), default=1.0)
