@@ -1,8 +1,7 @@
 """Siam learns image representations without labels, using Siamese networks.
 
-Shape legend: B images in a batch, V views of each, C channels, H x W pixels, S pixels
-per side of a view, D backbone features, d projected dimensions, K prototypes or queue keys, N images in a
-dataset.
+Shape legend: B images in a batch, V views of each image, C channels, H x W pixels, S pixels per side of a
+view, D backbone features, d projected dimensions, K prototypes or queue keys, N images in a dataset.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -57,7 +56,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name on first use: its module needs torch, which would slow down the command line's start."""
+    """Import a name on first use: its module needs torch, which would slow the command line's startup."""
     if name in _LAZY:
         from importlib import import_module
 

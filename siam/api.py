@@ -17,13 +17,13 @@ def pretrain(
     resume: Resume = False,
     **settings: Any,
 ) -> Outcome:
-    """Learn an encoder from images without labels, as `siam pretrain` does.
+    """Pretrain an encoder on unlabeled images, as `siam pretrain` does.
 
     data: a folder, list file, .tar, .npy, .npz, or a torchvision dataset's name; default: the demo dataset.
     method: a name, or a dict of the name and settings: {"name": "byol", "momentum": 0.99}; default: simsiam.
     out: the run folder; default: runs/METHOD-DATA.
     recipe: the base settings: imagenet, cifar10, imagenette or demo; default: chosen to fit the images.
-    resume: continue the run in `out`; "auto" starts one if there is none.
+    resume: continue the run in `out`; "auto" starts a run if `out` holds none.
     settings: any other settings by name, with groups as dicts: epochs=100, optimizer={"lr": 0.03}.
 
     Returns the run's outcome: its folder (`.run`), verdict, loss, std x sqrt(d), effective rank, and kNN

@@ -13,7 +13,7 @@ class SiamError(Exception):
 
 
 class SettingsError(SiamError):
-    """A setting does not exist, or a combination of settings cannot work."""
+    """A setting does not exist, or a combination of settings is impossible."""
 
 
 class DataError(SiamError):
@@ -31,7 +31,8 @@ class Diverged(RunError):
 def first_line(error: Exception, limit: int = 100) -> str:
     """Return the message's first line, cut to `limit` characters, or the error's type if there is no message.
 
-    A first line ending in a colon, such as torch's "Error(s) in loading state_dict:", is joined to the next.
+    A first line ending in a colon, such as torch's "Error(s) in loading state_dict:", is joined to the
+    next line.
     """
     lines = str(error).strip().splitlines() or [type(error).__name__]
     joined = f"{lines[0]} {lines[1].strip()}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]

@@ -1,4 +1,4 @@
-"""Figure 3 of SimSiam (Chen & He 2021, arXiv 2011.10566) as code: SimSiam and four variants of it.
+"""Figure 3 of SimSiam (Chen & He 2021, arXiv 2011.10566) as code: SimSiam and four variants.
 
 Two views of an image pass through two branches. Three choices define a method: the predictor h on the online
 branch, the target branch, and the objective that scores their agreement (a file in siam/objectives). Each

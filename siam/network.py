@@ -1,8 +1,8 @@
 """The two branches of a Siamese network: a shared encoder f, a predictor h, and the stop-gradient.
 
 Symbols follow the paper: x is a view, f the encoder (backbone and projector), h the predictor, p = h(f(x))
-a prediction, and z its target. Objectives pass gradient to all their inputs, so `forward` below is the only
-place that applies stop-gradient.
+a prediction, and z the target of p. Objectives pass gradient to all their inputs, so `forward` below is the
+only place that applies stop-gradient.
 """
 
 from typing import Literal
@@ -48,7 +48,7 @@ class Network(nn.Module):
     def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Map two normalized views x1, x2, each (B, 3, H, W), to p1, p2, z1, z2, each (B, d)."""
         f, h = self.encoder, self.predictor
-        if self.target_encoder is not None:  # first, while f's activations do not yet take memory
+        if self.target_encoder is not None:  # first, before f's activations take up memory
             with torch.no_grad():  # no gradient into a momentum encoder ...
                 z1, z2 = self.target_encoder(x1), self.target_encoder(x2)  # (B, 3, H, W) -> (B, d)
         f1, f2 = f(x1), f(x2)  # (B, 3, H, W) -> (B, d)

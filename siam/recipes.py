@@ -34,7 +34,7 @@ PUBLISHED: dict[str, tuple[Method, OptimizerSettings]] = {
 
 - SimSiam (Chen & He 2021), Sec. 3: batch 256.
 - BYOL (Grill et al. 2020), Sec. 3: heads 4096-256, predictor 4096; App.: for 100 epochs lr 0.45, weight decay
-  1e-6, momentum from 0.99 (for 1,000 epochs 0.2, 1.5e-6 and 0.996); batch 4096.
+  1e-6, momentum from 0.99 (for 1,000 epochs: 0.2, 1.5e-6 and 0.996); batch 4096.
 - SimCLR (Chen et al. 2020), Sec. 2.2 and App. B: temperature 0.1, lr 0.3; batch 4096. Three projector
   layers, as in SimSiam's App. C, instead of the SimCLR paper's two.
 - SwAV (Caron et al. 2020), Sec. 4 and App. A: 3000 prototypes, temperature 0.1; batch 4096. Three layers.
@@ -86,10 +86,10 @@ DEMO = Settings(
     optimizer=OptimizerSettings(lr=0.8, weight_decay=5e-4, warmup_epochs=1),  # lr 0.1 for a batch of 32
     monitor=MonitorSettings(knn_k=20, bank=5000, queries=1000),
 )  # fmt: skip
-"""The demo dataset, in minutes on two CPU cores: small batches, so many steps; small d. kNN: 83 to 88 %.
+"""The demo dataset, in minutes on two CPU cores: small batches (hence many steps), small d. kNN: 83 to 88 %.
 
-The views do not change the hue, because the fast pipeline rotates it in YIQ and the published one in HSV
-(docs/views.md). The projector's output has no BN (Table 3: 67.4 vs. 68.1) because, with BN, a batch of 32
+The views do not change the hue, because the fast pipeline rotates hue in YIQ and the published pipeline in
+HSV (docs/views.md). The projector's output has no BN (Table 3: 67.4 vs. 68.1) because, with BN, a batch of 32
 could not reveal collapse (see `std_at_collapse`).
 """
 
@@ -97,7 +97,7 @@ RECIPES = {"imagenet": IMAGENET, "cifar10": CIFAR10, "imagenette": IMAGENETTE, "
 
 
 def starting_point(recipe: str | None, method: str, data: str, side: int, size: int) -> Settings:
-    """Return the base settings for the user's overrides: the given recipe, or the one for these images.
+    """Return the base settings for the user's overrides: the given recipe, or one that fits the images.
 
     side: pixels along the shorter side of a typical image. size: number of images.
     Raises SettingsError if the method or recipe does not exist.

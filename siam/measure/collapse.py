@@ -1,10 +1,10 @@
 """Detect collapse without labels: two measures, and a verdict based on them.
 
-std x sqrt(d): the per-channel standard deviation of z/|z|, times sqrt(d). It is 0 if all images get the same
-vector and 1 if the directions are evenly spread (SimSiam Sec. 4.1 and Fig. 2: "if z has a zero-mean isotropic
-Gaussian distribution, the std of z/|z| is 1/sqrt(d)"). Effective rank: how many dimensions the features
-span (RankMe, Garrido et al. 2023, Eq. 1). It detects partial collapse, where only some dimensions die (Li,
-Efros & Pathak 2022).
+std x sqrt(d): the per-channel standard deviation of z/|z|, times sqrt(d). The result is 0 if all images get
+the same vector and 1 if the directions are evenly spread (SimSiam Sec. 4.1 and Fig. 2: "if z has a zero-mean
+isotropic Gaussian distribution, the std of z/|z| is 1/sqrt(d)"). Effective rank: how many dimensions the
+features span (RankMe, Garrido et al. 2023, Eq. 1). This rank detects partial collapse, where only some
+dimensions die (Li, Efros & Pathak 2022).
 """
 
 import math
@@ -21,7 +21,7 @@ Verdict = Literal["healthy", "at risk", "collapsed"]
 COLLAPSED_STD = 0.1
 AT_RISK_STD = 0.6
 AT_RISK_RANK = 8.0
-"""Effective rank of z below which it can separate only a handful of classes."""
+"""Effective rank of z below which z can separate only a handful of classes."""
 
 
 def embedding_std(z: Tensor) -> Tensor:
@@ -40,9 +40,9 @@ def effective_rank(features: Tensor) -> float:
 def verdict(std: float, floor: float = 0.0, rank: float | None = None, max_rank: int = 2048) -> Verdict:
     """Return 'healthy', 'at risk' (some dimensions have died) or 'collapsed'.
 
-    std: `embedding_std` of z; detects dead channels. floor: `std_at_collapse`, the std at full collapse; near
-    1, as for batches of 2 or 3, it makes std useless for detecting full collapse. rank: effective rank of z;
-    detects dead directions that no single channel shows. max_rank: upper bound on the rank.
+    std: `embedding_std` of z; detects dead channels. floor: `std_at_collapse`, the std at full collapse; a
+    floor near 1, as for batches of 2 or 3, makes std useless for detecting full collapse. rank: effective
+    rank of z; detects dead directions that no single channel shows. max_rank: upper bound on the rank.
     """
     informative = floor < 0.9
     if math.isnan(std) or (informative and std < floor + COLLAPSED_STD * (1 - floor)):
@@ -55,8 +55,8 @@ def std_at_collapse(method: Method, batch_size: int) -> float:
     """Return the std x sqrt(d) that a batch has at full collapse.
 
     If the projector ends in BN without a shift, z has mean 0 over the batch. At full collapse, all images but
-    one then share a direction, and that one has the opposite direction, so the std is 2 sqrt(B - 1) / B.
-    Otherwise it is 0.
+    one then share a direction, and the remaining image has the opposite direction, so the std is
+    2 sqrt(B - 1) / B. Otherwise the std is 0.
     """
     centered = method.batch_norm in ("default", "all") and not method.output_affine
     return 2 * (batch_size - 1) ** 0.5 / batch_size if centered else 0.0

@@ -19,7 +19,7 @@ from siam.errors import DataError
 Views = tuple[Tensor, NDArray[np.int64]]
 """Crops or features, one row per image (B, ...), and the image indices (B,)."""
 
-_LONGEST = 8  # times the shorter side: panoramas are cut to this before resizing, to save memory
+_LONGEST = 8  # times the shorter side: panoramas are cropped to this length before resizing, to save memory
 
 
 def center_view(image: Tensor, size: int) -> Tensor:
@@ -86,7 +86,7 @@ def stream(
         for views, indices in batches:
             launched = features(views), indices
             if pending is not None:
-                yield pending[0].cpu(), pending[1]  # while a GPU computes the next batch
+                yield pending[0].cpu(), pending[1]  # while the GPU computes the next batch
             pending = launched
         if pending is not None:
             yield pending[0].cpu(), pending[1]
@@ -102,7 +102,7 @@ def extract(
     bf16: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Views:
-    """Return float32 features (N, D) on the CPU, and their image indices (N,): all that `stream` yields.
+    """Return float32 features (N, D) on the CPU, and their image indices (N,): everything `stream` yields.
 
     progress: called after each batch with its number of images. Raises DataError if no image can be read.
     """

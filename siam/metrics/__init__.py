@@ -1,6 +1,6 @@
 """Metrics measured between epochs; each module in this package is one metric.
 
-A metric is named after its module in metrics.jsonl, --json and tables. The module defines
+In metrics.jsonl, --json and tables, a metric has the name of its module. The module defines
 
     TITLE       its title in the report
     FORMAT      "percent", or a format spec such as ".1f"
@@ -9,7 +9,7 @@ A metric is named after its module in metrics.jsonl, --json and tables. The modu
 and optionally
 
     CAPTION     the sentence under its curve
-    LABEL       its short name in the terminal and in tables (default: the file name); "" omits it there
+    LABEL       its short name in the terminal and in tables (default: the file name); "" omits the metric
     ORDER       its sort key among the metrics (default: 0)
     due         accepts (settings, epoch); returns False to skip an epoch (default: measure every epoch)
     LIVE        True to show its latest value next to the progress bar
@@ -78,7 +78,7 @@ def live_metrics() -> list[str]:
 
 
 def label(name: str, module: ModuleType) -> str:
-    """Return a metric's short name, or "" if it is omitted in the terminal and in tables."""
+    """Return a metric's short name, or "" if the metric is omitted in the terminal and in tables."""
     return str(getattr(module, "LABEL", name))
 
 

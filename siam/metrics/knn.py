@@ -18,7 +18,7 @@ BASELINES = True
 
 
 def due(settings: Settings, epoch: int) -> bool:
-    """Return True every monitor.knn_every epochs and after the last epoch; never if that is 0."""
+    """Return True every monitor.knn_every epochs and after the last epoch; never if knn_every is 0."""
     every = settings.monitor.knn_every
     return every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == settings.epochs)
 

@@ -2,7 +2,7 @@
 
 A module defines
 
-    WORDS                         its name in the report, such as "contrast with a queue"
+    WORDS                         the objective's name in the report, such as "contrast with a queue"
     build(method, images)         returns the Objective; images: number of training images
     check(method, batch_size)     optional; raises SettingsError for unsupported settings
 

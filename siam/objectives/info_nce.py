@@ -12,7 +12,7 @@ from siam.settings.method import Method, require_targets_without_gradient
 
 WORDS = "contrast with a queue"
 
-QUEUE_CHUNKS = 8  # scored one at a time, to save memory
+QUEUE_CHUNKS = 8  # chunks of the queue, scored one at a time to save memory
 
 
 def build(method: Method, images: int) -> "InfoNCE":
@@ -30,9 +30,9 @@ def check(method: Method, batch_size: int) -> None:
 class InfoNCE(Objective):
     """InfoNCE against a queue of keys from earlier batches (MoCo Eq. 1).
 
-    A batch's keys enter the queue only after the step, so no key is scored as its own
-    negative. Keys are gathered from all processes, so every process holds the same queue. The queue and
-    its pointer are buffers, so they are saved in checkpoints.
+    A batch's keys enter the queue only after the step, so no key serves as its own negative. Keys are
+    gathered from all processes, so every process holds the same queue. The queue and its pointer are buffers,
+    so they are saved in checkpoints.
     """
 
     queue: Tensor
@@ -56,10 +56,11 @@ class InfoNCE(Objective):
         return loss
 
     def info_nce(self, p: Tensor, z: Tensor) -> Tensor:
-        """Return the mean InfoNCE loss; logits are cos(p, key) / T, over the positive and the queue.
+        """Return the mean InfoNCE loss over the positive and the queue, with logits cos(p, key) / T.
 
         The queue is scored in chunks, whose logits are recomputed in the backward pass, so the queue must not
-        change before then. Keeping all (b, K) logits would take several times the memory of the queue (K, d).
+        change before that pass. Keeping all (b, K) logits would take several times the memory of the
+        queue (K, d).
         """
         positive = F.cosine_similarity(p.float(), z.float(), dim=1) / self.temperature  # (b,)
         anchors = F.normalize(p.float(), dim=1) / self.temperature  # (b, d)
@@ -71,7 +72,7 @@ class InfoNCE(Objective):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Replace the oldest keys with this step's."""
+        """Replace the oldest keys in the queue with this step's keys."""
         gathered = all_gather(torch.cat(self.pending, dim=1))  # n times (b, d) -> (b, nd) -> (B, nd)
         keys = torch.cat(gathered.chunk(len(self.pending), dim=1))  # (nB, d)
         keys = F.normalize(keys.float(), dim=1)[-len(self.queue) :]

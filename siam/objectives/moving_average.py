@@ -29,7 +29,7 @@ def check(method: Method, batch_size: int) -> None:
 class MovingAverage(Objective):
     """eta_x <- m eta_x + (1 - m) F(T'(x)), m = 0.8, in place of the predictor's expectation over views.
 
-    "This experiment has an accuracy of 55.0 %"; with neither a predictor nor an average it is 0.1 %.
+    "This experiment has an accuracy of 55.0 %"; with neither predictor nor average, the accuracy is 0.1 %.
     eta has one row per image, (N, d); `before_step` selects the next micro-batch's rows.
     """
 
@@ -51,7 +51,7 @@ class MovingAverage(Objective):
         z1, z2 = (F.normalize(z.detach().float(), dim=1) for z in (z1, z2))
         before, m = self.eta[self.images], self.momentum * self.seen[self.images]  # (b, d), (b, 1)
         eta1, eta2 = torch.lerp(z2, before, m), torch.lerp(z1, before, m)  # (b, d)
-        images = all_gather(self.images)  # (b,) -> (B,): every process holds the whole of eta
+        images = all_gather(self.images)  # (b,) -> (B,): every process holds all of eta
         self.eta[images] = all_gather((eta1 + eta2) / 2)
         self.seen[images] = True
         return negative_cosine(p1, eta1) / 2 + negative_cosine(p2, eta2) / 2

@@ -20,7 +20,7 @@ class SwappedPrediction(Objective):
 
     Prototypes are unit vectors (normalized when used). Assignments belong to the target branch: they pass
     gradient if and only if the targets do. Assignments are balanced over the global batch: each process
-    computes them for all images and keeps its own.
+    computes them for all images and keeps those of its own images.
     """
 
     def __init__(self, dim: int, prototypes: int, temperature: float, symmetric: bool = True) -> None:
@@ -39,7 +39,10 @@ class SwappedPrediction(Objective):
         return self.swapped(p1, z2) / 2 + self.swapped(p2, z1) / 2
 
     def swapped(self, p: Tensor, z: Tensor) -> Tensor:
-        """Return the cross-entropy of z's cluster assignment and the one predicted from p, both (b, d)."""
+        """Return the cross-entropy between z's cluster assignment and the one predicted from p.
+
+        p, z: (b, d).
+        """
         targets = self.prototypes if z.requires_grad else self.prototypes.detach()
         assignment = local_shard(sinkhorn(cosines(all_gather(z), targets)))  # (B, d) -> (B, K) -> (b, K)
         predicted = (cosines(p, self.prototypes) / self.temperature).log_softmax(dim=1)  # (b, K)
@@ -47,7 +50,7 @@ class SwappedPrediction(Objective):
 
 
 def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
-    """Turn scores into soft assignments that are balanced over the clusters: (B, K) -> (B, K).
+    """Turn scores into soft assignments balanced across the clusters: (B, K) -> (B, K).
 
     Sinkhorn-Knopp (Cuturi 2013; SwAV Eq. 3-5) in log space, out of place and differentiable. Rows of the
     result sum to 1; with more iterations, column sums approach B/K.

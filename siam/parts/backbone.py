@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from siam.errors import SettingsError, did_you_mean, first_line
 
 SMALL_IMAGE = 64
-"""Pixels per side below which a ResNet's 7x7 stride-2 stem and max-pool shrink the image too far."""
+"""Pixels per side below which a ResNet's 7x7 stride-2 stem and max-pool shrink the image too much."""
 
 
 def build_backbone(
@@ -32,7 +32,7 @@ def build_backbone(
         if not is_resnet:
             raise SettingsError(f"width {width} is for ResNets only: set width to 1 for backbone '{name}'")
         options["channels"] = tuple(max(8, round(c * width)) for c in (64, 128, 256, 512))
-        options["stem_width"] = max(4, round(32 * width))  # used by deep stems; others keep 64
+        options["stem_width"] = max(4, round(32 * width))  # used by deep stems; other stems keep 64 channels
     if not is_resnet and name.startswith(("vit", "deit", "swin", "beit", "eva")):
         options["img_size"] = image_size
     backbone: nn.Module = timm.create_model(name, num_classes=0, **options)
@@ -51,7 +51,7 @@ def features_of(backbone: nn.Module) -> int:
 
 @torch.no_grad()
 def require_fit(backbone: nn.Module, name: str, image_size: int) -> None:
-    """Check that the model accepts images of this size. Raises SettingsError if it does not."""
+    """Check that the model accepts images of this size. Raises SettingsError otherwise."""
     backbone.eval()
     try:
         backbone(torch.zeros(1, 3, image_size, image_size))

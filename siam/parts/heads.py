@@ -1,4 +1,4 @@
-"""SimSiam's two MLPs (Chen & He 2021, Sec. 3): the projector (the last part of f) and the predictor h."""
+"""SimSiam's two MLPs (Chen & He 2021, Sec. 3): the projector (the last part of f) and the predictor (h)."""
 
 from torch import nn
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class MomentumEncoder(nn.Module):
     """A moving average of an encoder: xi <- m xi + (1 - m) theta (BYOL Eq. 1; MoCo Eq. 2).
 
-    It starts as an exact copy of that encoder rather than from its own initialization. Its weights are not
+    The average starts as an exact copy of that encoder, not from its own initialization. Its weights are not
     trained; its buffers (BN statistics) are averaged in the same way.
     """
 
@@ -32,7 +32,7 @@ class MomentumEncoder(nn.Module):
             if ours.is_floating_point():
                 ours.lerp_(theirs, 1 - momentum)
             else:
-                ours.copy_(theirs)  # BN's count of batches
+                ours.copy_(theirs)  # the number of batches seen by BN
 
 
 def momentum_at(progress: float, base: float, schedule: str) -> float:

@@ -1,4 +1,4 @@
-"""The base class for objectives, and the symmetrized loss shared by those built on a distance D."""
+"""The base class for objectives, and the symmetrized loss shared by the objectives built on a distance D."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""One-line progress bars that fit any width: first the bar shrinks, then the least important text goes."""
+"""One-line progress bars that fit any width: the bar shrinks first, then the least important text is cut."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-_BETWEEN_LINES = 60.0  # seconds between plain lines, where bars cannot be redrawn
+_BETWEEN_LINES = 60.0  # seconds between plain lines, in files and pipes, where bars cannot be redrawn
 _RATE_OVER = 600.0  # seconds; rich's default, 30, covers fewer than ten steps of a large network on a CPU
-_SHORTEST, _LONGEST = 8, 40  # characters of a bar
+_SHORTEST, _LONGEST = 8, 40  # width of a bar, in characters
 
 
 class Bars:
@@ -38,7 +38,7 @@ class Bars:
     def update(self, name: str, done: int, total: int, facts: Sequence[str] | None = None) -> None:
         """Update the bar called `name`, adding it on the first call.
 
-        facts: short phrases, most important first; None keeps the current ones.
+        facts: short phrases, most important first; None keeps the current phrases.
         """
         task = next((task for task in self.progress.tasks if task.description == name), None)
         if task is None:

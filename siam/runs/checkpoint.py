@@ -19,14 +19,14 @@ from siam.system.files import write_atomically
 
 @dataclass
 class Progress:
-    """Training progress. All random draws derive from it, so resuming needs only it and the state dicts."""
+    """Training progress. It determines all random draws, so resuming needs only it and the state dicts."""
 
     step: int = 0
     """Optimizer steps completed."""
     seconds: float = 0.0
     """Training time so far, in seconds, across restarts."""
     log_bytes: int = 0
-    """Length of metrics.jsonl at the last save, in bytes."""
+    """Size of metrics.jsonl at the last save, in bytes."""
     loss_sum: float = 0.0
     """Sum of the losses since the last reset; pretraining resets it at the end of each epoch."""
     sums: dict[str, float] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Progress:
     std: float = 0.0
     """Mean std of z/|z| over the last epoch, times sqrt(d)."""
     metrics: dict[str, float | None] = field(default_factory=dict)
-    """Latest value of each metric; None if it needs labels and there are none."""
+    """Latest value of each metric; None if the metric needs labels and the images have none."""
     verdict: str = "healthy"
     unreadable: dict[str, str] = field(default_factory=dict)
     """Unreadable images: path -> reason."""
@@ -106,7 +106,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_last(folder: Path) -> tuple[dict[str, Any], str]:
-    """Return the latest readable checkpoint's contents, and a warning about newer ones that are unreadable.
+    """Return the latest readable checkpoint's contents, and a warning about newer, unreadable checkpoints.
 
     The warning is "" if the latest checkpoint is readable. Raises RunError if no checkpoint can be read.
     """

@@ -113,7 +113,7 @@ def save_network(folder: Path, network: nn.Module) -> None:
 def load_network(run: str | Path) -> dict[str, Tensor]:
     """Load all of a run's weights, including the heads, with the parameter names of `siam.Network`.
 
-    Raises RunError if the run has not saved any.
+    Raises RunError if the run has not saved any weights.
     """
     folder = open_run(run).folder
     if (folder / CHECKPOINT).exists():

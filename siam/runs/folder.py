@@ -1,4 +1,4 @@
-"""Run folders: file names, and reading and writing their settings and records."""
+"""Run folders: their file names, and functions that read and write their settings and records."""
 
 import json
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def open_run(folder: str | Path) -> Run:
-    """Open a run and read its settings. Raises RunError if there is no run or its settings are unreadable."""
+    """Open a run and read its settings. Raises RunError if the run is missing or its settings unreadable."""
     folder = Path(folder)
     file = folder / SETTINGS
     if not folder.is_dir():
@@ -57,7 +57,7 @@ def open_run(folder: str | Path) -> Run:
 
 
 def save_settings(folder: Path, settings: Settings) -> None:
-    """Write all settings, including defaults, to settings.yaml. Raises RunError if that fails."""
+    """Write all settings, including defaults, to settings.yaml. Raises RunError if writing fails."""
     text = yaml.safe_dump(to_dict(settings), sort_keys=False)
     try:
         write_atomically(folder / SETTINGS, lambda file: file.write(text.encode()))

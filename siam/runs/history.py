@@ -31,7 +31,7 @@ class Records:
         return float(last / (self.steps_per_epoch or 1))
 
     def latest(self) -> dict[str, Any]:
-        """Return the latest logged value for each name, ignoring None."""
+        """Return the latest logged value for each name, ignoring None values."""
         return {name: value for r in self.records for name, value in r.items() if value is not None}
 
     def series(self, kind: str, name: str, before: float = 0.0) -> Series:

@@ -17,10 +17,11 @@ from siam.runs.folder import METRICS
 
 
 class Logger:
-    """A run's log. step, position: steps completed and bytes of metrics.jsonl at the checkpoint.
+    """A run's log.
 
+    step: steps completed at the checkpoint. position: size of metrics.jsonl at the checkpoint, in bytes.
     A resumed run discards the records written after its checkpoint, because it repeats those steps.
-    While the disk is full, records wait in memory; they are lost only if the process ends.
+    While the disk is full, records wait in memory and are lost only if the process ends.
     """
 
     def __init__(self, folder: Path, total_steps: int, step: int, position: int, console: Console) -> None:
@@ -28,7 +29,7 @@ class Logger:
         file.touch()
         os.truncate(file, position)
         self.file = file.open("ab", buffering=0)
-        self.waiting = b""  # records that are not in the file yet
+        self.waiting = b""  # records not yet in the file
         self.board = _tensorboard(folder, step)
         self.bars, self.total_steps = Bars(console), total_steps
         self.progress(step)
@@ -47,7 +48,7 @@ class Logger:
                 self.board.close()
 
     def position(self) -> int:
-        """Flush metrics.jsonl to disk and return its length in bytes. Raises OSError."""
+        """Flush metrics.jsonl to disk and return its size in bytes. Raises OSError."""
         self._write()
         if self.waiting:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.file.name)
@@ -61,7 +62,7 @@ class Logger:
     def log(self, kind: str, **values: Any) -> None:
         """Append a record to metrics.jsonl and, if it has a step, add its finite floats to TensorBoard."""
         self.waiting += json.dumps({"kind": kind, **values}).encode() + b"\n"
-        with contextlib.suppress(OSError):  # the next save reports it
+        with contextlib.suppress(OSError):  # the next save reports the error
             self._write()
         if "step" in values and self.board is not None:
             try:
@@ -73,11 +74,11 @@ class Logger:
                 self.print(f"cannot write TensorBoard events ({error.strerror}): continuing without them")
 
     def progress(self, step: int, facts: Sequence[str] | None = None) -> None:
-        """Move the bar to `step`. facts: short phrases, most important first; None keeps the last ones."""
+        """Move the bar to `step`. facts: short phrases, most important first; None keeps the current."""
         self.bars.update("", step, self.total_steps, facts)
 
     def print(self, line: str, markup: bool = False) -> None:
-        """Print a line above the bar. markup: interpret rich markup; leave off for paths."""
+        """Print a line above the bar. markup: interpret rich markup; leave it off for paths."""
         self.bars.print(line, markup)
 
 

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of `siam evaluate`; accuracies are fractions in [0, 1]."""
+    """The result of `siam evaluate`. Accuracies are fractions in [0, 1]."""
 
     protocol: str
     top1: float
@@ -41,9 +41,9 @@ class Evaluation:
     encoder: str = "trained"
     """`trained`, or `random` for the network as initialized."""
     detail: str = ""
-    """Hyperparameters that the protocol was given or selected: learning rates, epochs, regularization."""
+    """Hyperparameters given to or selected by the protocol: learning rates, epochs, regularization."""
     confusion: list[list[int]] | None = None
-    """Confusion matrix: [i][j] counts the images of class i predicted as class j."""
+    """Confusion matrix: entry [i][j] counts the images of class i predicted as class j."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class TransferResult:
 
 
 def load_evaluations(folder: Path) -> list[SavedEvaluation]:
-    """Load the entries in evaluations.json, oldest first. Raises RunError if the file is damaged."""
+    """Load the entries in evaluations.json, oldest first. Raises RunError if the file is corrupt."""
     file = folder / EVALUATIONS
     if not file.exists():
         return []
@@ -135,7 +135,7 @@ def add_evaluation(run: str | Path, evaluation: Evaluation, data: str) -> None:
 def load_transfer(folder: Path) -> TransferResult | None:
     """Load a transfer's result.json, or return None if the transfer is unfinished.
 
-    Raises RunError if the file is damaged.
+    Raises RunError if the file is corrupt.
     """
     file = folder / RESULT
     return _read(file, _transfer_result) if file.exists() else None

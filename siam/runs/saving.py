@@ -30,11 +30,11 @@ class StopRequest:
 
     A second signal kills the process. Job managers signal the whole process tree, and each parent forwards
     the signal to its children, so a signal within two seconds of the first is ignored as a duplicate. Python
-    allows signal handlers only in the main thread, so none are installed in other threads.
+    allows signal handlers only in the main thread, so other threads install none.
     """
 
     DUPLICATE = 2.0
-    """Seconds after the first signal during which another one counts as a duplicate."""
+    """Seconds after the first signal during which another signal counts as a duplicate."""
 
     def __init__(self) -> None:
         self.signaled_at: float | None = None
@@ -58,7 +58,7 @@ class StopRequest:
             os.kill(os.getpid(), number)
 
     def release(self) -> None:
-        """Restore the previous signal handlers: from here on a signal no longer sets `requested`."""
+        """Restore the previous signal handlers: from now on, a signal does not set `requested`."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 
@@ -69,7 +69,7 @@ class StopRequest:
 
 
 class Saver:
-    """Schedules saves by step count and time, and retries failed ones, up to ATTEMPTS tries in a row.
+    """Schedules saves by step count and time, and retries failed saves, up to ATTEMPTS tries in a row.
 
     warn: called with each warning for the user.
     """
@@ -96,8 +96,8 @@ class Saver:
     def save(self, step: int, write: Callable[[], None], last_chance: bool = False) -> None:
         """Call `write`; if it raises OSError, warn and let the run continue.
 
-        last_chance: True if no later save will follow, so that a failed one is retried here. Raises RunError
-        after the last attempt.
+        last_chance: True if no later save will follow, so a failed save is retried immediately. Raises
+        RunError after the last attempt.
         """
         while True:
             try:

@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class SessionSettings(Protocol):
-    """The settings that a session needs, common to pretraining and transfer."""
+    """The settings that a session needs, shared by pretraining and transfer."""
 
     @property
     def device(self) -> str: ...
@@ -58,7 +58,7 @@ class SessionSettings(Protocol):
 class Session:
     """`with Session(folder, settings, console) as run:` locks the run folder and selects the device.
 
-    Then `restore` loads the last checkpoint, `begin` opens the log, and after each optimizer step `advance`
+    `restore` then loads the last checkpoint, `begin` opens the log, and after each optimizer step, `advance`
     sets `should_log`, `should_save` and `stopping`. write_report: writes report.html for a run folder.
     """
 
@@ -117,7 +117,7 @@ class Session:
     def track_unreadable(self, found: dict[str, str], record: Callable[[dict[str, str]], None]) -> None:
         """Keep track of a loader's unreadable images in checkpoints and across ranks.
 
-        found: the loader's dict, path -> reason; the checkpoint's entries are added to it. record: called
+        found: the loader's dict (path -> reason), to which the checkpoint's entries are added. record: called
         with every rank's entries at each save; it may raise DataError if too many images are unreadable.
         """
         self.unreadable, self._record_unreadable = found, record
@@ -192,7 +192,7 @@ class Session:
         self.diverged_at = torch.where(loss.isfinite(), self.diverged_at, first)
         self.progress.step += 1
         self.log.progress(self.step)
-        # With several ranks these are the flags that any of them raised at the step before.
+        # With several ranks, these are the flags that any rank raised at the previous step.
         self.stopping, self.time_is_up = self.flags(self.stop.requested, self.saver.time_is_up())
         self.should_save = ends_epoch or self.stopping or self.time_is_up or self.saver.is_due(self.step)
         self.should_log = ends_epoch or self.step % self.log_every == 0
@@ -206,7 +206,7 @@ class Session:
                 call()
 
     def take_loss(self) -> float:
-        """Return the sum of the losses since the last call, and reset it."""
+        """Return the sum of the losses since the last call, and reset the sum."""
         loss_sum, self.progress.loss_sum = self.progress.loss_sum, 0.0
         self.loss_sum.zero_()
         return loss_sum
@@ -216,7 +216,7 @@ class Session:
         return self.clock.rate(self.step, self.settings.batch_size)
 
     def save(self, last_chance: bool = False) -> None:
-        """Write a checkpoint and the files that accompany it. last_chance: retry here if writing fails."""
+        """Write a checkpoint and the files that accompany it. last_chance: retry at once if writing fails."""
 
         def write() -> None:
             self.progress.log_bytes, self.progress.seconds = self.log.position(), self.clock.seconds()
@@ -262,7 +262,7 @@ class Session:
             self.try_to_write("the report", lambda: self._write_report(self.folder))
 
     def try_to_write(self, name: str, write: Callable[[], object]) -> None:
-        """Call `write` on rank 0; if the disk is full or a file is damaged, warn and continue."""
+        """Call `write` on rank 0; if the disk is full or a file is corrupt, warn and continue."""
 
         def attempt() -> None:
             try:

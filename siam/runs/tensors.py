@@ -34,8 +34,8 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
 def load_tensors(file: Path) -> Any:
     """Load tensors and plain values from a file written by torch.save, without executing any code in it.
 
-    Raises ValueError with the reason if the file contains anything else, and torch's own errors if it is
-    damaged.
+    Raises ValueError with the reason if the file contains anything else, and torch's own errors if the file
+    is corrupt.
     """
     with file.open("rb") as opened:
         pickled = opened.read(2) in (b"PK", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))

@@ -69,7 +69,7 @@ class Method:
 
 
 def require_targets_without_gradient(method: Method) -> None:
-    """Raise SettingsError if targets carry gradient. For objectives that keep targets between steps."""
+    """Raise SettingsError if targets carry gradient; for objectives that keep targets between steps."""
     if method.target == "gradient":
         raise SettingsError(
             f"objective '{method.objective}' keeps targets between steps, so method.target "

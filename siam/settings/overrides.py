@@ -28,7 +28,7 @@ class Overrides:
         return changed
 
     def only(self, *names: str) -> "Overrides":
-        """Return a copy with only the named top-level settings."""
+        """Return a copy that has only the named top-level settings."""
         return Overrides({name: value for name, value in self.given.items() if name in names})
 
     def but(self, **settings: Any) -> "Overrides":

@@ -114,7 +114,7 @@ class CheckpointSettings:
     every: str = "10m"
     """Save interval within an epoch: time (`90s`, `10m`, `2h`), steps (`500`) or both (`10m,500`)."""
     keep: Count = 2
-    """Number of checkpoints to keep: the latest, plus earlier ones in case it is damaged."""
+    """Number of checkpoints to keep: the latest, plus earlier ones in case it is corrupt."""
 
     def __post_init__(self) -> None:
         check(self, "checkpoint.")
@@ -138,7 +138,7 @@ class CheckpointSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """All pretraining settings. Together with the images they determine the run."""
+    """All pretraining settings. Together with the images, they determine the run."""
 
     data: str = "demo"
     """Images: folder, list file, .tar, .npy, .npz, cifar10, cifar100 or stl10; default: the demo dataset."""

@@ -24,11 +24,11 @@ from siam.runs.bars import OnProgress, running_total
 from siam.settings.pretraining import Settings
 
 RANK_IMAGES = 2048
-MIN_IMAGES_FOR_WORKERS = 1000  # reading fewer is faster than starting worker processes
+MIN_IMAGES_FOR_WORKERS = 1000  # reading fewer images is faster than starting worker processes
 EVAL_BATCH = 500  # images per forward pass
-MAX_SHARDS = 8  # shards or row groups to sample from, since each is read whole
+MAX_SHARDS = 8  # shards or row groups to sample from, since each is read in full
 _BASELINES = ("pixel", "untrained")
-PIXEL_SIDE = 32  # larger views are averaged down to this, as 10,000 of them would take gigabytes
+PIXEL_SIDE = 32  # larger views are averaged down to this size; 10,000 larger views would take gigabytes
 
 
 def ignore(done: int, of: int) -> None:
@@ -50,7 +50,7 @@ class Monitor:
 
     The bank is a sample of the training images; the queries are validation images. Without a validation set,
     every fifth sampled image becomes a query instead of joining the bank. Each rank holds an equal share
-    of both and passes it through the network; the bank's labels and indices cover all ranks.
+    of both sets and passes that share through the network; the bank's labels and indices cover all ranks.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Monitor:
     def baselines(self, network: Network, on_progress: OnProgress = ignore) -> Values:
         """Measure the baselines: raw pixels, and `network` as initialized."""
         values: Values = {f"{kind}_{name}": None for name in baseline_metrics() for kind in _BASELINES}
-        due = due_metrics(self.settings, self.settings.epochs - 1)  # the last epoch skips none but those off
+        due = due_metrics(self.settings, self.settings.epochs - 1)  # the last epoch skips only disabled ones
         metrics = {name: metric for name, metric in baseline_metrics().items() if name in due}
         if self.queries is None:
             metrics = {name: m for name, m in metrics.items() if not getattr(m, "QUERIES", False)}
@@ -129,7 +129,7 @@ class Monitor:
         count = running_total(on_progress, len(self.bank) + (0 if queries is None else len(queries)))
         features = gather_uneven(self._features(network, self.bank, count))  # (N, D)
         query_features = None if queries is None else self._features(network, queries, count)
-        # Evenly spaced: the first images of a dataset may all be of one class.
+        # Evenly spaced: the first images of a dataset may all belong to one class.
         sample = features[_evenly(len(features), RANK_IMAGES)]
         training = network.training
         network.projector.eval()
@@ -181,7 +181,7 @@ def _sample(
 
 
 def _spread(images: Images, limit: int) -> NDArray[np.int64]:
-    """Return at most `limit` image indices, evenly spaced over the dataset or a few of its files (groups)."""
+    """Return at most `limit` image indices, evenly spaced across the dataset or a few of its files."""
     groups = images.groups
     if groups is None or len(groups) - 1 <= MAX_SHARDS:
         return _evenly(len(images), limit)

@@ -1,4 +1,4 @@
-"""The pretraining loop: Algorithm 1 of SimSiam (Chen & He 2021), with logs, metrics and checkpoints."""
+"""The pretraining loop: Algorithm 1 of SimSiam (Chen & He 2021), with logging, metrics and checkpoints."""
 
 from dataclasses import dataclass, fields
 from functools import partial
@@ -43,7 +43,7 @@ class Outcome:
     std: float
     """Mean std of z/|z| over the last epoch, times sqrt(d)."""
     metrics: Values
-    """Each metric's last value and its baselines, pixel_NAME and untrained_NAME; None if not measured."""
+    """Each metric's last value and baselines (pixel_NAME and untrained_NAME); None if not measured."""
     epochs: int
     steps: int
     seconds: float
@@ -72,7 +72,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -
             loader = ViewLoader(sets.train, settings, run.device, warn=run.print, progress=on_read)
             monitor = Monitor(sets, settings, run.device, run.bf16, bar)
         run.track_unreadable(loader.unreadable, loader.record_unreadable)
-        on_rank_zero(lambda: save_settings(folder, settings))  # from here on the run can be resumed
+        on_rank_zero(lambda: save_settings(folder, settings))  # from now on, the run can be resumed
 
         total_steps, log_every = settings.epochs * loader.steps, settings.monitor.log_every
         run.begin(total_steps, log_every, "optimizer.lr", partial(_name_batch, loader))
@@ -136,7 +136,7 @@ def _end_epoch(run: Session, settings: Settings, epoch: int, steps: int, measure
     """Log the epoch's mean loss and std, its metrics and its verdict, and print a summary line."""
     sums, before = run.progress.take(), run.progress.verdict
     loss, std = run.take_loss() / steps, sums["std"] / sums["logged"]
-    images_per_norm = settings.batch_size // settings.grad_accum  # that batch norm in the heads sees at once
+    images_per_norm = settings.batch_size // settings.grad_accum  # seen at once by batch norm in the heads
     if not settings.sync_bn:
         images_per_norm //= world_size()
     floor = std_at_collapse(settings.method, images_per_norm)

@@ -46,9 +46,9 @@ def start(
     """Start or resume a run, in this process or in several launched ones.
 
     overrides: the user's settings. recipe: name of the settings that they override; default: chosen to fit
-    the images. When a run is resumed, they override its own settings instead. out: the run folder. resume:
-    continue the run in `out`; "auto" starts one if there is none. open_once: passed by
-    callers that train several runs on the same dataset, to list it only once. Raises SiamError.
+    the images. When a run is resumed, `overrides` apply to the run's own settings instead. out: the run
+    folder. resume: continue the run in `out`; "auto" starts a run if `out` holds none. open_once: passed by
+    callers that train several runs on the same dataset, to list the dataset only once. Raises SiamError.
     """
     console = console or Console(stderr=True)
     open_once = open_once or cache(open_images)
@@ -101,11 +101,11 @@ def _is_resumed(folder: Path, resume: Resume) -> bool:
         return exists
     if any((folder / name).exists() for name in (CHECKPOINT, ENCODER, NETWORK)):  # trained or imported
         raise RunError(f"{folder} already holds a run: continue it with --resume, or choose another --out")
-    return False  # a run that never saved anything starts over
+    return False  # a run that has never saved anything starts over
 
 
 def _new_settings(overrides: Overrides, recipe: str | None, open_once: Opener) -> Settings:
-    """Apply the user's settings to the given recipe, or to the one that fits the images."""
+    """Apply the user's settings to the given recipe, or to the recipe that fits the images."""
     named = overrides.only("data", "init").over(Settings())
     method = overrides.get("method.name", named.method.name)
     train = open_once(named.data).train
@@ -132,7 +132,7 @@ def _resumed_settings(folder: Path, overrides: Overrides) -> Settings:
 
 
 def _init_settings(init: str, base: Settings) -> Settings:
-    """Return `base` with the backbone of run `init`, and its heads too if the methods match."""
+    """Return `base` with the backbone of run `init`, and with that run's heads too if the methods match."""
     run = open_run(init).settings
     method = run.method if run.method.name == base.method.name else base.method
     return replace(

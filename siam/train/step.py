@@ -21,11 +21,11 @@ class Step:
     """A callable that trains on one batch: `loss, z1 = step(views, images, epoch)`.
 
     views: 2 tensors, or 4 with doubled sampling, each (B, 3, S, S) on the device. images: dataset indices
-    (B,) on the CPU. epoch: counted from 0. Returns the loss, a detached scalar, and z1 (B, d) of
+    (B,) on the CPU. epoch: counted from 0. Returns the loss (a detached scalar) and z1 (B, d) of
     the first pair of views.
     With `settings.grad_accum` = k, the batch is split into k micro-batches, whose gradients are averaged. The
-    caller updates the momentum encoder, since that depends on training progress. Raises SettingsError if the
-    backbone does not support `settings.activation_checkpointing`.
+    caller updates the momentum encoder, since the update depends on training progress. Raises SettingsError
+    if the backbone does not support `settings.activation_checkpointing`.
     """
 
     def __init__(
