@@ -10,7 +10,7 @@ from siam.cli.output import facts_table
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain:
-    """Learn an encoder from images without labels.
+    """Pretrain an encoder on unlabeled images.
 
     Settings that you leave out are chosen to fit the images; the defaults below are those for ImageNet.
     """
