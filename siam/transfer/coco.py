@@ -138,7 +138,7 @@ def _instances(
 
 
 def _folder_of(images: dict[Any, dict[str, Any]], file: Path) -> Path:
-    """Return the folder of a file's images: train2017/, images/train2017/, images/ or the root."""
+    """Return the image folder of an annotation file: train2017/, images/train2017/, images/ or the root."""
     root, part = file.parent.parent, file.stem.removeprefix("instances_")
     folders = [root / part, root / "images" / part, root / "images", root]
     names = [row["file_name"] for row in list(images.values())[:100]]
