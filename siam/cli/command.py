@@ -1,4 +1,4 @@
-"""The `siam` command: find the verbs in siam/verbs/, run one, and print its result.
+"""The `siam` command: find the verbs in siam/verbs/, run the one requested, and print its result.
 
 A verb is a module with
 - a docstring, whose first line `siam --help` shows;
@@ -124,7 +124,7 @@ def _options_of(module: ModuleType) -> type[Any]:
 
 
 def _reader_has_left() -> bool:
-    """Return True if stdout's reader is gone, as after `| head`; if so, discard all further output."""
+    """Return True if stdout's reader is gone, as with `| head`; if so, discard all further output."""
     output = sys.stdout.fileno()
     if hasattr(select, "poll"):  # not on Windows
         poll = select.poll()

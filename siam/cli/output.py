@@ -14,7 +14,7 @@ _MAX_CLASSES = 20
 def show(result: Any, as_json: bool = False, render: Callable[[Any], Iterable[Any]] | None = None) -> None:
     """Print a verb's result (a dict or dataclass) as JSON if `as_json`, otherwise in human-readable form.
 
-    render: function that converts the result to strings and rich renderables; None: a table of its fields.
+    render: function that converts the result to strings and rich renderables; None: a table of the fields.
     """
     facts = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
     if as_json:
@@ -67,7 +67,7 @@ def classes_table(per_class: dict[str, float], confusion: list[list[int]]) -> An
 
     per_class: class name -> accuracy. confusion: image counts, with true classes as rows and predicted
     classes as columns. A class without validation images has a row of zeros and is absent from `per_class`;
-    the columns then have no known names, and confusions are left out.
+    the columns then cannot be named, and confusions are left out.
     """
     from rich.table import Table
 

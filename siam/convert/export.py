@@ -34,8 +34,8 @@ def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
     """Write the encoder of `run` to `out`: a folder for timm, a file for all other formats.
 
     format: torchvision, timm, detectron2, onnx or safetensors. Returns a summary that includes the metadata.
-    Raises SettingsError for an unknown format, and RunError if the run has no encoder, the other library has
-    no such backbone, or the output cannot be written.
+    Raises SettingsError for an unknown format, and RunError if the run has no encoder, the other library
+    lacks the backbone, or the output cannot be written.
     """
     if format not in get_args(Format):
         known = get_args(Format)
@@ -83,7 +83,7 @@ def describe(settings: Settings, encoder: Encoder) -> dict[str, str]:
 
 
 def _check_torchvision(settings: Settings) -> None:
-    """Raise RunError if torchvision, and therefore Detectron2, cannot build this encoder."""
+    """Raise RunError if torchvision (and therefore Detectron2) cannot build this encoder."""
     size, stem = settings.views.size, settings.stem
     if settings.backbone not in _TORCHVISION or settings.width != 1.0:
         width = "" if settings.width == 1.0 else f" of width {settings.width:g}"
@@ -140,7 +140,7 @@ def _stem_differs(settings: Settings) -> bool:
 def _save_onnx(out: Path, encoder: Encoder, about: dict[str, str]) -> None:
     """Write an ONNX model mapping normalized images (batch, 3, S, S) to features (batch, D).
 
-    The model is checked against PyTorch before it is written. Raises RunError if their features differ.
+    Before writing, the model's features are compared with PyTorch's. Raises RunError if they differ.
     """
     try:
         import onnx

@@ -48,10 +48,10 @@ def import_checkpoint(
     """Turn `checkpoint` into the run `out`, recognizing the checkpoint's format by its keys.
 
     checkpoint: a file, or a folder written by timm or siam. backbone: timm name; needed unless the backbone
-    is a plain ResNet or the checkpoint names it. image_size: input side in pixels; by default the
-    checkpoint's, or else 224, or 32 with a small-image stem. Returns a summary. Raises RunError if the
-    checkpoint is unreadable, matches no known layout or lacks keys, or if `out` already holds a run, and
-    SettingsError for an unknown backbone or method.
+    is a plain ResNet or the checkpoint names it. image_size: input side in pixels; by default, the
+    checkpoint's; failing that, 224, or 32 with a small-image stem. Returns a summary. Raises RunError if the
+    checkpoint is unreadable, matches no known layout or lacks keys, or if `out` already holds a run;
+    raises SettingsError for an unknown backbone or method.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     if (out / SETTINGS).exists():
@@ -110,7 +110,7 @@ def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
 
 
 def _is_safetensors(file: Path) -> bool:
-    """Return True if the file starts as safetensors files do: a header length, then a JSON object."""
+    """Return True if the file starts like a safetensors file: a header length, then a JSON object."""
     with file.open("rb") as opened:
         start = opened.read(9)
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") < file.stat().st_size
@@ -154,7 +154,7 @@ def _has(state: State, part: str) -> bool:
 def _fold_output_bias(state: State) -> None:
     """Fold the bias of the released projector's last layer into the running mean of the following BN.
 
-    Our last layer has no bias, because the BN that follows would cancel it.
+    Our last layer has no bias, because the BN after that layer would cancel a bias.
     """
     layers = sorted({int(key.split(".")[1]) for key in state if re.match(r"projector\.\d+\.", key)})
     if not layers:
@@ -167,7 +167,7 @@ def _fold_output_bias(state: State) -> None:
 def _settings(
     state: State, metadata: dict[str, str], backbone: str | None, image_size: int | None, method: str | None
 ) -> Settings:
-    """Infer the settings from tensor shapes and metadata, unless given as arguments."""
+    """Infer the settings not given as arguments from tensor shapes and metadata."""
     name = backbone or metadata.get("backbone") or _resnet(state)
     first = state.get("backbone.conv1.weight")
     small = first is not None and first.shape[-1] == 3
@@ -200,7 +200,7 @@ def _resnet(state: State) -> str:
 
 
 def _heads(state: State, method: Method) -> Method:
-    """Return `method` with the depth and widths of its heads inferred from their weights."""
+    """Return `method` with the depth and widths of its heads inferred from the weights in `state`."""
     projector = _linear_shapes(state, "projector")
     if not projector:
         return method
@@ -220,7 +220,7 @@ def _heads(state: State, method: Method) -> Method:
 
 
 def _linear_shapes(state: State, part: str) -> list[tuple[int, int]]:
-    """Return a head's linear layer shapes, (out, in), in order."""
+    """Return the (out, in) shapes of a head's linear layers, in order."""
     found = {
         int(key.split(".")[1]): (int(value.shape[0]), int(value.shape[1]))
         for key, value in state.items()
@@ -230,7 +230,7 @@ def _linear_shapes(state: State, part: str) -> list[tuple[int, int]]:
 
 
 def _load(network: Network, state: State, checkpoint: Path) -> None:
-    """Load the weights. Raises RunError naming any that are missing, unknown or of the wrong shape."""
+    """Load the weights. Raises RunError naming any keys that are missing, unknown or of the wrong shape."""
     own = network.state_dict()
     needed = [
         key for key in own if _has(state, key.split(".")[0]) and not key.endswith("num_batches_tracked")

@@ -28,12 +28,12 @@ def inspect(
 ) -> dict[str, Any]:
     """Describe a run or checkpoint: its method, backbone, heads, epochs and training verdict, by field name.
 
-    source: a run folder, or a checkpoint that `siam import` accepts. backbone: a checkpoint backbone's timm
-    name; needed unless it is a plain ResNet. data: images, of which up to 2,048 are used. With data, the
-    description includes the effective rank of the features (at most D) and, if there is a projector, the
-    effective rank of the projections (at most d), their std x sqrt(d) (about 1 if healthy, 0 after a
-    collapse) and a verdict. Raises SettingsError, RunError if `source` is neither a run nor a checkpoint, or
-    DataError for fewer than 2 images.
+    source: a run folder, or a checkpoint that `siam import` accepts. backbone: timm name of a
+    checkpoint's backbone; needed unless it is a plain ResNet. data: images, of which up to 2,048 are used.
+    With data, the description includes the effective rank of the features (at most D) and, if there is a
+    projector, the effective rank of the projections (at most d), their std x sqrt(d) (about 1 if healthy, 0
+    after a collapse) and a verdict. Raises SettingsError, RunError if `source` is neither a run nor a
+    checkpoint, or DataError for fewer than 2 images.
     """
     if (Path(source) / SETTINGS).exists():
         return _inspect_run(Path(source), data, device)
@@ -70,7 +70,7 @@ def _health(network: Network, heads: bool, data: str | Path, device: str) -> dic
     """Measure the embedding std and effective ranks on center crops, in eval mode.
 
     Training measures them on random crops with batch statistics. Early in training, while BN's running
-    statistics still lag, the verdict here may therefore be worse.
+    statistics still lag, this verdict may therefore be worse than the one in training.
     """
     found_device = find_device(device)
     images = open_images(data).train

@@ -27,11 +27,11 @@ class Layout:
     method: str | None = None
     """The pretraining method, if the layout implies one."""
     rename: Callable[[str], str] = field(default=lambda key: key)
-    """Function that renames backbone keys, without their prefix."""
+    """Function that renames backbone keys, given without their prefix."""
 
 
 def _from_sequential(key: str) -> str:
-    """Rename one lightly key, which has an nn.Sequential index: 0 conv1, 1 bn1, 4-7 layer1-layer4."""
+    """Rename a lightly key, which starts with an nn.Sequential index: 0 conv1, 1 bn1, 4-7 layer1-layer4."""
     number, _, rest = key.partition(".")
     names = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
     return f"{names.get(number, number)}.{rest}"
@@ -79,7 +79,7 @@ LAYOUTS = (
 
 
 def recognize(keys: list[str]) -> Layout:
-    """Return the first layout whose marker matches a key. Raises RunError if there is none."""
+    """Return the first layout whose marker matches a key. Raises RunError if no layout matches."""
     bare = [key.removeprefix("module.") for key in keys]
     for layout in LAYOUTS:
         if any(re.match(layout.marker, key) for key in bare):

@@ -52,7 +52,7 @@ class Embedder:
             raise SettingsError(f"batch_size must be at least 1, got {self.batch_size}")
 
     def vectors(self, images: Images, indices: NDArray[np.int64]) -> Iterator[Vectors]:
-        """Yield the vectors of the images at `indices`, in order, batch by batch, without unreadable ones."""
+        """Yield the vectors of the images at `indices` in batches, in order, skipping unreadable images."""
         device = find_device(local_device(self.device))
         encoder = load(self.run, str(device), self.layer)
         workers = self.workers if self.workers >= 0 else default_workers(device)
@@ -72,9 +72,9 @@ def embed(
     """Return the vectors, float32 (N, D), and the file paths of all images, in dataset order.
 
     run: the run folder. data: images, as for `siam.pretrain`; training images come first, then validation.
-    layer: `backbone` for its features, or `projector` for its output z (N, d). workers: image-decoding
-    processes; -1: based on the number of cores. Unreadable images are skipped. Raises SettingsError,
-    RunError if the run has no encoder, or DataError if there are no readable images.
+    layer: `backbone` for backbone features, or `projector` for projector outputs z (N, d). workers:
+    image-decoding processes; -1: based on the number of cores. Unreadable images are skipped. Raises
+    SettingsError, RunError if the run has no encoder, or DataError if there are no readable images.
     """
     embedder = Embedder(run, device, batch_size, workers, layer)
     vectors: list[NDArray[np.float32]] = []
@@ -102,8 +102,8 @@ def embed_to_parquet(
     """Write each image's path, label (class name or null) and embedding (D numbers) to a Parquet file.
 
     Each batch becomes one row group, so memory does not grow with the dataset. The file appears only when it
-    is complete; until then, its parts are in OUT.parts, and repeating the call resumes after them. Processes
-    started by torchrun share the work. Returns a summary. Raises SiamError.
+    is complete; until then, finished parts are kept in OUT.parts, and repeating the call writes only the
+    missing parts. Processes started by torchrun share the work. Returns a summary. Raises SiamError.
     """
     embedder = Embedder(run, device, batch_size, workers, layer)
     out = Path(out)
@@ -144,7 +144,7 @@ def _write_parts(
     precision: Precision,
     progress: OnProgress,
 ) -> None:
-    """Write this rank's share of the parts still missing, as NUMBER-PART.parquet.
+    """Write this rank's share of the missing parts, as NUMBER-PART.parquet.
 
     number: 0 for training images, 1 for validation images.
     """
@@ -165,7 +165,7 @@ def _write_parts(
     for part, rows in _by_part(batches(), own, size):
         tables = [_table(images, features, indices, precision) for features, indices in rows]
         write_atomically(files[part], partial(_write_tables, tables=tables))
-    progress(len(images), len(images))  # unreadable images too
+    progress(len(images), len(images))  # counts unreadable images too
 
 
 def _by_part(batches: Iterator[Vectors], parts: list[int], size: int) -> Iterator[tuple[int, list[Vectors]]]:
@@ -203,7 +203,7 @@ def _digest(run: str | Path) -> str:
 
 
 def _join(parts: Path, out: Path) -> tuple[int, int]:
-    """Join all parts into the file `out`, and delete them. Return the numbers of rows and dimensions."""
+    """Join all parts into the file `out` and delete the parts. Return (rows, embedding dimension)."""
     rows = dimension = 0
 
     def tables() -> Iterator[pa.Table]:

@@ -1,4 +1,4 @@
-"""Images annotated with object boxes and optional masks, whatever their layout on disk."""
+"""Images annotated with object boxes and optional masks, regardless of their layout on disk."""
 
 import json
 from collections.abc import Iterable
@@ -27,9 +27,9 @@ class Instance:
     area: float
     """Mask area in pixels, or box area if there is no mask."""
     iscrowd: bool = False
-    """One annotation covers many objects (COCO). Excluded from training, ignored in evaluation."""
+    """True if the annotation covers many objects (COCO); excluded from training and ignored in evaluation."""
     difficult: bool = False
-    """Hard to recognize (VOC). Used for training, ignored in evaluation."""
+    """True if the object is hard to recognize (VOC); used for training but ignored in evaluation."""
     segmentation: Any = None
     """In COCO format: polygons [[x, y, x, y, ...], ...] or RLE {counts, size}."""
 
@@ -46,7 +46,7 @@ class Example:
 
 
 class Skipped(dict[str, tuple[int, str]]):
-    """Skipped annotations and images: reason -> (count, location of the first)."""
+    """Skipped annotations and images: reason -> (count, location of the first occurrence)."""
 
     def note(self, reason: str, where: str) -> None:
         """Record that the annotation or image at `where` was skipped for `reason`."""
@@ -87,7 +87,7 @@ class AnnotatedImages:
     def read(self, i: int) -> Tensor:
         """Return image i at full size, uint8 (3, H, W).
 
-        Raises BrokenImage if the image cannot be decoded or its size differs from the annotation's.
+        Raises BrokenImage if the image cannot be decoded or its size differs from the annotated size.
         """
         example = self[i]
         try:
@@ -134,7 +134,7 @@ class DetectionDataset:
 
 
 def clip_box(box: Box, width: int, height: int) -> Box | None:
-    """Return the part of `box` inside the image, or None if it is less than a pixel wide or high."""
+    """Return the part of `box` inside the image, or None if that part is less than a pixel wide or high."""
     left, top, right, bottom = box
     left, right = max(left, 0.0), min(right, float(width))
     top, bottom = max(top, 0.0), min(bottom, float(height))

@@ -22,7 +22,7 @@ Rows = dict[str, list[dict[str, Any]]]
 
 
 def coco_files(root: Path) -> tuple[Path, Path] | None:
-    """Return the latest training and test annotation files in `root` or one of its subfolders, or None."""
+    """Return the latest training and test annotation files in `root` or a subfolder; None if not found."""
     for folder in (root, *(p for p in sorted(root.glob("*")) if p.is_dir())):
         train = sorted(folder.glob("annotations/instances_train*.json"))
         kinds = (sorted(folder.glob(f"annotations/instances_{kind}*.json")) for kind in ("val", "test"))
@@ -33,7 +33,7 @@ def coco_files(root: Path) -> tuple[Path, Path] | None:
 
 
 def open_coco(name: str, files: tuple[Path, Path], masks: bool) -> DetectionDataset:
-    """Open a COCO dataset from its (training, test) annotation files, counting the annotations skipped.
+    """Open a COCO dataset from its (training, test) annotation files, counting skipped annotations.
 
     masks: skip instances without a segmentation. Raises DataError if a file is not in COCO format, or if the
     two files use the same id for different categories.
@@ -120,7 +120,7 @@ def _instances(
     """Return image id -> usable instances."""
     instances: dict[Any, list[Instance]] = defaultdict(list)
     ids = [row.get("id") for row in rows]
-    # The test identifies objects by their ids, and pycocotools treats 0 as "none".
+    # The evaluation identifies objects by their ids, and pycocotools treats 0 as "none".
     valid_ids = all(isinstance(n, int) and n > 0 for n in ids) and len(set(ids)) == len(ids)
     for at, row in enumerate(rows, start=1):
         where = f"{file.name}: annotation {row.get('id', at)}"
@@ -138,7 +138,7 @@ def _instances(
 
 
 def _folder_of(images: dict[Any, dict[str, Any]], file: Path) -> Path:
-    """Find the images of an annotation file: in train2017/, images/train2017/, images/ or the root."""
+    """Return the image folder of an annotation file: train2017/, images/train2017/, images/ or the root."""
     root, part = file.parent.parent, file.stem.removeprefix("instances_")
     folders = [root / part, root / "images" / part, root / "images", root]
     names = [row["file_name"] for row in list(images.values())[:100]]
@@ -173,7 +173,7 @@ def _instance(
 
 
 def _box(bbox: Any) -> Box | None:
-    """Convert x, y, width, height to left, top, right, bottom; return None unless all are finite numbers."""
+    """Convert (x, y, width, height) to (left, top, right, bottom); return None unless all are finite."""
     try:
         x, y, width, height = (float(side) for side in bbox)
     except (TypeError, ValueError):

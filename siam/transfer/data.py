@@ -1,7 +1,7 @@
-"""Open detection datasets in VOC or COCO layout, and yield batches of images and targets from any step on.
+"""Open detection datasets in VOC or COCO layout, and yield training batches starting at any step.
 
-As in pretraining, augmentation depends only on (seed, epoch, index): results do not depend on the number of
-workers, and a resumed run equals an uninterrupted one.
+As in pretraining, augmentation depends only on (seed, epoch, index), so results do not depend on the number
+of workers, and a resumed run equals an uninterrupted one.
 """
 
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def open_annotated(data: str | Path, masks: bool) -> DetectionDataset:
     """Open a detection dataset in VOC or COCO layout.
 
     masks: require segmentations as well as boxes. Raises DataError if the layout is neither VOC nor COCO, if
-    required segmentations are missing, or if no training or no test image is usable.
+    required segmentations are missing, or if the training or test set has no usable image.
     """
     name, root = str(data), Path(data)
     if not root.is_dir():
@@ -67,7 +67,7 @@ def open_annotated(data: str | Path, masks: bool) -> DetectionDataset:
 class Batches:
     """One rank's share of the training batches; iterate over `batches(first, last)`.
 
-    batch_size: images per step over all ranks. world: number of ranks. Unreadable images are replaced and
+    batch_size: images per step across all ranks. world: number of ranks. Unreadable images are replaced and
     recorded in `unreadable`. Raises DataError if more than 10 % of the dataset is unreadable.
     """
 
@@ -86,7 +86,7 @@ class Batches:
         self.order = (batch_size, seed, rank, world)
 
     def batches(self, first: int, last: int) -> Iterator[Examples]:
-        """Yield this rank's batches for steps `first` to `last` - 1, whatever steps came before."""
+        """Yield this rank's batches for steps `first` to `last` - 1, regardless of earlier steps."""
         order = _Order(len(self.images), *self.order, first, last)
         for examples, unreadable, reason in batches_of(self.dataset, order, self.workers):
             self.unreadable.update(unreadable)
@@ -128,7 +128,7 @@ class _Order(Sampler[_Key]):
 class _Examples(Dataset[Any]):
     """dataset[key] -> (batch, unreadable images, error), evaluated in the data workers.
 
-    error: why no batch could be read, or "".
+    error: why the batch could not be read, or "".
     """
 
     def __init__(self, images: AnnotatedImages, seed: int, masks: bool) -> None:
@@ -147,7 +147,7 @@ class _Examples(Dataset[Any]):
 
 
 def with_target(image: Tensor, example: Example, flip: bool, masks: bool) -> tuple[Tensor, Target]:
-    """Return (image, target), both mirrored if `flip`; the target omits crowds.
+    """Return (image, target), both mirrored if `flip`; the target omits crowd instances.
 
     image: uint8 (3, H, W). masks: include masks in the target.
     """

@@ -34,7 +34,7 @@ def detect(
 ) -> tuple[list[Prediction], dict[int, str]]:
     """Detect objects in the test images at `indices`.
 
-    Returns the predictions, and image id -> error for unreadable images.
+    Returns the predictions, and a dict of image id -> error for unreadable images.
 
     Images are processed one at a time, so that predictions (at most 100 per image) do not depend on batching.
     progress: called with the number of images processed so far.
@@ -84,8 +84,9 @@ def draw(
 ) -> None:
     """Draw an image's ground truth and predictions, and save the picture as a JPEG.
 
-    Up to 12 predictions with a score of at least 0.5 are drawn, or the best one if none reaches 0.5.
-    Ground-truth boxes are white; predicted boxes are colored by class. named: category id -> name.
+    Up to 12 predictions with a score of at least 0.5 are drawn, or the highest-scoring prediction if none
+    reaches 0.5. Ground-truth boxes are white; predicted boxes are colored by class. named: category id ->
+    name.
     """
     example = images[index]
     image = images.read(index)  # uint8 (3, H, W)

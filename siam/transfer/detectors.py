@@ -44,11 +44,11 @@ _PYRAMID_CHANNELS = 256  # per level
 
 
 def build_detector(resnet: nn.Module, classes: int, settings: TransferSettings) -> nn.Module:
-    """Build a torchvision detector that reuses `resnet`'s layers; its other layers are randomly initialized.
+    """Build a torchvision detector from `resnet`'s layers and new, randomly initialized layers.
 
-    resnet: a timm ResNet. classes: K, excluding the background. In training mode, the detector maps images,
-    float (3, H, W) in [0, 1], and targets to losses by name; in eval mode, it maps images to boxes, labels,
-    scores and optionally masks. Raises SettingsError if the backbone lacks the stages of a ResNet.
+    resnet: a timm ResNet. classes: K, excluding the background. In training mode, the detector maps images
+    (float (3, H, W) in [0, 1]) and targets to losses by name; in eval mode, it maps images to boxes, labels,
+    scores and, for segmentation, masks. Raises SettingsError if the backbone lacks the stages of a ResNet.
     """
     stages = ("conv1", "bn1", "maxpool", "layer1", "layer2", "layer3", "layer4")
     if not all(hasattr(resnet, stage) for stage in stages):
@@ -178,7 +178,7 @@ class MaskPredictor(nn.Module):
 
 
 class C4Heads(RoIHeads):  # type: ignore[misc]
-    """torchvision's RoI heads, but boxes and masks share one training pass through res5, as in Detectron2.
+    """torchvision's RoI heads, but boxes and masks share one pass through res5 in training, as in Detectron2.
 
     Batch norm therefore sees each sampled box once; two passes would show it foreground boxes twice.
     """

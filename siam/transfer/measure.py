@@ -52,7 +52,7 @@ def truth(data: DetectionDataset, unread: Iterable[int] = ()) -> dict[str, Any]:
 
 
 def average_precision(true: dict[str, Any], predictions: list[Prediction], masks: bool) -> Precision:
-    """Compute box AP, or mask AP if `masks`, leaving the arguments unmodified.
+    """Compute box AP, or mask AP if `masks`, without modifying the arguments.
 
     true: ground truth in COCO format, as returned by `truth`.
     """
@@ -80,13 +80,13 @@ def average_precision(true: dict[str, Any], predictions: list[Prediction], masks
 
 
 def _mean(precision: NDArray[np.float64]) -> float | None:
-    """Return the mean over values other than -1 (no such object in the test set), or None if all are -1."""
+    """Return the mean of values other than -1 (no such object in the test set), or None if all are -1."""
     known = precision[precision > -1]
     return float(known.mean()) if known.size else None
 
 
 def of_kind(predictions: list[Prediction], masks: bool) -> list[Prediction]:
-    """Copy predictions, keeping only masks if `masks`, otherwise only boxes.
+    """Copy the predictions, keeping only masks if `masks`, otherwise only boxes.
 
     With both present, the evaluation would take box areas from the masks.
     """

@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 @torch.no_grad()
 def measure_statistics(network: nn.Module, batches: Iterable[T], forward: Callable[[T], object]) -> None:
-    """Replace batch norm's running statistics by their means over `batches`.
+    """Replace batch norm's running statistics with their means over `batches`.
 
-    Parameters and the train/eval mode are left unchanged. forward: called with each batch to pass it through
-    `network` in training mode.
+    Parameters and the train/eval mode are left unchanged. forward: function that passes one batch
+    through `network`, called with `network` in training mode.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     before = [norm.momentum for norm in norms]

@@ -24,7 +24,7 @@ class TransferSettings:
     task: Task = "detection"
     """`detection` (boxes) or `segmentation` (boxes and masks)."""
     detector: Detector = "c4"
-    """`c4` (the paper's): RPN and RoIAlign on res4, res5 as head. `fpn`: torchvision's feature pyramid."""
+    """`c4` (the paper's): RPN and RoIAlign on res4, head from res5. `fpn`: torchvision's feature pyramid."""
     init: str = ""
     """Initial backbone weights: `random`, a checkpoint file or another run. If left out, RUN's weights."""
     iterations: Count = 9000
@@ -50,15 +50,15 @@ class TransferSettings:
     anchors: Annotated[tuple[int, ...], AtLeast(1), NotEmpty()] = (32, 64, 128, 256, 512)
     """Anchor sides in pixels, each in three aspect ratios. c4: all at every location; fpn: one per level."""
     candidates: Annotated[tuple[int, int], AtLeast(1)] = (12000, 6000)
-    """Maximum number of RPN boxes kept before non-maximum suppression: in training, at test time."""
+    """Maximum number of RPN boxes kept before non-maximum suppression, in training and at test time."""
     proposals: Annotated[tuple[int, int], AtLeast(1)] = (2000, 1000)
-    """Maximum number of RPN boxes kept after non-maximum suppression: in training, at test time."""
+    """Maximum number of RPN boxes kept after non-maximum suppression, in training and at test time."""
     rois: Count = 512
     """Boxes sampled per image to train the head; at most a quarter are foreground."""
     score_threshold: Annotated[float, AtLeast(0), Below(1)] = 0.05
     """Minimum score; predictions below it are discarded."""
     precise_bn: Natural = 200
-    """Batches for recomputing batch norm statistics after training (precise batch norm); 0: off."""
+    """Batches used to recompute batch norm statistics after training (precise batch norm); 0: off."""
     seed: Natural = 0
     """Random seed for image order, flips, image sizes, box sampling and the initialization of new layers."""
     device: str = "auto"
@@ -129,7 +129,7 @@ RECIPES = {"voc07": VOC07, "voc0712": VOC0712, "coco-1x": COCO_1X, "small": SMAL
 def starting_point(recipe: str | None, layout: str, years: int, images: int) -> TransferSettings:
     """Return the settings that the user's overrides apply to.
 
-    recipe: recipe name; None picks one that fits the data. layout: `voc` or `coco`. years: number of VOC
+    recipe: recipe name; None: a recipe that fits the data. layout: `voc` or `coco`. years: number of VOC
     years. images: number of training images. Raises SettingsError for an unknown recipe.
     """
     if recipe is None:

@@ -51,9 +51,9 @@ def transfer(
 ) -> TransferResult:
     """Fine-tune a detector from `run`'s backbone on `data`, and measure its AP.
 
-    Launches one process per device if several are used. overrides: the user's settings, applied to those of
-    `recipe`. recipe: a recipe's name; None: one that fits the data. out: the transfer's folder; None: a
-    folder in RUN/transfer/. resume: continue the transfer in that folder. Raises SiamError.
+    Launches one process per device if several devices are used. overrides: the user's settings, applied to
+    those of `recipe`. recipe: recipe name; None: a recipe that fits the data. out: the transfer's folder;
+    None: a folder in RUN/transfer/. resume: continue the transfer in that folder. Raises SiamError.
     """
     console = console or Console(stderr=True)
     overrides = overrides or Overrides()
@@ -163,7 +163,7 @@ def init_backbone(run: str | Path, init: str, seed: int) -> nn.Module:
 
 
 def _claim(folder: Path, resume: bool, plain: dict[str, Any], settings: TransferSettings) -> None:
-    """Write transfer.yaml, or, if it exists, check that it describes this transfer. Raises RunError."""
+    """Write transfer.yaml or, if the file exists, check that it describes this transfer. Raises RunError."""
     file = folder / TRANSFER
     if file.exists():
         if not resume:
@@ -199,7 +199,7 @@ def _require_same(file: Path, plain: dict[str, Any], settings: TransferSettings)
 
 
 def _default_folder(run: Path, data: str, settings: TransferSettings) -> Path:
-    """Return RUN/transfer/DATA-TASK-DETECTOR, with init and a nonzero seed appended."""
+    """Return RUN/transfer/DATA-TASK-DETECTOR, plus the stem of `init` if given and the seed if nonzero."""
     parts = [Path(data).resolve().name, settings.task, settings.detector]
     if settings.init:
         parts.append(Path(settings.init).stem)

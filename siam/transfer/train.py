@@ -122,7 +122,8 @@ def _detect_all(
 ) -> tuple[list[Prediction], dict[int, str]]:
     """Detect objects in the test images, split across ranks.
 
-    Returns all ranks' predictions sorted by image id, and image id -> error for unreadable images.
+    Returns all ranks' predictions sorted by image id, and a dict of image id -> error for unreadable
+    images.
     """
     own = list(range(len(data.test)))[rank() :: world_size()]
     run.log.print(f"detecting objects in {len(data.test):,} test images")

@@ -40,7 +40,7 @@ _Read = tuple[Path, int, int, list[_Named]]
 
 
 def voc_years(root: Path) -> list[Path]:
-    """Return the VOC year folders: `root` itself, or those one or two levels below (as VOCdevkit/VOC2007)."""
+    """Return the VOC year folders: `root` itself, or those one or two levels below it (VOCdevkit/VOC2007)."""
     for pattern in ("", "*", "*/*"):
         years = [p for p in sorted(root.glob(pattern) if pattern else [root]) if (p / _LISTS).is_dir()]
         if years:
@@ -49,7 +49,7 @@ def voc_years(root: Path) -> list[Path]:
 
 
 def open_voc(name: str, years: list[Path]) -> DetectionDataset:
-    """Open a VOC dataset from its year folders, counting the annotations skipped.
+    """Open a VOC dataset from its year folders, counting skipped annotations.
 
     Raises DataError if the training or test image lists are missing.
     """
@@ -132,7 +132,7 @@ def _read(year: Path, stem: str, skipped: Skipped) -> _Read | None:
 
 
 def _size(root: ElementTree.Element, file: Path, where: str, skipped: Skipped) -> tuple[int, int] | None:
-    """Return (width, height), read from the image if the annotation lacks them, or None if neither works."""
+    """Return (width, height) from the annotation or, failing that, the image; None if neither has them."""
     try:
         width, height = int(root.findtext("size/width", "")), int(root.findtext("size/height", ""))
     except ValueError:
@@ -171,7 +171,7 @@ def _named(
 def _examples(
     reads: list[_Read], label_of: dict[str, int], first: int, skipped: Skipped
 ) -> Iterator[Example]:
-    """Yield examples with ids from `first` on, skipping objects whose class is not in `label_of`."""
+    """Yield examples with ids starting at `first`, skipping objects whose class is not in `label_of`."""
     ids = 0
     for at, (file, width, height, named) in enumerate(reads, start=first):
         instances = []

@@ -14,7 +14,7 @@ class Export:
     format: str
     """Output format: torchvision, timm, detectron2, onnx or safetensors."""
     out: str
-    """The file to write; for timm, the folder."""
+    """The file to write, or the folder for timm."""
 
 
 def main(options: Export) -> dict[str, Any]:

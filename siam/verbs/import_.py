@@ -18,9 +18,9 @@ class Import:
     out: str
     """The run folder to create."""
     backbone: str | None = None
-    """The backbone's timm name; needed unless it is a plain ResNet or the checkpoint names it."""
+    """The backbone's timm name; needed unless the backbone is a plain ResNet or the checkpoint names it."""
     image_size: int | None = None
-    """Input side in pixels; by default the checkpoint's, or else 224, or 32 with a small-image stem."""
+    """Input side in pixels. Default: the checkpoint's; failing that, 224, or 32 with a small-image stem."""
 
 
 def main(options: Import) -> "Imported":

@@ -12,7 +12,7 @@ from siam.cli.output import markdown_file
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceTransfer:
-    """Train detectors from scratch and from pretrained runs, on the same data and seeds (Table 5)."""
+    """Train detectors from scratch and from pretrained runs on the same data with several seeds (Table 5)."""
 
     data: Annotated[Positional[str], arg(metavar="DATA")]
     """A folder in Pascal VOC or COCO layout."""
