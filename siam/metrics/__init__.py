@@ -1,6 +1,6 @@
 """Metrics measured between epochs; each module in this package is one metric.
 
-In metrics.jsonl, --json and tables, a metric has the name of its module. The module defines
+In metrics.jsonl, --json and tables, a metric is named after its module. The module defines
 
     TITLE       its title in the report
     FORMAT      "percent", or a format spec such as ".1f"

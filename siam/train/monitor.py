@@ -175,7 +175,7 @@ def _sample(
         read.append(views_read)
         count(len(views_read[1]))
     if not read and len(own):
-        raise DataError(f"none of {len(own)} images of {images.name} can be read")
+        raise DataError(f"none of the {len(own)} images in {images.name} can be read")
     views = [torch.empty(0, 3, size, size, dtype=torch.uint8), *(views for views, _ in read)]
     return torch.cat(views), np.concatenate([own[:0], *(which for _, which in read)])
 

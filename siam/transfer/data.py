@@ -1,7 +1,7 @@
 """Open detection datasets in VOC or COCO layout, and yield training batches starting at any step.
 
 As in pretraining, augmentation depends only on (seed, epoch, index), so results do not depend on the number
-of workers, and a resumed run equals an uninterrupted one.
+of workers, and a resumed run is identical to an uninterrupted one.
 """
 
 from collections.abc import Iterator
@@ -86,7 +86,7 @@ class Batches:
         self.order = (batch_size, seed, rank, world)
 
     def batches(self, first: int, last: int) -> Iterator[Examples]:
-        """Yield this rank's batches for steps `first` to `last` - 1, regardless of earlier steps."""
+        """Yield this rank's batches for steps `first` to `last` - 1, independent of earlier steps."""
         order = _Order(len(self.images), *self.order, first, last)
         for examples, unreadable, reason in batches_of(self.dataset, order, self.workers):
             self.unreadable.update(unreadable)

@@ -170,4 +170,4 @@ def test_a_row_that_diverges_is_a_result(classes, tmp_path, capsys):
     assert cli.main([*command, "--out", str(tmp_path / "t"), "--json"]) == 0
     out, err = capsys.readouterr()
     assert [[o["verdict"] for o in row["seeds"]] for row in json.loads(out)["rows"]] == 2 * [["diverged"]]
-    assert "lower optimizer.lr" in err
+    assert "lower optimizer.lr" in " ".join(err.split())
