@@ -155,7 +155,7 @@ class Settings:
     grad_accum: Count = 1
     """Micro-batches per step (gradient accumulation). Batch norm and negatives see only one at a time."""
     activation_checkpointing: bool = False
-    """Activation checkpointing: recompute activations in the backward pass, saving memory at a cost in speed."""
+    """Activation checkpointing: recompute activations in the backward pass, trading speed for memory."""
     seed: Annotated[int, AtLeast(0)] = 0
     """Random seed; it determines every random choice."""
     init: str = ""
