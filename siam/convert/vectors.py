@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from siam.data.images import Images, ImageSets
-from siam.data.loader import default_workers
+from siam.data.loader import choose_workers
 from siam.data.sources import open_images
 from siam.errors import DataError, RunError, SettingsError
 from siam.measure.features import center_views, stream
@@ -55,7 +55,7 @@ class Embedder:
         """Yield the vectors of the images at `indices` in batches, in order, skipping unreadable images."""
         device = find_device(local_device(self.device))
         encoder = load(self.run, str(device), self.layer)
-        workers = self.workers if self.workers >= 0 else default_workers(device)
+        workers = choose_workers(self.workers, device)
         views = center_views(images, encoder.image_size, indices, self.batch_size, workers)
         for features, embedded in stream(encoder, views, device, uses_bf16("auto", device)):
             yield features.numpy(), embedded

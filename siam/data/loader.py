@@ -64,7 +64,7 @@ class ViewLoader:
         self.order = Order(len(images), settings, (0, 0), rank(), world_size(), images.groups)
         self.steps = self.order.steps
         self.unreadable = Unreadable()
-        self.workers = settings.loader.workers if settings.loader.workers >= 0 else default_workers(device)
+        self.workers = choose_workers(settings.loader.workers, device)
         count = views or (4 if settings.method.symmetry == "asymmetric_2x" else 2)
         pixels = load_cache(images, settings, device, self.record_unreadable, progress)
         self.cached = pixels is not None
@@ -94,6 +94,11 @@ class ViewLoader:
                 f"{len(self.unreadable)} of {len(self.images)} images in {self.images.name} cannot be read, "
                 f"more than 10 %: {self.unreadable.first_few()}; delete or replace them"
             )
+
+
+def choose_workers(workers: int, device: torch.device) -> int:
+    """Return the requested number of worker processes, or the default for `device` if it is negative."""
+    return workers if workers >= 0 else default_workers(device)
 
 
 def default_workers(device: torch.device) -> int:

@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from siam.data.images import Images
-from siam.data.loader import default_workers
+from siam.data.loader import choose_workers
 from siam.data.sources import open_images
 from siam.data.subset import Subset, hold_out, labeled_subset
 from siam.errors import DataError
@@ -63,7 +63,7 @@ def evaluate(
     absent = sorted(set(train.classes) - {train.classes[i] for i in set(np.asarray(val.labels).tolist())})
     if absent:
         console.print(f"no validation images for {', '.join(absent[:5])}: accuracy covers the other classes")
-    workers = settings.workers if settings.workers >= 0 else default_workers(device)
+    workers = choose_workers(settings.workers, device)
     compute = Compute(device, uses_bf16("auto", device), workers)
     bars = Bars(console, transient=True)
     with bars.progress:

@@ -64,7 +64,7 @@ class Method:
 
     @property
     def is_symmetric(self) -> bool:
-        """Whether each view predicts the other."""
+        """True if each view predicts the other."""
         return self.symmetry == "symmetric"
 
 

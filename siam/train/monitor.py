@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from siam.data.augment import normalize
 from siam.data.images import Images, ImageSets
-from siam.data.loader import default_workers
+from siam.data.loader import choose_workers
 from siam.errors import DataError
 from siam.measure.features import center_views, extract
 from siam.metrics import Look, Values, all_metrics, baseline_metrics, due_metrics
@@ -64,7 +64,7 @@ class Monitor:
         """bar: returns the progress callback for a new bar with the given description."""
         self.settings, self.device, self.bf16 = settings, device, bf16
         m, size = settings.monitor, settings.views.size
-        workers = settings.loader.workers if settings.loader.workers >= 0 else default_workers(device)
+        workers = choose_workers(settings.loader.workers, device)
         limit = m.bank if sets.train.labels is not None else min(m.bank, RANK_IMAGES)
         self.bank, own = _sample(sets.train, limit, size, workers, bar("reading images to measure on"))
         by_rank = all_gather_object(own)

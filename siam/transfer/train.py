@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from siam.data.loader import default_workers
+from siam.data.loader import choose_workers
 from siam.errors import DataError
 from siam.processes.agree import all_gather_object, all_reduce_mean, on_rank_zero
 from siam.processes.data_parallel import data_parallel
@@ -37,7 +37,7 @@ def train(
     Raises SiamError.
     """
     with Session(folder, settings, console) as run:
-        workers = settings.workers if settings.workers >= 0 else default_workers(run.device)
+        workers = choose_workers(settings.workers, run.device)
         detector, optimizer = build(resnet, len(data.classes), settings, run.device)
         run.restore(detector=detector, optimizer=optimizer)
         batches = Batches(
