@@ -1,11 +1,13 @@
-"""Augment color and sharpness for a whole batch of views at once, on the device.
+"""Color augmentation and blur for a whole batch of views at once, on the device.
 
-Brightness, contrast, saturation, hue (a rotation in YIQ) and grayscale are affine maps of RGB: in YIQ, the
-first two scale all channels, and the others rotate and scale the two chroma axes. These maps therefore
-commute, and the random order of the published pipeline makes no difference. Together they form one 3x3 matrix
-and one offset per view, applied to all pixels in a single product. Gaussian blur takes two more products,
-with banded matrices. Two things differ from the published pipeline: values are clamped to [0, 1] once after
-all color maps, not after each, and hue is rotated in YIQ, where Pillow uses HSV.
+Brightness, contrast, saturation, hue (a rotation in YIQ) and grayscale are affine maps
+of RGB: in YIQ, the first two scale all channels, and the others rotate and scale the
+two chroma axes. These maps therefore commute, so the random order of the published
+pipeline makes no difference. Together they form one 3x3 matrix and one offset per view,
+applied to all pixels in a single matrix product. Gaussian blur is two more products,
+with banded matrices. There are two differences from the published pipeline: values are
+clamped to [0, 1] once, after all color maps, rather than after each; and hue is rotated
+in YIQ, whereas Pillow uses HSV.
 """
 
 import math
@@ -22,7 +24,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 DRAWS = 10
-"""Number of uniform random numbers needed per view."""
+"""Number of uniform random numbers that `Augment` needs per view."""
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow and torchvision
 RGB_TO_YIQ = torch.tensor(
@@ -32,11 +34,11 @@ RGB_TO_YIQ = torch.tensor(
 
 
 _PIXELS_IN_CACHE = 200_000
-"""Number of pixels to process at a time on a CPU, so that intermediate results stay in the CPU's cache."""
+"""Number of pixels processed at a time on a CPU, so that intermediates fit in cache."""
 
 
 class Augment:
-    """Turns crops into normalized views; all randomness comes from uniform draws passed in."""
+    """Augments crops and normalizes them; the caller supplies all random numbers."""
 
     def __init__(self, views: ViewSettings, device: torch.device) -> None:
         self.views, self.device = views, device
@@ -45,9 +47,10 @@ class Augment:
         self.from_yiq = RGB_TO_YIQ.inverse().float().to(device)
 
     def __call__(self, crops: Tensor, u: NDArray[np.float64]) -> Tensor:
-        """Augment crops (N, 3, H, W), uint8 or float in [0, 255], using draws (N, DRAWS).
+        """Augment crops (N, 3, H, W), uint8 or float in [0, 255], and normalize them.
 
-        Returns channels-last floats (N, 3, H, W), normalized with ImageNet's mean and standard deviation.
+        u: uniform random numbers in [0, 1), (N, DRAWS). Returns channels-last floats
+        (N, 3, H, W), normalized with ImageNet's mean and standard deviation.
         """
         n, _, h, w = crops.shape
         crops = crops.to(self.device, non_blocking=True)
@@ -75,15 +78,18 @@ class Augment:
         return x
 
     def color(self, crops: Tensor, draws: Tensor) -> Tensor:
-        """Apply an affine RGB map to each view: (N, 3, H, W) in [0, 255] -> the same shape in [0, 1]."""
+        """Apply each view's color map to (N, 3, H, W), from [0, 255] to [0, 1]."""
         x = crops.to(torch.float32, memory_format=torch.contiguous_format)
-        gray = x.mean(dim=(2, 3)) @ self.luma / 255  # (N,), the level about which contrast scales
+        gray = x.mean(dim=(2, 3)) @ self.luma / 255  # (N,); contrast scales around it
         matrix, offset = self.color_maps(gray, draws)
         pixels = torch.baddbmm(offset, matrix / 255, x.flatten(2))  # (N, 3, H * W)
         return pixels.clamp_(0, 1).view(x.shape)
 
     def color_maps(self, gray: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Return each view's color map: a matrix (N, 3, 3) and an offset (N, 3, 1). gray: mean luma (N,)."""
+        """Return each view's color map: a matrix (N, 3, 3) and an offset (N, 3, 1).
+
+        gray: mean luma of each view (N,).
+        """
         v = self.views
         jitter = (draws[:, 3] < v.jitter_p).float()
         signed = (2 * draws[:, 4:8] - 1) * jitter[:, None]  # (N, 4) in [-1, 1)
@@ -101,7 +107,7 @@ class Augment:
 
 
 def normalize(x: Tensor) -> Tensor:
-    """Normalize x (N, 3, H, W) in [0, 1] with ImageNet's mean and standard deviation.
+    """Normalize x (N, 3, H, W) from [0, 1] with ImageNet's mean and standard deviation.
 
     Returns a channels-last tensor.
     """
@@ -116,12 +122,13 @@ def denormalize(x: Tensor) -> Tensor:
 
 
 def blur(x: Tensor, sigma: Tensor, max_sigma: float) -> Tensor:
-    """Blur each view with a Gaussian of its own sigma (in pixels), reflecting at the edges.
+    """Blur each view with its own Gaussian kernel, using reflection padding.
 
-    x: (N, 3, H, W). sigma: (N,), positive and at most `max_sigma`. Kernels are truncated at 4 sigma or at the
-    view's size. Rows and columns are blurred by multiplying by a banded matrix. The matrix's rows are shifted
-    copies of the kernel, so one small block of the matrix serves every strip of pixels, and few
-    multiplications are by zero.
+    x: (N, 3, H, W). sigma: standard deviations in pixels (N,), positive and at most
+    `max_sigma`. Kernels are truncated at 4 sigma or at the view's size, whichever is
+    smaller. Rows and columns are blurred by multiplying by a banded matrix. Its rows
+    are shifted copies of the kernel, so the same small block of the matrix is used for
+    every strip of pixels, and few multiplications are by zero.
     """
     n, c, h, w = x.shape
     radius = min(math.ceil(4 * max_sigma), h - 1, w - 1)

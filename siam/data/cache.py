@@ -13,7 +13,10 @@ from siam.settings.pretraining import Settings
 from siam.system.resources import free_memory
 
 _SMALL = {"cpu": 64, "cuda": 256, "mps": 128}
-"""Device type -> largest image side, in pixels, at which the device crops faster than workers do."""
+"""Device type -> largest image side, in pixels, that "auto" caches.
+
+Workers crop larger images faster than the device does.
+"""
 
 
 def load_cache(
@@ -23,11 +26,12 @@ def load_cache(
     record_unreadable: Callable[[Unreadable], None],
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor | None:
-    """Load the whole dataset onto the device, as uint8 (N, 3, H, W). Returns None if caching is ruled out.
+    """Load the whole dataset onto the device as uint8 (N, 3, H, W), or return None.
 
-    settings.loader.cache decides: "none", "device", or "auto", which caches small images of equal size that
-    fit in a quarter of the free memory. progress: called with the number of images read and the total. Raises
-    DataError if images cannot be read or, under "device", differ in size.
+    settings.loader.cache: "none", "device" or "auto", which caches the dataset only if
+    its images are small, equal in size, and fit in a quarter of the free memory.
+    progress: called with the number of images read and the total. Raises DataError if
+    images cannot be read or, with "device", differ in size.
     """
     if not _should_cache(images, settings, device):
         return None
@@ -59,7 +63,7 @@ def _read_all(
 ) -> Tensor | None:
     """Read all images as uint8 (N, 3, H, W).
 
-    If their sizes differ, returns None, or raises DataError if `insist` is True.
+    If image sizes differ, raises DataError if `insist` is True, else returns None.
     """
     pixels = torch.empty(0)
     for i in range(len(images)):
@@ -73,8 +77,9 @@ def _read_all(
             if not insist:
                 return None
             raise DataError(
-                f"loader.cache device needs images of the same size: {images.path(i)} is "
-                f"{image.shape[2]} x {image.shape[1]}, the others are {width} x {height}"
+                f"loader.cache device requires images of equal size: {images.path(i)} is "
+                f"{image.shape[2]} x {image.shape[1]}, but the previous images are "
+                f"{width} x {height}; use --loader.cache auto"
             )
         pixels[i] = image
         if progress is not None and i % 100 == 99:
@@ -83,6 +88,6 @@ def _read_all(
 
 
 def _read(images: Images, i: int) -> Tensor:
-    """Read image i, with the same fast JPEG decoding as the workers use."""
+    """Read image i with the same fast JPEG decoding as in the workers."""
     data = images.encoded(i)
     return images.read(i) if data is None else decode(data, smooth_chroma=False)

@@ -17,10 +17,13 @@ from torch import Tensor
 from siam.errors import first_line
 
 MAX_PIXELS = 178_956_970
-"""Pillow's decompression-bomb limit: larger images are rejected before any memory is allocated."""
+"""Pillow's decompression-bomb limit; larger images are rejected before allocation."""
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
-"""Formats that Pillow may open, whatever the file name. Others are unsafe: opening an EPS runs a program."""
+"""Formats that Pillow may open, regardless of the file extension.
+
+Some others are unsafe: decoding an EPS file runs Ghostscript.
+"""
 
 _JPEG = b"\xff\xd8"
 _FAST_COLORS = ("Gray", "YCbCr", "RGB")
@@ -30,7 +33,7 @@ _FAST_COLORS = ("Gray", "YCbCr", "RGB")
 class BrokenImage(Exception):
     """An image cannot be read; `reason` says why in a few words.
 
-    until: if a whole file of images is unreadable, the index of the first image after it.
+    until: if a whole shard or row group is unreadable, index of the next image.
     """
 
     def __init__(self, reason: str, until: int | None = None) -> None:
@@ -39,20 +42,22 @@ class BrokenImage(Exception):
 
 
 def decode(data: bytes, downscale: int = 1, smooth_chroma: bool = True) -> Tensor:
-    """Decode an image file to uint8 RGB (3, H, W), with EXIF orientation applied and alpha on white.
+    """Decode an image file to uint8 RGB (3, H, W).
 
-    downscale: factor by which the result may be smaller. A JPEG is then decoded at 1/2, 1/4 or 1/8 of its
-    size in a fraction of the time, because its cosine transform is inverted at fewer points (scaled
-    decoding). smooth_chroma: interpolate a JPEG's subsampled color channels. Without it, JPEGs decode a fifth
-    faster, and augmented views do not show the difference. The result is a channels-last tensor (a view of
-    H x W x C), the fastest layout to resize. Raises BrokenImage.
+    Applies the EXIF orientation and composites transparent images onto white.
+    downscale: factor by which the result may be smaller than the image. If it is at
+    least 2, JPEGs are decoded at 1/2, 1/4 or 1/8 scale with a smaller inverse DCT, in a
+    fraction of the time. smooth_chroma: interpolate the subsampled chroma of JPEGs;
+    disabling this makes decoding a fifth faster, with no visible difference in
+    augmented views. The result is a channels-last tensor (a view of H x W x C), the
+    fastest layout to resize. Raises BrokenImage.
     """
     if not data:
         raise BrokenImage("the file is empty")
     header = _jpeg_header(data)
     if header is None:
         return _decode_any(data)
-    min_size = (0, 0)  # height and width that the result must have; 0: the full size
+    min_size = (0, 0)  # minimum height and width of the result; 0: full size
     if downscale >= 2:
         factor = max(factor for factor in (2, 4, 8) if factor <= downscale)
         min_size = -(-header.height // factor), -(-header.width // factor)
@@ -66,16 +71,20 @@ def decode(data: bytes, downscale: int = 1, smooth_chroma: bool = True) -> Tenso
 
 
 def scalable_size(data: bytes) -> tuple[int, int] | None:
-    """Return a JPEG's height and width after EXIF rotation if `decode` can downscale it, else None.
+    """Read a JPEG's height and width from its header, after EXIF rotation.
 
-    Reads only the header. Raises BrokenImage if the header declares too many pixels.
+    Returns None for files that `decode` cannot downscale. Raises BrokenImage if the
+    header declares too many pixels.
     """
     header = _jpeg_header(data)
     return None if header is None else header.upright
 
 
 def size_of(data: bytes) -> tuple[int, int]:
-    """Return the height and width in an image's header, after EXIF rotation for JPEGs. Raises BrokenImage."""
+    """Read an image's height and width from its header, after EXIF rotation for JPEGs.
+
+    Raises BrokenImage.
+    """
     if not data:
         raise BrokenImage("the file is empty")
     size = scalable_size(data)
@@ -105,16 +114,19 @@ def _jpeg_header(data: bytes) -> _JpegHeader | None:
     except ValueError:
         return None
     if height * width > MAX_PIXELS:
-        raise BrokenImage(f"declares {width} x {height} pixels, too many for a photograph")
+        raise BrokenImage(f"has too many pixels: {width} x {height}")
     return _JpegHeader(height, width, _orientation(data)) if colors in _FAST_COLORS else None
 
 
 def _orientation(data: bytes) -> int:
-    """Return a JPEG's EXIF orientation, or 1 if it has none. Reads only the segments before the scan."""
+    """Return a JPEG's EXIF orientation, or 1 if it has none.
+
+    Reads only the segments before the start of scan.
+    """
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
-        if marker == 0xDA:  # start of scan: the image itself
+        if marker == 0xDA:  # start of scan: image data follows
             break
         if marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01:  # padding, or a marker without a body
             at += 1 if marker == 0xFF else 2
@@ -126,7 +138,7 @@ def _orientation(data: bytes) -> int:
 
 
 def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Turn pixels (H, W, 3) upright, given their EXIF orientation (1 to 8)."""
+    """Rotate and flip pixels (H, W, 3) according to an EXIF orientation (1 to 8)."""
     if orientation == 1:
         return pixels
     if orientation >= 5:
@@ -143,7 +155,7 @@ def _decode_any(data: bytes) -> Tensor:
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    """Open an image with Pillow; any error in the `with` block is raised as BrokenImage."""
+    """Open an image with Pillow; turn any error in the block into BrokenImage."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # unusual metadata does not make an image unreadable
@@ -151,9 +163,9 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise BrokenImage("declares too many pixels for a photograph") from None
+        raise BrokenImage("has too many pixels") from None
     except UnidentifiedImageError:
-        raise BrokenImage("is a damaged JPEG" if data.startswith(_JPEG) else "is not an image") from None
+        raise BrokenImage("is a corrupt JPEG" if data.startswith(_JPEG) else "is not an image") from None
     except Exception as error:  # corrupt bytes make Pillow's readers raise errors of any kind
         raise BrokenImage(first_line(error)) from None
 
@@ -171,9 +183,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _to_8_bit(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
     """Convert 16-bit, 32-bit or float pixels of a Pillow `mode` to 8 bits.
 
-    16-bit levels are divided by 257. Floats are multiplied by 255 if none exceeds 1, and left unchanged if
-    none exceeds 255. Images with negative values or values above 65535 are stretched to 0 ... 255. NaN and
-    infinities become 0.
+    16-bit values are divided by 257. Floats are multiplied by 255 if none exceeds 1,
+    and left unchanged if none exceeds 255. Images with negative values or values above
+    65535 are rescaled to [0, 255]. NaN and infinities become 0.
     """
     values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
@@ -187,7 +199,10 @@ def _to_8_bit(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
 
 
 def _exif_orientation(tiff: bytes) -> int:
-    """Return the orientation (TIFF 6.0, tag 274) from the first directory; 1 if missing or out of range."""
+    """Return the orientation (TIFF 6.0, tag 274) stored in the first IFD of EXIF data.
+
+    Returns 1 if the tag is missing or out of range.
+    """
     order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
     start = int.from_bytes(tiff[4:8], order)
     for entry in range(int.from_bytes(tiff[start : start + 2], order)):

@@ -1,7 +1,8 @@
-"""Two feeds that put batches on the device, with the same interface: `batches(order)` yields a batch per key.
+"""Feeds yield batches of views on the device, in a given order.
 
-`WorkerFeed` decodes and crops images in worker processes and augments color on the device. `CachedFeed` keeps
-a dataset of small images on the device as uint8, and crops them on the device as well.
+`WorkerFeed` decodes and crops images in worker processes and applies color augmentation
+on the device. `CachedFeed` keeps a dataset of small images on the device as uint8 and
+crops them there as well.
 """
 
 import signal
@@ -31,7 +32,7 @@ _PREFETCH = 4  # batches that each worker prepares in advance
 
 @dataclass(frozen=True)
 class Batch:
-    """One training step's images on this process: its share of the global batch."""
+    """This process's share of the global batch for one training step."""
 
     epoch: int
     step: int
@@ -39,22 +40,25 @@ class Batch:
     views: tuple[Tensor, ...]
     """One normalized float tensor (B, 3, S, S) per view, on the device."""
     indices: NDArray[np.int64]
-    """Dataset indices of the images (B,)."""
+    """Index of each image in the dataset (B,)."""
     unreadable: Unreadable
-    """Images that could not be read and were replaced with others from the dataset: path -> reason."""
+    """Images that could not be read and were replaced with others: path -> reason."""
 
 
 class Feed(Protocol):
-    """A source of batches on the device."""
+    """Interface of the feeds: `batches(order)` yields a batch for each key."""
 
     def batches(self, order: Order) -> Iterator[Batch]: ...
 
 
 class CachedFeed:
-    """Crops and augments batches on the device, from a dataset cached on the device."""
+    """Crops and augments images of a dataset that is cached on the device."""
 
     def __init__(self, pixels: Tensor, settings: Settings, count: int, device: torch.device) -> None:
-        """pixels: the whole dataset, uint8 (N, 3, H, W), on the device. count: views per image."""
+        """Create a feed from the whole dataset.
+
+        pixels: uint8 (N, 3, H, W), on the device. count: number of views per image.
+        """
         self.pixels, self.settings, self.count, self.device = pixels, settings, count, device
         self.augment = Augment(settings.views, device)
 
@@ -65,7 +69,7 @@ class CachedFeed:
             yield Batch(epoch, step, _unbind_views(views), indices, Unreadable())
 
     def _crop(self, epoch: int, indices: NDArray[np.int64]) -> Tensor:
-        """Return float crops in [0, 255], (B, V, 3, S, S)."""
+        """Crop the images at `indices`: float (B, V, 3, S, S) in [0, 255]."""
         views = self.settings.views
         drawn = draw_crops(self.settings.seed, epoch, indices, views, self.count)
         boxes = drawn.boxes(*self.pixels.shape[2:])
@@ -75,9 +79,9 @@ class CachedFeed:
 
 
 class WorkerFeed:
-    """Crops batches in workers and augments them on the device.
+    """Crops images in worker processes and augments the crops on the device.
 
-    The reference pipeline does both in the workers.
+    With the reference pipeline, the workers do both.
     """
 
     def __init__(
@@ -89,7 +93,11 @@ class WorkerFeed:
         workers: int,
         warn: Callable[[str], None],
     ) -> None:
-        """count: views per image. warn: called with a message when a worker dies."""
+        """Create a feed that reads `images`.
+
+        count: number of views per image. warn: called with a message when a worker
+        dies.
+        """
         self.name, self.settings, self.device = images.name, settings, device
         self.workers, self.warn = workers, warn
         self.dataset = view_batches(images, settings, count)
@@ -112,15 +120,15 @@ class WorkerFeed:
     def _samples(self, order: Order) -> Iterator[Sample]:
         """Yield the workers' samples in order.
 
-        If a worker dies, restart all workers from the batch after the last one received. Raises RunError if a
-        worker dies twice on the same batch.
+        If a worker dies, restarts all workers from the batch after the last one
+        received. Raises RunError if a worker dies twice on the same batch.
         """
         pinned = self.device.type == "cuda"
         position: Position = order.start
         died_at: Position | None = None
         while True:
             samples: Iterator[Any] | None = None
-            try:  # starting may fail too: Ctrl-C also reaches the fork server
+            try:  # starting workers may fail too: Ctrl-C also reaches the fork server
                 rest, begin = order.at(position), _ignore_interrupts
                 samples = batches_of(self.dataset, rest, self.workers, _PREFETCH, pinned, begin)
                 for sample in samples:
@@ -141,14 +149,14 @@ class WorkerFeed:
 
 
 def _is_death(error: Exception) -> bool:
-    """Return True if `error` means that a worker died, False if it is an exception raised in a worker."""
+    """Return True if `error` means that a worker died, False if a worker raised it."""
     if str(error).startswith("Caught "):  # torch's wording for exceptions raised in workers
         return False
     return not isinstance(error, RuntimeError) or "DataLoader worker (pid" in str(error)
 
 
 def _augmented(augment: Augment, seed: int, epoch: int, indices: NDArray[np.int64], crops: Tensor) -> Tensor:
-    """Augment crops (B, V, 3, S, S) with each view's own draws. Returns floats of the same shape."""
+    """Augment each of the crops (B, V, 3, S, S). Returns floats of the same shape."""
     count = crops.shape[1]
     view = (indices[:, None] * count + np.arange(count)).ravel()  # (B * V,)
     u = counter_uniform(seed, epoch, view, COLOR, DRAWS)
@@ -161,7 +169,10 @@ def _unbind_views(views: Tensor) -> tuple[Tensor, ...]:
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ignore Ctrl-C, which the terminal sends to every process, so that the current step can finish."""
+    """Ignore Ctrl-C in a worker, so that the current step can finish.
+
+    The terminal sends SIGINT to every process in the foreground.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -172,4 +183,4 @@ def _how_a_worker_died(samples: Any) -> str:
     codes = [worker.exitcode for worker in workers if worker.exitcode]
     if codes and codes[0] < 0:
         return f"was killed by {signal.Signals(-codes[0]).name}"
-    return f"ended with status {codes[0]}" if codes else "ended"
+    return f"exited with status {codes[0]}" if codes else "exited"

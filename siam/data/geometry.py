@@ -1,8 +1,8 @@
 """Random resized crops: draw a box for each view, and resize with two matrix products.
 
-Boxes are drawn as in torchvision's RandomResizedCrop: a random area, a log-uniform aspect ratio and a random
-offset; after ten failed tries, the largest central crop is used. Here, the boxes of a whole batch are drawn
-at once.
+Boxes are drawn as in torchvision's RandomResizedCrop (a random area, a log-uniform
+aspect ratio and a random offset; after ten failed attempts, the largest center crop),
+but for a whole batch at once.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def draws_needed(views: int) -> int:
 class Crops:
     """V random crops for each of B images, drawn before the image sizes are known.
 
-    Iterating yields a separate `Crops` for each image.
+    Iterating yields one `Crops` per image.
     """
 
     def __init__(
@@ -37,8 +37,9 @@ class Crops:
     ) -> None:
         """Turn uniform random numbers `u` (B, draws_needed(views)) into crops.
 
-        scale: smallest and largest crop area, as fractions of the image area. ratio: smallest and largest
-        width / height. flip_p: probability of a horizontal flip.
+        scale: smallest and largest crop area, as fractions of the image area. ratio:
+        smallest and largest aspect ratio (width / height). flip_p: probability of a
+        horizontal flip.
         """
         u = u.reshape(len(u), views, 2 * _TRIES + 3)
         area = scale[0] + (scale[1] - scale[0]) * u[..., :_TRIES]  # (B, V, tries)
@@ -46,9 +47,9 @@ class Crops:
         aspect = np.exp(low + (high - low) * u[..., _TRIES : 2 * _TRIES])
         self.ratio = ratio
         self.sides = np.sqrt(np.stack([area / aspect, area * aspect], axis=-1))  # (B, V, tries, 2)
-        """Height and width of each candidate crop, divided by the square root of the image area."""
+        """Height and width of each candidate crop, relative to sqrt(image area)."""
         self.offset = u[..., -3:-1]  # (B, V, 2)
-        """Top-left corner, from 0 (crop at the top or left edge) to 1 (crop at the bottom or right edge)."""
+        """Crop position: 0 is the top or left edge, 1 the bottom or right edge."""
         self.flipped = (u[..., -1:] < flip_p).astype(np.int64)  # (B, V, 1)
 
     def __iter__(self) -> Iterator["Crops"]:
@@ -59,7 +60,10 @@ class Crops:
             yield one
 
     def boxes(self, height: int, width: int) -> NDArray[np.int64]:
-        """Return boxes (B, V, 5) for height x width images: top, left, height, width, flipped."""
+        """Return boxes (B, V, 5) for images of size height x width.
+
+        Each box is (top, left, height, width, flipped).
+        """
         sides, size = np.rint(self.sides * (height * width) ** 0.5), (height, width)
         fits = ((sides > 0) & (sides <= size)).all(axis=-1)  # (B, V, tries)
         first = fits.argmax(axis=-1)
@@ -73,18 +77,18 @@ class Crops:
         return np.concatenate([corner.astype(np.int64), side.astype(np.int64), self.flipped], axis=-1)
 
     def max_downscale(self, height: int, width: int, size: int) -> int:
-        """Return the largest factor, at least 1, by which images may be shrunk while decoding.
+        """Return the largest factor (at least 1) by which images may be downscaled.
 
-        height, width: full resolution. Crops with at least `size` x `size` pixels at full resolution still
-        have at least that many.
+        height, width: full resolution. Crops of at least `size` x `size` pixels at full
+        resolution still have at least that many pixels after downscaling.
         """
         if min(height, width) < 2 * size:
-            return 1  # true of most images: no need to compute the boxes
+            return 1  # most images: no need to compute the boxes
         return max(1, int(self.boxes(height, width)[..., 2:4].min()) // size)
 
 
 def _largest_central(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
-    """Return the height and width of the largest crop whose aspect ratio is in range."""
+    """Return the largest crop with an aspect ratio within `ratio`: height, width."""
     if width / height < ratio[0]:
         return max(1, round(width / ratio[0])), width
     if width / height > ratio[1]:
@@ -93,10 +97,11 @@ def _largest_central(height: int, width: int, ratio: tuple[float, float]) -> tup
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Resize uint8 (3, H, W) with antialiased bilinear interpolation.
+    """Resize a uint8 image (3, H, W) with antialiased bilinear interpolation.
 
-    Fastest if the image is channels-last in memory, like those from `decode`. A batch dimension is added so
-    that torch recognizes this layout, which halves the time.
+    This is fastest for channels-last images, such as those returned by `decode`. A
+    batch dimension is added so that torch recognizes this layout, which halves the
+    time.
     """
     if image.shape[1:] == (height, width):
         return image
@@ -105,10 +110,11 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize_matrix(start: Tensor, length: Tensor, flipped: Tensor, source: int, size: int) -> Tensor:
-    """Return weights that resize the span [start, start + length) of `source` pixels to `size` pixels.
+    """Return weights that resize pixels [start, start + length) of `source` to `size`.
 
-    start, length, flipped: (N,). Returns (N, size, source); each row sums to 1. This is the triangle filter
-    of Pillow and torchvision (antialiased linear), whose support widens with the scale when downscaling.
+    start, length, flipped: (N,). Returns (N, size, source); each row sums to 1. This is
+    the triangle filter of Pillow and torchvision (antialiased linear), whose support
+    widens with the scale when downscaling.
     """
     scale = (length.float() / size)[:, None, None]  # source pixels per output pixel
     out = torch.arange(size, device=start.device, dtype=torch.float32)
@@ -124,8 +130,8 @@ def resize_matrix(start: Tensor, length: Tensor, flipped: Tensor, source: int, s
 def crop_resize(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     """Crop and resize a batch of images with two matrix products instead of a loop.
 
-    images: uint8 (B, 3, H, W). boxes: (B, V, 5) from `Crops.boxes`, on the images' device.
-    Returns float (B * V, 3, size, size) in [0, 255], rounded to integers, as in a uint8 resize.
+    images: uint8 (B, 3, H, W). boxes: (B, V, 5) from `Crops.boxes`, on the same device.
+    Returns floats (B * V, 3, size, size) in [0, 255], rounded as in a uint8 resize.
     """
     (_, channels, height, width), views = images.shape, boxes.shape[1]
     top, left, h, w, flipped = boxes.flatten(0, 1).unbind(dim=1)  # (N,), N = B * V

@@ -1,7 +1,8 @@
-"""The protocol for image datasets, and a base class for datasets of encoded files.
+"""The protocol for image datasets, and a base class for datasets of encoded images.
 
-Datasets are pickled and sent to the data workers, so they must be small: file names are packed
-(`PackedStrings`), and pixels stay on disk. The implementations are in `siam/data/sources/`.
+Datasets are pickled and sent to the data workers, so they should be small: file names
+are packed (`PackedStrings`), and pixels stay on disk. The implementations are in
+`siam/data/sources/`.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ class Images(Protocol):
     name: str
     """The dataset's name or path, as given by the user."""
     labels: NDArray[np.int64] | None
-    """Class index of each image (N,), from class folders or a label array or column; None if unlabeled."""
+    """Class index of each image (N,); None if unlabeled."""
     classes: tuple[str, ...]
     """Class names; () if there are no labels."""
 
@@ -32,30 +33,34 @@ class Images(Protocol):
 
     @property
     def groups(self) -> NDArray[np.int64] | None:
-        """Index of each group's first image, followed by N; None if images are read one by one.
+        """Start index of each group, followed by N; None if images are not grouped.
 
-        A group is a remote shard or a Parquet row group, which must be read as a whole. An epoch therefore
-        visits only a few groups at a time.
+        A group is a remote shard or a Parquet row group, which must be read as a whole.
+        An epoch therefore visits only a few groups at a time.
         """
 
     @property
     def size_hint(self) -> tuple[int, int]:
-        """Height and width of the first readable image, in pixels; recipes assume similar sizes for the rest.
+        """Height and width of the first readable image, in pixels.
 
-        Only the image's header is read, and only once. Raises DataError if no image can be read.
+        Recipes assume that the other images have similar sizes. Only the image's header
+        is read, and only once. Raises DataError if no image can be read.
         """
 
     def path(self, i: int) -> str:
         """Return image i's name within the dataset."""
 
     def encoded(self, i: int) -> bytes | None:
-        """Return image i's encoded bytes; None if the dataset holds decoded pixels. Raises BrokenImage."""
+        """Return image i's encoded bytes; None if the dataset stores decoded pixels.
+
+        Raises BrokenImage.
+        """
 
     def read(self, i: int) -> Tensor:
         """Return image i as uint8 (3, H, W). Raises BrokenImage."""
 
     def stacked(self) -> Tensor | None:
-        """Return all images as uint8 (N, 3, H, W) if they are stored as an array, else None."""
+        """Return all images as uint8 (N, 3, H, W) if stored as an array, else None."""
 
 
 class Encoded:
@@ -101,6 +106,6 @@ class ImageSets:
     train: Images
     val: Images | None
     unreadable_files: dict[str, str] = field(default_factory=dict)
-    """Tars, shards and Parquet files that are wholly or partly unreadable: path -> reason."""
+    """Tar and Parquet files that are wholly or partly unreadable: path -> reason."""
     ignored: str = ""
-    """A sentence about images outside the training and validation folders; "" if there are none."""
+    """Message about images outside the training and validation folders, or ""."""

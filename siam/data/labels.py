@@ -11,8 +11,8 @@ from siam.errors import DataError
 def class_folders(names: PackedStrings) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
     """Return class names and labels (N,), or () and None if the images are not in class folders.
 
-    Images are in class folders if every image is in a folder, there are at least two such folders, they all
-    have the same parent, and none contains another.
+    Images are in class folders if every image is in a folder, there are at least two
+    such folders, and all of them have the same parent, which itself holds no images.
     """
     found: dict[str, int] = {}
     folders = (name.rpartition("/")[0] for name in names)
@@ -27,7 +27,10 @@ def class_folders(names: PackedStrings) -> tuple[tuple[str, ...], NDArray[np.int
 def sorted_classes(
     found: dict[str, int], labels: NDArray[np.int64]
 ) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-    """Sort the classes in `found` (class -> label) alphabetically. Returns them and the renumbered labels."""
+    """Sort the classes in `found` (class -> label) alphabetically.
+
+    Returns the sorted classes and the renumbered labels.
+    """
     classes = tuple(sorted(found))
     number = np.empty(len(found), dtype=np.int64)
     number[[found[c] for c in classes]] = np.arange(len(found))
@@ -37,9 +40,8 @@ def sorted_classes(
 def align_classes(name: str, train: Images, val: Images) -> None:
     """Make the labels of both datasets index the training classes.
 
-    If either dataset has no labels, the labels of both are removed.
-
-    Raises DataError if a validation class is missing from the training images.
+    If either dataset has no labels, the labels of both are removed. Raises DataError if
+    a validation class is missing from the training images.
     """
     if train.labels is None or val.labels is None:
         for images in (train, val):

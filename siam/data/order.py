@@ -1,6 +1,7 @@
-"""The order in which an epoch visits the images, which depends only on the seed and the epoch.
+"""Shuffle images into batches; the order depends only on the seed and the epoch.
 
-A step's global batch does not depend on the number of processes; each process loads an equal share of it.
+A global batch does not depend on the number of processes; each process loads an equal
+share of it.
 """
 
 from collections.abc import Iterator
@@ -13,17 +14,17 @@ from siam.data.random import permutation
 from siam.settings.pretraining import Settings
 
 Key = tuple[int, int, NDArray[np.int64]]
-"""An epoch, a step within it, and the indices of the batch's images."""
+"""Epoch, step within the epoch, and indices of the batch's images."""
 
 Position = tuple[int, int]
-"""An epoch and a step within it."""
+"""Epoch and step within the epoch."""
 
 
 class Order(Sampler[Key]):
-    """Yields the keys of one rank's batches, from epoch and step `start` to the end of the last epoch.
+    """Yields the keys of one rank's batches, from `start` to the end of the last epoch.
 
-    size: number of images in the dataset. processes: number of ranks that share each global batch equally.
-    groups: see `Images.groups`.
+    size: number of images in the dataset. processes: number of ranks, among which each
+    global batch is split evenly. groups: see `Images.groups`.
     """
 
     def __init__(
@@ -40,11 +41,14 @@ class Order(Sampler[Key]):
         self.steps = size // settings.batch_size
 
     def at(self, start: Position) -> "Order":
-        """Return this order starting at another epoch and step. A step past the last means the next epoch."""
+        """Return a copy of this order that begins at `start`.
+
+        A step past the end of an epoch means the beginning of the next epoch.
+        """
         return Order(self.size, self.settings, start, self.rank, self.processes, self.groups)
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
-        """Return an epoch's global batches as indices (steps, B)."""
+        """Return the image indices of an epoch's global batches (steps, B)."""
         batch, seed = self.settings.batch_size, self.settings.seed
         if self.groups is not None:
             return grouped_order(seed, epoch, self.groups, batch)
@@ -63,12 +67,13 @@ _LANES, _OPEN = 16, 2
 
 
 def grouped_order(seed: int, epoch: int, groups: NDArray[np.int64], batch: int) -> NDArray[np.int64]:
-    """Return an epoch's batches as indices (steps, B), visiting only a few groups at a time.
+    """Return an epoch's image indices (steps, B), visiting only a few groups at a time.
 
-    groups: index of each group's first image, followed by N: (G + 1,). Groups (shards, row groups) are
-    shuffled and dealt to up to 16 lanes. Each lane visits its groups in pairs, shuffling the images within
-    each pair. A batch has the same number of images from each lane, in lane order, so that different ranks
-    read different groups. Surplus images from long lanes fill up short lanes.
+    groups: index of each group's first image, followed by N: (G + 1,). The groups
+    (shards or row groups) are shuffled and dealt to up to 16 lanes. Each lane visits
+    its groups two at a time, shuffling the images of both together. A batch has the
+    same number of images from each lane, in lane order, so that different ranks read
+    different groups. Surplus images from long lanes fill up short lanes.
     """
     count = len(groups) - 1
     lanes = max(n for n in range(1, min(_LANES, count, batch) + 1) if batch % n == 0)

@@ -1,4 +1,4 @@
-"""A compact list of strings, for millions of file names."""
+"""A compact list of strings that can hold millions of file names."""
 
 import bisect
 import itertools
@@ -9,10 +9,11 @@ import numpy as np
 
 
 class PackedStrings:
-    """An immutable list of strings, stored as a single block of bytes and an array of offsets into it.
+    """An immutable list of strings, stored as a block of bytes and an array of offsets.
 
-    A pyarrow.large_binary array takes the same space, but needs three times the memory to build, is six times
-    slower to iterate over, and pickles its whole block with every slice.
+    A pyarrow.large_binary array is as compact, but needs three times the memory to
+    build, is six times slower to iterate over, and pickles its whole block with every
+    slice.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -45,6 +46,9 @@ class PackedStrings:
         return copy
 
     def below(self, folder: str) -> range:
-        """Return the index range of names that start with `folder` (ends in "/"). Names must be sorted."""
+        """Return the index range of the names inside `folder`, which must end in "/".
+
+        The names must be sorted.
+        """
         after = folder[:-1] + "0"  # "0" follows "/", so this sorts after every name in the folder
         return range(bisect.bisect_left(self, folder), bisect.bisect_left(self, after))

@@ -15,11 +15,12 @@ SHARDS = (".tar", ".parquet")
 
 @lru_cache(maxsize=8)
 def expand_shards(name: str) -> tuple[str, ...]:
-    """Expand `name` (a file, a pattern, or a folder of shards) into tar shards or Parquet files.
+    """Expand a file, pattern, or folder of shards into tar shards or Parquet files.
 
-    Patterns may use {000..099}, {a,b}, * and ?, in URLs too. Returns () for any other name. Results are
-    cached because several sources expand the same name; `open_images` clears the cache first. Raises
-    DataError if the files are a mix of tars and Parquet, or if nothing is found at a URL.
+    Patterns may contain {000..099}, {a,b}, * and ?, and may be URLs. Returns () for any
+    other name. Results are cached because several sources expand the same name;
+    `open_images` clears the cache. Raises DataError if there are both tar and Parquet
+    files, or if none are found at a URL.
     """
     remote = is_remote(name)
     found = [one for part in _braces(name) for one in _starred(part, remote)]
@@ -27,11 +28,13 @@ def expand_shards(name: str) -> tuple[str, ...]:
         found = listed(name.rstrip("/")) if remote else _shards_in(name)
     found = [one for one in found if one.endswith(SHARDS)]
     if found == [name] and name.endswith(".tar") and not remote:
-        return ()  # a single tar is split by the names inside it: sources/tar.py
+        return ()  # a single tar is split by its member names: sources/tar.py
     if len({one.endswith(".tar") for one in found}) > 1:
-        raise DataError(f"{name} mixes tars and Parquet files: give a pattern that matches only one kind")
+        raise DataError(
+            f"{name} matches both tar and Parquet files: use a pattern that matches only one kind"
+        )
     if remote and not found:
-        raise DataError(f"found no shards (.tar) or Parquet files at {name}")
+        raise DataError(f"found no .tar or .parquet files at {name}")
     return tuple(found)
 
 
@@ -50,7 +53,7 @@ def _shards_in(folder: str) -> list[str]:
 
 
 def _braces(pattern: str) -> list[str]:
-    """Expand each {00..02} or {x,y}: a-{00..02}.tar becomes a-00.tar, a-01.tar and a-02.tar."""
+    """Expand braces: a-{00..02}.tar becomes a-00.tar, a-01.tar and a-02.tar."""
     match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
     if match is None or os.path.exists(pattern):
         return [pattern]

@@ -1,7 +1,8 @@
 """Random numbers computed from (seed, epoch, index), without generator state.
 
-An image's augmentation therefore does not depend on the number of workers, the batch, the machine, or whether
-the run was interrupted, and there is no generator state to save.
+An image's augmentation therefore does not depend on the number of workers, the batch,
+the machine, or whether the run was interrupted, and checkpoints need no generator
+state.
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Apply SplitMix64's finalizer (Steele, Lea & Flood 2014): every input bit affects every output bit."""
+    """Apply SplitMix64's finalizer to each element (Steele, Lea & Flood 2014)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -25,8 +26,8 @@ def counter_uniform(
 ) -> NDArray[np.float64]:
     """Draw `count` independent uniform numbers in [0, 1) for each index: (B,) -> (B, count).
 
-    stream: GEOMETRY, COLOR or STEP. Uses SplitMix64, which can be vectorized over all indices; numpy's Philox
-    would need a separate generator for each index.
+    stream: GEOMETRY, COLOR or STEP. Uses SplitMix64, which can be vectorized over the
+    indices; numpy's Philox would need a separate generator for each index.
     """
     with np.errstate(over="ignore"):
         key = np.zeros(len(index), dtype=np.uint64)

@@ -1,7 +1,7 @@
 """Read, list and cache remote files with fsspec.
 
-SIAM_CACHE sets the cache folder (default: ~/.cache/siam/fetched), and SIAM_CACHE_SIZE its size limit in GB
-(default: 50).
+SIAM_CACHE sets the cache folder (default: ~/.cache/siam/fetched), and SIAM_CACHE_SIZE
+its maximum size in GB (default: 50).
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def read(url: str) -> bytes:
 
 
 def listed(url: str) -> list[str]:
-    """Return the sorted URLs that match a pattern (*, ?, []), or the contents of a folder.
+    """Return the sorted URLs that match a pattern (*, ?, []) or are in a folder.
 
     Raises DataError.
     """
@@ -56,8 +56,8 @@ def listed(url: str) -> list[str]:
 def fetch(url: str) -> Path:
     """Download a file into the cache unless it is already there, and return its path.
 
-    Processes share the cache; when it is full, the least recently used files are removed. Raises DataError if
-    the file does not exist or 4 attempts fail.
+    All processes share the cache; when it is full, the least recently used files are
+    removed. Raises DataError if the file does not exist or 4 attempts fail.
     """
     folder = Path(os.environ.get("SIAM_CACHE", Path.home() / ".cache" / "siam" / "fetched"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def _download(url: str, file: Path) -> None:
         except Exception as error:
             part.unlink(missing_ok=True)
             if attempt == _ATTEMPTS:
-                raise DataError(f"{url} cannot be fetched: {first_line(error)}") from None
+                raise DataError(f"{url} cannot be downloaded: {first_line(error)}") from None
             time.sleep(2.0 ** (attempt - 2))
         else:
             part.replace(file)
@@ -92,7 +92,7 @@ def _download(url: str, file: Path) -> None:
 
 
 def _make_room(folder: Path, keep: Path) -> None:
-    """Remove the least recently used files until the cache is within its limit."""
+    """Remove the least recently used files until the cache is within its size limit."""
     limit = float(os.environ.get("SIAM_CACHE_SIZE", "50")) * 1e9
     files = []
     for file in folder.iterdir():
@@ -102,14 +102,17 @@ def _make_room(folder: Path, keep: Path) -> None:
     total = sum(size for _, size, _ in files)
     for _, size, file in sorted(files):
         if total > limit and file != keep:
-            # Windows refuses to delete an open file; on other systems, processes reading it are unaffected.
+            # Windows cannot delete an open file; elsewhere, it can still be read.
             with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)
                 total -= size
 
 
 def _system(url: str) -> tuple[Any, str]:
-    """Return the fsspec file system for a URL, and the URL's path within it. Raises DataError."""
+    """Return the fsspec file system for a URL, and the path within that file system.
+
+    Raises DataError.
+    """
     import fsspec
 
     scheme = url.partition("://")[0]
@@ -117,5 +120,5 @@ def _system(url: str) -> tuple[Any, str]:
         system, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         remedy = f": pip install {_EXTRAS[scheme]}" if scheme in _EXTRAS else f" ({first_line(error)})"
-        raise DataError(f"{scheme}:// URLs cannot be read here{remedy}") from None
+        raise DataError(f"cannot read {scheme}:// URLs{remedy}") from None
     return system, path

@@ -1,4 +1,4 @@
-"""`siam shard`: write an image dataset as WebDataset shards (tar files) of a given size."""
+"""`siam shard`: convert an image dataset to WebDataset shards (tar files)."""
 
 import io
 import json
@@ -20,10 +20,10 @@ from siam.errors import DataError, SettingsError
 from siam.system.files import write_atomically
 
 _FIRST_BYTES = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}
-"""Leading bytes of a file -> file extension for that image format."""
+"""Magic bytes of an image format -> file extension."""
 
 _Sample = tuple[str, bytes, int | None]
-"""A sample's name in the shard, its encoded image, and its label."""
+"""Name in the shard, encoded image, and label."""
 
 
 def shard(
@@ -32,12 +32,14 @@ def shard(
     size: str = "512MB",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Copy the encoded images in `data`, unchanged and in order, to OUT/train-000000.tar and so on.
+    """Copy images to WebDataset shards in `out`: train-000000.tar and so on.
 
-    Each image keeps its name from the dataset; its class index, if any, goes into a .cls file with the same
-    stem. Unreadable images are skipped; images from arrays are encoded as PNG. progress: called with the
-    number of images written and the total. Returns the output folder and counts of images, unreadable images
-    and shards. Raises SiamError.
+    Encoded images are copied unchanged and in order; images from arrays are encoded as
+    PNG. Each image keeps its name; its class index, if any, is stored in a .cls file
+    with the same stem. Unreadable images are skipped. size: maximum shard size, such as
+    "512MB". progress: called with the number of images processed and the total. Returns
+    the output folder and the numbers of images, unreadable images and shards. Raises
+    SiamError.
     """
     limit, folder = bytes_of(size), Path(out)
     if folder.exists() and any(folder.iterdir()):
@@ -63,7 +65,10 @@ def shard(
 def _write(
     images: Images, split: str, folder: Path, limit: int, progress: Callable[[int, int], None]
 ) -> tuple[list[dict[str, Any]], int]:
-    """Write one split as shards. Returns the shards' index entries and the number of images skipped."""
+    """Write the images of one split as shards.
+
+    Returns the shards' index entries and the number of images skipped.
+    """
     entries: list[dict[str, Any]] = []
     skipped = size = 0
     pending: list[_Sample] = []
@@ -72,7 +77,7 @@ def _write(
         if data is None:
             skipped += 1
             continue
-        added = len(data) + 2048  # header, padding, and perhaps a .cls file
+        added = len(data) + 2048  # header, padding, and possibly a .cls file
         if pending and size + added > limit:
             entries.append(_write_shard(folder / f"{split}-{len(entries):06d}.tar", pending))
             pending, size = [], 0
@@ -86,7 +91,10 @@ def _write(
 
 
 def _file_of(images: Images, i: int) -> bytes | None:
-    """Return the image's encoded bytes, or a PNG of its pixels; None if the image is unreadable."""
+    """Return image i's encoded bytes, or None if it is unreadable.
+
+    Images from arrays are encoded as PNG.
+    """
     try:
         data = images.encoded(i)
         return _png(images.read(i)) if data is None else data
@@ -101,7 +109,10 @@ def _png(image: Tensor) -> bytes:
 
 
 def _member(path: str, number: int, data: bytes) -> str:
-    """Return the image's name in a shard, without dots in the stem: WebDataset keys end at the first dot."""
+    """Return the name of an image within a shard.
+
+    Dots in the stem are replaced, because WebDataset keys end at the first dot.
+    """
     folder, slash, base = path.rpartition("/")
     stem, _, ending = base.rpartition(".")
     if f".{ending.lower()}" not in IMAGE_SUFFIXES:

@@ -10,14 +10,15 @@ from siam.data.patterns import IMAGE_SUFFIXES
 from siam.errors import DataError
 
 TRAIN, VAL = ("train",), ("val", "test", "valid", "validation")
-"""Folder or file names that mark training images; those that mark validation images."""
+"""Names of folders and files that hold training and validation images, respectively."""
 
 
 def split_by_folder(name: str, names: PackedStrings, build: Callable[[range], Images]) -> ImageSets:
-    """Split the images into train/ and val/, if both exist at the top level or in a single top-level folder.
+    """Split images by their train/ and val/ folders, if both exist.
 
-    names: sorted image names. build: makes a dataset from a range of them. Raises DataError if there are no
-    names.
+    The folders may be at the top level or inside a single top-level folder. names:
+    sorted image names. build: creates a dataset from a range of indices into `names`.
+    Raises DataError if there are no names.
     """
     if not len(names):
         raise DataError(f"found no images in {name}: looked for {' '.join(IMAGE_SUFFIXES)}")
@@ -27,7 +28,7 @@ def split_by_folder(name: str, names: PackedStrings, build: Callable[[range], Im
     train, val = (_first_below(names, above, folders) for folders in (TRAIN, VAL))
     if not train or not val:
         everything = build(range(len(names)))
-        # without val/, use train/, unless train is one of several class folders (boat, car, train)
+        # without val/, use train/, unless it is a class folder (boat, car, train)
         if not train or everything.labels is not None:
             return ImageSets(everything, None)
         return ImageSets(build(train), None, ignored=_ignored(names, above, train))
@@ -37,21 +38,21 @@ def split_by_folder(name: str, names: PackedStrings, build: Callable[[range], Im
 
 
 def _first_below(names: PackedStrings, above: str, folders: Iterable[str]) -> range:
-    """Return the range of images in the first of `folders` that has images, or an empty range."""
+    """Return the index range of the first of `folders` with images, or range(0)."""
     ranges = (names.below(f"{above}{folder}/") for folder in folders)
     return next((part for part in ranges if part), range(0))
 
 
 def _ignored(names: PackedStrings, above: str, *parts: range) -> str:
-    """Return a sentence counting the images outside the folders of `parts`; "" if there are none."""
+    """Return a message that counts the images outside `parts`; "" if there are none."""
     count = len(names) - sum(map(len, parts))
     folders = (names[part.start].removeprefix(above).partition("/")[0] + "/" for part in parts)
-    images = "1 image is" if count == 1 else f"{count:,} images are"
-    return f"{images} ignored, outside {' and '.join(folders)}" if count else ""
+    images = "1 image" if count == 1 else f"{count:,} images"
+    return f"ignoring {images} outside {' and '.join(folders)}" if count else ""
 
 
 def split_by_name(files: list[str]) -> tuple[list[str], list[str]]:
-    """Split files into training and validation files, by file name or the name of the parent folder.
+    """Split files into training and validation files by file name or parent folder.
 
     For example, x-train-000012.tar and train/000012.tar are training files.
     """

@@ -12,7 +12,7 @@ from siam.errors import DataError
 
 
 class Subset:
-    """A dataset's images at the given indices (n,), which must be ascending."""
+    """The images of a dataset at `indices` (n,), which must be ascending."""
 
     def __init__(self, images: Images, indices: NDArray[np.int64]) -> None:
         self.images, self.indices = images, indices
@@ -53,9 +53,10 @@ class Subset:
 
 
 def hold_out(images: Images, fraction: float, seed: int = 0) -> tuple[Subset, Subset]:
-    """Split off a random fraction, stratified by class if there are labels. Returns (rest, held out).
+    """Hold out a random fraction of images, stratified by class if they are labeled.
 
-    At least one image is held out, and at least one image of each class remains.
+    Returns (remaining images, held-out images). At least one image is held out, and at
+    least one image of each class remains.
     """
     order = permutation(seed, 0, len(images))
     labels = np.zeros(len(images), dtype=np.int64) if images.labels is None else images.labels
@@ -72,9 +73,9 @@ def hold_out(images: Images, fraction: float, seed: int = 0) -> tuple[Subset, Su
 def labeled_subset(images: Images, fraction: float, seed: int = 0) -> Subset:
     """Draw the same fraction of images from every class, for semi-supervised evaluation.
 
-    Each class keeps at least one image. With the same seed, the subset for a smaller fraction is contained in
-    the subset for a larger fraction. Raises DataError if there are no labels or the fraction is
-    outside (0, 1].
+    Each class has at least one image in the subset. With the same seed, a smaller
+    fraction yields a subset of the images for a larger one. Raises DataError if there
+    are no labels or the fraction is outside (0, 1].
     """
     if images.labels is None:
         raise DataError(f"{images.name} has no labels: put its images into one folder per class")

@@ -1,4 +1,4 @@
-"""Find images in a tar file, and read them in place."""
+"""List the images in a tar file, and read them in place."""
 
 import contextlib
 import tarfile
@@ -16,12 +16,14 @@ from siam.errors import DataError
 
 
 def tar_members(file: Path) -> tuple[PackedStrings, NDArray[np.int64], str]:
-    """Return the sorted names of the images in a tar, their byte offsets and sizes (N, 2), and a warning.
+    """List the images in a tar file.
 
-    If the tar is corrupt, the images before the damage are returned and the warning says so; otherwise, the
-    warning is "". Raises DataError if the file is not a tar.
+    Returns their sorted names, their byte offsets and sizes (N, 2), and a warning. If
+    the file is corrupt, only the images before the corrupt part are returned, and the
+    warning says so; otherwise, the warning is "". Raises DataError if the file is not a
+    tar.
     """
-    rows: dict[str, int] = {}  # if two members share a name, the later one wins, as when unpacking
+    rows: dict[str, int] = {}  # of duplicate names, the last wins, as in extraction
     spans = array("q")
     complaint = ""
     try:
@@ -36,10 +38,12 @@ def tar_members(file: Path) -> tuple[PackedStrings, NDArray[np.int64], str]:
         with file.open("rb") as opened:
             opened.seek(end)
             if opened.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # an intact tar ends with zeros
-                complaint = f"damaged or truncated: only the images before the damage are used ({len(rows)})"
+                complaint = (
+                    f"corrupt or truncated: only the images before the corrupt part are used ({len(rows)})"
+                )
     except (tarfile.TarError, OSError) as error:
         raise DataError(
-            f"{file} cannot be read as a tar ({error}); if it is compressed, unpack it to a plain .tar first"
+            f"{file} cannot be read as a tar ({error}); if it is compressed, decompress it first"
         ) from None
     names = sorted(rows)
     order = np.fromiter((rows[name] for name in names), dtype=np.int64, count=len(names))
@@ -58,9 +62,9 @@ def _is_image(member: tarfile.TarInfo, name: str) -> bool:
 
 
 def read_member(file: Path, span: NDArray[np.int64], until: int | None = None) -> bytes:
-    """Read an image from a tar; `span` is its byte offset and size. Raises BrokenImage.
+    """Read an image's bytes from a tar file. Raises BrokenImage.
 
-    until: index of the first image in the next tar, if the dataset has several.
+    span: byte offset and size. until: index of the first image in the next shard.
     """
     offset, size = span.tolist()
     try:

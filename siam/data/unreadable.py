@@ -9,20 +9,20 @@ from siam.data.decode import BrokenImage
 T = TypeVar("T")
 
 _ATTEMPTS = 100
-"""Number of images in a row to try before giving up."""
+"""Number of consecutive images to try before giving up."""
 
 
 class Unreadable(dict[str, str]):
     """Images that could not be read: path -> reason."""
 
     def first_few(self) -> str:
-        """List up to 5 images with their reasons, and say how many more there are."""
+        """List the first 5 images with their reasons, and count the rest."""
         named = [f"{path} ({reason})" for path, reason in itertools.islice(self.items(), 5)]
         return ", ".join(named) + (f" and {len(self) - 5} more" if len(self) > 5 else "")
 
 
 class HasPaths(Protocol):
-    """A dataset that has a path for each item."""
+    """A dataset with a path for each item."""
 
     def __len__(self) -> int: ...
 
@@ -32,9 +32,10 @@ class HasPaths(Protocol):
 def read_or_replace(
     images: HasPaths, index: int, unreadable: Unreadable, read: Callable[[int], T]
 ) -> tuple[T, int]:
-    """Return `read(i)` and i, for the first readable image i from `index` on, wrapping around at the end.
+    """Return `read(i)` and i for the first readable image i at or after `index`.
 
-    Unreadable images are added to `unreadable`. Raises BrokenImage after 100 of them in a row.
+    The search wraps around at the end of the dataset. Unreadable images are added to
+    `unreadable`. Raises BrokenImage after 100 consecutive unreadable images.
     """
     at, attempts = index, min(_ATTEMPTS, len(images))
     for _ in range(attempts):

@@ -1,7 +1,8 @@
-"""Datasets of views: a fast one, which decodes an image once for all its crops, and the published pipeline.
+"""Two datasets of views: a fast one, and one that uses the published pipeline.
 
-Both run in the data workers: dataset[epoch, step, indices] returns the `Sample` for that step. Datasets
-cached on the device are cropped in feeds.py instead.
+The fast one decodes an image once for all its crops. Both run in the data workers:
+dataset[epoch, step, indices] returns the `Sample` for that step. Images cached on the
+device are cropped in feeds.py instead.
 """
 
 from collections.abc import Callable
@@ -29,19 +30,22 @@ class Sample(NamedTuple):
     epoch: int
     step: int
     indices: NDArray[np.int64]
-    """Indices of the images used (B,); unreadable images are replaced with the next readable ones."""
+    """Indices of the images (B,), after replacing unreadable images."""
     views: Tensor
-    """uint8 crops (B, V, 3, S, S), or normalized floats from the reference pipeline."""
+    """uint8 crops (B, V, 3, S, S), or normalized float views (reference pipeline)."""
     unreadable: Unreadable
     failure: str = ""
-    """Reason if no image could be read, else "". Not an exception, which would arrive with its traceback."""
+    """Why no image could be read, or "".
+
+    Not an exception, because torch would add the worker's traceback to its message.
+    """
 
 
 class ViewBatches(Dataset[Any]):
-    """Makes batches of uint8 crops; color augmentation follows on the device."""
+    """Creates batches of uint8 crops; colors are augmented later, on the device."""
 
     def __init__(self, images: Images, views: ViewSettings, count: int, seed: int) -> None:
-        """count: number of views per image, V."""
+        """Create a dataset with `count` views (V) per image."""
         self.images, self.views, self.count, self.seed = images, views, count, seed
 
     def __getitem__(self, key: Key) -> Sample:
@@ -64,7 +68,7 @@ class ViewBatches(Dataset[Any]):
     def _decoded(self, i: int, crops: Crops) -> Tensor:
         """Decode image i to uint8 (3, H, W), at the smallest scale that the crops allow.
 
-        Crops are relative to the image size, so they shrink with the image.
+        Crops are relative to the image size, so they scale with the image.
         """
         data = self.images.encoded(i)
         if data is None:
@@ -75,10 +79,10 @@ class ViewBatches(Dataset[Any]):
 
 
 class ReferenceBatches(Dataset[Any]):
-    """Makes batches of fully augmented views with the published pipeline, as normalized floats."""
+    """Creates batches of normalized float views with the published pipeline."""
 
     def __init__(self, images: Images, views: ViewSettings, count: int, seed: int) -> None:
-        """count: number of views per image, V."""
+        """Create a dataset with `count` views (V) per image."""
         self.images, self.views, self.count, self.seed = images, views, count, seed
         self.transform = reference_transform(views)
 
@@ -100,13 +104,16 @@ class ReferenceBatches(Dataset[Any]):
 
 
 def view_batches(images: Images, settings: Settings, count: int) -> ViewBatches | ReferenceBatches:
-    """Build the dataset for the pipeline chosen in the settings, with `count` views per image."""
+    """Create the dataset for the configured pipeline, with `count` views per image."""
     dataset = ReferenceBatches if settings.views.pipeline == "reference" else ViewBatches
     return dataset(images, settings.views, count, settings.seed)
 
 
 def _sample(images: Images, key: Key, out: Tensor, write: Callable[[int, Tensor], None]) -> Sample:
-    """Call `write(i, out[slot])` for each image i of the batch, replacing images that cannot be read."""
+    """Call `write(i, out[slot])` for each image i of the batch, and return the sample.
+
+    Images that cannot be read are replaced.
+    """
     epoch, step, indices = key
     used, unreadable = indices.copy(), Unreadable()
     try:
@@ -118,13 +125,16 @@ def _sample(images: Images, key: Key, out: Tensor, write: Callable[[int, Tensor]
 
 
 def draw_crops(seed: int, epoch: int, indices: NDArray[np.int64], views: ViewSettings, count: int) -> Crops:
-    """Draw `count` crops for each of the images at `indices` (B,); image sizes are not needed yet."""
+    """Draw `count` crops for each image in `indices` (B,); sizes are not needed yet."""
     u = counter_uniform(seed, epoch, indices, GEOMETRY, draws_needed(count))
     return Crops(u, count, views.scale, flip_p=views.flip_p)
 
 
 def cut_crops(image: Tensor, boxes: NDArray[np.int64], out: Tensor) -> None:
-    """Crop and resize each box (V, 5) of `image`, uint8 (3, H, W), into `out`, uint8 (V, 3, S, S)."""
+    """Crop and resize each box of an image into `out`.
+
+    image: uint8 (3, H, W). boxes: (V, 5), see `Crops.boxes`. out: uint8 (V, 3, S, S).
+    """
     size = out.shape[-1]
     for view, (top, left, h, w, flipped) in enumerate(boxes.tolist()):
         crop = resize(image[:, top : top + h, left : left + w], size, size)
@@ -132,7 +142,7 @@ def cut_crops(image: Tensor, boxes: NDArray[np.int64], out: Tensor) -> None:
 
 
 def reference_transform(views: ViewSettings) -> Any:
-    """Build SimSiam's released augmentation from torchvision transforms, with these settings."""
+    """Build the augmentation of SimSiam's released code with torchvision transforms."""
     from torchvision import transforms as T
 
     kernel = 2 * int(4 * views.blur_sigma[1]) + 1

@@ -1,4 +1,4 @@
-"""Data workers: processes that prepare batches and exit with the main process."""
+"""Data workers: processes that prepare batches, and exit when the main process does."""
 
 import multiprocessing
 import os
@@ -21,11 +21,12 @@ def batches_of(
     pinned: bool = False,
     begin: Callable[[int], None] | None = None,
 ) -> Iterator[Any]:
-    """Return an iterator over `dataset[key]` for each of `keys`, in order. The workers start immediately.
+    """Start the workers, and return an iterator over `dataset[key]` for each of `keys`.
 
-    workers: number of processes; 0: batches are made in this process. prefetch: number of batches that each
-    worker prepares in advance. pinned: put batches in page-locked memory, for asynchronous copies to a GPU.
-    begin: called when a worker starts, with the worker's number.
+    Batches are in the order of `keys`. workers: number of processes; 0: load batches in
+    this process. prefetch: number of batches that each worker prepares in advance.
+    pinned: put batches in pinned memory, for asynchronous copies to a GPU. begin:
+    called with the worker's number when a worker starts.
     """
     method = _start_method(dataset) if workers else None
     loader: DataLoader[Any] = DataLoader(
@@ -44,7 +45,7 @@ def batches_of(
 
 
 def _start_method(dataset: Dataset[Any]) -> str:
-    """Start the fork server and return "forkserver"; return "spawn" on systems without one (Windows)."""
+    """Start the fork server and return "forkserver"; return "spawn" on Windows."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return "spawn"
     _start_server(type(dataset).__module__)
@@ -52,18 +53,18 @@ def _start_method(dataset: Dataset[Any]) -> str:
 
 
 def _start_server(module: str) -> None:
-    """Start the fork server with `module` preloaded; a no-op if the server is already running.
+    """Start the fork server with `module` preloaded; a no-op if it is already running.
 
-    Workers forked from the server start quickly and share the memory of the preloaded modules, above all
-    torch. Forking this process directly would be unsafe because it has threads.
-
-    module: name of the module that defines the dataset, which imports everything the workers need.
+    Workers forked from the server start quickly and share the memory of the preloaded
+    modules, mainly torch. Forking this process directly would be unsafe because it has
+    threads. module: name of the module that defines the dataset and imports everything
+    the workers need.
     """
     from multiprocessing import forkserver
 
     multiprocessing.set_forkserver_preload([__name__, module])
     before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"  # import nothing from the current folder: it may hold a code.py
+    os.environ["PYTHONSAFEPATH"] = "1"  # a code.py in the current folder must not be imported
     try:
         forkserver.ensure_running()
     finally:
@@ -84,10 +85,11 @@ def _begin(begin: Callable[[int], None] | None, number: int) -> None:
 def _exit_with_parent() -> None:
     """Exit when the main process exits, even if it was killed.
 
-    torch's own watchdog watches the parent process. Here that is the fork server, which itself waits for all
-    its workers to exit: without this thread, the server and the workers would outlive a killed main process.
+    torch's own watchdog watches the parent process. Here, the parent is the fork
+    server, which waits for all its workers to exit. Without this thread, the server and
+    the workers would outlive a killed main process.
     """
-    main = multiprocessing.parent_process()  # the process that requested this one, not the fork server
+    main = multiprocessing.parent_process()  # the main process, not the fork server
     assert main is not None
     main.join()
     os._exit(1)

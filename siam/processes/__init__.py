@@ -1,1 +1,1 @@
-"""Distributed training: launch and connect processes, and exchange data between them."""
+"""Distributed training: launch processes, connect them, and exchange data."""

@@ -1,4 +1,4 @@
-"""Share results, errors, means and flags among a run's processes.
+"""Exchange results, errors, means and flags among the processes of a run.
 
 With a single process, nothing is exchanged.
 """
@@ -34,7 +34,7 @@ def on_rank_zero(make: Callable[[], T]) -> T:
 
 
 def raise_everywhere(error: SiamError) -> NoReturn:
-    """Raise an error that all processes raise together, marked so that only rank 0 prints it."""
+    """Raise an error on every process, marked so that only rank 0 prints it."""
     error.on_all_ranks = True
     raise error
 
@@ -64,7 +64,10 @@ def all_reduce_mean_(tensors: list[Tensor]) -> None:
 
 
 def gather_uneven(x: Tensor) -> Tensor:
-    """Concatenate CPU tensors from all processes: (n, ...) -> (N, ...); n may differ between processes."""
+    """Concatenate CPU tensors from all processes: (n, ...) -> (N, ...).
+
+    n may differ between processes.
+    """
     if world_size() == 1:
         return x
     counts = all_gather_object(len(x))
@@ -78,9 +81,9 @@ def gather_uneven(x: Tensor) -> Tensor:
 class AnyRankFlag:
     """Flags that any process may raise and that all processes see at the same step.
 
-    Non-blocking: each call returns the flags raised in the previous call, so that no process waits for the
-    network. (With a single process, each call returns the flags passed to it.) If a call returns a flag,
-    raising the flag again in that call has no effect.
+    Each call returns the flags raised in the previous call, so that no process waits
+    for the network. (With a single process, each call returns the flags passed to it.)
+    If a call returns a flag, raising the flag again in that call has no effect.
     """
 
     def __init__(self) -> None:
@@ -88,7 +91,7 @@ class AnyRankFlag:
         self._pending: Any = None
 
     def __call__(self, *flags: bool) -> tuple[bool, ...]:
-        """Raise `flags`, and return those that any process raised in the previous call."""
+        """Raise `flags`, and return those any process raised in the previous call."""
         if world_size() == 1:
             return flags
         seen = self._wait(len(flags))
@@ -98,7 +101,7 @@ class AnyRankFlag:
         return seen
 
     def close(self) -> None:
-        """Wait for the exchange started by the last call."""
+        """Wait for the all-reduce started by the last call."""
         self._wait(0)
 
     def _wait(self, count: int) -> tuple[bool, ...]:

@@ -1,8 +1,9 @@
 """Batch norm over the global batch: "BN is synchronized across devices" (SimSiam, Sec. 3).
 
-torch's SyncBatchNorm runs only on GPUs. SyncedBatchNorm does the same on CPUs, with one exchange in the
-forward pass (each channel's mean and variance) and one in the backward pass. Batch sizes may differ between
-processes, as they do in detectors, where the image size and the number of boxes vary.
+torch's SyncBatchNorm runs only on GPUs. SyncedBatchNorm does the same on CPUs, with one
+all-gather in the forward pass (each channel's mean and variance) and one all-reduce in
+the backward pass. The number of values per channel may differ between processes, as it
+does in detectors, where the image size and the number of boxes vary.
 """
 
 from typing import Any
@@ -17,9 +18,13 @@ from siam.processes.gather import all_gather, world_size
 
 
 def synchronize_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every BN layer with a synchronized one, keeping the parameters, the buffers and their names."""
+    """Replace every BN layer with a synchronized one.
+
+    Parameters and buffers are kept, including their names.
+    """
     if device.type == "cuda":
-        from timm.layers import convert_sync_batchnorm  # torch's drops the activations in timm's BN layers
+        # torch's version drops the activations in timm's BN layers
+        from timm.layers import convert_sync_batchnorm
 
         converted: nn.Module = convert_sync_batchnorm(network)
         return converted
@@ -31,7 +36,7 @@ def synchronize_batch_norm(network: nn.Module, device: torch.device) -> nn.Modul
 
 
 class SyncedBatchNorm(_BatchNorm):
-    """Synchronized version of the BN layer `norm`; keeps its parameters and buffers, and any activation."""
+    """Synchronized BN layer with the parameters, buffers and activation of `norm`."""
 
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
@@ -41,7 +46,7 @@ class SyncedBatchNorm(_BatchNorm):
         self.after = nn.Sequential(*(getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)))
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Accept any number of dimensions after the channels."""
+        """Accept inputs with any number of dimensions."""
 
     def forward(self, input: Tensor) -> Tensor:
         together = self.training and world_size() > 1
@@ -53,7 +58,8 @@ class SyncedBatchNorm(_BatchNorm):
     def _normalize(self, x: Tensor) -> Tensor:
         """Normalize with the mean and variance of the global batch.
 
-        Not compiled: Inductor (torch 2.14) would also sum the weight and bias gradients across processes.
+        Not compiled, because Inductor (torch 2.14) would also sum the gradients of
+        weight and bias across processes.
         """
         mean, var, n = _global_statistics(x.detach())
         if self.num_batches_tracked is not None:
@@ -70,7 +76,7 @@ class SyncedBatchNorm(_BatchNorm):
 
 
 def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return each channel's mean, variance and count (C,) in x (b, C, ...), across all processes."""
+    """Return per-channel mean, variance and count (C,) of all ranks' x (b, C, ...)."""
     dims, shape = [0, *range(2, x.dim())], (-1, *[1] * (x.dim() - 2))
     count = x.numel() // x.shape[1]
     own_mean = x.sum(dims, dtype=torch.float32) / count
@@ -85,11 +91,11 @@ def _global_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _ThroughStatistics(torch.autograd.Function):
-    """Identity on x, weight and bias; backward adds the part of x's gradient due to the mean and variance.
+    """Identity whose backward pass adds the gradient through the batch statistics.
 
-    The batch norm that follows treats the mean and variance as constants. Its bias and weight gradients are
-    then the sums of dy and of dy times the normalized x; summed across processes, these two gradients yield
-    the gradient through the statistics.
+    The batch norm that follows treats the mean and variance as constants. Its bias and
+    weight gradients are then the sums of dy and of dy times the normalized x; summed
+    across processes, these two gradients yield the gradient through the statistics.
     """
 
     @staticmethod

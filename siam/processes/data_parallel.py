@@ -21,8 +21,8 @@ def data_parallel(network: nn.Module, device: torch.device, sync_bn: bool) -> nn
         return network
     if sync_bn:
         synchronize_batch_norm(network, device)
-    # Buffers need no broadcast: they are the same in all processes, or averaged by `average_statistics`.
-    # torch 2.14 renamed the option and warns about the old name, which earlier versions need.
+    # Buffers need no broadcast: they are equal on all ranks, or averaged by
+    # `average_statistics`. torch 2.14 renamed the option and deprecates the old name.
     renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
     return DistributedDataParallel(
@@ -34,7 +34,7 @@ def data_parallel(network: nn.Module, device: torch.device, sync_bn: bool) -> nn
 
 
 def average_gradients(module: nn.Module) -> None:
-    """Average gradients across processes, for modules that are not wrapped in DistributedDataParallel."""
+    """Average gradients across processes, for modules without `data_parallel`."""
     all_reduce_mean_([p.grad for p in module.parameters() if p.grad is not None])
 
 

@@ -1,8 +1,9 @@
 """Gather batch rows from all processes, with gradients; a no-op with a single process.
 
-Each process holds an equal share of the global batch, in rank order: rank r of W has rows r B/W to
-(r + 1) B/W. DistributedDataParallel then averages gradients across processes, so a loss that is a mean over
-each process's own rows yields the gradient of the mean over the global batch.
+Each process holds an equal share of the global batch, in rank order: rank r of W has
+rows r B/W to (r + 1) B/W. DistributedDataParallel averages gradients across processes,
+so if each process's loss is the mean over its own rows, the result is the gradient of
+the mean over the global batch.
 """
 
 from typing import Any
@@ -38,8 +39,9 @@ def local_shard(x: Tensor) -> Tensor:
 class _AllGather(torch.autograd.Function):
     """All-gather whose backward is a reduce-scatter.
 
-    Each process's loss depends on the rows of all processes, so a row's gradient is a sum across processes.
-    `torch.distributed.nn.functional.all_gather` is deprecated, and its successor is private.
+    Each process's loss depends on the rows of all processes, so a row's gradient is a
+    sum across processes. `torch.distributed.nn.functional.all_gather` is deprecated,
+    and its successor is private.
     """
 
     @staticmethod

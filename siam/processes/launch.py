@@ -1,7 +1,7 @@
 """Launch several processes on one machine without torchrun.
 
-torchrun's `elastic_launch` is unsuitable: on SIGTERM, it discards its workers' results, and workers that have
-saved and returned wait for torchrun until it kills them.
+torchrun's `elastic_launch` is unsuitable: on SIGTERM, it discards its workers' results,
+and workers that have already saved and returned hang until it kills them.
 """
 
 import multiprocessing
@@ -23,23 +23,24 @@ from siam.system.main_module import without_main_reimport
 
 T = TypeVar("T")
 
-_GRACE = 20.0  # seconds for the other processes to exit on their own once one has died
+_GRACE = 20.0  # seconds the other processes have to exit once one has died
 _LAUNCHER = "SIAM_LAUNCHED_BY"  # id of the process that called `launch`
 
 
 def how_many(devices: int, device: str, batch_size: int, micro_batches: int = 1) -> int:
     """Return the number of processes to start on this machine.
 
-    devices: number of processes, or 0 for as many GPUs as divide the batch evenly. micro_batches: number that
-    each process runs per step (`grad_accum`); these must also be of equal size. Raises SettingsError if the
-    batch cannot be split evenly or the devices are not available.
+    devices: number of processes, or 0 for as many GPUs as divide the batch evenly.
+    micro_batches: number of equal micro-batches per process and step (`grad_accum`).
+    Raises SettingsError if the batch cannot be split evenly or the devices are not
+    available.
     """
     if devices == 0:
         gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
         counts = (n for n in range(1, gpus + 1) if _is_shared_equally(batch_size, n * micro_batches))
         return max(counts, default=1)
     if devices > 1 and device not in ("auto", "cuda", "cpu"):
-        raise SettingsError(f"devices {devices} cannot all be '{device}': give --device cuda or cpu")
+        raise SettingsError(f"devices {devices} requires --device cuda or cpu, got '{device}'")
     gpus = torch.cuda.device_count()
     if gpus and device != "cpu" and devices > gpus:
         raise SettingsError(
@@ -50,12 +51,15 @@ def how_many(devices: int, device: str, batch_size: int, micro_batches: int = 1)
 
 
 def require_equal_shares(batch_size: int, processes: int, micro_batches: int = 1) -> None:
-    """Raise SettingsError unless the batch splits into equal micro-batches of at least 2 images each."""
+    """Raise SettingsError unless the batch splits evenly into micro-batches.
+
+    Each micro-batch needs at least 2 images.
+    """
     if not _is_shared_equally(batch_size, processes * micro_batches):
         each = "process" if micro_batches == 1 else f"of the {micro_batches} micro-batches per process"
         raise SettingsError(
-            f"batch_size {batch_size} cannot be split evenly over {processes} processes: set it to a "
-            f"multiple of {processes * micro_batches}, with at least 2 images for each {each}"
+            f"batch_size {batch_size} cannot be split evenly across {processes} processes: "
+            f"set it to a multiple of {processes * micro_batches}, with at least 2 images for each {each}"
         )
 
 
@@ -66,11 +70,12 @@ def _is_shared_equally(batch_size: int, among: int) -> bool:
 def launch(processes: int, work: Callable[..., T], *arguments: Any) -> T:
     """Run work(*arguments) in several processes on this machine and return rank 0's result.
 
-    The result must not contain tensors. SIGTERM and SIGINT are forwarded to the processes. If a process dies,
-    raises RunError with its signal or exit status; if one raises a SiamError, raises the same error.
+    The result must not contain tensors. SIGTERM and SIGINT are forwarded to the
+    processes. Raises RunError if a process dies, and re-raises any SiamError from a
+    process.
     """
     context = multiprocessing.get_context("spawn")
-    # This process keeps a server on a free port; the members are its clients, as under torchrun.
+    # Host the store on a free port; the processes connect to it, as under torchrun.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     members: list[BaseProcess] = []
     receivers: list[Connection] = []
@@ -96,7 +101,7 @@ def launch(processes: int, work: Callable[..., T], *arguments: Any) -> T:
             f"process {lost[0]} of {processes} {how}; continue from the last checkpoint with --resume"
         )
     errors = [value for value in answers.values() if isinstance(value, SiamError)]
-    if errors:  # when one process fails, the others lose it: raise the cause
+    if errors:  # if one process fails, the others lose contact: raise the cause
         raise next((error for error in errors if not isinstance(error, ProcessLostError)), errors[0])
     result: T = answers[0]
     return result
@@ -105,7 +110,7 @@ def launch(processes: int, work: Callable[..., T], *arguments: Any) -> T:
 def _member(
     environment: dict[str, Any], sender: Connection, work: Callable[..., Any], arguments: Any
 ) -> None:
-    """Run work(*arguments) in a process started by `launch`, and send back the result or SiamError."""
+    """Run work(*arguments) in a launched process, and send back the result or error."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # Ctrl-C reaches only the parent, which forwards it once
     os.environ.update({name: str(value) for name, value in environment.items()})
@@ -121,8 +126,8 @@ def _member(
 def _collect(members: list[BaseProcess], receivers: list[Connection]) -> tuple[dict[int, Any], list[int]]:
     """Wait for all processes to exit.
 
-    Returns results (or errors) by rank, and the ranks that died without reporting. Once a process has died,
-    the others have 20 s to exit before they are killed.
+    Returns results (or errors) by rank, and the ranks that died without reporting. Once
+    a process has died, the others have 20 s to exit before they are killed.
     """
     answers: dict[int, Any] = {}
     lost: list[int] = []
@@ -148,7 +153,10 @@ def _collect(members: list[BaseProcess], receivers: list[Connection]) -> tuple[d
 
 @contextmanager
 def _forwarding_signals(members: list[BaseProcess]) -> Iterator[None]:
-    """Forward SIGTERM and SIGINT to the processes; a no-op outside the main thread, as Python requires."""
+    """Forward SIGTERM and SIGINT to the processes.
+
+    A no-op outside the main thread, where Python does not allow signal handlers.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -167,5 +175,5 @@ def _forwarding_signals(members: list[BaseProcess]) -> Iterator[None]:
 
 
 def orphaned() -> bool:
-    """Return True if this process was started by `launch` in a process that has since exited."""
+    """Return True if `launch` started this process from a process that has exited."""
     return _LAUNCHER in os.environ and int(os.environ[_LAUNCHER]) != os.getppid()

@@ -1,7 +1,7 @@
 """Connect the processes of a run.
 
-torchrun starts (and restarts) processes on any number of machines; `launch` starts them on this machine. Both
-set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment.
+torchrun starts (and restarts) processes on any number of machines; `launch` starts them
+on this machine. Both set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 """
 
 import os
@@ -31,13 +31,16 @@ def is_distributed() -> bool:
 
 
 def was_restarted() -> bool:
-    """Return True if torchrun or SLURM restarted this process, so that there may be a run to resume."""
+    """Return True if torchrun or SLURM restarted this process."""
     counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
     return any(int(os.environ.get(name) or 0) for name in counts)
 
 
 def local_device(name: str) -> str:
-    """Return this process's own device: in a distributed run, auto and cuda become cuda:LOCAL_RANK."""
+    """Return the device of this process.
+
+    In a distributed run, auto and cuda become cuda:LOCAL_RANK.
+    """
     if is_distributed() and name in ("auto", "cuda") and torch.cuda.is_available():
         return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     return name
@@ -45,10 +48,10 @@ def local_device(name: str) -> str:
 
 @contextmanager
 def process_group(device: str, seconds: float) -> Iterator[None]:
-    """Connect the processes of a run during the block; a no-op with a single process.
+    """Initialize the process group for the duration of the block.
 
-    seconds: how long to wait for processes that do not respond. Raises ProcessLostError when the time is up
-    or a connection is lost.
+    A no-op with a single process. seconds: timeout for processes that do not respond.
+    Raises ProcessLostError on timeout or if a connection is lost.
     """
     if not is_distributed():
         yield
@@ -66,20 +69,21 @@ def process_group(device: str, seconds: float) -> Iterator[None]:
         if not isinstance(error, (dist.DistError, ConnectionError)) and "gloo" not in str(error):
             raise
         raise ProcessLostError(
-            f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} lost the other processes "
-            f"({_reason(error)}); continue from the last checkpoint with --resume auto"
+            f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} lost contact with "
+            f"the other processes ({_reason(error)}); continue from the last checkpoint with --resume auto"
         ) from None
     else:
         dist.destroy_process_group()
 
 
 def _agree_on_prefix(store: Store, rank: int, processes: int, timeout: timedelta) -> str:
-    """Agree with the other processes on a prefix for keys in `store` that is unique to this start.
+    """Agree with the other processes on a key prefix that is unique to this start.
 
-    torchrun keeps one store across all restarts, so a restarted process may read addresses that killed
-    processes left in it (pytorch#135712), and restart counts differ between machines. Each process therefore
-    asks for the prefix under its own id, which is unique to this start. Rank 0 answers every id it finds,
-    even those of dead processes, until all ranks of this start have acknowledged its prefix.
+    torchrun keeps one store across all restarts, so a restarted process may read
+    addresses left in it by killed processes (pytorch#135712), and restart counts differ
+    between machines. Each process therefore requests the prefix under its own id, which
+    is unique to this start. Rank 0 answers every id it finds, including those of dead
+    processes, until all ranks of this start have acknowledged its prefix.
     """
     mine = uuid4().hex
     if rank > 0:

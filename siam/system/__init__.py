@@ -1,1 +1,1 @@
-"""Devices, memory, process start-up and files."""
+"""Devices, memory, files, and starting processes."""

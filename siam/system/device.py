@@ -7,9 +7,10 @@ from siam.system.malloc import keep_freed_memory
 
 
 def find_device(name: str) -> torch.device:
-    """Return the device called `name`; `auto` selects the first GPU, or the CPU if there is none.
+    """Return the device with the given name.
 
-    Global options are unchanged (see `tune_process`). Raises SettingsError if the device is not available.
+    `auto` selects the first GPU, or the CPU if there is none. Raises SettingsError if
+    the device is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -24,9 +25,10 @@ def find_device(name: str) -> torch.device:
 
 
 def tune_process(device: torch.device) -> None:
-    """Set process-wide performance options: TF32 and cuDNN autotuning on GPUs, memory reuse on CPUs.
+    """Set process-wide performance options.
 
-    Only trainers and command-line verbs call this. `siam.load` and `siam.embed` run in the user's process,
+    Enables TF32 and cuDNN autotuning on GPUs, and memory reuse on CPUs. Called only by
+    trainers and CLI commands: `siam.load` and `siam.embed` run in the user's process,
     whose options should not change.
     """
     if device.type == "cuda":
@@ -38,7 +40,10 @@ def tune_process(device: torch.device) -> None:
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:
-    """Return whether to compute in bf16; `auto` selects it on devices with native support."""
+    """Return True if computation should use bf16.
+
+    `auto` selects bf16 on devices with native support.
+    """
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":

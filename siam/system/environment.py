@@ -1,4 +1,4 @@
-"""Hardware and library versions, recorded with every result."""
+"""The hardware and library versions recorded with every result."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def environment() -> dict[str, Any]:
-    """Return the date, the machine (processor, cores, instruction set, GPU) and library versions."""
+    """Return the date, a description of the hardware, and library versions."""
     import torch
     import torchvision
 

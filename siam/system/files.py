@@ -15,10 +15,11 @@ from siam.errors import RunError
 def write_atomically(
     path: Path, write: Callable[[BinaryIO], Any], then: Callable[[], None] = lambda: None
 ) -> None:
-    """Write a file so that a crash leaves either the old contents or the new contents, never a mixture.
+    """Write a file so that a crash leaves either its old contents or its new contents.
 
-    Writes a temporary file, flushes it to disk, calls `then`, and renames the file to `path`. If writing
-    fails (say, the disk is full), removes the temporary file and raises OSError.
+    Writes a temporary file, flushes it to disk, calls `then`, and renames the file to
+    `path`. If writing fails (for example, because the disk is full), removes the
+    temporary file and raises OSError.
     """
     temporary = path.with_name(path.name + ".writing")
     try:
@@ -36,7 +37,7 @@ def write_atomically(
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, so that renames survive a crash; a no-op on Windows."""
+    """Flush a folder to disk, so that renames survive a crash; a no-op on Windows."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -48,9 +49,10 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder's lock during the block; the lock is also released if the process is killed.
+    """Hold the run folder's lock for the duration of the block.
 
-    Raises RunError if another process holds the lock or the folder is not writable.
+    The lock is also released if the process is killed. Raises RunError if another
+    process holds the lock or the folder is not writable.
     """
     lock = FileLock(folder / ".lock")
     try:
@@ -69,6 +71,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def in_turn(folder: Path) -> Iterator[None]:
-    """Hold a short-term lock for updating a file in the run folder; if another process holds it, wait."""
+    """Hold a lock while a file in the run folder is updated.
+
+    Waits if another process holds the lock.
+    """
     with FileLock(folder / ".turn"):
         yield

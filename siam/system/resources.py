@@ -1,4 +1,4 @@
-"""CPU cores and memory available to this process."""
+"""The CPU cores and memory available to this process."""
 
 import os
 
@@ -8,7 +8,7 @@ _UNKNOWN = 4 * 2**30  # bytes
 
 
 def available_cores() -> int:
-    """Return the number of cores this process may run on."""
+    """Return the number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

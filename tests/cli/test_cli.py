@@ -45,7 +45,7 @@ def test_help_needs_neither_torch_nor_tyro():
         (["pretrain", "--backbone", "resnet51"], "unknown backbone 'resnet51'; did you mean resnet"),
         (
             ["pretrain", "--batch-size", "6000"],
-            "batch_size 6000 is larger than the dataset: demo has 5000 images",
+            "batch_size 6000 is larger than the dataset (5000 images in demo)",
         ),
         (["pretrain", "--device", "cuda:7"], "device 'cuda:7' is not available here: choose cpu"),
         (
@@ -60,7 +60,7 @@ def test_help_needs_neither_torch_nor_tyro():
         (["pretrain", "--checkpoint.every", "10x"], "checkpoint.every must be a time"),
         (
             ["pretrain", "--device", "cpu", "--devices", "3"],
-            "batch_size 32 cannot be split evenly over 3 processes",
+            "batch_size 32 cannot be split evenly across 3 processes",
         ),
         (
             ["pretrain", "--device", "cpu", "--devices", "2", "--batch-size", "36", "--grad-accum", "4"],
@@ -102,7 +102,7 @@ def test_an_empty_folder_and_a_single_image(capsys, tmp_path, photos):
     assert "no images" in refused(capsys, "pretrain", empty, "--out", tmp_path / "run")
     for file in sorted(photos.iterdir())[1:]:
         file.unlink()
-    says = "photos has only one image: training needs at least 2, so give a larger dataset"
+    says = "photos has only one image, but training needs at least 2: use a larger dataset"
     assert says in refused(capsys, "pretrain", photos, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert says in refused(capsys, "bench", photos)
@@ -118,8 +118,8 @@ def test_a_summary_of_the_images_is_printed_before_they_are_read(capsys, tmp_pat
         f"simsiam on {classes}: 24 images (12 more to validate, 2 classes), resnet10t, batches of 8, "
         f"2 epochs -> {tmp_path / 'run'}"
     )
-    assert ignored == "1 image is ignored, outside train/ and val/"
-    assert error.startswith("siam: loader.cache device needs images of the same size")
+    assert ignored == "ignoring 1 image outside train/ and val/"
+    assert error.startswith("siam: loader.cache device requires images of equal size")
     assert not (tmp_path / "run" / "settings.yaml").exists(), "no run to be resumed: it has yet to begin"
 
 

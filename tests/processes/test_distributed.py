@@ -248,9 +248,9 @@ def test_the_global_batch_does_not_depend_on_the_number_of_processes(processes):
 @pytest.mark.parametrize(
     ("devices", "device", "batch", "says"),
     [
-        (3, "cpu", 32, "batch_size 32 cannot be split evenly over 3 processes"),
+        (3, "cpu", 32, "batch_size 32 cannot be split evenly across 3 processes"),
         (16, "cpu", 16, "at least 2 images for each"),
-        (2, "cuda:1", 32, "cannot all be 'cuda:1'"),
+        (2, "cuda:1", 32, "requires --device cuda or cpu, got 'cuda:1'"),
     ],
 )
 def test_an_indivisible_batch_is_refused(devices, device, batch, says):

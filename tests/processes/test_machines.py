@@ -160,8 +160,8 @@ def test_a_link_that_stays_cut_ends_the_run_with_the_checkpoint_intact(machines,
         wait_until(lambda: not any(worker(name) for name in ADDRESSES), [])
         assert both[0].wait(timeout=120) != 0
     printed = " ".join(" ".join((tmp_path / name).read_text() for name in ("a.log", "b.log")).split())
-    assert "siam: process 0 of 2 lost the other processes" in printed
-    assert "siam: process 1 of 2 lost the other processes" in printed
+    assert "siam: process 0 of 2 lost contact with the other processes" in printed
+    assert "siam: process 1 of 2 lost contact with the other processes" in printed
     assert "continue from the last checkpoint with --resume auto" in printed
     saved, complaint = load_last(run)
     assert not complaint

@@ -1,11 +1,11 @@
-"""Image sources, one file each. To add a source, just add a file here.
+"""Image sources, one module each. To add a source, add a module to this package.
 
-A source is a module with
-    LOOKS_LIKE                a short description, shown in the error if no source recognizes a name
+A source defines
+    LOOKS_LIKE                a short description, listed if no source recognizes a name
     ORDER                     a number; sources are tried in ascending order
     recognizes(name) -> bool  True if the name belongs to this source; must be cheap
     open(name) -> ImageSets   list the images; raises DataError
-A source of named datasets also has NAMES, the names that the error suggests.
+A source of named datasets also defines NAMES, listed if a name is not found.
 """
 
 import contextlib
@@ -38,17 +38,17 @@ def open_images(data: str | Path | None) -> ImageSets:
 def _not_recognized(name: str) -> str:
     path, sources = Path(name), plugins.modules(__name__)
     if path.suffix in _COMPRESSED:
-        return f"{name} is compressed, which rules out random access: unpack it and pass the folder"
+        return f"{name} is compressed and cannot be read in place: unpack it and pass the folder"
     if os.path.exists(name):
         *kinds, last = (source.LOOKS_LIKE for source in sources)
-        return f"cannot recognize {name}: give {', '.join(kinds)} or {last}"
+        return f"{name} is not a supported dataset: use {', '.join(kinds)} or {last}"
     siblings: list[str] = []
     with contextlib.suppress(OSError, ValueError), os.scandir(path.parent) as entries:
         siblings = [entry.name for entry in itertools.islice(entries, 1000)]
     if path.name != name or path.suffix:
-        return f"there is no folder or file {name}{did_you_mean(path.name, siblings)}"
+        return f"no such file or folder: {name}{did_you_mean(path.name, siblings)}"
     known = [known for source in sources for known in getattr(source, "NAMES", ())]
     return (
-        f"there is no folder or file {name}, nor a dataset of that name ({', '.join(known)})"
-        + did_you_mean(name, [*siblings, *known])
+        f"no such file, folder or dataset: {name} (datasets: {', '.join(known)})"
+        f"{did_you_mean(name, [*siblings, *known])}"
     )

@@ -1,6 +1,6 @@
 """Images of equal size in a .npy or .npz file.
 
-A .npz holds `images` and, optionally, `labels`, `val_images` and `val_labels`.
+A .npz file contains `images` and, optionally, `labels`, `val_images` and `val_labels`.
 """
 
 import os
@@ -36,7 +36,7 @@ def open(name: str) -> ImageSets:
     except Exception as error:  # corrupt bytes make numpy and zipfile raise errors of many kinds
         raise DataError(f"{name} cannot be read: {first_line(error)}") from None
     if "images" not in arrays:
-        raise DataError(f"{name} has no array 'images', only {', '.join(sorted(arrays)) or 'nothing'}")
+        raise DataError(f"{name} has no 'images' array, only {', '.join(sorted(arrays)) or 'nothing'}")
     if "val_images" not in arrays:
         mapped = path if path.suffix == ".npy" else None
         return ImageSets(_array_set(name, arrays["images"], arrays.get("labels"), "", mapped), None)
@@ -61,7 +61,11 @@ class ArrayImages:
         split: str = "",
         file: Path | None = None,
     ) -> None:
-        """split: folder name to prepend to the image names. file: .npy file from which `images` is mapped."""
+        """Create a dataset from arrays.
+
+        split: folder name to prepend to the image names. file: the .npy file from which
+        `images` is memory-mapped, if any.
+        """
         self.name, self.images, self.labels, self.classes = name, images, labels, tuple(classes)
         self.file = file
         self.prefix = f"{split}/" if split else ""
@@ -87,7 +91,7 @@ class ArrayImages:
         return torch.from_numpy(self.images).permute(0, 3, 1, 2)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Omit memory-mapped pixels: each worker maps the file for itself."""
+        """Omit memory-mapped pixels: each worker maps the file itself."""
         return {k: v for k, v in self.__dict__.items() if k != "images" or self.file is None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -97,12 +101,12 @@ class ArrayImages:
 
 
 def _map(path: Path) -> NDArray[Any]:
-    """Memory-map a .npy array in copy-on-write mode, because torch has no read-only tensors."""
+    """Memory-map a .npy file copy-on-write, because torch has no read-only tensors."""
     return np.lib.format.open_memmap(path, mode="c")
 
 
 def _rgb(images: NDArray[Any]) -> NDArray[Any]:
-    """Expand gray images (N, H, W) to three equal channels: a writable view, as torch requires."""
+    """Expand grayscale images (N, H, W) to three channels, as a writable view."""
     if images.ndim != 3:
         return images
     return np.lib.stride_tricks.as_strided(images, (*images.shape, 3), (*images.strides, 0))
@@ -111,7 +115,7 @@ def _rgb(images: NDArray[Any]) -> NDArray[Any]:
 def _array_set(
     name: str, images: NDArray[Any], labels: NDArray[Any] | None, split: str, file: Path | None = None
 ) -> ArrayImages:
-    """Check the images and labels, and build a dataset from them. Raises DataError."""
+    """Validate images and labels, and create a dataset from them. Raises DataError."""
     rgb = _rgb(images)
     if rgb.ndim != 4 or rgb.shape[3] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape[1:]:
         raise DataError(

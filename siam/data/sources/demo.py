@@ -1,11 +1,12 @@
-"""The demo dataset: ten kinds of small shapes and patterns that a network can separate but raw pixels cannot.
+"""The demo dataset: ten classes of small shapes and patterns.
 
-A short run learns the easiest cue, so two crops of an image must have its kind in common and nothing easier.
-Each image is therefore light on dark in a single hue. The hue is random and dominates the pixels, so raw
-pixels separate the kinds badly, and the demo's views mostly remove it: both views of an image keep it only 1
-time in 100. Lightness, contrast and saturation are the same in all images, so there is nothing to learn from
-them. All that two views have in common is the kind. Shapes appear anywhere, at any angle, in many sizes, with
-noise. Half of the kinds are patterns that fill the image, so that every crop shows the kind.
+A short run learns the easiest cue, so two views of an image must share nothing easier
+than the class. Each image is light on dark in a single random hue. The hue dominates
+the pixels, so raw pixels separate the classes poorly, but the demo's augmentation
+usually removes it: both views of an image keep the hue only 1 time in 100. Lightness,
+contrast and saturation are the same in all images. Shapes vary in position, angle and
+size, and noise is added. Half of the classes are patterns that fill the image, so that
+every crop shows the class.
 """
 
 import os
@@ -27,9 +28,9 @@ Array = NDArray[np.float64]
 SIDE = 16
 _COUNTS = {"train": 5000, "test": 1000}
 _LUMA = (0.42, 0.58)
-"""Lightness of the background and of the shape, in [0, 1]."""
+"""Lightness of the background and the shape, in [0, 1]."""
 _CHROMA = 0.2
-"""Distance from gray in the YIQ chroma plane; anything larger would leave the RGB cube."""
+"""Distance from gray in the YIQ chroma plane; larger values leave the RGB cube."""
 
 
 def recognizes(name: str) -> bool:
@@ -100,14 +101,17 @@ SHAPES: dict[str, Callable[[Array, Array], Array]] = {
     "dots": _dots,
     "rings": _rings,
 }
-"""Kind -> function that returns the signed distance from (u, v) to the outline, negative inside.
+"""Class -> function that returns the signed distance from (u, v) to the outline.
 
-A single shape spans about [-1, 1] in u and v.
+Distances are negative inside. A single shape spans about [-1, 1] in u and v.
 """
 
 
 def demo_images(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
-    """Draw the `train` or `test` split from a fixed seed: uint8 (N, 16, 16, 3), labels (N,), class names."""
+    """Draw the `train` or `test` split from a fixed seed.
+
+    Returns images (uint8, (N, 16, 16, 3)), labels (N,) and class names.
+    """
     rng = np.random.default_rng([2011, 10566, _COUNTS[split]])
     labels = rng.permutation(np.arange(_COUNTS[split]) % len(SHAPES))
     images = np.empty((len(labels), SIDE, SIDE, 3), dtype=np.uint8)
@@ -118,7 +122,10 @@ def demo_images(split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple
 
 
 def _draw(rng: np.random.Generator, distance: Callable[[Array, Array], Array], n: int) -> NDArray[np.uint8]:
-    """Draw n images of one kind, with random positions, sizes, angles and colors: uint8 (n, 16, 16, 3)."""
+    """Draw n images of one class, with random positions, sizes, angles and colors.
+
+    distance: see `SHAPES`. Returns uint8 (n, 16, 16, 3).
+    """
     y, x = (np.mgrid[:SIDE, :SIDE] + 0.5) / SIDE - 0.5  # the image spans [-1/2, 1/2]
     size, angle = rng.uniform(0.3, 0.5, (n, 1, 1)), rng.uniform(-np.pi, np.pi, (n, 1, 1))
     x, y = x - rng.uniform(-0.25, 0.25, (n, 1, 1)), y - rng.uniform(-0.25, 0.25, (n, 1, 1))
@@ -134,7 +141,10 @@ def _draw(rng: np.random.Generator, distance: Callable[[Array, Array], Array], n
 
 
 def _colors(luma: float, hue: Array) -> Array:
-    """Return RGB colors (n, 3) with lightness `luma`; `hue` (n,): angles in the chroma plane, in radians."""
+    """Return RGB colors (n, 3) of the given lightness and hues.
+
+    hue: angles in the chroma plane, in radians (n,).
+    """
     yiq = np.stack([np.full_like(hue, luma), _CHROMA * np.cos(hue), _CHROMA * np.sin(hue)], axis=1)
     colors: Array = yiq @ RGB_TO_YIQ.inverse().T.numpy()
     return colors

@@ -1,4 +1,4 @@
-"""A folder of image files, at any depth, split into train/ and val/ if the folder has both."""
+"""A folder of image files, at any depth, split into train/ and val/ if both exist."""
 
 import os
 from collections.abc import Iterator
@@ -41,7 +41,10 @@ class FolderImages(Encoded):
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Yield the sorted names of all image files under `root`, except hidden files and linked folders."""
+    """Yield the sorted names of all image files under `root`.
+
+    Hidden files and folders and symlinks to folders are skipped.
+    """
     waiting = [""]  # a name that ends in "/" is a folder, so that it sorts like its files
     try:
         while waiting:
@@ -63,6 +66,6 @@ def _entry(entry: os.DirEntry[str]) -> str:
         return ""
     if entry.is_dir(follow_symlinks=False):
         return entry.name + "/"
-    # a dangling link is reported as an unreadable image; reading a pipe would block forever
+    # broken symlinks are reported as unreadable; reading a pipe would block forever
     is_image = entry.name.lower().endswith(IMAGE_SUFFIXES) and (entry.is_symlink() or entry.is_file())
     return entry.name if is_image else ""

@@ -1,4 +1,7 @@
-"""A text file with one image path per line, relative to the file; a tab and a label may follow."""
+"""A text file with one image path per line, relative to the file.
+
+A path may be followed by a tab and a label.
+"""
 
 import os
 from array import array
@@ -33,7 +36,7 @@ def open(name: str) -> ImageSets:
                 if not entry.strip():
                     continue
                 if ".." in entry and ".." in Path(entry).parts:
-                    raise DataError(f"{name}: {entry} is outside the list's folder; give an absolute path")
+                    raise DataError(f"{name}: {entry} is outside the list's folder; use an absolute path")
                 if label:
                     labels.append(found.setdefault(label, len(found)))
                 yield entry

@@ -1,7 +1,7 @@
-"""Images in a Parquet column: encoded bytes, or {bytes, path} structs as written by Hugging Face datasets.
+"""Images in a Parquet column of bytes, or {bytes, path} structs (Hugging Face).
 
-Row groups are read whole, so an epoch visits only a few at a time (see `grouped_order`), and each worker
-keeps the row groups that it read last in memory.
+Row groups are read whole, so an epoch visits only a few at a time (see
+`grouped_order`), and each worker caches the row groups it used most recently.
 """
 
 import json
@@ -25,7 +25,7 @@ from siam.errors import DataError, first_line
 LOOKS_LIKE = "Parquet files"
 ORDER = 40
 
-_KEPT = 40  # row groups to keep in memory: a few more than an epoch visits at a time
+_KEPT = 40  # row groups cached per worker: a few more than an epoch visits at once
 _LABEL_COLUMNS = ("label", "labels", "class", "cls", "fine_label")
 
 
@@ -55,12 +55,13 @@ class ParquetImages(Encoded):
     groups: NDArray[np.int64]
 
     def __init__(self, name: str, files: list[str], unreadable: dict[str, str]) -> None:
-        """Read names and labels. unreadable: filled with unreadable files, path -> reason.
+        """Read the names and labels of all images.
 
-        Raises DataError if a file has no image column.
+        unreadable: dict to fill with unreadable files, path -> reason. Raises DataError
+        if a file has no image column.
         """
         self.name = name
-        self.places: list[tuple[str, int]] = []  # each row group's file, and its number in that file
+        self.places: list[tuple[str, int]] = []  # file and number of each row group
         counts: list[int] = []
         names: list[str] = []
         labels: list[Any] = []
@@ -89,7 +90,11 @@ class ParquetImages(Encoded):
         self._kept: OrderedDict[int, Any] = OrderedDict()
 
     def _set_labels(self, labels: list[Any]) -> None:
-        """Use `labels` as they are if they index the stored class names; otherwise, number the values."""
+        """Set the labels of all images.
+
+        Labels are used as they are if they index the stored class names; otherwise,
+        their distinct values are the classes.
+        """
         indices = range(len(self.classes))
         if self.classes and all(isinstance(value, int) and value in indices for value in labels):
             self.labels = np.array(labels, dtype=np.int64)
@@ -109,7 +114,7 @@ class ParquetImages(Encoded):
             ) from None
         data = value.get("bytes") if isinstance(value, dict) else value
         if data is None:
-            raise BrokenImage("the row holds no image")
+            raise BrokenImage("the row has no image")
         return bytes(data)
 
     def _rows(self, group: int) -> Any:
@@ -136,9 +141,9 @@ def _open(file: str) -> Any:
 
 
 def _image_column(name: str, schema: Any) -> str:
-    """Return the name of the first column that holds bytes, or structs with a `bytes` field.
+    """Return the name of the first column of bytes, or of structs with a `bytes` field.
 
-    Raises DataError if there is none.
+    Raises DataError if there is no such column.
     """
     for field in schema:
         kind = field.type
@@ -166,7 +171,7 @@ def _values(parquet: Any, column: str | None) -> list[Any]:
 
 
 def _class_names(schema: Any, label: str | None) -> tuple[str, ...]:
-    """Return the class names that Hugging Face datasets stored in the file; () if there are none."""
+    """Return the class names in Hugging Face metadata; () if there are none."""
     try:
         stored = json.loads(schema.metadata[b"huggingface"])["info"]["features"][label]["names"]
         return tuple(str(name) for name in stored)
@@ -175,7 +180,7 @@ def _class_names(schema: Any, label: str | None) -> tuple[str, ...]:
 
 
 def _names(parquet: Any, file: str, column: str) -> list[str]:
-    """Return the path stored in each row, or FILE#ROW where there is none."""
+    """Return the path stored in each row, or FILE#ROW for rows without one."""
     rows = parquet.metadata.num_rows
     paths: list[Any] = [None] * rows
     kind = parquet.schema_arrow.field(column).type

@@ -1,8 +1,8 @@
 """WebDataset shards: a dataset in many tar files, local or remote.
 
-Local shards are indexed once and read in place, in random order, like a folder. Remote shards are downloaded
-whole, once per epoch, to a size-limited disk cache, and an epoch visits only a few at a time (see
-`grouped_order`). Unreadable shards are skipped and reported.
+Local shards are indexed once and read in place, in random order, like a folder. Remote
+shards are downloaded whole to a disk cache of limited size, and an epoch visits only a
+few at a time (see `grouped_order`). Unreadable shards are skipped and reported.
 """
 
 import json
@@ -27,7 +27,7 @@ LOOKS_LIKE = "shards (x-{000..099}.tar)"
 ORDER = 30
 
 INDEX = "index.json"
-"""Index that `siam shard` writes next to the shards: shard names and image counts, in wids format."""
+"""Index of shard names and image counts, in wids format; written by `siam shard`."""
 
 
 def recognizes(name: str) -> bool:
@@ -50,10 +50,13 @@ def open(name: str) -> ImageSets:
 
 
 class ShardImages(Encoded):
-    """Images in local shards, in storage order."""
+    """Images in local shards, in the order in which they are stored."""
 
     def __init__(self, name: str, files: list[Path], unreadable: dict[str, str]) -> None:
-        """Index the shards. unreadable: filled with unreadable shards, path -> reason."""
+        """Index the shards.
+
+        unreadable: dict to fill with unreadable shards, path -> reason.
+        """
         self.name, self.files = name, files
         parts, spans = [], []
         for file in files:
@@ -61,7 +64,7 @@ class ShardImages(Encoded):
                 names, found, complaint = tar_members(file)
             except DataError:
                 names, found = PackedStrings(()), np.empty((0, 2), dtype=np.int64)
-                complaint = f"skipped because it is {'damaged or not a tar' if file.exists() else 'missing'}"
+                complaint = f"skipped because it is {'corrupt or not a tar' if file.exists() else 'missing'}"
             if complaint:
                 unreadable[str(file)] = complaint
             stored = np.argsort(found[:, 0], kind="stable")
@@ -77,12 +80,12 @@ class ShardImages(Encoded):
 
 
 class RemoteShards(Encoded):
-    """Images in remote shards, without labels or names: each image is called URL#number."""
+    """Images in remote shards, without labels; image names are URL#NUMBER."""
 
     groups: NDArray[np.int64]
 
     def __init__(self, name: str, urls: list[str], counts: list[int]) -> None:
-        """counts: number of images in each of the shards at `urls`."""
+        """Create a dataset from shards with the given numbers of images."""
         self.name, self.urls = name, urls
         self.groups = np.cumsum([0, *counts])
 
@@ -103,7 +106,7 @@ class RemoteShards(Encoded):
             raise BrokenImage(str(error), until) from None
         within = i - int(self.groups[shard])
         if within >= len(spans):
-            raise BrokenImage("the shard holds fewer images than its index says", until)
+            raise BrokenImage("the shard has fewer images than its index says", until)
         return read_member(file, spans[within], until)
 
     def _shard(self, i: int) -> int:
@@ -112,13 +115,16 @@ class RemoteShards(Encoded):
 
 @lru_cache(maxsize=64)
 def _stored_spans(file: Path) -> NDArray[np.int64]:
-    """Return the offset and size of each image in a downloaded shard, in storage order: (N, 2)."""
+    """Return each image's byte offset and size in a tar, in storage order (N, 2)."""
     _, spans, _ = tar_members(file)
     return spans[np.argsort(spans[:, 0], kind="stable")]
 
 
 def _set(name: str, places: list[str], unreadable: dict[str, str]) -> Images:
-    """Open shards (all local or all remote) as one dataset. Raises DataError if they hold no images."""
+    """Open shards, all local or all remote, as one dataset.
+
+    Raises DataError if they contain no images.
+    """
     images: Images
     if remote.is_remote(places[0]):
         images = RemoteShards(name, *_counted(places, unreadable))
@@ -147,7 +153,10 @@ def _counted(urls: list[str], unreadable: dict[str, str]) -> tuple[list[str], li
 
 
 def _index_next_to(url: str) -> dict[str, int]:
-    """Return shard name -> number of images; {} if there is no readable index next to the shards."""
+    """Read the index next to a shard: shard name -> number of images.
+
+    Returns {} if there is no readable index.
+    """
     index = f"{url.rpartition('/')[0]}/{INDEX}"
     try:
         plain: Any = json.loads(remote.read(index) if remote.is_remote(url) else Path(index).read_text())

@@ -1,4 +1,4 @@
-"""A tar of image files, read in place and split into train/ and val/ if the tar has both."""
+"""A tar of image files, read in place, and split into train/ and val/ if both exist."""
 
 import os
 from pathlib import Path
@@ -37,7 +37,7 @@ class TarImages(Encoded):
     """Image files in a tar; labeled if every image is in a class folder."""
 
     def __init__(self, name: str, file: Path, names: PackedStrings, spans: NDArray[np.int64]) -> None:
-        """spans: each image's offset and size in bytes (N, 2)."""
+        """Create a dataset from image names and their byte offsets and sizes (N, 2)."""
         self.name, self.file, self.names, self.spans = name, file, names, spans
         self.classes, self.labels = class_folders(names)
 

@@ -1,4 +1,7 @@
-"""Public datasets that torchvision downloads to the folder SIAM_DATASETS (default: ~/.cache/siam)."""
+"""Public datasets that torchvision downloads.
+
+SIAM_DATASETS sets the download folder (default: ~/.cache/siam).
+"""
 
 import os
 from pathlib import Path
