@@ -1,7 +1,7 @@
-"""Siam learns image representations without labels, using Siamese networks.
+"""Self-supervised learning of image representations with Siamese networks.
 
-Shape legend: B images in a batch, V views of each image, C channels, H x W pixels, S pixels per side of a
-view, D backbone features, d projected dimensions, K prototypes or queue keys, N images in a dataset.
+Shape notation: B images per batch, V views per image, C channels, H x W pixels, S pixels per side of a view,
+D backbone features, d projection dimensions, K prototypes or queue keys, N images in the dataset.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -56,7 +56,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name on first use: its module needs torch, which would slow the command line's startup."""
+    """Import `name` on first access, because importing torch would slow down the CLI's startup."""
     if name in _LAZY:
         from importlib import import_module
 

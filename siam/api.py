@@ -19,17 +19,18 @@ def pretrain(
 ) -> Outcome:
     """Pretrain an encoder on unlabeled images, as `siam pretrain` does.
 
-    data: a folder, list file, .tar, .npy, .npz, or a torchvision dataset's name; default: the demo dataset.
-    method: a name, or a dict of the name and settings: {"name": "byol", "momentum": 0.99}; default: simsiam.
+    data: a folder, list, .tar, .npy or .npz file, or torchvision dataset name; default: the demo dataset.
+    method: a name, or a dict of name and settings: {"name": "byol", "momentum": 0.99}; default: simsiam.
     out: the run folder; default: runs/METHOD-DATA.
-    recipe: the base settings: imagenet, cifar10, imagenette or demo; default: chosen to fit the images.
-    resume: continue the run in `out`; "auto" starts a run if `out` holds none.
-    settings: any other settings by name, with groups as dicts: epochs=100, optimizer={"lr": 0.03}.
+    recipe: name of the base settings (imagenet, cifar10, imagenette or demo); default: chosen to suit the
+    images.
+    resume: continue the run in `out`; "auto" starts a new run if there is none in `out`.
+    settings: any other settings, by name; groups are dicts: epochs=100, optimizer={"lr": 0.03}.
 
-    Returns the run's outcome: its folder (`.run`), verdict, loss, std x sqrt(d), effective rank, and kNN
-    accuracies as fractions in [0, 1], or None without labels.
-    Raises SettingsError (unknown or impossible settings), DataError (no readable images) or RunError (the
-    folder is in use or holds another run, or the loss is not finite).
+    Returns the outcome: run folder (`.run`), verdict, loss, std x sqrt(d), and metrics such as effective rank
+    and kNN accuracy (a fraction in [0, 1], or None without labels).
+    Raises SettingsError (unknown or invalid settings), DataError (no readable images) or RunError (the folder
+    is in use or contains another run, or the loss or weights are no longer finite).
     """
     given: dict[str, Any] = dict(settings)
     if data is not None:

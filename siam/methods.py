@@ -1,8 +1,8 @@
-"""Figure 3 of SimSiam (Chen & He 2021, arXiv 2011.10566) as code: SimSiam and four variants.
+"""SimSiam and four related methods, as in Figure 3 of SimSiam (Chen & He 2021, arXiv 2011.10566).
 
-Two views of an image pass through two branches. Three choices define a method: the predictor h on the online
-branch, the target branch, and the objective that scores their agreement (a file in siam/objectives). Each
-method is SimSiam with a few fields replaced, so adding a method takes one line.
+A method is defined by the predictor h on its online branch, its target branch, and the objective that scores
+the agreement between the branches (a module in siam/objectives). Each method is SimSiam with a few fields
+replaced, so adding a method takes one line.
 """
 
 from dataclasses import replace
@@ -19,11 +19,11 @@ MOCO_V2 = replace(SIMSIAM, name="moco_v2", predictor="none", target="momentum", 
 
 METHODS = {method.name: method for method in list(vars().values()) if isinstance(method, Method)}
 if len(METHODS) < sum(isinstance(value, Method) for value in vars().values()):
-    raise ValueError("two methods have the same name: give each line its own name=")
+    raise ValueError("two methods have the same name: give each method a unique name=")
 
 TITLES = {"simsiam": "SimSiam", "byol": "BYOL", "simclr": "SimCLR", "swav": "SwAV", "moco_v2": "MoCo v2"}
 
 
 def title(name: str) -> str:
-    """Return a method's name as written in papers: from TITLES, otherwise in title case (Barlow Twins)."""
+    """Return a method's display name: its entry in TITLES, or else its name in title case (Barlow Twins)."""
     return TITLES.get(name, name.replace("_", " ").title())

@@ -1,8 +1,7 @@
-"""The two branches of a Siamese network: a shared encoder f, a predictor h, and the stop-gradient.
+"""The two branches of a Siamese network: a shared encoder f, a predictor h, and stop-gradient.
 
-Symbols follow the paper: x is a view, f the encoder (backbone and projector), h the predictor, p = h(f(x))
-a prediction, and z the target of p. Objectives pass gradient to all their inputs, so `forward` below is the
-only place that applies stop-gradient.
+Notation follows the paper: x is a view, f the encoder (backbone and projector), h the predictor, p = h(f(x))
+a prediction, and z the target for p. Stop-gradient is applied in `Network.forward`, not in the objectives.
 """
 
 from typing import Literal
@@ -17,11 +16,11 @@ from siam.parts.momentum import MomentumEncoder
 
 
 class Network(nn.Module):
-    """The two branches in SimSiam's Figure 3, with the method's predictor and target.
+    """A Siamese network (SimSiam Figure 3) with the method's predictor and target branch.
 
-    backbone: any timm model name. image_size: pixels per side of a view; also selects the stem if `stem` is
-    auto. Each view passes through f separately, as in the paper, so BN statistics are per view. Raises
-    SettingsError if the backbone does not exist or rejects this image size.
+    backbone: name of any timm model. image_size: side length of a view, in pixels; also determines the stem
+    if `stem` is auto. Each view passes through f separately, as in the paper, so BN statistics are computed
+    per view. Raises SettingsError if the backbone is unknown or does not support this image size.
     """
 
     def __init__(
@@ -42,24 +41,24 @@ class Network(nn.Module):
 
     @property
     def encoder(self) -> nn.Sequential:
-        """f: (B, 3, H, W) -> (B, d), sharing this network's weights."""
+        """The encoder f, (B, 3, H, W) -> (B, d); it shares this network's weights."""
         return nn.Sequential(self.backbone, self.projector)
 
     def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Map two normalized views x1, x2, each (B, 3, H, W), to p1, p2, z1, z2, each (B, d)."""
         f, h = self.encoder, self.predictor
         if self.target_encoder is not None:  # first, before f's activations take up memory
-            with torch.no_grad():  # no gradient into a momentum encoder ...
+            with torch.no_grad():  # a momentum encoder receives no gradient
                 z1, z2 = self.target_encoder(x1), self.target_encoder(x2)  # (B, 3, H, W) -> (B, d)
         f1, f2 = f(x1), f(x2)  # (B, 3, H, W) -> (B, d)
         if self.target == "stop_gradient":
-            z1, z2 = f1.detach(), f2.detach()  # ... nor through SimSiam's stop-gradient ...
+            z1, z2 = f1.detach(), f2.detach()  # SimSiam's stop-gradient
         elif self.target == "gradient":
-            z1, z2 = f1, f2  # ... but into both branches here
+            z1, z2 = f1, f2  # gradient flows into both branches
         return h(f1), h(f2), z1, z2  # (B, d) -> (B, d)
 
     @torch.no_grad()
     def update_target(self, momentum: float) -> None:
-        """Move the momentum encoder toward f; a no-op for other targets."""
+        """Update the momentum encoder toward f; a no-op for methods without one."""
         if self.target_encoder is not None:
             self.target_encoder.update(self.encoder, momentum)

@@ -1,6 +1,6 @@
-"""Discover plugins: every module in a plugin package is one plugin.
+"""Plugin discovery: each module in a plugin package is a plugin.
 
-A new file in such a package adds a command, data source, objective, metric or report section; no other file
+To add a command, data source, objective, metric or report section, add a file to its package; no other file
 needs to change.
 """
 
@@ -10,13 +10,13 @@ from types import ModuleType
 
 
 def names(package: str) -> list[str]:
-    """Return the sorted names of a package's public modules (not _name), without importing them."""
+    """Return the sorted names of a package's public modules, without importing the modules."""
     found = pkgutil.iter_modules(import_module(package).__path__)
     return sorted(module.name for module in found if not module.name.startswith("_"))
 
 
 def load(package: str, name: str) -> ModuleType:
-    """Import the module with this name from a package."""
+    """Import and return the module `name` of a package."""
     return import_module(f"{package}.{name}")
 
 

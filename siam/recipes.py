@@ -30,26 +30,27 @@ PUBLISHED: dict[str, tuple[Method, OptimizerSettings]] = {
         OptimizerSettings(lr=0.03),
     ),
 }  # fmt: skip
-"""Each method's heads and optimizer for 100 epochs on ImageNet, from its own paper and SimSiam's App. C.
+"""Each method's heads and optimizer for 100 epochs on ImageNet, from its paper and SimSiam App. C.
 
-- SimSiam (Chen & He 2021), Sec. 3: batch 256.
-- BYOL (Grill et al. 2020), Sec. 3: heads 4096-256, predictor 4096; App.: for 100 epochs lr 0.45, weight decay
-  1e-6, momentum from 0.99 (for 1,000 epochs: 0.2, 1.5e-6 and 0.996); batch 4096.
-- SimCLR (Chen et al. 2020), Sec. 2.2 and App. B: temperature 0.1, lr 0.3; batch 4096. Three projector
-  layers, as in SimSiam's App. C, instead of the SimCLR paper's two.
-- SwAV (Caron et al. 2020), Sec. 4 and App. A: 3000 prototypes, temperature 0.1; batch 4096. Three layers.
-- MoCo v2 (Chen et al. 2020b), Sec. 3: head 2048-128 without BN, temperature 0.2, momentum 0.999; batch 256.
-  Its loss is symmetrized here, as in SimSiam's App. C.
+- SimSiam (Chen & He 2021), Sec. 3: batch size 256.
+- BYOL (Grill et al. 2020), Sec. 3: heads 4096-256, predictor 4096; App.: for 100 epochs, lr 0.45, weight
+  decay 1e-6, initial momentum 0.99 (for 1,000 epochs: 0.2, 1.5e-6 and 0.996); batch size 4096.
+- SimCLR (Chen et al. 2020), Sec. 2.2 and App. B: temperature 0.1, lr 0.3; batch size 4096. Three
+  projector layers, as in SimSiam App. C, instead of two as in the SimCLR paper.
+- SwAV (Caron et al. 2020), Sec. 4 and App. A: 3000 prototypes, temperature 0.1; batch size 4096. Three
+  projector layers.
+- MoCo v2 (Chen et al. 2020b), Sec. 3: head 2048-128 without BN, temperature 0.2, momentum 0.999; batch size
+  256. The loss is symmetrized here, as in SimSiam App. C.
 """
 
 
 def published(method: str) -> tuple[Method, OptimizerSettings]:
-    """Return a method's published heads and optimizer, or SimSiam's if PUBLISHED does not list the method."""
+    """Return a method's heads and optimizer from PUBLISHED, or the defaults if it is not listed."""
     return PUBLISHED.get(method, (METHODS[method], OptimizerSettings()))
 
 
 IMAGENET = Settings()
-"""SimSiam Sec. 3: ResNet-50, 224 pixels, batch 256. Published: 68.3 % linear on ImageNet after 100 epochs."""
+"""SimSiam Sec. 3: ResNet-50, 224 pixels, batch size 256. Published linear accuracy at 100 epochs: 68.3 %."""
 
 CIFAR10 = Settings(
     backbone="resnet18",
@@ -59,7 +60,7 @@ CIFAR10 = Settings(
     method=replace(SIMSIAM, projector_layers=2, momentum=0.99, queue=4096, prototypes=512),
     optimizer=OptimizerSettings(lr=0.03, weight_decay=5e-4),
 )
-"""SimSiam App. D: CIFAR ResNet-18, 2-layer projector, no blur. Published: 91.8 % linear on CIFAR-10."""
+"""SimSiam App. D: CIFAR ResNet-18, 2-layer projector, no blur. Published linear accuracy: 91.8 %."""
 
 IMAGENETTE = Settings(
     backbone="resnet18",
@@ -69,7 +70,7 @@ IMAGENETTE = Settings(
     method=replace(SIMSIAM, momentum=0.99, queue=4096, prototypes=512),
     optimizer=OptimizerSettings(lr=0.06, weight_decay=5e-4),
 )
-"""128 pixels, ResNet-18. Published (lightly's documentation): 87.2 % kNN on Imagenette after 800 epochs."""
+"""ResNet-18, 128 pixels. Published by lightly: 87.2 % kNN accuracy on Imagenette after 800 epochs."""
 
 DEMO = Settings(
     backbone="resnet10t",
@@ -86,21 +87,21 @@ DEMO = Settings(
     optimizer=OptimizerSettings(lr=0.8, weight_decay=5e-4, warmup_epochs=1),  # lr 0.1 for a batch of 32
     monitor=MonitorSettings(knn_k=20, bank=5000, queries=1000),
 )  # fmt: skip
-"""The demo dataset, in minutes on two CPU cores: small batches (hence many steps), small d. kNN: 83 to 88 %.
+"""The demo dataset, in minutes on two CPU cores: small batches, small d. kNN accuracy: 83 to 88 %.
 
 The views do not change the hue, because the fast pipeline rotates hue in YIQ and the published pipeline in
-HSV (docs/views.md). The projector's output has no BN (Table 3: 67.4 vs. 68.1) because, with BN, a batch of 32
-could not reveal collapse (see `std_at_collapse`).
+HSV (docs/views.md). The projector's output has no BN (Table 3: 67.4 vs. 68.1) because BN would hide
+collapse in batches of 32 (see `std_at_collapse`).
 """
 
 RECIPES = {"imagenet": IMAGENET, "cifar10": CIFAR10, "imagenette": IMAGENETTE, "demo": DEMO}
 
 
 def starting_point(recipe: str | None, method: str, data: str, side: int, size: int) -> Settings:
-    """Return the base settings for the user's overrides: the given recipe, or one that fits the images.
+    """Return a recipe's settings, adapted to the method and dataset; the user's settings override them.
 
-    side: pixels along the shorter side of a typical image. size: number of images.
-    Raises SettingsError if the method or recipe does not exist.
+    recipe: name, or None to choose a recipe that suits the images. side: length of a typical image's shorter
+    side, in pixels. size: number of images. Raises SettingsError if the method or recipe is unknown.
     """
     if method not in METHODS:
         raise SettingsError(
@@ -117,20 +118,20 @@ def starting_point(recipe: str | None, method: str, data: str, side: int, size: 
     while batch > max(min(size, 8), size // 4):  # several steps per epoch, and enough images for BN
         batch //= 2
     chosen, optimizer = published(method)
-    if base is not IMAGENET:  # the same widths and learning rate for all methods, to compare them
+    if base is not IMAGENET:  # same widths and learning rate for all methods, for a fair comparison
         chosen, optimizer = _with_sizes_of(base.method, chosen), base.optimizer
     return replace(base, data=data, method=chosen, optimizer=optimizer, batch_size=batch)
 
 
 def _fitting(data: str, side: int) -> str:
-    """Return the name of the recipe for the demo data, or for images with a shorter side of `side` pixels."""
+    """Return `demo` for the demo dataset, otherwise the recipe for the images' shorter side, in pixels."""
     if data == "demo":
         return "demo"
     return "cifar10" if side <= 64 else "imagenette" if side <= 160 else "imagenet"
 
 
 def _with_sizes_of(sizes: Method, method: Method) -> Method:
-    """Return `method` with the heads, momentum, queue and prototypes from `sizes`, a recipe's method."""
+    """Return `method` with the heads, momentum, queue size and number of prototypes of `sizes`."""
     heads = ["projector_layers", "projector_hidden", "dim", "predictor_hidden", "batch_norm"]
     names = [*heads, "momentum", "queue", "prototypes"]
     return replace(method, **{name: getattr(sizes, name) for name in names})

@@ -78,8 +78,8 @@ def test_forward_equals_the_papers_pseudocode():
     ("build", "says"),
     [
         (lambda: build_backbone("resnet19", 32), "did you mean resnet1"),
-        (lambda: build_backbone("mobilenetv3_small_050", 32, width=0.5), "is for ResNets only"),
-        (lambda: build_backbone("mobilenetv3_small_050", 32, stem="small"), "is for ResNets"),
+        (lambda: build_backbone("mobilenetv3_small_050", 32, width=0.5), "is supported only for ResNets"),
+        (lambda: build_backbone("mobilenetv3_small_050", 32, stem="small"), "is supported only for ResNets"),
         (lambda: replace(siam.BYOL, momentum=1.5), r"momentum must lie in \[0, 1\]"),
         (lambda: replace(siam.SIMCLR, temperature=0), "temperature must be above 0"),
         (lambda: replace(siam.SWAV, prototypes=1), "at least 2 clusters"),

@@ -1,9 +1,9 @@
-"""Detect collapse without labels: two measures, and a verdict based on them.
+"""Detect collapse without labels, from two measures of the embeddings.
 
-std x sqrt(d): the per-channel standard deviation of z/|z|, times sqrt(d). The result is 0 if all images get
-the same vector and 1 if the directions are evenly spread (SimSiam Sec. 4.1 and Fig. 2: "if z has a zero-mean
-isotropic Gaussian distribution, the std of z/|z| is 1/sqrt(d)"). Effective rank: how many dimensions the
-features span (RankMe, Garrido et al. 2023, Eq. 1). This rank detects partial collapse, where only some
+std x sqrt(d): the per-channel standard deviation of z/|z|, times sqrt(d). It is 0 if all images have the same
+embedding and 1 if the directions are evenly spread (SimSiam Sec. 4.1 and Fig. 2: "if z has a zero-mean
+isotropic Gaussian distribution, the std of z/|z| is 1/sqrt(d)"). Effective rank: the number of dimensions
+that the features span (RankMe, Garrido et al. 2023, Eq. 1). It detects partial collapse, where only some
 dimensions die (Li, Efros & Pathak 2022).
 """
 
@@ -31,7 +31,10 @@ def embedding_std(z: Tensor) -> Tensor:
 
 
 def effective_rank(features: Tensor) -> float:
-    """Return exp(entropy of the normalized singular values) of features (N, D): between 1 and min(N, D)."""
+    """Return the effective rank of features (N, D), between 1 and min(N, D).
+
+    This is the exponential of the entropy of the normalized singular values.
+    """
     s = torch.linalg.svdvals(features.double())
     p = s / s.sum().clamp(min=torch.finfo(s.dtype).tiny)
     return float(torch.exp(torch.special.entr(p).sum()))
@@ -52,7 +55,7 @@ def verdict(std: float, floor: float = 0.0, rank: float | None = None, max_rank:
 
 
 def std_at_collapse(method: Method, batch_size: int) -> float:
-    """Return the std x sqrt(d) that a batch has at full collapse.
+    """Return the value of std x sqrt(d) for a fully collapsed batch.
 
     If the projector ends in BN without a shift, z has mean 0 over the batch. At full collapse, all images but
     one then share a direction, and the remaining image has the opposite direction, so the std is
@@ -64,7 +67,7 @@ def std_at_collapse(method: Method, batch_size: int) -> float:
 
 ADVICE = {
     "collapsed": (
-        "every image gets nearly the same vector. Keep method.target 'stop_gradient' or 'momentum' with a "
+        "all images have nearly the same embedding. Keep method.target 'stop_gradient' or 'momentum' with a "
         "predictor, keep batch norm in the heads, and lower optimizer.lr."
     ),
     "at risk": (

@@ -25,8 +25,8 @@ _LONGEST = 8  # times the shorter side: panoramas are cropped to this length bef
 def center_view(image: Tensor, size: int) -> Tensor:
     """Crop the center of an image, uint8 (3, H, W) -> (3, size, size), as in the 256 / 224 protocol.
 
-    The shorter side is first resized to 8/7 of `size`, or to `size` itself below 64 pixels, where borders
-    matter. An image that already has the output size is returned unchanged.
+    The shorter side is first resized to 8/7 of `size`, or to `size` itself below 64 pixels, to keep the
+    borders. An image that already has the output size is returned unchanged.
     """
     height, width = image.shape[1:]
     if (height, width) == (size, size):
@@ -53,7 +53,7 @@ def center_views(
 ) -> Iterator[Views]:
     """Yield batches of center crops, uint8 (B, 3, size, size), in order, skipping unreadable images.
 
-    indices: images to read, or None for all. workers: decoding processes, or 0 to decode in this process.
+    indices: images to read; None for all. workers: decoding processes; 0 to decode in this process.
     """
     indices = np.arange(len(images)) if indices is None else indices
     batches = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
@@ -68,13 +68,13 @@ def stream(
 ) -> Iterator[Views]:
     """Yield float32 features (B, D) on the CPU, batch by batch, with their image indices.
 
-    encoder: called on normalized views (B, 3, S, S); a module stays in eval mode until the last batch.
+    encoder: called on normalized views (B, 3, S, S); a module is in eval mode during iteration.
     """
     training = isinstance(encoder, nn.Module) and encoder.training
     if isinstance(encoder, nn.Module):
         encoder.eval()
 
-    # no_grad and autocast are entered per call: held across a yield, they would leak into the caller.
+    # no_grad and autocast are entered per call: across a yield, they would leak into the caller.
     @torch.no_grad()
     def features(views: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -102,9 +102,9 @@ def extract(
     bf16: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Views:
-    """Return float32 features (N, D) on the CPU, and their image indices (N,): everything `stream` yields.
+    """Concatenate the output of `stream`: float32 features (N, D) on the CPU, and image indices (N,).
 
-    progress: called after each batch with its number of images. Raises DataError if no image can be read.
+    progress: called after each batch with its image count. Raises DataError if no image can be read.
     """
     features, indices = [], []
     for batch_features, batch_indices in stream(encoder, batches, device, bf16):

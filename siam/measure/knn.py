@@ -19,7 +19,7 @@ def knn_predict(
 ) -> Tensor:
     """Return each class's share of the vote for each query, (M, classes); each row sums to 1.
 
-    bank: features (N, D). labels: their classes (N,). queries: features (M, D). Features are normalized here,
+    bank: features (N, D). labels: class indices (N,). queries: features (M, D). Features are normalized here,
     and k is capped at N. Memory use is bounded for any N and M.
     """
     k, labels = min(k, len(bank)), labels.to(bank.device)
@@ -47,7 +47,7 @@ def knn_accuracy(
 
 
 def _nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return each normalized query's k largest cosines and their indices: (b, D) -> (b, k), unordered."""
+    """Return each normalized query's k largest cosines and their bank indices: (b, D) -> (b, k), unsorted."""
     rows = min(_ROWS, len(queries))
     blocks = -(-len(bank) // max(1, min(_COLUMNS, _FLOATS // bank.shape[1])))
     columns = -(-len(bank) // blocks)
@@ -73,7 +73,7 @@ def _nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return each row's k largest values, unordered, and their columns; faster than `topk` for long rows.
+    """Return each row's k largest values, unsorted, and their columns; faster than `topk` for long rows.
 
     The k largest values lie in the k groups with the largest maxima, so only those groups are searched.
     x: (b, n), where n is a multiple of the group size.

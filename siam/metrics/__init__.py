@@ -1,22 +1,23 @@
 """Metrics measured between epochs; each module in this package is one metric.
 
-In metrics.jsonl, --json and tables, a metric is named after its module. The module defines
+In metrics.jsonl, --json and tables, a metric has the name of its module. The module defines
 
-    TITLE       its title in the report
-    FORMAT      "percent", or a format spec such as ".1f"
-    measure     accepts a Look; returns a float, or None if the metric cannot be measured
+    TITLE                       title in the report
+    FORMAT                      "percent", or a format spec such as ".1f"
+    measure(look)               returns a float, or None if the metric cannot be measured
 
 and optionally
 
-    CAPTION     the sentence under its curve
-    LABEL       its short name in the terminal and in tables (default: the file name); "" omits the metric
-    ORDER       its sort key among the metrics (default: 0)
-    due         accepts (settings, epoch); returns False to skip an epoch (default: measure every epoch)
-    LIVE        True to show its latest value next to the progress bar
-    QUERIES     True if it needs features of the validation images
-    BASELINES   True to also measure it on raw pixels and the untrained network (pixel_NAME, untrained_NAME)
-    draw        accepts (axes, history, color); draws its report panel (default: a curve over the epochs)
-    note        accepts (settings, latest logged values by name); returns a note for its report card
+    CAPTION                     caption of the curve in the report
+    LABEL                       short name in the terminal and tables (default: module name); "" to hide
+    ORDER                       sort key among the metrics (default: 0)
+    due(settings, epoch)        returns False to skip an epoch (default: measure every epoch)
+    LIVE                        True to show the latest value next to the progress bar
+    QUERIES                     True if the metric needs features of the validation images
+    BASELINES                   True to also measure raw pixels and the untrained network (pixel_NAME,
+                                untrained_NAME)
+    draw(axes, history, color)  draws the report panel (default: a curve over the epochs)
+    note(settings, latest)      returns a note for the report card; latest: last logged values by name
 """
 
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ Values = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Look:
-    """Input to the metrics: features from one pass over the sampled images. All tensors are on the CPU.
+    """Input to the metrics: features from a forward pass over the sampled images, on the CPU.
 
     Each rank has its own `queries` and `query_labels`; everything else is the same on all ranks.
     """
@@ -78,7 +79,7 @@ def live_metrics() -> list[str]:
 
 
 def label(name: str, module: ModuleType) -> str:
-    """Return a metric's short name, or "" if the metric is omitted in the terminal and in tables."""
+    """Return a metric's short name, or "" if it is hidden in the terminal and in tables."""
     return str(getattr(module, "LABEL", name))
 
 
@@ -90,7 +91,7 @@ def format_value(module: ModuleType, value: float | None) -> str:
 
 
 def in_words(values: dict[str, Any]) -> Iterator[str]:
-    """Yield 'rank 12.3', 'kNN 45.6 %', ... for the metrics that have a label."""
+    """Yield the text for each metric that has a label, such as 'rank 12.3' or 'kNN 45.6 %'."""
     for name, module in all_metrics().items():
         if label(name, module) and name in values:
             yield f"{label(name, module)} {format_value(module, values[name])}"

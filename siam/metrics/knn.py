@@ -24,12 +24,12 @@ def due(settings: Settings, epoch: int) -> bool:
 
 
 def note(settings: Settings, records: dict[str, Any]) -> str:
-    """Return a note with k, the number of neighbors that vote."""
+    """Return a note with k, the number of neighbors."""
     return f"k = {settings.monitor.knn_k}"
 
 
 def measure(look: Look) -> float | None:
-    """Return kNN accuracy over all ranks' queries; None without labels or if kNN is turned off."""
+    """Return kNN accuracy over the queries of all ranks; None without labels or if kNN is disabled."""
     m = look.settings
     if look.queries is None or look.query_labels is None or look.labels is None or m.knn_every == 0:
         return None

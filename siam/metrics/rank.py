@@ -13,7 +13,7 @@ FORMAT = ".1f"
 
 
 def note(settings: Settings, records: dict[str, Any]) -> str:
-    """Return a note with the largest possible rank and the projections' effective rank."""
+    """Return a note with the maximum possible rank and the effective rank of the projections."""
     bound = f"at most {records['features']}" if "features" in records else ""
     projections = f"of z {records['rank_z']:.1f}" if "rank_z" in records else ""
     return "; ".join(part for part in (bound, projections) if part)

@@ -1,4 +1,4 @@
-"""Effective rank of the projections, which reveals dead directions of z that no single channel shows."""
+"""Effective rank of the projections, which reveals collapsed directions of z, unlike per-channel std."""
 
 from siam.measure.collapse import effective_rank
 from siam.metrics import Look
@@ -11,5 +11,5 @@ FORMAT = ".1f"
 
 
 def measure(look: Look) -> float | None:
-    """Return the effective rank of the sample's projections, between 1 and min(n, d)."""
+    """Return the effective rank of the sample's projections, between 1 and min(n, d); None for raw pixels."""
     return None if look.z is None else effective_rank(look.z)

@@ -1,4 +1,4 @@
-"""Objectives, which score the agreement of two views; each module's name is its `method.objective` value.
+"""Objectives, which score the agreement of two views; `method.objective` names a module in this package.
 
 A module defines
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def build_objective(method: Method, images: int = 0) -> "Objective":
-    """Build a method's objective, a module that scores p1, p2, z1, z2, each (B, d).
+    """Build a method's objective, an `nn.Module` called with p1, p2, z1, z2, each (B, d).
 
     images: number of training images, used only by `moving_average`, which keeps state for each image.
     """

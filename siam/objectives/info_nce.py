@@ -1,4 +1,4 @@
-"""InfoNCE, MoCo's objective (He et al. 2020): contrast with a queue of earlier keys."""
+"""InfoNCE, MoCo's objective (He et al. 2020): contrast with a queue of keys from earlier batches."""
 
 import torch
 from torch import Tensor

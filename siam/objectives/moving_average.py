@@ -27,10 +27,10 @@ def check(method: Method, batch_size: int) -> None:
 
 
 class MovingAverage(Objective):
-    """eta_x <- m eta_x + (1 - m) F(T'(x)), m = 0.8, in place of the predictor's expectation over views.
+    """Replaces the predictor with a moving average per image: eta_x <- m eta_x + (1 - m) F(T'(x)), m = 0.8.
 
-    "This experiment has an accuracy of 55.0 %"; with neither predictor nor average, the accuracy is 0.1 %.
-    eta has one row per image, (N, d); `before_step` selects the next micro-batch's rows.
+    Published accuracy on ImageNet: 55.0 %, compared with 0.1 % with neither predictor nor moving average.
+    eta has one row per image, (N, d); `before_step` selects the rows of the next micro-batch.
     """
 
     eta: Tensor
@@ -47,7 +47,7 @@ class MovingAverage(Objective):
         self.images = images.to(self.eta.device)
 
     def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
-        """Score each p, (b, d), against its image's moving average, updated with the other view's target."""
+        """Return the loss, a scalar, of each p (b, d) against its image's updated moving average."""
         z1, z2 = (F.normalize(z.detach().float(), dim=1) for z in (z1, z2))
         before, m = self.eta[self.images], self.momentum * self.seen[self.images]  # (b, d), (b, 1)
         eta1, eta2 = torch.lerp(z2, before, m), torch.lerp(z1, before, m)  # (b, d)

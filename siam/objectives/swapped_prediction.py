@@ -18,8 +18,8 @@ def build(method: Method, images: int) -> "SwappedPrediction":
 class SwappedPrediction(Objective):
     """Predict the cluster assignment of one view from the other view (SwAV Eq. 2).
 
-    Prototypes are unit vectors (normalized when used). Assignments belong to the target branch: they pass
-    gradient if and only if the targets do. Assignments are balanced over the global batch: each process
+    Prototypes are unit vectors (normalized when used). Assignments belong to the target branch: they carry
+    gradient only if the targets do. Assignments are balanced over the global batch: each process
     computes them for all images and keeps those of its own images.
     """
 
@@ -29,7 +29,7 @@ class SwappedPrediction(Objective):
         self.prototypes = nn.Parameter(torch.randn(prototypes, dim))  # (K, d)
 
     def before_step(self, images: Tensor, epoch: int) -> None:
-        """Freeze the prototypes in the first epoch, as SwAV does, so that features form first."""
+        """Freeze the prototypes during the first epoch, as in SwAV."""
         self.requires_grad_(epoch > 0)
 
     def forward(self, p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class SwappedPrediction(Objective):
 
 
 def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
-    """Turn scores into soft assignments balanced across the clusters: (B, K) -> (B, K).
+    """Convert scores to soft cluster assignments, balanced across clusters: (B, K) -> (B, K).
 
     Sinkhorn-Knopp (Cuturi 2013; SwAV Eq. 3-5) in log space, out of place and differentiable. Rows of the
     result sum to 1; with more iterations, column sums approach B/K.
@@ -58,5 +58,5 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tens
     log_q = scores.float() / epsilon
     for _ in range(iterations):
         log_q = log_q.log_softmax(dim=0)  # each cluster gets an equal share of the batch
-        log_q = log_q.log_softmax(dim=1)  # each image is assigned once
+        log_q = log_q.log_softmax(dim=1)  # each image has a total weight of 1
     return log_q.exp()

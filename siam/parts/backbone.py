@@ -1,4 +1,4 @@
-"""The encoder's backbone: any timm model; ResNets can have a stem for small images."""
+"""Backbones: any timm model, with an optional stem for small images in ResNets."""
 
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from siam.errors import SettingsError, did_you_mean, first_line
 
 SMALL_IMAGE = 64
-"""Pixels per side below which a ResNet's 7x7 stride-2 stem and max-pool shrink the image too much."""
+"""Size in pixels below which a ResNet's standard stem (7x7 stride 2, max-pool) downsamples too much."""
 
 
 def build_backbone(
@@ -20,7 +20,7 @@ def build_backbone(
     width: channel multiplier for a ResNet's stages. stem: `small` is the CIFAR stem of He et al. 2016
     (3x3, stride 1, no max-pool; SimSiam App. D); `auto` uses it for ResNets on views below 64 pixels.
     Residual branches start at zero (timm's default), as in the released SimSiam.
-    Raises SettingsError if timm does not know the name, or the model does not support an option.
+    Raises SettingsError if timm has no such model or the model does not support an option.
     """
     if not timm.is_model(name):
         hint = did_you_mean(name, timm.list_models()) or "; choose a timm model, such as resnet50"
@@ -30,7 +30,9 @@ def build_backbone(
     options: dict[str, Any] = {}
     if width != 1.0:
         if not is_resnet:
-            raise SettingsError(f"width {width} is for ResNets only: set width to 1 for backbone '{name}'")
+            raise SettingsError(
+                f"width {width} is supported only for ResNets: set width to 1 for backbone '{name}'"
+            )
         options["channels"] = tuple(max(8, round(c * width)) for c in (64, 128, 256, 512))
         options["stem_width"] = max(4, round(32 * width))  # used by deep stems; other stems keep 64 channels
     if not is_resnet and name.startswith(("vit", "deit", "swin", "beit", "eva")):
@@ -38,7 +40,9 @@ def build_backbone(
     backbone: nn.Module = timm.create_model(name, num_classes=0, **options)
 
     if stem == "small" and not is_resnet:
-        raise SettingsError(f"stem 'small' is for ResNets only: set stem to auto for backbone '{name}'")
+        raise SettingsError(
+            f"stem 'small' is supported only for ResNets: set stem to auto for backbone '{name}'"
+        )
     if stem == "small" or (stem == "auto" and is_resnet and image_size < SMALL_IMAGE):
         _give_small_stem(backbone)
     return backbone
@@ -51,13 +55,13 @@ def features_of(backbone: nn.Module) -> int:
 
 @torch.no_grad()
 def require_fit(backbone: nn.Module, name: str, image_size: int) -> None:
-    """Check that the model accepts images of this size. Raises SettingsError otherwise."""
+    """Check that the backbone supports images of this size. Raises SettingsError if it does not."""
     backbone.eval()
     try:
         backbone(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise SettingsError(
-            f"backbone '{name}' does not accept views of {image_size} x {image_size} pixels "
+            f"backbone '{name}' does not support views of {image_size} x {image_size} pixels "
             f"({first_line(error)}): set views.size to a supported size, or choose another backbone"
         ) from None
     backbone.train()

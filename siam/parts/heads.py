@@ -6,11 +6,11 @@ from siam.methods import Method
 
 
 def build_projector(features: int, method: Method) -> nn.Sequential:
-    """Build the projector, (B, D) -> (B, d). features: D.
+    """Build the projector, (B, D) -> (B, d). features: number of backbone features, D.
 
     "BN applied to each fc layer, including its output fc. Its output fc has no ReLU." The output BN is affine
-    only if `output_affine` is set. Otherwise z has mean 0 over a batch of B, so at full collapse one image
-    stays opposite to all others, and std x sqrt(d) is about 2 / sqrt(B), not 0.
+    only if `output_affine` is set. Otherwise, z has zero mean over the batch, so at full collapse one image
+    points away from all others, and std x sqrt(d) is about 2 / sqrt(B) instead of 0.
     """
     hidden_bn = method.batch_norm != "none"
     output_bn = method.batch_norm in ("default", "all")
@@ -28,7 +28,7 @@ def build_projector(features: int, method: Method) -> nn.Sequential:
 def build_predictor(method: Method) -> nn.Module:
     """Build h: (B, d) -> (B, d). "BN applied to its hidden fc layer. Its output fc does not have BN or ReLU."
 
-    h is a bottleneck: d to d/4 and back. `fixed` is not trained (Table 1b); `none` is the identity.
+    h is a bottleneck: d to d/4 and back. `fixed` means untrained (Table 1b), `none` the identity.
     """
     if method.predictor == "none":
         return nn.Identity()

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 
 class MomentumEncoder(nn.Module):
-    """A moving average of an encoder: xi <- m xi + (1 - m) theta (BYOL Eq. 1; MoCo Eq. 2).
+    """An exponential moving average of an encoder: xi <- m xi + (1 - m) theta (BYOL Eq. 1; MoCo Eq. 2).
 
-    The average starts as an exact copy of that encoder, not from its own initialization. Its weights are not
-    trained; its buffers (BN statistics) are averaged in the same way.
+    It starts as a copy of the encoder and receives no gradient. Buffers (BN statistics) are averaged too.
     """
 
     def __init__(self, source: nn.Module) -> None:
@@ -25,7 +24,7 @@ class MomentumEncoder(nn.Module):
 
     @torch.no_grad()
     def update(self, source: nn.Module, momentum: float) -> None:
-        """Move toward `source`. momentum: m in [0, 1]; 0 copies `source`, 1 changes nothing."""
+        """Update the average with `source`. momentum: m in [0, 1]; 0 copies `source`, 1 changes nothing."""
         for ours, theirs in zip(
             self.encoder.state_dict().values(), source.state_dict().values(), strict=True
         ):

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 class Objective(nn.Module):
     """A loss on two views: (p1, p2, z1, z2), each (B, d), -> scalar; lower means better agreement.
 
-    p: predictions, z: targets. Gradient flows into all four; the network applies stop-gradient. State belongs
-    in buffers and parameters: checkpoints hold both, and the optimizer trains the parameters.
+    p: predictions. z: targets. Stop-gradient is applied by the network. Subclasses keep state in buffers and
+    parameters, which are saved in checkpoints; the optimizer trains the parameters.
     """
 
     def before_step(self, images: Tensor, epoch: int) -> None:
-        """Prepare for the next training forward pass, over one micro-batch.
+        """Prepare for the forward pass over the next micro-batch.
 
         images: dataset indices (B,), on the CPU. epoch: counted from 0.
         """
@@ -23,10 +23,12 @@ class Objective(nn.Module):
 
 
 class Agreement(Objective):
-    """L = D(p1, z2)/2 + D(p2, z1)/2 (SimSiam Eq. 2-4), or D(p1, z2) alone when asymmetric (Sec. 4.6)."""
+    """L = D(p1, z2)/2 + D(p2, z1)/2 (SimSiam Eq. 2-4), or D(p1, z2) if asymmetric (Sec. 4.6).
+
+    distance: the function D, (B, d), (B, d) -> scalar.
+    """
 
     def __init__(self, distance: Callable[[Tensor, Tensor], Tensor], symmetric: bool) -> None:
-        """distance: the function D: (B, d), (B, d) -> scalar."""
         super().__init__()
         self.distance, self.symmetric = distance, symmetric
 

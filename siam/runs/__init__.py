@@ -1,1 +1,1 @@
-"""Run folders: reading them, and the session that writes them during training."""
+"""Read run folders, and write them during training."""

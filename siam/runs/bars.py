@@ -1,4 +1,4 @@
-"""One-line progress bars that fit any width: the bar shrinks first, then the least important text is cut."""
+"""One-line progress bars for any width: the bar shrinks first, then the least important text is dropped."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +19,12 @@ _SHORTEST, _LONGEST = 8, 40  # width of a bar, in characters
 
 
 class Bars:
-    """Progress bars in a terminal, or at most one plain line per minute in a file or pipe."""
+    """Progress bars in a terminal, or at most one plain line per minute in a file or pipe.
+
+    transient: remove the bars at the end.
+    """
 
     def __init__(self, console: Console, transient: bool = False) -> None:
-        """transient: if True, remove the bars at the end."""
         self.console = console
         self.live = not console.quiet and (console.is_interactive or console.is_jupyter)
         self.progress = Progress(
@@ -38,7 +40,7 @@ class Bars:
     def update(self, name: str, done: int, total: int, facts: Sequence[str] | None = None) -> None:
         """Update the bar called `name`, adding it on the first call.
 
-        facts: short phrases, most important first; None keeps the current phrases.
+        facts: texts to show after the bar, most important first; None keeps the current texts.
         """
         task = next((task for task in self.progress.tasks if task.description == name), None)
         if task is None:
@@ -57,7 +59,7 @@ class Bars:
 
 
 def print_line(console: Console, line: str, markup: bool = False) -> None:
-    """Print a line, wrapped between words in a terminal but left whole in a file or pipe."""
+    """Print a line, word-wrapped in a terminal but not in a file or pipe."""
     console.print(line, highlight=False, markup=markup, soft_wrap=not console.is_terminal)
 
 
@@ -67,7 +69,7 @@ OnProgress = Callable[[int, int], None]
 
 @contextmanager
 def transient_progress(console: Console) -> Iterator[Callable[[str], OnProgress]]:
-    """Yield a function that returns a progress callback for a named bar; the bars disappear at the end."""
+    """Yield a function that returns a progress callback for a named bar; remove the bars at the end."""
     bars = Bars(console, transient=True)
     with bars.progress:
         yield lambda name: partial(bars.update, name)
@@ -92,7 +94,7 @@ class _Line(ProgressColumn):
 
 @dataclass
 class _Fitted:
-    """Renders as many leading words as fit on the line, after a bar if there is room for one."""
+    """A line with as many of the first `words` as fit, after a progress bar if there is room for one."""
 
     words: list[str]
     percentage: float

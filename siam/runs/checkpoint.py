@@ -1,4 +1,4 @@
-"""Checkpoints: everything needed to resume a run exactly."""
+"""Save and load checkpoints, which contain everything needed to resume a run exactly."""
 
 import contextlib
 import io
@@ -19,12 +19,12 @@ from siam.system.files import write_atomically
 
 @dataclass
 class Progress:
-    """Training progress. It determines all random draws, so resuming needs only it and the state dicts."""
+    """Training progress. Random draws depend only on the seed and the step, so RNG states are not saved."""
 
     step: int = 0
     """Optimizer steps completed."""
     seconds: float = 0.0
-    """Training time so far, in seconds, across restarts."""
+    """Total training time across restarts, in seconds."""
     log_bytes: int = 0
     """Size of metrics.jsonl at the last save, in bytes."""
     loss_sum: float = 0.0
@@ -36,7 +36,7 @@ class Progress:
     std: float = 0.0
     """Mean std of z/|z| over the last epoch, times sqrt(d)."""
     metrics: dict[str, float | None] = field(default_factory=dict)
-    """Latest value of each metric; None if the metric needs labels and the images have none."""
+    """Latest value of each metric; None if the metric needs labels and the dataset has none."""
     verdict: str = "healthy"
     unreadable: dict[str, str] = field(default_factory=dict)
     """Unreadable images: path -> reason."""
@@ -53,7 +53,7 @@ class Progress:
 
 
 class Stateful(Protocol):
-    """Anything with a state dict: a module or an optimizer."""
+    """An object with a state dict, such as a module or an optimizer."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -64,7 +64,7 @@ def save_checkpoint(folder: Path, progress: Any, keep: int = 1, **parts: Statefu
     """Atomically write training progress (a dataclass) and each part's state dict to `folder`/checkpoint.pt.
 
     keep: number of checkpoints to keep; older ones become checkpoint.1.pt, checkpoint.2.pt, ... On file
-    systems with hard links, a complete checkpoint.pt exists at every instant. Raises OSError.
+    systems with hard links, a complete checkpoint.pt exists at all times. Raises OSError.
     """
     contents = {"progress": asdict(progress), **{name: part.state_dict() for name, part in parts.items()}}
     data = io.BytesIO()  # on a full disk torch.save aborts the process; a plain write raises OSError
@@ -86,14 +86,14 @@ def _rotate(folder: Path, copies: int) -> None:
                 temporary.unlink()
             try:
                 os.link(newer, temporary)
-            except OSError:  # no hard links on this file system: for an instant only checkpoint.1.pt exists
+            except OSError:  # no hard links on this file system: checkpoint.pt is briefly missing
                 newer.replace(older)
             else:
                 temporary.replace(older)
 
 
 def _numbered(folder: Path, number: int) -> Path:
-    """Return the path of checkpoint.pt for number 0, checkpoint.1.pt for 1, and so on."""
+    """Return the path of a checkpoint: 0 is checkpoint.pt, 1 is checkpoint.1.pt, and so on."""
     file = folder / CHECKPOINT
     return file.with_name(f"{file.stem}.{number}{file.suffix}") if number else file
 
@@ -106,7 +106,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_last(folder: Path) -> tuple[dict[str, Any], str]:
-    """Return the latest readable checkpoint's contents, and a warning about newer, unreadable checkpoints.
+    """Load the latest readable checkpoint; return its contents and a warning about newer, unreadable ones.
 
     The warning is "" if the latest checkpoint is readable. Raises RunError if no checkpoint can be read.
     """
@@ -126,7 +126,7 @@ def load_last(folder: Path) -> tuple[dict[str, Any], str]:
 def restore(contents: dict[str, Any], folder: Path, **parts: Stateful) -> Progress:
     """Load a checkpoint's state dicts into `parts`, matched by name, and return the training progress.
 
-    folder: the run folder, for the error message. Raises RunError if the checkpoint belongs to another run.
+    folder: the run folder, for the error message. Raises RunError if the checkpoint does not match `parts`.
     """
     try:
         for name, part in parts.items():
@@ -134,14 +134,16 @@ def restore(contents: dict[str, Any], folder: Path, **parts: Stateful) -> Progre
         return Progress(**contents["progress"])
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         reason = first_line(error, 200)
-        raise RunError(f"the checkpoint in {folder} does not match this run: {reason}") from None
+        raise RunError(
+            f"the checkpoint in {folder} does not match this run ({reason}): choose another --out"
+        ) from None
 
 
 def load_init(run: str, weights: dict[str, Tensor], network: Network) -> str:
-    """Load another run's weights into `network`, part by part, and return a message naming the parts loaded.
+    """Load another run's weights into `network`, part by part, and return a message naming the loaded parts.
 
-    A head keeps its initialization if the other run lacks it or its shape differs. Raises RunError if the
-    backbone's shape differs.
+    A head keeps its initialization if it is missing from the other run or differs in shape. Raises RunError
+    if the backbones differ in shape.
     """
     own = network.state_dict()
     loaded: list[str] = []
@@ -161,4 +163,4 @@ def load_init(run: str, weights: dict[str, Tensor], network: Network) -> str:
     if "target_encoder" in fresh:
         network.update_target(0.0)
     rest = f"; {' and '.join(fresh)} newly initialized" if fresh else ""
-    return f"initialized from the {', '.join(loaded)} of {run}{rest}"
+    return f"initialized {', '.join(loaded)} from {run}{rest}"

@@ -1,4 +1,4 @@
-"""Training time and throughput."""
+"""Measure training time and throughput."""
 
 import time
 from collections.abc import Iterator
@@ -6,20 +6,22 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """A run's training time across restarts, and its throughput since the last call to `rate`."""
+    """Measures a run's training time across restarts, and its throughput between calls to `rate`.
+
+    seconds: training time before this start. step: steps completed before this start.
+    """
 
     def __init__(self, seconds: float, step: int) -> None:
-        """seconds, step: training time and steps so far."""
         self.started = time.monotonic() - seconds
         self.last_call = time.monotonic()
         self.step = step
 
     def seconds(self) -> float:
-        """Return the training time so far, in seconds."""
+        """Return the total training time, in seconds."""
         return time.monotonic() - self.started
 
     def rate(self, step: int, batch_size: int) -> float:
-        """Return images per second since the last call."""
+        """Return the throughput since the last call, in images per second."""
         now = time.monotonic()
         rate = (step - self.step) * batch_size / max(now - self.last_call, 1e-9)
         self.last_call, self.step = now, step
@@ -27,7 +29,7 @@ class Clock:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Exclude the time spent in the `with` block from the rate."""
+        """Exclude the time spent in the `with` block from the throughput."""
         start = time.monotonic()
         try:
             yield

@@ -1,4 +1,4 @@
-"""Load, save or rebuild a run's encoder."""
+"""Load and save the encoder of a run."""
 
 from pathlib import Path
 from typing import Literal
@@ -23,8 +23,8 @@ Layer = Literal["backbone", "projector"]
 class Encoder(nn.Module):
     """A run's backbone, optionally with its projector; maps normalized images to float32 features.
 
-    (B, 3, H, W) -> (B, D), or (B, d) with a projector. image_size: pixels per side of the training views.
-    features: output dimension, D or d.
+    (B, 3, H, W) -> (B, D), or (B, d) with the projector. image_size: side length of the training views, in
+    pixels. features: output dimension, D or d.
     """
 
     def __init__(self, backbone: nn.Module, image_size: int, projector: nn.Module | None = None) -> None:
@@ -45,10 +45,10 @@ class Encoder(nn.Module):
 
 
 def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Encoder:
-    """Load a run's encoder in eval mode, without gradients: `siam.load("runs/photos")`.
+    """Load a run's encoder in eval mode with frozen weights: `siam.load("runs/photos")`.
 
-    layer: which output to return: `backbone` for features, `projector` for z. Raises RunError, or
-    SettingsError if the device is unavailable.
+    layer: output of the encoder: `backbone` for features, `projector` for z. Raises RunError if the run
+    cannot be loaded, or SettingsError if the device is unavailable.
     """
     found = find_device(device)
     opened = open_run(run)
@@ -88,7 +88,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def untrained(run: str | Path, device: str = "cpu") -> Encoder:
-    """Rebuild the run's backbone as initialized from its seed, to serve as a baseline. Raises RunError."""
+    """Build the run's backbone with random weights from its seed, as a baseline. Raises RunError."""
     settings = open_run(run).settings
     torch.manual_seed(settings.seed)
     backbone = build_backbone(settings.backbone, settings.views.size, settings.width, settings.stem)
@@ -96,7 +96,10 @@ def untrained(run: str | Path, device: str = "cpu") -> Encoder:
 
 
 def save_encoder(folder: Path, backbone: nn.Module, settings: Settings) -> None:
-    """Write the backbone to encoder.safetensors, with timm's parameter names (torchvision's for ResNets)."""
+    """Write the backbone to encoder.safetensors.
+
+    Parameter names are timm's, which for ResNets are the same as torchvision's.
+    """
     from siam import __version__
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
@@ -105,13 +108,13 @@ def save_encoder(folder: Path, backbone: nn.Module, settings: Settings) -> None:
 
 
 def save_network(folder: Path, network: nn.Module) -> None:
-    """Write an imported run's whole network to network.safetensors, since such a run has no checkpoint."""
+    """Write the full network of an imported run, which has no checkpoint, to network.safetensors."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     write_atomically(folder / NETWORK, lambda file: file.write(save(tensors)))
 
 
 def load_network(run: str | Path) -> dict[str, Tensor]:
-    """Load all of a run's weights, including the heads, with the parameter names of `siam.Network`.
+    """Load all weights of a run, including the heads, keyed by the parameter names of `siam.Network`.
 
     Raises RunError if the run has not saved any weights.
     """
@@ -120,5 +123,5 @@ def load_network(run: str | Path) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = load_checkpoint(folder / CHECKPOINT)["network"]
         return weights
     if not (folder / NETWORK).exists():
-        raise RunError(f"{folder} has neither {CHECKPOINT} nor {NETWORK} yet: let the run save first")
+        raise RunError(f"{folder} has no {CHECKPOINT} or {NETWORK} yet: let the run save a checkpoint first")
     return _read_safetensors(folder / NETWORK)

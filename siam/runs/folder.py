@@ -1,4 +1,4 @@
-"""Run folders: their file names, and functions that read and write their settings and records."""
+"""Run folders: file names, settings and records."""
 
 import json
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Run:
     settings: Settings
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the run's records in metrics.jsonl, in order, skipping an incomplete last line."""
+        """Read the records in metrics.jsonl, in order, skipping an incomplete last line."""
         return read_records(self.folder)
 
 
@@ -38,12 +38,12 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def open_run(folder: str | Path) -> Run:
-    """Open a run and read its settings. Raises RunError if the run is missing or its settings unreadable."""
+    """Open a run and read its settings. Raises RunError if the run is missing or its settings are invalid."""
     folder = Path(folder)
     file = folder / SETTINGS
     if not folder.is_dir():
         if folder.is_file():
-            raise RunError(f"{folder} is a file, not a run: convert it with siam import {folder} --out RUN")
+            raise RunError(f"{folder} is a file, not a run folder: run siam import {folder} --out RUN")
         raise RunError(f"no run at {folder}: the folder does not exist")
     if not file.is_file():
         raise RunError(f"{folder} is not a run: it has no {SETTINGS}")

@@ -1,4 +1,4 @@
-"""Series for plotting, extracted from the records in metrics.jsonl."""
+"""Extract series to plot from the records in metrics.jsonl."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,19 +26,19 @@ class Records:
 
     @property
     def end(self) -> float:
-        """The largest x of any record, in epochs, or in steps if no epoch has ended."""
+        """The largest x coordinate of any record, in epochs, or in steps if no epoch has ended."""
         last = max((r["step"] for r in self.records if "step" in r), default=0)
         return float(last / (self.steps_per_epoch or 1))
 
     def latest(self) -> dict[str, Any]:
-        """Return the latest logged value for each name, ignoring None values."""
+        """Return the last value, other than None, logged under each name."""
         return {name: value for r in self.records for name, value in r.items() if value is not None}
 
     def series(self, kind: str, name: str, before: float = 0.0) -> Series:
-        """Return x and the values logged under `name`; non-finite values become NaN.
+        """Return the x coordinates and values logged under `name`; non-finite values become NaN.
 
-        x is in epochs, or in steps if no epoch has ended. before: epochs to subtract from x; 0.5 centers an
-        epoch's mean on that epoch.
+        x is in epochs, or in steps if no epoch has ended. kind: `step` or `epoch`. before: offset to subtract
+        from x; 0.5 places an epoch's mean at the middle of the epoch.
         """
         found = [(r["step"], r[name]) for r in self.records if r["kind"] == kind and r.get(name) is not None]
         steps, values = np.array(found, dtype=np.float64).reshape(-1, 2).T

@@ -1,4 +1,4 @@
-"""A run's log: a progress bar and messages on the console, records in metrics.jsonl and TensorBoard."""
+"""Log a run to the console (progress bar and messages), metrics.jsonl and TensorBoard."""
 
 import contextlib
 import errno
@@ -17,11 +17,11 @@ from siam.runs.folder import METRICS
 
 
 class Logger:
-    """A run's log.
+    """Logs a run to the console, metrics.jsonl and TensorBoard.
 
-    step: steps completed at the checkpoint. position: size of metrics.jsonl at the checkpoint, in bytes.
-    A resumed run discards the records written after its checkpoint, because it repeats those steps.
-    While the disk is full, records wait in memory and are lost only if the process ends.
+    step: steps completed at the last checkpoint. position: size of metrics.jsonl at that time, in bytes.
+    Records written after the checkpoint are discarded, because a resumed run repeats those steps.
+    While the disk is full, records are buffered in memory and are lost only if the process ends.
     """
 
     def __init__(self, folder: Path, total_steps: int, step: int, position: int, console: Console) -> None:
@@ -29,7 +29,7 @@ class Logger:
         file.touch()
         os.truncate(file, position)
         self.file = file.open("ab", buffering=0)
-        self.waiting = b""  # records not yet in the file
+        self.waiting = b""  # records not yet written to the file
         self.board = _tensorboard(folder, step)
         self.bars, self.total_steps = Bars(console), total_steps
         self.progress(step)
@@ -74,11 +74,11 @@ class Logger:
                 self.print(f"cannot write TensorBoard events ({error.strerror}): continuing without them")
 
     def progress(self, step: int, facts: Sequence[str] | None = None) -> None:
-        """Move the bar to `step`. facts: short phrases, most important first; None keeps the current."""
+        """Advance the bar to `step`. facts: texts to show after the bar; None keeps the current texts."""
         self.bars.update("", step, self.total_steps, facts)
 
     def print(self, line: str, markup: bool = False) -> None:
-        """Print a line above the bar. markup: interpret rich markup; leave it off for paths."""
+        """Print a line above the bar. markup: interpret rich markup; keep False for text with paths."""
         self.bars.print(line, markup)
 
 
@@ -86,13 +86,13 @@ class NullLogger(Logger):
     """No-op logger for ranks other than 0."""
 
     def __init__(self) -> None:
-        """Open nothing."""
+        """Do nothing."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close nothing."""
+        """Do nothing."""
 
     def position(self) -> int:
         return 0
@@ -108,7 +108,7 @@ class NullLogger(Logger):
 
 
 def _tensorboard(folder: Path, step: int) -> Any:
-    """Return a SummaryWriter that purges events after `step`, or None if tensorboard is not installed."""
+    """Return a SummaryWriter that purges events from `step` on, or None if tensorboard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -1,4 +1,4 @@
-"""Results stored in a run folder: evaluations.json, and one folder per transfer under transfer/."""
+"""Results stored in a run folder: evaluations.json, and one folder per transfer run under transfer/."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Evaluation:
     protocol: str
     top1: float
     top5: float | None
-    """None with five or fewer classes, where top-5 accuracy is always 1."""
+    """None with five or fewer classes, because top-5 accuracy would always be 1."""
     interval: tuple[float, float]
     """95 % confidence interval for top1 (Wilson)."""
     per_class: dict[str, float]
@@ -34,26 +34,26 @@ class Evaluation:
     """Number of labeled images used to fit the classifier."""
     val_images: int
     held_out: bool
-    """True if the dataset has no validation split, so some training images were held out."""
+    """True if training images were held out for validation, because the dataset has no validation split."""
     seconds: float
     labels: float = 1.0
     """Fraction of the training labels used."""
     encoder: str = "trained"
-    """`trained`, or `random` for the network as initialized."""
+    """`trained`, or `random` for the randomly initialized encoder."""
     detail: str = ""
-    """Hyperparameters given to or selected by the protocol: learning rates, epochs, regularization."""
+    """Hyperparameters set for or selected by the protocol: learning rates, epochs, regularization."""
     confusion: list[list[int]] | None = None
-    """Confusion matrix: entry [i][j] counts the images of class i predicted as class j."""
+    """Confusion matrix: entry [i][j] is the number of images of class i predicted as class j."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavedEvaluation(Evaluation):
-    """One entry in evaluations.json."""
+    """An entry in evaluations.json."""
 
     data: str
-    """The images, as given to `siam evaluate`."""
+    """The dataset, as given to `siam evaluate`."""
     date: str
-    """When the entry was saved, in ISO 8601 format with the UTC offset."""
+    """Time when the entry was saved, in ISO 8601 format with the UTC offset."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class TransferResult:
     out: str
     data: str
     layout: str
-    """Annotation layout: `voc` or `coco`."""
+    """Annotation format: `voc` or `coco`."""
     years: int
     """Number of VOC years in the training set."""
     train_images: int
@@ -94,14 +94,14 @@ class TransferResult:
     iterations: int
     seconds: float
     skipped: dict[str, int]
-    """Annotations and images that could not be used: reason -> count."""
+    """Skipped annotations and images: reason -> count."""
 
     def kinds(self) -> dict[str, Precision]:
-        """Return the APs for boxes and, if the transfer predicts masks, for masks."""
+        """Return the AP values for boxes and, if the model predicts masks, for masks."""
         return {"boxes": self.boxes} | ({} if self.masks is None else {"masks": self.masks})
 
     def flat(self) -> dict[str, float | None]:
-        """Return the APs and the duration as a flat dict for metrics.jsonl, with keys such as boxes_ap50."""
+        """Return AP values and duration as a flat dict for metrics.jsonl, with keys such as boxes_ap50."""
         return {
             f"{kind}_{name}": getattr(precision, name)
             for kind, precision in self.kinds().items()
@@ -120,7 +120,7 @@ def load_evaluations(folder: Path) -> list[SavedEvaluation]:
 def add_evaluation(run: str | Path, evaluation: Evaluation, data: str) -> None:
     """Append an evaluation to evaluations.json; safe to call from several processes at once. Raises RunError.
 
-    data: the images, as the user gave them.
+    data: the dataset, as given by the user.
     """
     folder = Path(run)
     now = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -133,7 +133,7 @@ def add_evaluation(run: str | Path, evaluation: Evaluation, data: str) -> None:
 
 
 def load_transfer(folder: Path) -> TransferResult | None:
-    """Load a transfer's result.json, or return None if the transfer is unfinished.
+    """Load the result.json of a transfer run, or return None if the run is unfinished.
 
     Raises RunError if the file is corrupt.
     """
@@ -142,7 +142,7 @@ def load_transfer(folder: Path) -> TransferResult | None:
 
 
 def save_transfer(folder: Path, result: TransferResult) -> None:
-    """Write a transfer's result.json."""
+    """Write the result.json of a transfer run."""
     _write(folder / RESULT, asdict(result))
 
 
@@ -158,7 +158,7 @@ def _read(file: Path, build: Callable[[Any], T]) -> T:
         return build(json.loads(file.read_text()))
     except (ValueError, TypeError, KeyError) as error:
         raise RunError(
-            f"{file} cannot be read ({first_line(error)}): move it away to continue without it"
+            f"{file} cannot be read ({first_line(error)}): move or delete it to continue without it"
         ) from None
 
 

@@ -42,7 +42,7 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """True once a signal has arrived or the parent process has ended."""
+        """True once a signal has arrived or the parent process has exited."""
         return self.signaled_at is not None or orphaned()
 
     def __enter__(self) -> Self:
@@ -58,7 +58,7 @@ class StopRequest:
             os.kill(os.getpid(), number)
 
     def release(self) -> None:
-        """Restore the previous signal handlers: from now on, a signal does not set `requested`."""
+        """Restore the previous signal handlers; later signals do not set `requested`."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 
@@ -69,15 +69,15 @@ class StopRequest:
 
 
 class Saver:
-    """Schedules saves by step count and time, and retries failed saves, up to ATTEMPTS tries in a row.
+    """Schedules saves by step count and time, and retries failed saves, up to ATTEMPTS attempts in a row.
 
-    warn: called with each warning for the user.
+    warn: called with each warning message.
     """
 
     ATTEMPTS = 5
-    """Consecutive failed saves after which the run ends."""
+    """Number of consecutive failed saves after which the run fails."""
     WAIT = 60.0
-    """Seconds before a failed save is retried, unless another save is due sooner."""
+    """Seconds until a failed save is retried, unless another save is due sooner."""
 
     def __init__(self, settings: CheckpointSettings, step: int, warn: Callable[[str], None]) -> None:
         self.settings, self.warn = settings, warn
@@ -86,18 +86,18 @@ class Saver:
         self.due_at = time.monotonic() + settings.seconds
 
     def is_due(self, step: int) -> bool:
-        """Return whether `checkpoint.every` calls for a save at this step; the same on all ranks."""
+        """Return whether `checkpoint.every` schedules a save at this step; the same on all ranks."""
         return self.settings.steps > 0 and step % self.settings.steps == 0
 
     def time_is_up(self) -> bool:
-        """Return whether the time between saves has elapsed; always False on ranks other than 0."""
+        """Return whether the time-based save interval has elapsed; always False on ranks other than 0."""
         return rank() == 0 and time.monotonic() >= self.due_at
 
     def save(self, step: int, write: Callable[[], None], last_chance: bool = False) -> None:
         """Call `write`; if it raises OSError, warn and let the run continue.
 
-        last_chance: True if no later save will follow, so a failed save is retried immediately. Raises
-        RunError after the last attempt.
+        last_chance: True if this is the final save, so a failed save is retried immediately. Raises RunError
+        after the last attempt.
         """
         while True:
             try:
@@ -122,4 +122,6 @@ class Saver:
                 return
 
     def _kept(self) -> str:
-        return "nothing has been saved yet" if self.last_step is None else f"step {self.last_step} is kept"
+        if self.last_step is None:
+            return "nothing has been saved yet"
+        return f"the checkpoint of step {self.last_step} is kept"

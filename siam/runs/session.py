@@ -1,7 +1,7 @@
-"""A run's session: everything around the training steps, so that a training loop shows only training.
+"""Run sessions, which handle everything in a run except the training steps themselves.
 
-It locks the run folder, selects the device, restores the last checkpoint, logs, saves, stops on request, and
-raises Diverged. All ranks call its methods at the same steps; only rank 0 writes.
+A session locks the run folder, selects the device, restores the last checkpoint, logs, saves checkpoints,
+stops on request, and raises Diverged. All ranks call its methods at the same steps; only rank 0 writes files.
 """
 
 import math
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class SessionSettings(Protocol):
-    """The settings that a session needs, shared by pretraining and transfer."""
+    """The settings that a session needs, common to pretraining and transfer."""
 
     @property
     def device(self) -> str: ...
@@ -58,8 +58,8 @@ class SessionSettings(Protocol):
 class Session:
     """`with Session(folder, settings, console) as run:` locks the run folder and selects the device.
 
-    `restore` then loads the last checkpoint, `begin` opens the log, and after each optimizer step, `advance`
-    sets `should_log`, `should_save` and `stopping`. write_report: writes report.html for a run folder.
+    Call `restore` to load the last checkpoint, `begin` to open the log, and `advance` after each optimizer
+    step to set `should_log`, `should_save` and `stopping`. write_report: writes a run folder's report.html.
     """
 
     device: torch.device
@@ -105,7 +105,7 @@ class Session:
     # Before the first step
 
     def restore(self, **parts: Stateful) -> None:
-        """Load the last checkpoint, if any, into these modules and optimizers, which `save` will store."""
+        """Load the last checkpoint, if any, into `parts`, the modules and optimizers to checkpoint."""
         self._parts = parts
         self.resumed = on_rank_zero(lambda: bool(checkpoints(self.folder)))
         if self.resumed:
@@ -115,10 +115,10 @@ class Session:
                 self.print(warning)
 
     def track_unreadable(self, found: dict[str, str], record: Callable[[dict[str, str]], None]) -> None:
-        """Keep track of a loader's unreadable images in checkpoints and across ranks.
+        """Save a loader's unreadable images in checkpoints and share them across ranks.
 
         found: the loader's dict (path -> reason), to which the checkpoint's entries are added. record: called
-        with every rank's entries at each save; it may raise DataError if too many images are unreadable.
+        at each save with the entries of each rank; may raise DataError if too many images are unreadable.
         """
         self.unreadable, self._record_unreadable = found, record
         found.update(self.progress.unreadable)
@@ -132,8 +132,8 @@ class Session:
     ) -> None:
         """Open the log, continuing after the last save, and install the signal handlers.
 
-        log_every: steps between records. lr_setting: learning-rate setting that the error message
-        suggests lowering if the run diverges. name_batch: describes a step's images in that message.
+        log_every: steps between records. lr_setting: name of the learning-rate setting, which the error
+        message suggests lowering if the run diverges. name_batch: describes a step's images in that message.
         """
         self.total_steps, self.log_every = total_steps, log_every
         self.lr_setting, self.name_batch = lr_setting, name_batch
@@ -149,14 +149,14 @@ class Session:
         self.diverged_at = torch.tensor(math.inf, device=self.device)
 
     def before_save(self, *calls: Callable[[], object]) -> None:
-        """Register functions that all ranks call when a save is due, before measuring and saving."""
+        """Register functions to call on all ranks when a save is due, before measuring and saving."""
         self._before_save += calls
 
     def with_checkpoint(self, write: Callable[[], object]) -> None:
-        """Register a function that writes the files that accompany each checkpoint; only rank 0 calls it."""
+        """Register a function that writes additional files with each checkpoint; called on rank 0 only."""
         self._write_with_checkpoint = write
 
-    # Around each step
+    # At each step
 
     @property
     def step(self) -> int:
@@ -164,7 +164,7 @@ class Session:
         return self.progress.step
 
     def guard(self, batches: Iterator[T]) -> Iterator[T]:
-        """Yield the batches; if the loader raises a SiamError, save a checkpoint before it propagates."""
+        """Yield the batches; if the loader raises a SiamError, save a checkpoint before re-raising it."""
         try:
             yield from batches
         except SiamError:
@@ -176,18 +176,19 @@ class Session:
             raise
 
     def seed_step(self, step: int | None = None) -> None:
-        """Seed torch from (seed, step, rank), so that a resumed run draws the same numbers."""
+        """Seed torch from (seed, step, rank), so that a resumed run draws the same random numbers."""
         step = self.step if step is None else step
         u = counter_uniform(self.settings.seed, 0, np.array([step]), STEP, rank() + 1)[0, rank()]
         torch.manual_seed(int(u * 2**53))
 
     def advance(self, loss: Tensor, ends_epoch: bool = False) -> None:
-        """Count a step, and set `should_log`, `should_save` and `stopping`, which are the same on all ranks.
+        """Count a step and set `should_log`, `should_save` and `stopping`, which are the same on all ranks.
 
-        loss: a scalar on the device, read back only when a log or save is due. Raises Diverged.
+        loss: a scalar on the device, copied to the CPU only when a log or save is due. Raises Diverged if the
+        loss or the weights are no longer finite.
         """
         self.loss_sum += loss
-        # The first step whose loss is not finite stays on the device, so that no step waits for it.
+        # Record the first step with a non-finite loss on the device, to avoid synchronizing at every step.
         first = self.diverged_at.clamp(max=self.step)
         self.diverged_at = torch.where(loss.isfinite(), self.diverged_at, first)
         self.progress.step += 1
@@ -212,11 +213,11 @@ class Session:
         return loss_sum
 
     def rate(self) -> float:
-        """Return images per second since the last call, excluding time spent on measurements and saves."""
+        """Return the images per second since the last call, excluding measurements and saves."""
         return self.clock.rate(self.step, self.settings.batch_size)
 
     def save(self, last_chance: bool = False) -> None:
-        """Write a checkpoint and the files that accompany it. last_chance: retry at once if writing fails."""
+        """Write a checkpoint and its additional files. last_chance: retry immediately if writing fails."""
 
         def write() -> None:
             self.progress.log_bytes, self.progress.seconds = self.log.position(), self.clock.seconds()
@@ -253,7 +254,7 @@ class Session:
         print_line(self.console, line)
 
     def show_measuring(self, done: int, total: int) -> None:
-        """Show how many images have been measured, next to the progress bar."""
+        """Show the number of images measured so far next to the progress bar."""
         self.log.progress(self.step, [f"measured {done:,} of {total:,} images"])
 
     def write_report(self) -> None:
@@ -268,9 +269,9 @@ class Session:
             try:
                 write()
             except OSError as error:
-                self.log.print(f"{name} cannot be written: {error.strerror}")
+                self.log.print(f"{name} could not be written: {error.strerror}")
             except RunError as error:
-                self.log.print(f"{name} cannot be written: {error}")
+                self.log.print(f"{name} could not be written: {error}")
 
         on_rank_zero(attempt)
 
@@ -287,7 +288,7 @@ class Session:
         if self.unreadable:
             self.print(
                 f"{len(self.unreadable)} of {total} images could not be read and were replaced: "
-                f"{self.folder / UNREADABLE} lists them"
+                f"see {self.folder / UNREADABLE}"
             )
 
     def _share_unreadable(self) -> None:
@@ -312,7 +313,7 @@ class Session:
             problem = f"the loss is no longer finite at step {int(at) + 1}{self.name_batch(int(at))}"
         saved = (self.folder / CHECKPOINT).exists()
         kept = "the last good checkpoint is kept" if saved else "nothing was saved"
-        fix = f"lower {self.lr_setting}, or set precision float32"
+        fix = f"lower {self.lr_setting}, or set precision to float32"
         raise_everywhere(Diverged(f"{problem}; {kept}: {fix}"))
 
 

@@ -1,4 +1,4 @@
-"""Read tensors from files without executing any code in them."""
+"""Load tensors from files without executing any code in them."""
 
 import pickle
 import warnings
@@ -12,15 +12,15 @@ from siam.errors import RunError, first_line
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
-    """Return a checkpoint's contents without executing any code in it. Raises RunError.
+    """Load a checkpoint without executing any code in it. Raises RunError if it is missing or corrupt.
 
-    A checkpoint is a zip file with a checksum per member; torch does not verify them, so this function does.
+    A checkpoint is a zip archive with a checksum per member; this function verifies them, unlike torch.load.
     """
     try:
         with zipfile.ZipFile(file) as members:
             damaged = members.testzip()
         if damaged is not None:
-            raise RunError(f"{file} is damaged: the checksum of {damaged} is wrong")
+            raise RunError(f"{file} is corrupt: the checksum of {damaged} is wrong")
         contents: dict[str, Any] = load_tensors(file)
     except RunError:
         raise

@@ -1,1 +1,1 @@
-"""Settings as dataclasses that check their own values."""
+"""Settings dataclasses that validate their values on construction."""

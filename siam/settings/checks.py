@@ -1,7 +1,7 @@
-"""Value checks as type annotations: `lr: Annotated[float, Above(0)]` accepts only finite numbers above 0.
+"""Validation rules as type annotations: `lr: Annotated[float, Above(0)]` accepts only finite numbers above 0.
 
-Settings come from the command line, from Python and from files that people edit, so every value is checked
-against its type and rules. Checks that involve several fields are in `__post_init__`.
+Settings come from the command line, Python code and hand-edited files, so every value is checked against its
+type and rules. Checks that involve several fields are in `__post_init__`.
 """
 
 import math
@@ -25,7 +25,7 @@ class Rule:
     """False if the condition applies to the tuple as a whole."""
 
 
-# Rules are used inside annotations, hence the capitalized names.
+# Rules have capitalized names because they are used in annotations.
 
 
 def Above(bound: float) -> Rule:
@@ -50,7 +50,7 @@ def Ascending() -> Rule:
 
 
 def NotEmpty() -> Rule:
-    return Rule("hold at least one value", lambda values: len(values) > 0, each=False)
+    return Rule("contain at least one value", lambda values: len(values) > 0, each=False)
 
 
 def Duration() -> Rule:
@@ -123,7 +123,7 @@ def _format(value: Any) -> str:
 
 
 def parse_duration(text: str, name: str) -> float:
-    """Convert a duration (`90s`, `10m`, `2h`) to seconds. Raises SettingsError about setting `name`."""
+    """Convert a duration (`90s`, `10m`, `2h`) to seconds. Raises SettingsError, naming the setting `name`."""
     seconds = _seconds(text)
     if seconds is None:
         raise SettingsError(f"{name} must {Duration().words}, got {text!r}")

@@ -17,23 +17,23 @@ class Method:
 
     # Figure 3
     predictor: Literal["learned", "fixed", "none"] = "learned"
-    """Predictor h: `learned`, `fixed` at its random initialization, or `none`, the identity (Table 1)."""
+    """Predictor h: `learned`, `fixed` at its random initialization, or `none` for the identity (Table 1)."""
     target: Literal["stop_gradient", "momentum", "gradient"] = "stop_gradient"
-    """Target branch: the encoder behind a stop-gradient, a momentum encoder, or the encoder with gradient."""
+    """Target branch: the encoder with stop-gradient, a momentum encoder, or the encoder with gradient."""
     objective: str = "cosine"
     """Loss: cosine, cross_entropy (Sec. 4.5), nt_xent, info_nce, swapped_prediction, moving_average (5.2)."""
     symmetry: Literal["symmetric", "asymmetric", "asymmetric_2x"] = "symmetric"
-    """The views predict each other, or only the first predicts the second; `_2x`: in two pairs (Sec. 4.6)."""
+    """Both views predict each other, or only the first predicts the second; `_2x`: two pairs (Sec. 4.6)."""
 
     # The heads (Sec. 3, Table 3 and App. B)
     projector_layers: Annotated[int, Within(1, 4)] = 3
-    """Layers in the projection MLP: 3 for ImageNet, 2 for CIFAR-10."""
+    """Number of layers in the projector: 3 for ImageNet, 2 for CIFAR-10."""
     projector_hidden: Annotated[int, AtLeast(1)] = 2048
-    """Hidden units in the projector."""
+    """Number of hidden units in the projector."""
     dim: Annotated[int, AtLeast(1)] = 2048
     """Dimension d of z and p."""
     predictor_hidden: Annotated[int, AtLeast(1)] = 512
-    """Hidden units in the predictor, a bottleneck: d/4 in the paper."""
+    """Number of hidden units in the predictor, a bottleneck: d/4 in the paper."""
     batch_norm: Literal["none", "hidden", "default", "all"] = "default"
     """BN in the heads: nowhere, hidden layers only, also the projector's output, or everywhere (Table 3)."""
     output_affine: bool = False
@@ -43,7 +43,7 @@ class Method:
     momentum: Annotated[float, Within(0, 1)] = 0.996
     """Momentum encoder: fraction of its old weights kept at each update (target `momentum`)."""
     momentum_schedule: Literal["cosine", "constant"] = "cosine"
-    """Raise the momentum to 1 along a cosine (BYOL), or keep it constant (MoCo)."""
+    """Increase the momentum to 1 on a cosine schedule (BYOL), or keep it constant (MoCo)."""
     momentum_every: Annotated[int, AtLeast(1)] = 1
     """Steps between momentum-encoder updates; with momentum 0 this is the k-step alternation of Sec. 5.2."""
     temperature: Annotated[float, Above(0)] = 0.1
@@ -69,7 +69,7 @@ class Method:
 
 
 def require_targets_without_gradient(method: Method) -> None:
-    """Raise SettingsError if targets carry gradient; for objectives that keep targets between steps."""
+    """Raise SettingsError if the targets carry gradient, for objectives that keep targets between steps."""
     if method.target == "gradient":
         raise SettingsError(
             f"objective '{method.objective}' keeps targets between steps, so method.target "

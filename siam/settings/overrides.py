@@ -1,4 +1,4 @@
-"""The user's settings, kept apart from the settings that they override."""
+"""The user's settings, kept separate from the base settings that they override."""
 
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,8 +12,8 @@ S = TypeVar("S")
 class Overrides:
     """The user's settings, nested as in settings.yaml: {"optimizer": {"lr": 0.1}}.
 
-    They are kept separate because the settings that they override are often known only later, from the
-    recipe, the images or the resumed run.
+    They are kept separate because the base settings are often known only later, from the recipe, the images
+    or the resumed run.
     """
 
     given: dict[str, Any] = field(default_factory=dict)
@@ -21,14 +21,14 @@ class Overrides:
     def over(self, base: S) -> S:
         """Return `base` with these settings applied.
 
-        Raises SettingsError if a setting is unknown (suggesting similar names), a value has the wrong type,
-        or the combination is impossible.
+        Raises SettingsError if a setting is unknown (suggesting similar names), a value is invalid, or
+        settings conflict with each other.
         """
         changed: S = from_dict(self.given, base)
         return changed
 
     def only(self, *names: str) -> "Overrides":
-        """Return a copy that has only the named top-level settings."""
+        """Return a copy with only the named top-level settings."""
         return Overrides({name: value for name, value in self.given.items() if name in names})
 
     def but(self, **settings: Any) -> "Overrides":

@@ -21,7 +21,7 @@ def _plain(value: Any) -> Any:
 def from_dict(plain: dict[str, Any], base: Any = None, path: str = "") -> Any:
     """Return `base` (default settings if None) with the values in `plain` applied.
 
-    path: prefix for setting names in error messages, such as `method.`. Raises SettingsError.
+    path: prefix of the setting names in error messages, such as `method.`. Raises SettingsError.
     """
     base = Settings() if base is None else base
     known = {f.name for f in fields(base)}

@@ -1,4 +1,4 @@
-"""Pretraining settings, as frozen dataclasses; impossible values raise SettingsError on construction.
+"""Pretraining settings, as frozen dataclasses; invalid values raise SettingsError on construction.
 
 The string below each field is its command-line help.
 """
@@ -19,30 +19,30 @@ Count = Annotated[int, AtLeast(1)]
 
 @dataclass(frozen=True)
 class ViewSettings:
-    """View augmentation; the defaults are SimSiam's (MoCo v2's) for ImageNet."""
+    """Augmentation settings; the defaults are SimSiam's for ImageNet (the same as MoCo v2's)."""
 
     size: Annotated[int, AtLeast(8, "pixels")] = 224
     """Height and width of a view, in pixels."""
     scale: Annotated[tuple[float, float], Above(0), Within(0, 1), Ascending()] = (0.2, 1.0)
-    """Smallest and largest crop area, as fractions of the image area."""
+    """Minimum and maximum crop area, as fractions of the image area."""
     flip_p: Probability = 0.5
     """Probability of a horizontal flip."""
     jitter_p: Probability = 0.8
     """Probability of color jitter: brightness, contrast, saturation and hue."""
     brightness: Strength = 0.4
-    """Color jitter: largest relative change in brightness."""
+    """Color jitter: maximum relative change in brightness."""
     contrast: Strength = 0.4
-    """Color jitter: largest relative change in contrast."""
+    """Color jitter: maximum relative change in contrast."""
     saturation: Strength = 0.4
-    """Color jitter: largest relative change in saturation."""
+    """Color jitter: maximum relative change in saturation."""
     hue: Annotated[float, Within(0, 0.5, "turns")] = 0.1
-    """Color jitter: largest hue rotation, in turns (0.5 reaches every hue)."""
+    """Color jitter: maximum hue rotation, in turns (0.5 covers all hues)."""
     grayscale_p: Probability = 0.2
-    """Probability of grayscale."""
+    """Probability of conversion to grayscale."""
     blur_p: Probability = 0.5
     """Probability of Gaussian blur."""
     blur_sigma: Annotated[tuple[float, float], Above(0), Ascending()] = (0.1, 2.0)
-    """Smallest and largest standard deviation of the blur, in pixels."""
+    """Minimum and maximum standard deviation of the blur, in pixels."""
     solarize_p: Probability = 0.0
     """Probability of solarization, which inverts values above 0.5 (BYOL)."""
     pipeline: Literal["fast", "reference"] = "fast"
@@ -59,13 +59,13 @@ class OptimizerSettings:
     name: Literal["sgd", "lars"] = "sgd"
     """Optimizer; `lars` is for batches of thousands of images (You et al. 2017)."""
     lr: Annotated[float, Above(0)] = 0.05
-    """Learning rate per 256 images; the peak rate is lr x batch_size / 256."""
+    """Base learning rate for a batch size of 256; the peak rate is lr x batch_size / 256."""
     momentum: Annotated[float, AtLeast(0), Below(1)] = 0.9
     """Momentum of SGD or LARS."""
     weight_decay: Annotated[float, AtLeast(0)] = 1e-4
-    """Weight decay. SGD decays every parameter, as in the paper; LARS spares biases and batch norm."""
+    """Weight decay. SGD decays every parameter, as in the paper; LARS excludes biases and batch norm."""
     warmup_epochs: Annotated[float, AtLeast(0)] = 0.0
-    """Epochs over which the learning rate rises linearly from 0."""
+    """Number of epochs of linear learning-rate warmup from 0."""
     predictor_lr: Literal["constant", "cosine"] = "constant"
     """Predictor learning rate: constant (better in Table 1), or cosine decay, as for the encoder."""
 
@@ -78,9 +78,9 @@ class LoaderSettings:
     """Data-loading settings."""
 
     workers: Annotated[int, AtLeast(-1, "(automatic)")] = -1
-    """Worker processes that decode and crop; -1: chosen by core count. Does not affect the results."""
+    """Number of workers that decode and crop; -1: based on the CPU cores. Does not affect the results."""
     cache: Literal["auto", "device", "none"] = "auto"
-    """`device`: keep decoded images on the device as uint8; `auto`: only if small enough to fit."""
+    """`device`: cache decoded images on the device as uint8; `auto`: only small images of equal size."""
 
     def __post_init__(self) -> None:
         check(self, "loader.")
@@ -88,18 +88,18 @@ class LoaderSettings:
 
 @dataclass(frozen=True)
 class MonitorSettings:
-    """Settings for logs and metrics during training."""
+    """Logging and metric settings."""
 
     log_every: Count = 10
     """Steps between records in metrics.jsonl."""
     knn_every: Annotated[int, AtLeast(0)] = 1
-    """Epochs between kNN evaluations, which need labels; the last epoch always gets one. 0: never."""
+    """Epochs between kNN evaluations, which need labels; the last epoch is always evaluated. 0: disabled."""
     knn_k: Count = 200
-    """Number of neighbors, k."""
+    """Number of neighbors k for kNN."""
     knn_temperature: Annotated[float, Above(0)] = 0.1
-    """Temperature that weights the neighbors' votes (Wu et al. 2018)."""
+    """Temperature for weighting the neighbors' votes (Wu et al. 2018)."""
     bank: Count = 10000
-    """Maximum number of training images, evenly spaced, on which kNN and effective rank are measured."""
+    """Maximum number of training images, evenly spaced, used to measure kNN accuracy and effective rank."""
     queries: Count = 2000
     """Maximum number of validation images to classify by kNN."""
 
@@ -109,12 +109,12 @@ class MonitorSettings:
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """Checkpoint settings. Saves are atomic; --resume continues from the latest."""
+    """Checkpoint settings. Saves are atomic; --resume continues from the latest checkpoint."""
 
     every: str = "10m"
     """Save interval within an epoch: time (`90s`, `10m`, `2h`), steps (`500`) or both (`10m,500`)."""
     keep: Count = 2
-    """Number of checkpoints to keep: the latest, plus earlier ones in case it is corrupt."""
+    """Number of checkpoints to keep: the latest, plus earlier ones in case the latest is corrupt."""
 
     def __post_init__(self) -> None:
         check(self, "checkpoint.")
@@ -138,34 +138,34 @@ class CheckpointSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """All pretraining settings. Together with the images, they determine the run."""
+    """All pretraining settings. Together with the images, they determine the result of the run."""
 
     data: str = "demo"
     """Images: folder, list file, .tar, .npy, .npz, cifar10, cifar100 or stl10; default: the demo dataset."""
     backbone: str = "resnet50"
-    """Name of any timm model."""
+    """Backbone: name of any timm model."""
     width: Annotated[float, Above(0)] = 1.0
     """Channel multiplier for ResNets."""
     stem: Literal["auto", "small", "standard"] = "auto"
     """ResNet stem. `small`: 3x3, stride 1, no max-pool; `auto`: small for views below 64 pixels."""
     epochs: Count = 100
     """Number of passes over the training images."""
-    batch_size: Annotated[int, AtLeast(2, "(batch norm and negatives need other images)")] = 256
-    """Images per step, summed over all devices."""
+    batch_size: Annotated[int, AtLeast(2, "(batch norm and negatives need more than one image)")] = 256
+    """Number of images per step, across all devices."""
     grad_accum: Count = 1
-    """Micro-batches per step (gradient accumulation). Batch norm and negatives see only one at a time."""
+    """Micro-batches per step (gradient accumulation). Batch norm and negatives use one at a time."""
     activation_checkpointing: bool = False
     """Activation checkpointing: recompute activations in the backward pass, trading speed for memory."""
     seed: Annotated[int, AtLeast(0)] = 0
-    """Random seed; it determines every random choice."""
+    """Random seed for initialization, data order and augmentation."""
     init: str = ""
-    """Trained or imported run to take weights from; also sets the backbone, and heads of the same method."""
+    """Run to initialize weights from; also sets the backbone and, if the methods match, the heads."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:1 or mps."""
     devices: Annotated[int, AtLeast(0)] = 0
-    """Data-parallel processes; on CPU they share the cores. 0: as many GPUs as divide the batch evenly."""
+    """Data-parallel processes; on CPU they share the cores. 0: as many GPUs as divide the batch."""
     sync_bn: bool = True
-    """Synchronized batch norm: statistics over the global batch, whatever the number of devices."""
+    """Synchronized batch norm: statistics over the global batch, regardless of the number of devices."""
     timeout: Annotated[str, Duration()] = "10m"
     """How long a process waits for the others before the run fails (`90s`, `10m`, `2h`)."""
     precision: Literal["auto", "float32", "bf16"] = "auto"

@@ -1,1 +1,1 @@
-"""Pretraining: from batches of view pairs to a trained encoder."""
+"""Pretraining: training loop, optimizer and metrics."""

@@ -1,4 +1,4 @@
-"""Measure all metrics between epochs from one forward pass over a sample of the images."""
+"""Measure metrics between epochs, from a single forward pass over a sample of the images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ MIN_IMAGES_FOR_WORKERS = 1000  # reading fewer images is faster than starting wo
 EVAL_BATCH = 500  # images per forward pass
 MAX_SHARDS = 8  # shards or row groups to sample from, since each is read in full
 _BASELINES = ("pixel", "untrained")
-PIXEL_SIDE = 32  # larger views are averaged down to this size; 10,000 larger views would take gigabytes
+PIXEL_SIDE = 32  # larger views are downsampled to this size, since 10,000 of them would take gigabytes
 
 
 def ignore(done: int, of: int) -> None:
-    """Ignore progress."""
+    """Discard progress updates."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,17 @@ class Measured:
     values: Values
     """Metric values by name; None for metrics not due."""
     max_rank: int
-    """Upper bound on z's effective rank: d, or the number of images measured if that is smaller."""
+    """Upper bound on z's effective rank: the smaller of d and the number of images measured."""
 
 
 class Monitor:
     """Measures the network on center crops of sampled images, which are decoded only once.
 
-    The bank is a sample of the training images; the queries are validation images. Without a validation set,
-    every fifth sampled image becomes a query instead of joining the bank. Each rank holds an equal share
-    of both sets and passes that share through the network; the bank's labels and indices cover all ranks.
+    The bank is a sample of the training images; the queries are a sample of the validation images. Without a
+    validation set, every fifth image of the bank becomes a query instead. Each rank holds and processes its
+    own share of both samples, but has the bank's labels and indices for all ranks.
+
+    bar: creates a progress bar with the given name and returns its callback.
     """
 
     def __init__(
@@ -61,19 +63,18 @@ class Monitor:
         bf16: bool,
         bar: Callable[[str], OnProgress] = lambda name: ignore,
     ) -> None:
-        """bar: returns the progress callback for a new bar with the given description."""
         self.settings, self.device, self.bf16 = settings, device, bf16
         m, size = settings.monitor, settings.views.size
         workers = choose_workers(settings.loader.workers, device)
         limit = m.bank if sets.train.labels is not None else min(m.bank, RANK_IMAGES)
-        self.bank, own = _sample(sets.train, limit, size, workers, bar("reading images to measure on"))
+        self.bank, own = _sample(sets.train, limit, size, workers, bar("reading images for metrics"))
         by_rank = all_gather_object(own)
         self.bank_indices = np.concatenate(by_rank)
         self.labels, self.classes = _labels(sets.train, self.bank_indices), len(sets.train.classes)
         self.queries: Tensor | None = None
         self.query_labels: Tensor | None = None
         if self.labels is not None and sets.val is not None:
-            on_progress = bar("reading images to validate")
+            on_progress = bar("reading validation images")
             self.queries, chosen = _sample(sets.val, m.queries, size, workers, on_progress)
             self.query_labels = _labels(sets.val, chosen)
         elif self.labels is not None and len(self.bank_indices) >= 10:
@@ -85,7 +86,7 @@ class Monitor:
             self.bank_indices = self.bank_indices[~query.numpy()]
 
     def measure(self, network: Network, epoch: int, on_progress: OnProgress = ignore) -> Measured:
-        """Measure the metrics that are due at the end of `epoch`. Leaves the network's mode unchanged."""
+        """Measure the metrics due at the end of `epoch`. The network's training mode is left unchanged."""
         due = due_metrics(self.settings, epoch)
         look = self._look(network, due, on_progress)
         assert look.z is not None
@@ -93,9 +94,9 @@ class Monitor:
         return Measured(values | {name: m.measure(look) for name, m in due.items()}, min(look.z.shape))
 
     def baselines(self, network: Network, on_progress: OnProgress = ignore) -> Values:
-        """Measure the baselines: raw pixels, and `network` as initialized."""
+        """Measure the baseline metrics, on raw pixels and on the network before training."""
         values: Values = {f"{kind}_{name}": None for name in baseline_metrics() for kind in _BASELINES}
-        due = due_metrics(self.settings, self.settings.epochs - 1)  # the last epoch skips only disabled ones
+        due = due_metrics(self.settings, self.settings.epochs - 1)  # all enabled metrics
         metrics = {name: metric for name, metric in baseline_metrics().items() if name in due}
         if self.queries is None:
             metrics = {name: m for name, m in metrics.items() if not getattr(m, "QUERIES", False)}
@@ -108,7 +109,7 @@ class Monitor:
     def neighbors(
         self, network: Network, queries: int, count: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return evenly spaced bank indices, (queries,), and their neighbors' indices, (queries, count)."""
+        """Return positions in the bank: evenly spaced queries (Q,) and their nearest neighbors (Q, count)."""
         features = F.normalize(gather_uneven(self._features(network, self.bank)), dim=1)
         chosen = torch.from_numpy(_evenly(len(features), queries))
         similarity = features[chosen] @ features.T
@@ -117,14 +118,14 @@ class Monitor:
         return chosen.numpy(), nearest.numpy()
 
     def views(self, positions: NDArray[np.int64]) -> Tensor:
-        """Return the bank's views at these indices, uint8 (N, 3, S, S), gathered from all ranks."""
+        """Return the views at these positions in the bank, uint8 (N, 3, S, S), gathered from all ranks."""
         first = sum(all_gather_object(len(self.bank))[: rank()])
         here = np.flatnonzero((positions >= first) & (positions < first + len(self.bank)))
         found = gather_uneven(self.bank[positions[here] - first])
         return found[np.argsort(np.concatenate(all_gather_object(here)))]
 
     def _look(self, network: Network, metrics: dict[str, ModuleType], on_progress: OnProgress) -> Look:
-        """Pass the bank through the network, and the queries if a metric needs them."""
+        """Pass the bank, and the queries if a metric needs them, through the network."""
         queries = self.queries if any(getattr(m, "QUERIES", False) for m in metrics.values()) else None
         count = running_total(on_progress, len(self.bank) + (0 if queries is None else len(queries)))
         features = gather_uneven(self._features(network, self.bank, count))  # (N, D)
@@ -139,7 +140,7 @@ class Monitor:
         return self._as_look(features, sample, z, query_features)
 
     def _look_at_pixels(self) -> Look:
-        """Use the normalized pixels as features."""
+        """Return a Look whose features are the normalized pixels."""
         queries = None if self.queries is None else _flat_pixels(self.queries)
         bank = gather_uneven(_flat_pixels(self.bank))
         sample = bank[_evenly(len(bank), RANK_IMAGES)]
@@ -163,9 +164,9 @@ class Monitor:
 def _sample(
     images: Images, limit: int, size: int, workers: int, on_progress: OnProgress
 ) -> tuple[Tensor, NDArray[np.int64]]:
-    """Return center crops, uint8 (N, 3, S, S), and indices of at most `limit` images across the dataset.
+    """Sample at most `limit` images, and return center crops, uint8 (N, 3, S, S), and image indices (N,).
 
-    Each rank reads its own share. Raises DataError if no image can be read.
+    Each rank reads and returns its own share. Raises DataError if no image can be read.
     """
     if images.stacked() is not None or min(limit, len(images)) < MIN_IMAGES_FOR_WORKERS:
         workers = 0  # nothing to decode, or too few images
@@ -175,13 +176,13 @@ def _sample(
         read.append(views_read)
         count(len(views_read[1]))
     if not read and len(own):
-        raise DataError(f"none of the {len(own)} images in {images.name} can be read")
+        raise DataError(f"none of the {len(own)} images sampled from {images.name} can be read")
     views = [torch.empty(0, 3, size, size, dtype=torch.uint8), *(views for views, _ in read)]
     return torch.cat(views), np.concatenate([own[:0], *(which for _, which in read)])
 
 
 def _spread(images: Images, limit: int) -> NDArray[np.int64]:
-    """Return at most `limit` image indices, evenly spaced across the dataset or a few of its files."""
+    """Return at most `limit` image indices, evenly spaced across the dataset or a few of its shards."""
     groups = images.groups
     if groups is None or len(groups) - 1 <= MAX_SHARDS:
         return _evenly(len(images), limit)
@@ -196,7 +197,7 @@ def _evenly(size: int, limit: int) -> NDArray[np.int64]:
 
 
 def _flat_pixels(views: Tensor) -> Tensor:
-    """Flatten uint8 (N, 3, S, S) -> (N, 3 s s), with s at most 32, normalized like network inputs."""
+    """Downsample, normalize and flatten views: uint8 (N, 3, S, S) -> (N, 3 s s), where s is at most 32."""
     if views.shape[2] > PIXEL_SIDE:
         batches = (batch.float() for batch in torch.split(views, EVAL_BATCH))
         views = torch.cat([F.adaptive_avg_pool2d(batch, PIXEL_SIDE) for batch in batches])

@@ -1,4 +1,4 @@
-"""Optimizer and learning rates: SGD or LARS with cosine decay; the predictor's rate may stay constant."""
+"""SGD and LARS with cosine learning-rate decay, except that the predictor's rate may stay constant."""
 
 import math
 from typing import Any
@@ -47,10 +47,11 @@ def _split_for_lars(group: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, settings: OptimizerSettings, epoch: float, epochs: int
 ) -> float:
-    """Set each parameter group's learning rate and return the encoder's. epoch: epochs completed, fractional.
+    """Set each parameter group's learning rate and return the encoder's.
 
-    The rate warms up linearly from 0, then follows a cosine to 0. "The predictor's lr is not decayed": h
-    should adapt to the latest representations (Sec. 4.2).
+    epoch: number of epochs completed, including fractions. The rate warms up linearly from 0, then decays to
+    0 along a cosine. The predictor's rate is constant by default, because h "should adapt to the latest
+    representations" (Sec. 4.2).
     """
     warm = settings.warmup_epochs
     rise = min(1.0, epoch / warm) if warm > 0 else 1.0

@@ -16,7 +16,7 @@ PAIRS, QUERIES, NEIGHBORS = 24, 8, 8
 
 
 def take_pictures(batch: Batch, monitor: Monitor, network: Network, images: Images) -> Pictures:
-    """Return view pairs from `batch`, as the network saw them, and a few images with their neighbors."""
+    """Return augmented view pairs from `batch`, and a few images with their nearest neighbors."""
     pairs = torch.stack(batch.views[:2], dim=1)[:PAIRS]  # (n, 2, 3, S, S)
     side = pairs.shape[-1]
     chosen, nearest = monitor.neighbors(network, queries=QUERIES, count=NEIGHBORS)

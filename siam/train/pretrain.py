@@ -43,14 +43,14 @@ class Outcome:
     std: float
     """Mean std of z/|z| over the last epoch, times sqrt(d)."""
     metrics: Values
-    """Each metric's last value and baselines (pixel_NAME and untrained_NAME); None if not measured."""
+    """Last value of each metric, and its baselines (pixel_NAME and untrained_NAME); None if not measured."""
     epochs: int
     steps: int
     seconds: float
     pairs_per_second: float
 
     def flat(self) -> dict[str, Any]:
-        """Return all fields, metrics included, in one flat dict."""
+        """Return all fields, including each metric, as a flat dict."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         return {**plain.pop("metrics"), **plain}
 
@@ -58,8 +58,8 @@ class Outcome:
 def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -> Outcome:
     """Train the run in `folder` to completion, resuming from its last checkpoint if there is one.
 
-    All ranks call this; only rank 0 writes. The run is saved at the end of each epoch, at the intervals
-    set by `checkpoint.every`, and when a stop is requested. Raises SiamError.
+    All ranks must call this function; only rank 0 writes files. Checkpoints are saved at the end of each
+    epoch, at the intervals set by `checkpoint.every`, and when a stop is requested. Raises SiamError.
     """
     method = settings.method
     with Session(folder, settings, console, _write_report) as run:
@@ -89,7 +89,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -
             run.seed_step()
 
             images = torch.from_numpy(batch.indices)
-            loss, z = step(batch.views, images, batch.epoch)  # forward, backward, new weights
+            loss, z = step(batch.views, images, batch.epoch)  # forward, backward, optimizer step
             if (run.step + 1) % method.momentum_every == 0:
                 t = run.step / run.total_steps
                 network.update_target(momentum_at(t, method.momentum, method.momentum_schedule))
@@ -104,7 +104,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -
                 _end_epoch(run, settings, batch.epoch, loader.steps, measured)
                 if batch.epoch in (0, settings.epochs - 1):
                     pictures = take_pictures(batch, monitor, network, sets.train)
-                    run.try_to_write("the report's pictures", lambda: pictures.save(folder))  # noqa: B023
+                    run.try_to_write("the report's images", lambda: pictures.save(folder))  # noqa: B023
                 if batch.epoch == 0 < settings.epochs - 1:
                     run.write_report()
             run.save_or_stop()
@@ -112,7 +112,7 @@ def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -
 
 
 def build(settings: Settings, images: int, run: Session) -> tuple[Network, Objective]:
-    """Build the network and its objective from the seed, on the run's device. images: dataset size."""
+    """Build the network and its objective from the seed or `init`. images: number of training images."""
     torch.manual_seed(settings.seed)
     network = Network(settings.method, settings.backbone, settings.views.size, settings.width, settings.stem)
     if settings.init:
@@ -136,7 +136,7 @@ def _end_epoch(run: Session, settings: Settings, epoch: int, steps: int, measure
     """Log the epoch's mean loss and std, its metrics and its verdict, and print a summary line."""
     sums, before = run.progress.take(), run.progress.verdict
     loss, std = run.take_loss() / steps, sums["std"] / sums["logged"]
-    images_per_norm = settings.batch_size // settings.grad_accum  # seen at once by batch norm in the heads
+    images_per_norm = settings.batch_size // settings.grad_accum  # batch size of BN in the heads
     if not settings.sync_bn:
         images_per_norm //= world_size()
     floor = std_at_collapse(settings.method, images_per_norm)
@@ -182,16 +182,16 @@ def _write_report(folder: Path) -> None:
 
 
 def _name_batch(loader: ViewLoader, step: int) -> str:
-    """Return a step's epoch and the names of its first images, for an error message."""
+    """Return a step's epoch and the names of its first images, formatted for an error message."""
     epoch, within = divmod(step, loader.steps)
     names = [loader.images.path(int(i)) for i in loader.order.epoch(epoch)[within][:3]]
-    return f" (epoch {epoch + 1}), with the batch of {', '.join(names)} ..."
+    return f" (epoch {epoch + 1}; images {', '.join(names)}, ...)"
 
 
 def _headline(sets: ImageSets, settings: Settings, folder: Path, resumed: bool) -> str:
-    """Summarize the run in a line: dataset, backbone, batch size, epochs and folder."""
+    """Return a one-line summary of the run: dataset, backbone, batch size, epochs and folder."""
     train, val = sets.train, sets.val
-    more = [f"{len(val):,} more to validate"] if val is not None else []
+    more = [f"plus {len(val):,} for validation"] if val is not None else []
     more += [f"{len(train.classes)} classes"] if train.labels is not None else []
     images = f"{len(train):,} images" + (f" ({', '.join(more)})" if more else "")
     epochs = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}"
@@ -204,7 +204,7 @@ def _headline(sets: ImageSets, settings: Settings, folder: Path, resumed: bool) 
 
 
 def _facts(sets: ImageSets, network: nn.Module, run: Session) -> dict[str, Any]:
-    """Return the contents of the `start` record."""
+    """Return the contents of the `start` record in metrics.jsonl."""
     backbone: Any = network.backbone
     return {
         "images": len(sets.train),

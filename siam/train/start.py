@@ -28,7 +28,7 @@ from siam.settings.pretraining import Settings
 from siam.train.pretrain import Outcome, train
 
 MAY_CHANGE = ("device", "devices", "timeout", "loader.", "checkpoint.")
-"""Settings that may change on resume, because they do not affect what the run learns."""
+"""Settings that may change on resume; all others must match the original run."""
 
 Resume = bool | Literal["auto"]
 Opener = Callable[[str], ImageSets]
@@ -43,12 +43,12 @@ def start(
     console: Console | None = None,
     open_once: Opener | None = None,
 ) -> Outcome:
-    """Start or resume a run, in this process or in several launched ones.
+    """Start or resume a run, in this process or in several launched processes.
 
-    overrides: the user's settings. recipe: name of the settings that they override; default: chosen to fit
-    the images. When a run is resumed, `overrides` apply to the run's own settings instead. out: the run
-    folder. resume: continue the run in `out`; "auto" starts a run if `out` holds none. open_once: passed by
-    callers that train several runs on the same dataset, to list the dataset only once. Raises SiamError.
+    overrides: the user's settings. recipe: name of the base settings; default: chosen to suit the images.
+    When a run is resumed, `overrides` apply to the run's own settings instead. out: the run folder. resume:
+    continue the run in `out`; "auto" starts a new run if there is none in `out`. open_once: a cached
+    `open_images`, shared between runs on the same dataset. Raises SiamError.
     """
     console = console or Console(stderr=True)
     open_once = open_once or cache(open_images)
@@ -96,7 +96,7 @@ def _is_resumed(folder: Path, resume: Resume) -> bool:
         if resume is True and not exists:
             raise RunError(
                 f"there is no run to resume in {folder}: leave out --resume to start one, or use --resume "
-                "auto, which does either"
+                "auto, which resumes a run if there is one"
             )
         return exists
     if any((folder / name).exists() for name in (CHECKPOINT, ENCODER, NETWORK)):  # trained or imported
@@ -105,7 +105,7 @@ def _is_resumed(folder: Path, resume: Resume) -> bool:
 
 
 def _new_settings(overrides: Overrides, recipe: str | None, open_once: Opener) -> Settings:
-    """Apply the user's settings to the given recipe, or to the recipe that fits the images."""
+    """Apply the user's settings to the given recipe, or to a recipe that suits the images."""
     named = overrides.only("data", "init").over(Settings())
     method = overrides.get("method.name", named.method.name)
     train = open_once(named.data).train
@@ -117,7 +117,7 @@ def _new_settings(overrides: Overrides, recipe: str | None, open_once: Opener) -
 
 
 def _resumed_settings(folder: Path, overrides: Overrides) -> Settings:
-    """Apply the user's settings to the run's own. Raises RunError if they change what the run learns."""
+    """Apply the user's settings to the run's own. Raises RunError for changes outside MAY_CHANGE."""
     own = open_run(folder).settings
     settings = overrides.over(own)
     if os.path.realpath(settings.data) == os.path.realpath(own.data):  # photos, photos/, ./photos
@@ -125,14 +125,14 @@ def _resumed_settings(folder: Path, overrides: Overrides) -> Settings:
     changed = [name for name in differences(own, settings) if not name.startswith(MAY_CHANGE)]
     if changed:
         raise RunError(
-            f"{folder} was started with other settings: {', '.join(changed)}; leave them out, or choose "
+            f"{folder} was started with different settings: {', '.join(changed)}; leave them out, or choose "
             "another --out"
         )
     return settings
 
 
 def _init_settings(init: str, base: Settings) -> Settings:
-    """Return `base` with the backbone of run `init`, and with that run's heads too if the methods match."""
+    """Return `base` with the backbone of run `init` and, if the methods match, also the heads of that run."""
     run = open_run(init).settings
     method = run.method if run.method.name == base.method.name else base.method
     return replace(
@@ -142,7 +142,7 @@ def _init_settings(init: str, base: Settings) -> Settings:
 
 
 def _open_on_all_ranks(data: str, console: Console, open_once: Opener) -> ImageSets:
-    """Open the images in every process, but on rank 0 first, in case they must be downloaded.
+    """Open the images in every process, but on rank 0 first, because opening them may download them.
 
     Raises DataError if the processes see different images.
     """
@@ -174,7 +174,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _default_folder(method: str, data: str, resume: bool) -> Path:
-    """Return runs/METHOD-DATA, with -2, -3, ... appended if taken. On resume, return the last one taken."""
+    """Return runs/METHOD-DATA, with -2, -3, ... appended if it exists; on resume, the last existing one."""
     base = Path("runs") / f"{method}-{_short(data)}"
     names = (base.with_name(f"{base.name}-{n}") if n > 1 else base for n in itertools.count(1))
     taken = list(itertools.takewhile(lambda folder: (folder / SETTINGS).exists(), names))
@@ -184,5 +184,5 @@ def _default_folder(method: str, data: str, resume: bool) -> Path:
 
 
 def _short(data: str) -> str:
-    """Return a path's last component without its suffix, with unusual characters replaced by dashes."""
+    """Return a path's last component without its suffix, with special characters replaced by dashes."""
     return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(data).stem or "images").strip("-") or "images"

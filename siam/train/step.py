@@ -24,8 +24,8 @@ class Step:
     (B,) on the CPU. epoch: counted from 0. Returns the loss (a detached scalar) and z1 (B, d) of
     the first pair of views.
     With `settings.grad_accum` = k, the batch is split into k micro-batches, whose gradients are averaged. The
-    caller updates the momentum encoder, since the update depends on training progress. Raises SettingsError
-    if the backbone does not support `settings.activation_checkpointing`.
+    caller updates the momentum encoder, because that update depends on training progress. Raises
+    SettingsError if the backbone does not support `settings.activation_checkpointing`.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Step:
                 network.backbone.set_grad_checkpointing(True)  # type: ignore[operator]
             except (AssertionError, AttributeError):  # from timm
                 raise SettingsError(
-                    f"backbone '{settings.backbone}' does not support activation_checkpointing: leave it off"
+                    f"backbone '{settings.backbone}' does not support activation_checkpointing: turn it off"
                 ) from None
         self.network: Any = data_parallel(network, device, settings.sync_bn)
         self.forward: Any = torch.compile(self.network) if settings.compile else self.network
@@ -63,7 +63,7 @@ class Step:
         return loss, torch.cat(targets)
 
     def _micro_batches(self, count: int) -> Iterator[tuple[slice, float, AbstractContextManager[None]]]:
-        """Yield each micro-batch's rows, share of the batch and context; only the last syncs gradients."""
+        """Yield each micro-batch's rows, share of the batch, and context; only the last syncs gradients."""
         k = self.grad_accum
         for i in range(k):
             start, stop = count * i // k, count * (i + 1) // k

@@ -50,7 +50,7 @@ def test_help_needs_neither_torch_nor_tyro():
         (["pretrain", "--device", "cuda:7"], "device 'cuda:7' is not available here: choose cpu"),
         (
             ["pretrain", "--method", "simclr", "--batch-size", "1"],
-            "batch_size must be at least 2 (batch norm and negatives need other images), got 1",
+            "batch_size must be at least 2 (batch norm and negatives need more than one image), got 1",
         ),
         (["pretrain", "nowhere/photos"], "nowhere/photos"),
         (["pretrain", "nowhere/photos", "--sync-bn", "false"], "nowhere/photos"),
@@ -79,7 +79,7 @@ def test_invalid_settings_are_an_error_of_one_line(capsys, tmp_path, monkeypatch
         (["pretrain", "--lr", "0.1"], "unknown setting '--lr'; did you mean --optimizer.lr?"),
         (["pretrain", "--epochs", "three"], "'three' is not a whole number"),
         (["pretrain", "--method", "simclr", "--batch-size", "1"],
-         "batch_size must be at least 2 (batch norm and negatives need other images), got 1"),
+         "batch_size must be at least 2 (batch norm and negatives need more than one image), got 1"),
         (["reproduce", "methods", "--method", "byol"],
          "unknown setting '--method': each row of a table names its own method"),
         (["pretrain", "--method.name", "byol"], "unknown setting '--method.name'; did you mean --method"),
@@ -87,7 +87,7 @@ def test_invalid_settings_are_an_error_of_one_line(capsys, tmp_path, monkeypatch
         (["reproduce", "methods", "--method.queue", "10"], "method.queue must be larger than batch_size"),
         (["reproduce", "batch-size", "--batch-size", "100000"], "fits the 5000 images in demo"),
         (["pretrain", "--recipe", "imagenet", "--backbone", "inception_v3", "--views.size", "32"],
-         "backbone 'inception_v3' does not accept views of 32 x 32 pixels"),
+         "backbone 'inception_v3' does not support views of 32 x 32 pixels"),
     ],
 )  # fmt: skip
 def test_invalid_settings_are_reported_before_training(capsys, tmp_path, monkeypatch, args, says):
@@ -115,7 +115,7 @@ def test_a_summary_of_the_images_is_printed_before_they_are_read(capsys, tmp_pat
     assert cli.main(["pretrain", *map(str, args)]) == 2
     headline, ignored, error = capsys.readouterr().err.splitlines()
     assert headline == (
-        f"simsiam on {classes}: 24 images (12 more to validate, 2 classes), resnet10t, batches of 8, "
+        f"simsiam on {classes}: 24 images (plus 12 for validation, 2 classes), resnet10t, batches of 8, "
         f"2 epochs -> {tmp_path / 'run'}"
     )
     assert ignored == "ignoring 1 image outside train/ and val/"
@@ -138,7 +138,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(capsys, tm
     assert cli.main([str(arg) for arg in again]) == 0
     capsys.readouterr()
     other = ["pretrain", photos, *TINY, "--out", run, "--resume", "--optimizer.lr", "0.3"]
-    assert "other settings: optimizer.lr (0.03 and 0.3)" in refused(capsys, *other)
+    assert "different settings: optimizer.lr (0.03 and 0.3)" in refused(capsys, *other)
     with (run / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "in use by another process" in refused(

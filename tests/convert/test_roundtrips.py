@@ -282,7 +282,7 @@ def test_an_imported_run_trains_on_embeds_and_evaluates(classes, photos, tmp_pat
         at = flags.index(name)
         del flags[at : at + 2]
     done = run_cli("pretrain", classes, "--init", tmp_path / "run", *flags, "--out", tmp_path / "on", check=0)
-    assert "initialized from the backbone, projector, predictor" in " ".join(done.stderr.split())
+    assert "initialized backbone, projector, predictor from" in " ".join(done.stderr.split())
     settings = yaml.safe_load((tmp_path / "on" / "settings.yaml").read_text())
     assert (settings["backbone"], settings["method"]["dim"]) == ("resnet18", 128)
 

@@ -83,7 +83,7 @@ def test_damaged_evaluations(run, contents):
     (folder / "evaluations.json").write_text(contents)
     for fails in (lambda: write_report(folder), lambda: add_evaluation(folder, EVALUATION, "photos")):
         with pytest.raises(
-            RunError, match=r"evaluations\.json cannot be read .*: move it away to continue without it"
+            RunError, match=r"evaluations\.json cannot be read .*: move or delete it to continue without it"
         ):
             fails()
     assert (folder / "evaluations.json").read_text() == contents

@@ -112,7 +112,7 @@ def test_reading_images_before_training_shows_progress(classes, tmp_path):
     settings = Settings(batch_size=4, views=ViewSettings(size=16), loader=LoaderSettings(0, "auto"))
     device = torch.device("cpu")
     Monitor(open_images(classes), settings, device, False, bar)
-    assert calls == [("reading images to measure on", 24, 24), ("reading images to validate", 12, 12)]
+    assert calls == [("reading images for metrics", 24, 24), ("reading validation images", 12, 12)]
 
     (tmp_path / "same").mkdir()
     save_images(tmp_path / "same", 1, seed=0)

@@ -202,9 +202,11 @@ def test_a_disk_that_stays_full_ends_the_run_after_several_attempts():
         "step 1 could not be saved: No space left on device (run/checkpoint.pt); nothing has been saved"
         in said[0]
     )
-    assert "step 3 is kept" in said[-1]
+    assert "the checkpoint of step 3 is kept" in said[-1]
     with pytest.raises(
-        RunError, match=r"in 5 attempts: .*; step 3 is kept; free some space and continue with --resume"
+        RunError,
+        match=r"in 5 attempts: .*; the checkpoint of step 3 is kept; "
+        r"free some space and continue with --resume",
     ):
         saver.save(8, write)
 
@@ -238,7 +240,9 @@ def test_a_full_disk_gives_warnings_and_keeps_the_last_checkpoint(photos, small_
     err = process.said()
     assert "could not be saved: No space left on device" in err
     assert re.search(
-        r"siam: step \d+ could not be saved in 5 attempts: .*; step \d+ is kept; free some space", err
+        r"siam: step \d+ could not be saved in 5 attempts: .*; "
+        r"the checkpoint of step \d+ is kept; free some space",
+        err,
     )
     assert "Traceback" not in err
     kept, complaint = load_last(run)
@@ -277,7 +281,7 @@ def test_a_file_as_run_folder_is_refused(photos, tmp_path, capsys):
         capsys, "pretrain", photos, *RUN, "--init", tmp_path / "c.pth", "--out", tmp_path / "r"
     )
     assert status == 2
-    assert "is a file, not a run: convert it with siam import" in err
+    assert "is a file, not a run folder: run siam import" in err
 
 
 def test_images_that_vanish_end_the_run_and_cost_nothing(photos, tmp_path, capsys, monkeypatch):
@@ -366,7 +370,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_batch(photos, tmp_path, ca
     assert status == 2
     order = ViewLoader(open_images(photos).train, open_run(run).settings, torch.device("cpu")).order
     names = ", ".join(open_images(photos).train.path(int(i)) for i in order.epoch(1)[1][:3])
-    assert f"the loss is no longer finite at step 5 (epoch 2), with the batch of {names} ...;" in err
+    assert f"the loss is no longer finite at step 5 (epoch 2; images {names}, ...);" in err
     saved = load_checkpoint(run / "checkpoint.pt")["progress"]
     assert saved["step"] == 4
 

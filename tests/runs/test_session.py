@@ -145,7 +145,7 @@ def test_a_report_that_cannot_be_drawn_costs_a_line(tmp_path):
     with Session(folder, Settings(device="cpu"), console, damaged) as run:
         run.begin(1, 1, "lr")
         run.write_report()
-    assert "the report cannot be written: evaluations.json cannot be read" in console.file.getvalue()
+    assert "the report could not be written: evaluations.json cannot be read" in console.file.getvalue()
 
 
 def test_the_rate_leaves_out_what_is_no_training(monkeypatch):

@@ -55,7 +55,7 @@ def test_a_recipe_fits_the_data(recipe, layout, years, images, expected):
         ({"lr": 0.0}, "lr must be above 0, got 0"),
         ({"drops": (0.9, 0.5)}, "drops must be in ascending order, got 0.9 0.5"),
         ({"drops": (0.5, 1.0)}, "drops must be below 1, got 0.5 1"),
-        ({"train_sides": ()}, "train_sides must hold at least one value, got none"),
+        ({"train_sides": ()}, "train_sides must contain at least one value, got none"),
         ({"train_sides": (64, 16)}, "train_sides must be at least 32 pixels, got 64 16"),
         ({"test_side": 16}, "test_side must be at least 32 pixels, got 16"),
         ({"candidates": (100, 0)}, "candidates must be at least 1, got 100 0"),
