@@ -1,7 +1,7 @@
-"""Measure the throughput of each stage from image file to training step.
+"""Measure the throughput of each stage of pretraining, from decoding to optimizer step.
 
-Each stage is measured separately, on a sample of the user's images and with the settings `siam pretrain`
-would use; then all stages run together for a few seconds.
+Each stage is measured separately on a sample of the user's images, with the settings
+that `siam pretrain` would use; then all stages run together for a few seconds.
 """
 
 import itertools
@@ -34,15 +34,18 @@ from siam.system.environment import environment
 from siam.system.resources import available_cores
 from siam.train.step import Step
 
-_SAMPLE = 512  # images, spread over the dataset: enough to be typical, few enough to be quick
-_CHUNK = 16  # images per call of a stage
-_SECONDS = 2.0  # spent on each stage
-_MAX_STEP_SECONDS = 3.0  # the batch is halved until a step takes no longer
+_SAMPLE = 512  # images, evenly spaced over the dataset
+_CHUNK = 16  # images per call
+_SECONDS = 2.0  # per stage
+_MAX_STEP_SECONDS = 3.0  # the batch size is halved until a step is at most this long
 
 
 @dataclass(frozen=True)
 class Bench:
-    """The result of `siam bench`. end_to_end: pairs per second with all stages running together."""
+    """The result of `siam bench`.
+
+    end_to_end: pairs per second with all stages running together.
+    """
 
     data: str
     backbone: str
@@ -56,9 +59,10 @@ class Bench:
 
 
 def bench(overrides: Overrides, announce: Callable[[str], None] = lambda stage: None) -> Bench:
-    """Measure every stage of `siam pretrain` with these settings. Raises SiamError.
+    """Measure the throughput of each stage of `siam pretrain` and find the bottleneck.
 
-    announce: called with each stage's name before the stage is measured.
+    announce: called with the name of each stage before it is measured. Raises
+    SiamError.
     """
     announce("images")
     data = overrides.only("data").over(Settings()).data
@@ -72,12 +76,12 @@ def bench(overrides: Overrides, announce: Callable[[str], None] = lambda stage: 
     device = find_device(settings.device)
     tune_process(device)
 
-    announce("step")
+    announce("training step")
     settings, step, step_rate = _step_that_fits(replace(settings, epochs=10**6), device, len(images))
     loader = ViewLoader(images, settings, device, views=2)
     announce("workers")
     decode, worker, crops = (None, None, None) if loader.cached else _worker_rates(images, settings)
-    announce("transfer and colors")
+    announce("transfer and color augmentation")
     rates = Rates(
         device=device.type,
         cores=available_cores(),
@@ -88,7 +92,7 @@ def bench(overrides: Overrides, announce: Callable[[str], None] = lambda stage: 
         augment=_cached_rate(loader, device) if crops is None else _color_rate(settings, crops, device),
         step=step_rate,
     )
-    announce("all together")
+    announce("end to end")
     return Bench(
         data=images.name,
         backbone=settings.backbone,
@@ -109,9 +113,10 @@ def _sample(images: Images) -> Images:
 
 
 def _rate(run: Callable[[], int], device: torch.device, seconds: float = _SECONDS) -> float:
-    """Call `run` once to warm up, then repeatedly for `seconds`; return the images per second.
+    """Return the throughput of `run` in images per second.
 
-    run: processes some images and returns their number.
+    run: processes some images and returns their number; called once to warm up, then
+    repeatedly for `seconds`.
     """
     run()
     _synchronize(device)
@@ -130,7 +135,10 @@ def _synchronize(device: torch.device) -> None:
 
 
 def _step_that_fits(settings: Settings, device: torch.device, images: int) -> tuple[Settings, Step, float]:
-    """Cap the batch size so that steps stay short; return the settings, the step and its pairs per second."""
+    """Reduce the batch size until a step takes at most 3 seconds.
+
+    Returns the new settings, the training step, and its throughput in pairs per second.
+    """
     step = _step(settings, device)
     batch = min(settings.batch_size, images)
     noise = torch.randn(2, batch, 3, settings.views.size, settings.views.size, device=device)
@@ -156,7 +164,10 @@ def _step(settings: Settings, device: torch.device) -> Step:
 
 
 def _worker_rates(images: Images, settings: Settings) -> tuple[float, float, Tensor]:
-    """Return the rates of decoding alone and of a whole worker (each on one thread), and a batch of crops."""
+    """Measure decoding alone and a whole worker, each on one thread.
+
+    Returns both rates, in images per second, and a batch of crops.
+    """
     batches = view_batches(images, settings, count=2)
     order = itertools.cycle(range(len(images)))
     cpu = torch.device("cpu")
@@ -187,7 +198,10 @@ def _transfer_rate(crops: Tensor, device: torch.device) -> float:
 
 
 def _color_rate(settings: Settings, crops: Tensor, device: torch.device) -> float | None:
-    """Measure color augmentation on the device, in images per second; return None if workers do so."""
+    """Measure color augmentation on the device, in images per second.
+
+    Returns None if the workers augment the colors.
+    """
     if settings.views.pipeline == "reference":
         return None
     augment = Augment(settings.views, device)
@@ -202,7 +216,7 @@ def _color_rate(settings: Settings, crops: Tensor, device: torch.device) -> floa
 
 
 def _cached_rate(loader: ViewLoader, device: torch.device) -> float:
-    """Measure cropping and color augmentation of images cached on the device, in images per second."""
+    """Measure cropping and color augmentation of cached images, in images/s."""
     batches = loader.batches()
     return _rate(lambda: len(next(batches).indices), device)
 

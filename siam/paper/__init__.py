@@ -1,1 +1,1 @@
-"""Reproduce the paper's tables and figures by name."""
+"""Reproduce the tables and figures of the SimSiam paper."""

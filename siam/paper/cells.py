@@ -1,4 +1,4 @@
-"""Helpers for reproduced tables: statistics over seeds, run folders, output files."""
+"""Helpers for reproducing tables: statistics over seeds, run folders, output files."""
 
 import json
 import statistics
@@ -9,11 +9,14 @@ from typing import Any
 from siam.system.files import write_atomically
 
 Mean = tuple[float, float | None]
-"""Mean and standard deviation over seeds; the deviation is None for a single seed."""
+"""Mean and standard deviation over seeds; the deviation is None for one seed."""
 
 
 def mean_of(values: Iterable[float | None]) -> Mean | None:
-    """Return the mean and standard deviation of the values that are not None, or None if all are None."""
+    """Return the mean and standard deviation, ignoring None values.
+
+    Returns None if all values are None.
+    """
     known = [value for value in values if value is not None]
     if not known:
         return None
@@ -26,19 +29,19 @@ def markdown_row(cells: Iterable[str]) -> str:
 
 
 def run_folder(folder: Path, row: str, seed: int) -> Path:
-    """Return the subfolder for a table row and seed, such as without-stop-gradient-seed0."""
+    """Return the run folder for a table row and seed, such as no-predictor-seed0."""
     name = "".join(c if c.isalnum() else "-" for c in row.lower()).strip("-")
     return folder / f"{name}-seed{seed}"
 
 
 def save_table(folder: Path, facts: dict[str, Any], page: str) -> None:
-    """Write `facts` to table.json and the Markdown in `page` to table.md."""
+    """Write `facts` to table.json and `page`, the Markdown table, to table.md."""
     save(folder / "table.json", (json.dumps(facts, indent=1) + "\n").encode())
     save(folder / "table.md", page.encode())
 
 
 def load_table(folder: Path) -> dict[str, Any]:
-    """Return the contents of table.json."""
+    """Load table.json."""
     facts: dict[str, Any] = json.loads((folder / "table.json").read_text())
     return facts
 

@@ -1,4 +1,4 @@
-"""`siam reproduce`: train every row of a table with every seed, one run at a time, and write the table."""
+"""Implement `siam reproduce`: run a table's experiments and write the results."""
 
 import io
 import json
@@ -34,20 +34,20 @@ _SCALES: dict[str, tuple[str, str | None]] = {
     "imagenette": ("imagenette", None),
     "imagenet": ("imagenet", None),
 }
-"""Scale -> (recipe, default dataset); a dataset of None means that DATA is required."""
+"""Scale -> (recipe, default dataset); None: no default, so DATA is required."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A table row with its measured results."""
+    """A table row with its settings and measured results."""
 
     row: Row
     outcomes: list[dict[str, Any]]
-    """One result per seed, as printed by `siam pretrain --json`; fewer while the study is running."""
+    """Results of the finished runs, by seed, as printed by `siam pretrain --json`."""
     settings: dict[str, Any]
 
     def mean(self, name: str) -> Mean | None:
-        """Return the mean and standard deviation of the result `name` over the seeds that report it."""
+        """Return the mean and standard deviation of a result over the seeds."""
         return mean_of(outcome.get(name) for outcome in self.outcomes)
 
 
@@ -60,12 +60,13 @@ def reproduce(
     command: str = "",
     console: Console | None = None,
 ) -> Path:
-    """Train every row of table `name` with seeds 0 to seeds - 1; write table.md, table.json and a figure.
+    """Run a table's experiments with seeds 0 to `seeds` - 1 and write the results.
 
-    overrides: user settings, which take precedence over the scale's recipe. command: command line to record
-    in the table. Finished runs are not repeated, and interrupted runs are resumed; if nothing is left to
-    train, the recorded date, machine and command are kept. Returns the output folder. Raises SiamError;
-    invalid settings are reported before any training.
+    overrides: user settings, which take precedence over the scale's recipe. command:
+    the command line to record in the table. Finished runs are skipped and interrupted
+    runs are resumed. If all runs have finished, the recorded date, machine and command
+    are kept. Returns the output folder. Raises SiamError; invalid settings are detected
+    before training starts.
     """
     console = console or Console(stderr=True)
     chosen = table(name)
@@ -92,11 +93,14 @@ def reproduce(
 def _settings_of_rows(
     name: str, chosen: Table, overrides: Overrides, scale: Scale, open_once: Opener
 ) -> list[tuple[Row, Settings]]:
-    """Return the rows that fit the dataset, with their settings. Raises SettingsError if no row fits."""
+    """Return the rows that can be run on the dataset, with their settings.
+
+    Raises SettingsError if there are none, or if DATA is required but missing.
+    """
     recipe, standard = _SCALES[scale]
     data = overrides.get("data", standard)
     if data is None:
-        raise SettingsError(f"--scale {scale} needs DATA: give the folder that holds the images")
+        raise SettingsError(f"--scale {scale} requires DATA: specify the image folder")
     train = open_once(data).train
     side, size = min(train.size_hint), len(train)
 
@@ -107,7 +111,7 @@ def _settings_of_rows(
     rows = chosen.rows(simsiam, size // simsiam.batch_size)
     if not rows:
         raise SettingsError(
-            f"no row of '{name}' fits the {size} images in {data} at batch size {simsiam.batch_size}: "
+            f"table '{name}' needs more than the {size} images in {data} at batch size {simsiam.batch_size}: "
             "lower --batch-size"
         )
     methods = [row.change.get("method", {}).get("name", "simsiam") for row in rows]
@@ -115,7 +119,10 @@ def _settings_of_rows(
 
 
 def _facts(folder: Path) -> dict[str, Any] | None:
-    """Return the environment and command recorded in table.json, or None if there is no valid table."""
+    """Return the environment and command recorded in table.json.
+
+    Returns None if the file is missing or invalid.
+    """
     try:
         before = json.loads((folder / "table.json").read_text())
         return {name: before[name] for name in (*environment(), "command")}
@@ -124,7 +131,10 @@ def _facts(folder: Path) -> dict[str, Any] | None:
 
 
 def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
-    """Return a run's result, or None if it has not finished. Raises RunError if its settings differ."""
+    """Return the result of a run, or None if the run has not finished.
+
+    Raises RunError if the run has different settings.
+    """
     if not (run / METRICS).exists():
         return None
     opened = open_run(run)
@@ -139,12 +149,15 @@ def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
 
 
 def _train(run: Path, settings: Settings, console: Console, open_once: Opener) -> dict[str, Any]:
-    """Train or resume a run and return its result. Divergence counts as a result: some rows do diverge."""
+    """Train or resume a run and return its result.
+
+    Divergence is a result, not an error, because some rows are expected to diverge.
+    """
     try:
         complete = Overrides(to_dict(settings))
         outcome = start(complete, None, run, resume="auto", console=console, open_once=open_once)
     except RunStopped:
-        raise RunStopped(f"stopped on request, saved in {run}: repeat the command to continue") from None
+        raise RunStopped(f"stopped on request, saved in {run}: repeat the command to resume") from None
     except Diverged as error:
         console.print(str(error), highlight=False)
         return {"run": str(run), "verdict": "diverged"}
@@ -154,7 +167,7 @@ def _train(run: Path, settings: Settings, console: Console, open_once: Opener) -
 def _write(
     folder: Path, name: str, chosen: Table, found: list[Study], scale: Scale, facts: dict[str, Any]
 ) -> None:
-    """Write the current table as Markdown and JSON, and a figure with the curves of seed 0."""
+    """Write table.md, table.json, and a figure with the curves of seed 0."""
     columns = _columns()
     plain = {
         "table": name,
@@ -184,7 +197,10 @@ def _write(
 
 
 def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
-    """Return the Markdown page, with measured and published results. facts: environment and command."""
+    """Return the contents of table.md: measured and published results.
+
+    facts: environment and command.
+    """
     seeds = max(len(s.outcomes) for s in found)
     settings = found[0].settings
     baselines = next((s for s in found if s.mean("untrained_knn")), found[0])
@@ -199,13 +215,13 @@ def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
         markdown_row(["---"] * (len(columns) + 3)),
         *(_row(study, columns) for study in found),
         "",
-        f"kNN on raw pixels: {plus_minus(baselines.mean('pixel_knn'), '.1f', 100)} %; of the untrained "
-        f"network: {plus_minus(baselines.mean('untrained_knn'), '.1f', 100)} %.",
+        f"kNN on raw pixels: {plus_minus(baselines.mean('pixel_knn'), '.1f', 100)} %; on features of the "
+        f"untrained network: {plus_minus(baselines.mean('untrained_knn'), '.1f', 100)} %.",
         f"Measured: {settings['data']}, {settings['backbone']} x {settings['width']:g}, "
         f"{settings['epochs']} epochs, k = {settings['monitor']['knn_k']}, seeds: {seeds}; "
         f"{facts['machine']}, {facts['date']}, torch {facts['torch']}{command}",
-        "Published: SimSiam (Chen & He 2021, arXiv 2011.10566); another set, network and protocol: compare "
-        "the order of the rows, not the figures.",
+        "Published: SimSiam (Chen & He 2021, arXiv 2011.10566); the dataset, network and protocol "
+        "differ, so compare the order of the rows, not the numbers.",
         "",
         "![curves](figure.svg)" + (" (seed 0)" if seeds > 1 else ""),
         "",
@@ -215,7 +231,7 @@ def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of measured values, which are multiplied by `factor` and formatted with `spec`."""
+    """A column of measured values, multiplied by `factor` and formatted with `spec`."""
 
     name: str
     title: str

@@ -1,7 +1,7 @@
-"""SimSiam's tables (Chen & He 2021) as data: the settings that each row changes, and its published result.
+"""The tables of SimSiam (Chen & He 2021): settings and published result of each row.
 
-Published results are linear top-1 accuracy on ImageNet in % (ResNet-50, 100 epochs), unless the table says
-otherwise.
+Unless noted otherwise, published results are linear top-1 accuracies on ImageNet in %
+(ResNet-50, 100 epochs).
 """
 
 from collections.abc import Callable
@@ -16,11 +16,11 @@ Change = dict[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table."""
+    """A table row: an experiment and its published result."""
 
     name: str
     change: Change
-    """Changes to the base settings, nested as in settings.yaml."""
+    """Overrides of the base settings, nested as in settings.yaml."""
     published: float | None
     """Linear top-1 accuracy in %; None if the paper reports none."""
     note: str = ""
@@ -28,7 +28,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """One of the paper's tables; `rows` builds its rows from the base settings and the steps per epoch."""
+    """A table or figure of the paper.
+
+    rows: builds the rows from the base settings and the number of steps per epoch.
+    """
 
     title: str
     source: str
@@ -36,7 +39,7 @@ class Table:
 
 
 def table(name: str) -> Table:
-    """Return the table called `name`. Raises SettingsError, with similar names, if it does not exist."""
+    """Return a table by name. Raises SettingsError if the name is unknown."""
     if name not in TABLES:
         raise SettingsError(
             f"unknown table '{name}'{did_you_mean(name, TABLES)} (available: {', '.join(TABLES)})"
@@ -49,12 +52,18 @@ def _method(**changes: Any) -> Change:
 
 
 def _warmed_up(base: Settings) -> Change:
-    """Return the warm-up without which some rows do not train: a tenth of the epochs (paper: 10 of 100)."""
+    """Return a change that adds warm-up, without which some rows do not train.
+
+    The warm-up is at least a tenth of the epochs (paper: 10 of 100).
+    """
     return {"optimizer": {"warmup_epochs": max(base.optimizer.warmup_epochs, base.epochs / 10)}}
 
 
 def _stop_gradient(base: Settings, steps: int) -> list[Row]:
-    """Return Figure 2's rows. Here the predictor's learning rate decays; from Sec. 4.2 on, it is constant."""
+    """Return the rows of Figure 2, where the predictor's learning rate decays.
+
+    From Sec. 4.2 on, it is constant.
+    """
     decayed = {"optimizer": {"predictor_lr": "cosine"}}
     return [
         Row("with stop-gradient", decayed, 67.7, "± 0.1 over 5 trials"),
@@ -117,7 +126,7 @@ def _dimension(base: Settings, steps: int) -> list[Row]:
     return [
         Row(
             f"d = {dims[paper]}",
-            _method(dim=dims[paper], predictor_hidden=max(1, dims[paper] // 4)),  # always a quarter
+            _method(dim=dims[paper], predictor_hidden=max(1, dims[paper] // 4)),  # always d / 4
             value,
             f"{paper} in the paper",
         )
@@ -126,7 +135,10 @@ def _dimension(base: Settings, steps: int) -> list[Row]:
 
 
 def _alternation(base: Settings, steps: int) -> list[Row]:
-    """Return rows whose target is a copy of the encoder, updated every k steps with momentum 0."""
+    """Return the rows of Sec. 5.2.
+
+    The target is a momentum encoder that copies the weights every k steps (momentum 0).
+    """
 
     def every(k: int) -> Change:
         return _method(target="momentum", momentum=0.0, momentum_schedule="constant", momentum_every=k)

@@ -1,4 +1,4 @@
-"""`siam reproduce transfer`: train detectors from scratch and from runs, for comparison with Table 5."""
+"""Implement `siam reproduce transfer`, which reproduces Table 5 (object detection)."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ from siam.transfer.settings import TransferSettings
 from siam.transfer.start import transfer
 
 _FIELDS = ("ap50", "ap", "ap75")
-"""Names of the AP fields, ordered as in Table 5."""
+"""Names of the AP fields, in the order of Table 5."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,19 @@ class Line:
 
     name: str
     published: str | None
-    """Key of the matching row in TABLE5, if any."""
+    """Key of the corresponding row in TABLE5, if any."""
     run: str
-    """The run that provides the backbone, or only its architecture if `init` is `random`."""
+    """Run that provides the backbone; only its architecture if `init` is `random`."""
     init: str
-    """`random` for random weights, '' for the run's weights."""
+    """`random` for random weights; empty for the run's weights."""
     outcomes: list[TransferResult]
-    """One result per seed; fewer while the study is running."""
+    """Results of the finished transfer runs, by seed."""
 
     def mean(self, kind: str, name: str) -> Mean | None:
-        """Return the mean and standard deviation of an AP. kind: boxes or masks. name: ap50, ap or ap75."""
+        """Return the mean and standard deviation of an AP over the seeds.
+
+        kind: boxes or masks. name: ap50, ap or ap75.
+        """
         return mean_of(getattr(outcome.kinds()[kind], name) for outcome in self.outcomes)
 
 
@@ -50,17 +53,16 @@ def reproduce_transfer(
     out: str | Path | None = None,
     console: Console | None = None,
 ) -> Path:
-    """Train detectors from scratch and from each run, with every seed; write table.md and table.json.
+    """Train detectors from scratch and from each run with each seed; write the table.
 
-    Detectors trained from scratch have the first run's architecture. overrides: user settings, which take
-    precedence over the recipe. Finished transfers are not repeated, and interrupted transfers are resumed.
-    Returns the output folder. Raises SiamError.
+    Detectors trained from scratch have the first run's backbone architecture.
+    overrides: user settings, which take precedence over the recipe. Finished transfer
+    runs are skipped and interrupted ones are resumed. Returns the output folder. Raises
+    SiamError.
     """
     console = console or Console(stderr=True)
     if not runs:
-        raise SettingsError(
-            "transfer needs runs to compare: siam reproduce transfer DATA --runs RUN [RUN ...]"
-        )
+        raise SettingsError("no runs given: use siam reproduce transfer DATA --runs RUN [RUN ...]")
     if seeds < 1:
         raise SettingsError(f"seeds must be at least 1, got {seeds}")
     task = overrides.only("task").over(TransferSettings()).task
@@ -78,7 +80,7 @@ def reproduce_transfer(
 
 
 def _published(run: str) -> str | None:
-    """Return the TABLE5 key for a run's method or supervised weights, or None if there is no such row."""
+    """Return the TABLE5 key for a run, or None if the table has no such row."""
     opened = open_run(run)
     first = opened.metrics()[:1] if (opened.folder / METRICS).exists() else []
     if first and first[0].get("layout") == "torchvision or timm":
@@ -87,7 +89,7 @@ def _published(run: str) -> str | None:
 
 
 def _write(folder: Path, data: str, task: str, lines: list[Line]) -> None:
-    """Write the current table as Markdown and JSON."""
+    """Write table.md and table.json."""
     where = environment()
     plain = {
         "table": "transfer",
@@ -104,7 +106,10 @@ def _write(folder: Path, data: str, task: str, lines: list[Line]) -> None:
 
 
 def markdown(data: str, lines: list[Line], where: dict[str, Any]) -> str:
-    """Return the Markdown page: measured and published AP50 / AP / AP75 in %. where: the environment."""
+    """Return the contents of table.md: measured and published AP50 / AP / AP75 in %.
+
+    where: the environment.
+    """
     first = next(line.outcomes[0] for line in lines if line.outcomes)
     seeds = max(len(line.outcomes) for line in lines)
     page = ["# Transfer (Table 5)", ""]
@@ -121,11 +126,11 @@ def markdown(data: str, lines: list[Line], where: dict[str, Any]) -> str:
             page.append(markdown_row([line.name, *figures, printed]))
         page.append("")
     page += [
-        f"Measured: {data}, {first.train_images:,} photographs to train on, "
-        f"{first.test_images:,} to test, {first.iterations:,} steps, seeds: {seeds} "
+        f"Measured: {data}, {first.train_images:,} training images, "
+        f"{first.test_images:,} test images, {first.iterations:,} steps, seeds: {seeds} "
         f"(mean ± standard deviation); {where['machine']}, {where['date']}, torch {where['torch']}.",
         "Published: SimSiam (Chen & He 2021, arXiv 2011.10566), ResNet-50-C4, 200 epochs on ImageNet, "
-        "whole sets: compare the order of the rows, not the figures.",
+        "full datasets; compare the order of the rows, not the numbers.",
         "",
     ]
     return "\n".join(page)

@@ -1,1 +1,1 @@
-"""Evaluate a trained encoder on labeled images."""
+"""Evaluation protocols for a trained encoder: kNN, probe, linear, fine-tuning."""

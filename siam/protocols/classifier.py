@@ -1,4 +1,4 @@
-"""Train a linear classifier on an encoder: only the head (linear) or the whole network (finetune)."""
+"""The classifier and training loop shared by linear evaluation and fine-tuning."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ from siam.settings.pretraining import LoaderSettings, Settings, ViewSettings
 from siam.train.optimizer import decay
 
 Progress = Callable[[int, int, float], None]
-"""A function called with the number of steps done, the total number of steps, and the loss."""
+"""A callback: progress(completed steps, total steps, loss)."""
 
 LR_BATCH = 256
-"""Batch size for which learning rates are specified; the rate used is lr x batch_size / 256."""
+"""Reference batch size: the actual learning rate is lr x batch_size / 256."""
 
-_REPORT_EVERY = 10  # steps; not every step, because reading the loss waits for the device
+_REPORT_EVERY = 10  # steps; not every step, because reading the loss synchronizes the device
 
 
 @dataclass(frozen=True)
 class Compute:
-    """Device, precision and number of decoding processes for an evaluation."""
+    """Device, precision and number of decoding workers for an evaluation."""
 
     device: torch.device
     bf16: bool = False
@@ -41,7 +41,7 @@ class ClassifierSettings:
     epochs: int
     batch_size: int
     lr: float
-    """Head learning rate per 256 images; the rate used is lr x batch_size / 256."""
+    """Learning rate of the head for a batch size of 256; scaled by batch_size / 256."""
     seed: int = 0
 
 
@@ -64,9 +64,9 @@ class Classifier(nn.Module):
 
 
 class Training:
-    """The training loop shared by linear evaluation and fine-tuning, with its model and labeled images.
+    """A supervised training run for linear evaluation or fine-tuning.
 
-    lr_scale: batch size / 256, by which learning rates per 256 images are multiplied.
+    lr_scale: batch size / 256, the factor by which learning rates are scaled.
     """
 
     def __init__(
@@ -86,10 +86,11 @@ class Training:
         optimizer: torch.optim.Optimizer,
         progress: Progress | None = None,
     ) -> None:
-        """Minimize the cross-entropy over the loader's epochs.
+        """Train with cross-entropy loss for all epochs of the loader.
 
-        Each parameter group's learning rate follows a cosine from `peak_lr` to 0. encode: the encoder,
-        optionally wrapped in no_grad. Raises Diverged if the loss is no longer finite.
+        The learning rate of each parameter group decays from `peak_lr` to 0 on a cosine
+        schedule. encode: the encoder, optionally wrapped in no_grad. Raises Diverged if
+        the loss is no longer finite.
         """
         device, total = self.compute.device, self.loader.settings.epochs * self.loader.steps
         for step, batch in enumerate(self.loader.batches()):
@@ -109,7 +110,10 @@ class Training:
                 progress(step + 1, total, value)
 
     def score(self, images: Images) -> tuple[Tensor, Tensor]:
-        """Return scores (M, classes) and labels (M,) for center crops, skipping unreadable images."""
+        """Return scores (M, classes) and labels (M,) of the readable images.
+
+        The images are center-cropped.
+        """
         if images.labels is None:
             raise DataError(f"{images.name} has no labels: put its images into one folder per class")
         views = center_views(images, self.model.encoder.image_size, workers=self.compute.workers)
@@ -118,7 +122,10 @@ class Training:
 
 
 def labeled_loader(images: Subset, size: int, settings: ClassifierSettings, compute: Compute) -> ViewLoader:
-    """Build a loader of one view per image: a randomly flipped random crop with 8 to 100 % of the area."""
+    """Build a loader that yields one view per image.
+
+    Each view is a random crop (8 to 100 % of the area) with a random horizontal flip.
+    """
     views = ViewSettings(size=size, scale=(0.08, 1.0), jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
     loading = Settings(
         data=images.name, batch_size=min(settings.batch_size, len(images)), epochs=settings.epochs,

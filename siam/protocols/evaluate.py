@@ -1,4 +1,4 @@
-"""Evaluate a run's encoder on labeled images with one of four protocols."""
+"""Implement `siam evaluate`: evaluate an encoder on labeled images."""
 
 import time
 from collections.abc import Callable
@@ -44,15 +44,15 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate the encoder of `run` on the labeled images in `data`.
 
-    data: labeled images. The val/ or test/ subfolder is used for validation; if neither exists, a fifth of
-    the images is held out.
+    data: labeled images. The val/ or test/ subfolder is used for validation; if neither
+    exists, 20 % of the images are held out.
     protocol: knn, probe, linear or finetune.
-    options: other `EvaluateSettings` fields by name, such as labels=0.1 or val="elsewhere/".
+    options: other fields of `EvaluateSettings`, such as labels=0.1 or val="other/".
 
-    Returns top-1 accuracy with a 95 % confidence interval, top-5 and per-class accuracy, and the confusion
-    matrix; accuracies are fractions in [0, 1]. The run is not modified. Raises SettingsError, RunError (no
-    encoder, or a loss that is no longer finite) or DataError (no labels, mismatched classes, or no readable
-    image).
+    Returns top-1 accuracy with a 95 % confidence interval, top-5 and per-class
+    accuracy, and the confusion matrix; accuracies are in [0, 1]. The run is not
+    modified. Raises SettingsError, RunError (no encoder, or the loss diverged) or
+    DataError (no labels, mismatched classes, or no readable images).
     """
     started = time.monotonic()
     settings = Overrides({"protocol": protocol, **options}).over(EvaluateSettings())
@@ -62,7 +62,7 @@ def evaluate(
     train, val, held_out = _labeled_sets(data, settings)
     absent = sorted(set(train.classes) - {train.classes[i] for i in set(np.asarray(val.labels).tolist())})
     if absent:
-        console.print(f"no validation images for {', '.join(absent[:5])}: accuracy covers the other classes")
+        console.print(f"no validation images for {', '.join(absent[:5])}: these classes are not evaluated")
     workers = choose_workers(settings.workers, device)
     compute = Compute(device, uses_bf16("auto", device), workers)
     bars = Bars(console, transient=True)
@@ -82,7 +82,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Task:
-    """Everything a protocol needs: encoder, images, settings, hardware and progress bars."""
+    """Inputs to a protocol: encoder, images, settings, device and progress bars."""
 
     encoder: Encoder
     train: Subset
@@ -92,7 +92,11 @@ class _Task:
     bars: Bars
 
     def features(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return training features (N, D) and labels (N,), and validation features (M, D) and labels (M,)."""
+        """Extract the features of all images.
+
+        Returns features (N, D) and labels (N,) of the training images, then features
+        (M, D) and labels (M,) of the validation images.
+        """
         training = self._features_of(self.train, "training features")
         return *training, *self._features_of(self.val, "validation features")
 
@@ -104,7 +108,7 @@ class _Task:
         return x, torch.from_numpy(images.labels[indices])
 
     def settings_over(self, defaults: Any) -> Any:
-        """Return a protocol's default settings, overridden by the user's values."""
+        """Return `defaults`, a protocol's settings, overridden by the user's values."""
         given = {name: getattr(self.settings, name) for name in vars(defaults)}
         return replace(defaults, **{name: value for name, value in given.items() if value is not None})
 
@@ -119,7 +123,7 @@ class _Measured:
     truth: Tensor
     """True classes (M,)."""
     detail: str
-    """Hyperparameters used, as text for the report."""
+    """The hyperparameters, as text for the report."""
 
 
 def _knn(task: _Task) -> _Measured:
@@ -155,7 +159,10 @@ _PROTOCOLS: dict[str, Callable[[_Task], _Measured]] = {
 
 
 def _labeled_sets(data: str | Path, settings: EvaluateSettings) -> tuple[Subset, Images, bool]:
-    """Return training images, validation images, and whether the latter were held out from the former."""
+    """Return the training set, the validation set, and whether the latter was held out.
+
+    Raises DataError if labels are missing, or if the classes differ or are too few.
+    """
     sets = open_images(data)
     val = sets.val if settings.val is None else open_images(settings.val).train
     for images in (sets.train, val):
@@ -163,7 +170,10 @@ def _labeled_sets(data: str | Path, settings: EvaluateSettings) -> tuple[Subset,
             raise DataError(f"{images.name} has no labels: put its images into one folder per class")
     if val is not None and val.classes != sets.train.classes:
         differing = sorted(set(val.classes) ^ set(sets.train.classes))
-        raise DataError(f"the classes of {sets.train.name} and {val.name} differ: {', '.join(differing[:5])}")
+        raise DataError(
+            f"{sets.train.name} and {val.name} have different classes ({', '.join(differing[:5])}): "
+            "use the same class folders in both"
+        )
     if len(sets.train.classes) < 2:
         raise DataError(f"{sets.train.name} has only one class: classification needs at least 2")
     if val is None:

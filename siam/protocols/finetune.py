@@ -1,7 +1,9 @@
-"""Fine-tune the whole network on labeled images; the backbone has a lower learning rate than the head.
+"""Fine-tune the encoder and a linear classifier on labeled images.
 
-Works with all labels or a small fraction (semi-supervised evaluation: SimCLR, Chen et al. 2020, App. B.5;
-BYOL, Grill et al. 2020, Sec. 4). Uses SGD with Nesterov momentum 0.9, cosine decay and no weight decay.
+With a small fraction of the labels, this is semi-supervised evaluation (SimCLR, Chen et
+al. 2020, App. B.5; BYOL, Grill et al. 2020, Sec. 4). The optimizer is SGD with Nesterov
+momentum 0.9, cosine decay and no weight decay; the backbone has a lower learning rate
+than the head.
 """
 
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from siam.runs.encoder import Encoder
 
 @dataclass(frozen=True)
 class FinetuneSettings(ClassifierSettings):
-    """Fine-tuning settings; learning rates are per 256 images."""
+    """Fine-tuning settings; learning rates are for a batch size of 256."""
 
     epochs: int = 30
     batch_size: int = 256
@@ -33,7 +35,10 @@ def finetune(
     compute: Compute,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Fine-tune `encoder` in place; return validation scores (M, classes) and true classes (M,)."""
+    """Fine-tune `encoder` in place and score the validation images.
+
+    Returns scores (M, classes) and true classes (M,).
+    """
     training = Training(encoder.requires_grad_(True), train, settings, compute)
     model, scale = training.model.train(), training.lr_scale
     groups = [

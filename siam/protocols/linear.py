@@ -1,4 +1,4 @@
-"""Linear evaluation as published: train a linear classifier on frozen features and measure its accuracy.
+"""Linear evaluation as published: train a linear classifier on frozen features.
 
 "We train a supervised linear classifier on frozen features" (SimSiam, Sec. 3 and App. A): LARS, base lr
 0.02 x batch / 256 (released code: 0.1), batch 4096, 90 epochs, momentum 0.9, no weight decay, cosine decay.
@@ -34,9 +34,10 @@ def linear(
     compute: Compute,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Fit a classifier on frozen features; return validation scores (M, classes) and true classes (M,).
+    """Train a linear classifier on frozen features and score the validation images.
 
-    Trains with random crops and flips; evaluates on center crops. Raises RunError if frozen weights change.
+    Trains on random crops and flips, evaluates on center crops. Returns scores
+    (M, classes) and true classes (M,). Raises RunError if the encoder's weights change.
     """
     encoder.eval().requires_grad_(False)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Logistic regression on features extracted once: a close but much faster stand-in for linear evaluation."""
+"""Logistic regression on precomputed features, much faster than linear evaluation."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from siam.data.random import permutation
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
-"""Candidates for scikit-learn's inverse regularization strength C, for features of length sqrt(D)."""
+"""Candidates for C, the inverse regularization strength in scikit-learn."""
 
 _INNER_FRACTION = 0.2  # fraction of the images held out to choose C
 _MAX_SEARCH_IMAGES = 20000  # images used to choose C; the final fit uses all
@@ -19,10 +19,11 @@ _MAX_SEARCH_IMAGES = 20000  # images used to choose C; the final fit uses all
 def probe(
     features: Tensor, labels: Tensor, queries: Tensor, classes: int, seed: int = 0
 ) -> tuple[Tensor, float]:
-    """Fit a logistic regression; return query scores (M, classes) and C, which is chosen on held-out images.
+    """Fit a logistic regression; return scores of the queries (M, classes) and C.
 
-    features (N, D) and labels (N,): the training images. queries (M, D): the features to classify. Classes
-    absent from `labels` get a score of -inf.
+    features (N, D), labels (N,): the training set. queries (M, D): the features to
+    classify. C is chosen on held-out training images. Classes absent from `labels` get
+    a score of -inf.
     """
     x, y = _scaled(features), labels.numpy()
     order = permutation(seed, 2, len(x))[:_MAX_SEARCH_IMAGES]
@@ -45,7 +46,7 @@ def probe(
 
 
 def _scaled(features: Tensor) -> NDArray[np.float32]:
-    """Scale each row to length sqrt(D), so that values are about 1 for any backbone."""
+    """Scale each row to norm sqrt(D), so that values are about 1 for any backbone."""
     return (F.normalize(features.float(), dim=1) * features.shape[1] ** 0.5).numpy()
 
 

@@ -1,4 +1,4 @@
-"""Score a classifier on validation images: top-1, top-5, per-class accuracy, confusion matrix."""
+"""Classification metrics: top-1, top-5 and per-class accuracy, confusion matrix."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def score(scores: Tensor, truth: Tensor, classes: tuple[str, ...]) -> dict[str, object]:
-    """Compute the Evaluation fields derived from scores (M, classes) and true classes (M,)."""
+    """Compute `Evaluation` metrics from scores (M, classes) and true classes (M,)."""
     predicted = scores.argmax(dim=1)
     correct = predicted == truth
     top5 = None
@@ -31,7 +31,7 @@ def score(scores: Tensor, truth: Tensor, classes: tuple[str, ...]) -> dict[str, 
 
 
 def wilson(correct: int, total: int) -> tuple[float, float]:
-    """Return the 95 % confidence interval for a proportion (Wilson score interval; Wilson 1927)."""
+    """Return the 95 % Wilson score interval of a proportion (Wilson 1927)."""
     z = 1.959964
     p, n = correct / total, total
     center = (p + z * z / (2 * n)) / (1 + z * z / n)

@@ -1,4 +1,4 @@
-"""Evaluation settings, as one frozen dataclass. Does not import torch, so that --help is fast."""
+"""Evaluation settings. This module does not import torch, so that --help is fast."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -10,34 +10,37 @@ Protocol = Literal["knn", "probe", "linear", "finetune"]
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """Evaluation settings. Options for other protocols are ignored; None means the protocol's default."""
+    """Evaluation settings; settings of other protocols are ignored.
+
+    None means the protocol's default.
+    """
 
     protocol: Protocol = "knn"
-    """knn: nearest neighbors. probe: logistic regression. linear: as in the paper. finetune: all weights."""
+    """Protocol: knn, probe (logistic regression), linear (as in the paper), finetune."""
     val: str | None = None
     """Labeled validation images to use instead of those in DATA."""
     labels: Annotated[float, Above(0), Within(0, 1)] = 1.0
-    """Fraction of training labels to use, stratified by class (semi-supervised: 0.01 or 0.1)."""
+    """Fraction of labels to use, stratified by class (semi-supervised: 0.01 or 0.1)."""
     untrained: bool = False
-    """Evaluate the same network with random weights, as a baseline."""
+    """Evaluate a randomly initialized encoder instead, as a baseline."""
     k: Annotated[int, AtLeast(1)] = 200
-    """Number of neighbors that vote (knn)."""
+    """Number of nearest neighbors (knn)."""
     temperature: Annotated[float, Above(0)] = 0.1
-    """Temperature for weighting the votes (knn)."""
+    """Temperature of the neighbors' weights (knn)."""
     epochs: Annotated[int | None, AtLeast(1)] = None
-    """Passes over the labeled images (default: 90 for linear, 30 for finetune)."""
+    """Training epochs (default: 90 for linear, 30 for finetune)."""
     batch_size: Annotated[int | None, AtLeast(2)] = None
-    """Images per step (default: 4096 for linear, 256 for finetune)."""
+    """Batch size (default: 4096 for linear, 256 for finetune)."""
     lr: Annotated[float | None, Above(0)] = None
-    """Head learning rate per 256 images (linear: 0.02 with LARS, released code 0.1; finetune: 0.5)."""
+    """Head learning rate for batch size 256 (default: linear 0.02, finetune 0.5)."""
     backbone_lr: Annotated[float | None, Above(0)] = None
-    """Backbone learning rate per 256 images (finetune: 0.05)."""
+    """Backbone learning rate for batch size 256 (default: 0.05; finetune only)."""
     seed: Annotated[int, AtLeast(0)] = 0
-    """Seed for random crops, image order and the choice of labeled images."""
+    """Seed for random crops, image order and the selection of labeled images."""
     device: str = "auto"
     """Device: auto, cpu, cuda or mps."""
     workers: Annotated[int, AtLeast(-1, "(automatic)")] = -1
-    """Number of decoding processes; -1: based on the number of cores."""
+    """Number of decoding workers; -1: based on the number of cores."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -1,1 +1,1 @@
-"""One self-contained page per run, built from the run folder alone."""
+"""Self-contained HTML reports, built only from the files in a run folder."""

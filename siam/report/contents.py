@@ -1,4 +1,4 @@
-"""The files of a run folder, parsed for the report sections."""
+"""The contents of a run folder, parsed for the report."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +12,7 @@ from siam.runs.results import SavedEvaluation, TransferResult, load_evaluations,
 
 @dataclass(frozen=True)
 class Contents(Run):
-    """A run and its parsed files, each read on first access and then cached."""
+    """A run with its parsed files, which are loaded on first access and cached."""
 
     @cached_property
     def history(self) -> History:
@@ -21,17 +21,26 @@ class Contents(Run):
 
     @cached_property
     def pictures(self) -> Pictures | None:
-        """The images in pictures.npz, or None if the file is missing. Raises RunError if it is corrupt."""
+        """The images in pictures.npz, or None if the file does not exist.
+
+        Raises RunError if the file is corrupt.
+        """
         return Pictures.load(self.folder)
 
     @cached_property
     def evaluations(self) -> list[SavedEvaluation]:
-        """The results in evaluations.json, oldest first. Raises RunError if the file is corrupt."""
+        """The results in evaluations.json, oldest first.
+
+        Raises RunError if the file is corrupt.
+        """
         return load_evaluations(self.folder)
 
     @cached_property
     def transfers(self) -> dict[Path, TransferResult]:
-        """Results of finished transfers, sorted by folder. Raises RunError if a result file is corrupt."""
+        """The results of all finished transfer runs, keyed and sorted by folder.
+
+        Raises RunError if a result file is corrupt.
+        """
         parent = self.folder / TRANSFERS
         children = sorted(parent.iterdir()) if parent.is_dir() else []
         loaded = {child: load_transfer(child) for child in children}
@@ -39,12 +48,15 @@ class Contents(Run):
 
     @cached_property
     def unreadable(self) -> int:
-        """The number of unreadable images listed in unreadable.txt, or 0 if the file is missing."""
+        """The number of images listed in unreadable.txt; 0 if there is no such file."""
         file = self.folder / UNREADABLE
         return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
 def open_contents(folder: str | Path) -> Contents:
-    """Open a run. Raises RunError if the folder holds no run or its settings cannot be read."""
+    """Open a run folder for the report.
+
+    Raises RunError if `folder` is not a run folder or its settings cannot be read.
+    """
     run = open_run(folder)
     return Contents(run.folder, run.settings)

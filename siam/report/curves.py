@@ -1,6 +1,7 @@
-"""Training curves: loss, std of z/|z| and kNN, as in SimSiam's Figure 2 (Chen & He 2021), then all others.
+"""Training curves: those in Figure 2 of SimSiam (Chen & He 2021) come first.
 
-`panels` lists all curves, each with its chart and header card; every module in siam/metrics adds a panel.
+`panels` lists every logged quantity with its chart and its card in the page header.
+Each module in siam/metrics adds a panel.
 """
 
 import math
@@ -22,12 +23,12 @@ from siam.runs.history import History
 from siam.settings.pretraining import Settings
 
 Draw = Callable[[Axes, History, str], None]
-"""A function that draws one chart, given the axes, the run's history and the line color."""
+"""A function that draws a chart: draw(axes, history, line color)."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One logged quantity: its chart and, if `label` is set, its card in the page header."""
+    """A logged quantity: its chart and, if `label` is set, its card in the header."""
 
     name: str
     """The quantity's key in metrics.jsonl."""
@@ -35,29 +36,29 @@ class Panel:
     draw: Draw
     caption: str = ""
     format: str = ".3f"
-    """Format specification for the number on the card."""
+    """Format spec for the value on the card."""
     label: str = ""
-    """Text below the number on the card; if empty, there is no card."""
+    """Text below the value on the card; if empty, there is no card."""
     baselines: Mapping[str, str] = field(default_factory=dict)
-    """Baselines shown as bars on the card: key in metrics.jsonl -> label."""
+    """Baselines to show as bars on the card: key in metrics.jsonl -> label."""
 
 
 def panels(history: History) -> list[Panel]:
-    """Return a panel for each quantity a run may log, in page order: Figure 2 first."""
+    """Return a panel for each quantity that a run can log, in page order."""
     settings = history.settings
     return [
         Panel(
             "loss",
             "loss",
             loss,
-            caption="A low loss is not enough: a collapsed run reaches the floor.",
+            caption="A low loss alone is not enough: collapsed runs also reach the minimum.",
             label="loss, between −1 and 1" if settings.method.objective == "cosine" else "loss",
         ),
         Panel(
             "std",
             "std of z/|z|",
             std,
-            caption="At 1/√d the directions of z are spread evenly; at 0 all images share one.",
+            caption="1/√d: the directions of z are evenly spread; 0: all z have the same direction.",
             label="std of z/|z|, × √d",
         ),
         *(_metric(name, module, history) for name, module in _metrics().items()),
@@ -73,13 +74,16 @@ def panels(history: History) -> list[Panel]:
 
 
 def _metrics() -> dict[str, ModuleType]:
-    """Return all metric modules by name, modules with baselines first, to put kNN third as in Figure 2."""
+    """Return all metric modules by name; those with baselines come first.
+
+    This makes kNN the third panel, as in Figure 2.
+    """
     found = metrics.all_metrics().items()
     return dict(sorted(found, key=lambda item: not getattr(item[1], "BASELINES", False)))
 
 
 def _metric(name: str, module: ModuleType, history: History) -> Panel:
-    """Build the panel for a module in siam.metrics; if the module's LABEL is empty, the panel has no card."""
+    """Build the panel for a metric module; if its LABEL is empty, there is no card."""
     spec = ".1%" if module.FORMAT == "percent" else module.FORMAT
     compared = {f"pixel_{name}": "raw pixels", f"untrained_{name}": "random init"}
     baselines = compared if getattr(module, "BASELINES", False) else {}
@@ -107,17 +111,20 @@ def _rate_label(latest: dict[str, Any]) -> str:
 
 
 def loss(ax: Axes, history: History, color: str) -> None:
-    """Draw the loss and, for the cosine loss, its minimum of -1, which runs without stop-gradient reach."""
+    """Plot the loss and, for the cosine loss, a line at its minimum of -1."""
     steps_and_means(ax, history, "loss", color)
     if history.settings.method.objective == "cosine":
-        reference(ax, -1.0, "floor of the cosine −1", above=False)
-    if any(drawn.get_gid() for drawn in ax.lines):  # also if an earlier run drew the floor
+        reference(ax, -1.0, "minimum −1", above=False)
+    if any(drawn.get_gid() for drawn in ax.lines):  # true if any run drew the minimum
         low, high = -1.0, max(-0.9, *extent(ax))
         ax.set_ylim(low - 0.14 * (high - low), high + 0.05 * (high - low))
 
 
 def std(ax: Axes, history: History, color: str) -> None:
-    """Draw the std of z/|z|, without the factor sqrt(d) included in the records, and a line at 1/sqrt(d)."""
+    """Plot the std of z/|z| and a reference line at 1/sqrt(d).
+
+    The records contain the std times sqrt(d); the plot undoes this scaling.
+    """
     even = 1 / math.sqrt(history.settings.method.dim)
     steps_and_means(ax, history, "std", color, scale=even)
     ax.set_ylim(0, 1.2 * max(even, *extent(ax)))
@@ -127,10 +134,10 @@ def std(ax: Axes, history: History, color: str) -> None:
 def metric(
     name: str, spec: str, baselines: Mapping[str, str], ax: Axes, history: History, color: str
 ) -> None:
-    """Draw a metric per epoch; its value at random initialization, if known, is drawn at epoch 0.
+    """Plot a metric by epoch; the untrained network's value, if known, is at epoch 0.
 
-    The y axis starts at zero. spec: format specification for labels. baselines: reference lines to draw, as
-    key in metrics.jsonl -> label.
+    The y axis starts at zero. spec: format spec for the labels. baselines: reference
+    lines to draw, as key in metrics.jsonl -> label.
     """
     x, y = history.series("epoch", name)
     latest = history.latest()
@@ -149,13 +156,16 @@ def metric(
 
 
 def steps_from_zero(name: str, ax: Axes, history: History, color: str) -> None:
-    """Draw a quantity logged per step, with the y axis starting at zero."""
+    """Plot a quantity that is logged per step; the y axis starts at zero."""
     line(ax, *history.series("step", name), color, name)
     from_zero(ax)
 
 
 def figure2(histories: Mapping[str, History]) -> Figure:
-    """Draw loss, std and kNN side by side, one line per run, as in Figure 2. histories: by run name."""
+    """Plot loss, std and kNN side by side, one line per run, as in Figure 2.
+
+    histories: run name -> history.
+    """
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     first = next(iter(histories.values()))
     three = [panel for panel in panels(first) if panel.name in ("loss", "std", "knn")]

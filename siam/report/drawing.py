@@ -1,4 +1,4 @@
-"""Building blocks shared by all charts: palette, lines, reference lines, panel style, inline SVG."""
+"""Plotting helpers shared by all charts: colors, lines, panel style, inline SVG."""
 
 import io
 import re
@@ -18,7 +18,7 @@ from siam.runs.history import Records, Series
 INK, MUTED, GRID = "#1f2328", "#68707a", "#e3e6ea"
 LINES = ("#2563c9", "#c2541b", "#1a7f4b", "#8a3fa8", "#a8801a", "#c2357f", "#1f8a99")
 PALETTE = {"ink": INK, "muted": MUTED, "grid": GRID, **{f"line{i}": line for i, line in enumerate(LINES)}}
-"""Light-scheme colors: name of the CSS variable in report.css -> color."""
+"""Colors of the light theme: CSS variable in report.css -> color."""
 
 MAX_POINTS = 400
 
@@ -26,7 +26,10 @@ R = TypeVar("R", bound=Records)
 
 
 def panel(draw: Callable[[Axes, R, str], None], records: R, title: str, height: float = 3.0) -> Figure:
-    """Draw a panel of 4.6 x `height` inches; `draw` is called with the axes, records and line color."""
+    """Return a figure with one panel, 4.6 x `height` inches.
+
+    draw: plots the data; called with the axes, the records and the line color.
+    """
     figure = Figure(figsize=(4.6, height), layout="constrained")
     ax = figure.add_subplot()
     draw(ax, records, LINES[0])
@@ -35,7 +38,10 @@ def panel(draw: Callable[[Axes, R, str], None], records: R, title: str, height: 
 
 
 def dress(ax: Axes, title: str, drawn: Sequence[Records]) -> None:
-    """Apply the common panel style: title, fonts, spines, grid and x axis. drawn: the records shown."""
+    """Apply the common style: title, fonts, spines, grid, and x axis.
+
+    drawn: the plotted records, which determine the range of the x axis.
+    """
     in_epochs = [records for records in drawn if records.steps_per_epoch is not None]
     ax.set_title(title, loc="left", fontsize=12, color=INK, fontweight="bold")
     ax.set_xlabel("epoch" if in_epochs else "step", fontsize=10, color=MUTED, loc="right")
@@ -53,7 +59,7 @@ def dress(ax: Axes, title: str, drawn: Sequence[Records]) -> None:
 def line(
     ax: Axes, x: NDArray[np.float64], y: NDArray[np.float64], color: str, label: str, faint: bool = False
 ) -> None:
-    """Draw a line; short lines (at most 20 points) also get markers, unless faint."""
+    """Plot a line; add markers if it has at most 20 points and is not faint."""
     x, y = thinned(x, y)
     marker = "o" if len(x) <= 20 and not faint else ""
     width, alpha = (1.0, 0.35) if faint else (1.8, 1.0)
@@ -62,7 +68,10 @@ def line(
 
 
 def steps_and_means(ax: Axes, records: Records, name: str, color: str, scale: float = 1.0) -> None:
-    """Draw epoch means over a faint line of logged steps; before the first epoch ends, only the steps."""
+    """Plot epoch means over a faint line of the logged steps.
+
+    Before the first epoch ends, only the steps are plotted.
+    """
     x, y = records.series("step", name)
     middles, means = records.series("epoch", name, before=0.5)
     line(ax, x, y * scale, color, f"{name} of steps", faint=len(means) > 0)
@@ -70,7 +79,10 @@ def steps_and_means(ax: Axes, records: Records, name: str, color: str, scale: fl
 
 
 def reference(ax: Axes, y: float, text: str, above: bool) -> None:
-    """Draw a dashed horizontal line at y, labeled at its right end, unless the axes already have it."""
+    """Draw a dashed horizontal line at `y`, labeled at its right end.
+
+    Does nothing if the axes already have a reference line with this text.
+    """
     if any(other.get_gid() == text for other in ax.lines):  # shared by several runs
         return
     ax.axhline(y, color=MUTED, linewidth=1.1, linestyle=(0, (4, 3)), label=text).set_gid(text)
@@ -81,20 +93,20 @@ def reference(ax: Axes, y: float, text: str, above: bool) -> None:
 
 
 def extent(ax: Axes) -> tuple[float, float]:
-    """Return the smallest and largest finite values drawn so far, or zeros if there are none."""
+    """Return the smallest and largest finite y values in the plot; (0, 0) if none."""
     values = np.concatenate([np.zeros(0), *(np.asarray(line.get_ydata(), dtype=float) for line in ax.lines)])
     values = values[np.isfinite(values)]
     return (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
 
 
 def from_zero(ax: Axes, *others: float) -> None:
-    """Start the y axis at zero and make room for everything drawn so far and for the values in `others`."""
+    """Start the y axis at zero and include all plotted values and `others`."""
     high = max(*extent(ax), *others)
     ax.set_ylim(0, 1.12 * high if high > 0 else 1)
 
 
 def thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> Series:
-    """Downsample a series to at most 400 points by averaging, to keep pages of long runs small."""
+    """Downsample a series by averaging to at most 400 points, to keep reports small."""
     if len(x) <= MAX_POINTS:
         return x, y
     edges = np.linspace(0, len(x), MAX_POINTS + 1).astype(int)
@@ -103,10 +115,11 @@ def thinned(x: NDArray[np.float64], y: NDArray[np.float64]) -> Series:
 
 
 def inline_svg(figure: Figure, name: str) -> Markup:
-    """Return the figure as an <svg> element for a page; identical figures produce identical text.
+    """Render a figure as an <svg> element; identical figures produce identical markup.
 
-    The palette's colors become CSS variables (--ink, --muted, --grid, --line0, ...), and text uses the
-    page's font. name: must be unique on the page, because ids within the drawing are derived from it.
+    Palette colors become CSS variables (--ink, --muted, --grid, --line0, ...), and text
+    uses the page's font. name: the accessible label; must be unique on the page,
+    because element ids are derived from it.
     """
     file = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
@@ -123,4 +136,4 @@ def inline_svg(figure: Figure, name: str) -> Markup:
     svg = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", svg)
     for variable, color in PALETTE.items():
         svg = svg.replace(color, f"var(--{variable})")
-    return Markup(re.sub(r"\n\s*", "\n", svg))  # matplotlib escapes its texts
+    return Markup(re.sub(r"\n\s*", "\n", svg))  # matplotlib escapes text

@@ -1,4 +1,4 @@
-"""Format numbers for pages and tables."""
+"""Format numbers for reports and tables."""
 
 import math
 
@@ -9,9 +9,10 @@ def percent(fraction: float | None, unit: str = " %") -> str:
 
 
 def number(value: float, spec: str) -> str:
-    """Format a number with a true minus sign: (-0.91, '.3f') -> '−0.910'.
+    """Format a number with a Unicode minus sign: (-0.91, '.3f') -> '−0.910'.
 
-    spec: a format specification; percentages get a space ('42.1 %'). NaN and infinities become 'not finite'.
+    spec: a format spec; a space is inserted before '%'. NaN and infinities become
+    'not finite'.
     """
     if not math.isfinite(value):
         return "not finite"
@@ -21,8 +22,8 @@ def number(value: float, spec: str) -> str:
 def plus_minus(value: tuple[float, float | None] | None, spec: str = ".1f", factor: float = 1) -> str:
     """Format a (mean, standard deviation) pair as '60.0 ± 14.1'; None -> '-'.
 
-    A deviation of None (from a single value) is not shown. Both numbers are multiplied by `factor` and
-    formatted with `spec`.
+    If the deviation is None (a single value), only the mean is shown. Both numbers are
+    multiplied by `factor` and formatted with `spec`.
     """
     if value is None:
         return "-"

@@ -1,6 +1,6 @@
-"""The page frame and the components that sections share: header, cards, tables.
+"""Render the report page and the components shared by its sections.
 
-All HTML comes from templates/, and every value except Markup is escaped.
+All HTML comes from templates/; every value that is not Markup is escaped.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,14 +27,14 @@ _TEMPLATES = Environment(
 
 @dataclass(frozen=True)
 class Bar:
-    """One labeled bar on a card."""
+    """A labeled bar on a card."""
 
     label: str
     value: str
     fraction: float
     """Bar length, from 0 to 1."""
     own: bool = False
-    """True if the bar shows the run itself, False if it shows a baseline."""
+    """True if the bar shows the run itself rather than a baseline."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,18 @@ class Card:
 
 
 def render(template: str, **values: object) -> Markup:
-    """Render a template from templates/. Raises UndefinedError if a value it uses is missing."""
+    """Render a template from templates/ with the given values.
+
+    Raises UndefinedError if the template uses a value that is not given.
+    """
     return Markup(_TEMPLATES.get_template(template).render(**values))  # autoescaped
 
 
 def write_page(folder: Path, sections: Iterable[Markup | str]) -> Path:
-    """Write a self-contained report.html to `folder` and return its path. Raises OSError.
+    """Write a self-contained report.html to `folder` and return its path.
 
-    sections: HTML in page order; empty sections are skipped, and plain strings are escaped.
+    sections: HTML in page order; empty sections are skipped, and plain strings are
+    escaped. Raises OSError if writing fails.
     """
     style = (files("siam.report") / "report.css").read_text(encoding="utf-8")
     page = render(
@@ -80,10 +84,11 @@ def header(
     meaning: str = "",
     advice: str = "",
 ) -> Markup:
-    """Render the top of a page: name, verdict or task, description list, and cards with key numbers.
+    """Render the page header: name, verdict or task, facts, and cards with key numbers.
 
-    pill: a run's verdict or a transfer's task. facts: description list, as term -> description. style: CSS
-    class of the verdict (healthy, risk or collapsed). meaning, advice: what the verdict means and what to do.
+    pill: the verdict of a pretraining run, or the task of a transfer run. facts:
+    terms and their descriptions. style: CSS class of the verdict (healthy, risk or
+    collapsed). meaning: an explanation of the verdict. advice: how to fix the run.
     """
     return render(
         "header.html",
@@ -97,7 +102,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], marked: int = 0) -
 
 
 def settings_table(settings: Mapping[str, Any]) -> Markup:
-    """Render a collapsible table of all settings. settings: nested as in settings.yaml."""
+    """Render all settings, nested as in settings.yaml, as a collapsible table."""
     groups = {"": {name: value for name, value in settings.items() if not isinstance(value, dict)}}
     groups |= {name: group for name, group in settings.items() if isinstance(group, dict)}
     shown = {name: {key: _setting(value) for key, value in group.items()} for name, group in groups.items()}
@@ -105,7 +110,10 @@ def settings_table(settings: Mapping[str, Any]) -> Markup:
 
 
 def _setting(value: Any) -> str:
-    """Format a value: ascending pairs as ranges ([0.4, 1.0] -> '0.4 to 1'), other lists with commas."""
+    """Format a setting; two ascending numbers become a range: [0.4, 1.0] -> '0.4 to 1'.
+
+    Other lists are joined by commas.
+    """
     if not isinstance(value, list):
         return str(value)
     between = " to " if len(value) == 2 and value[0] < value[1] else ", "

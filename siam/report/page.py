@@ -1,6 +1,6 @@
-"""report.html: one self-contained page per run, built from the run folder alone.
+"""Write report.html, a self-contained page that summarizes a run.
 
-Each module in sections/ renders one section; sections appear in the order of their ORDER values.
+Each module in sections/ renders one section; sections are sorted by ORDER.
 """
 
 from pathlib import Path
@@ -12,10 +12,11 @@ from siam.system.files import in_turn
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write report.html for a run, finished or not, and return its path.
+    """Write report.html for a finished or unfinished run and return its path.
 
-    Processes that write the same page take turns, so the page written last includes everything that
-    the others saved. Raises RunError if the folder holds no run or a corrupt file, OSError if writing fails.
+    Processes that write the same report take turns, so the last report includes
+    everything that the other processes saved. Raises RunError if `folder` is not a run
+    folder or contains a corrupt file, OSError if writing fails.
     """
     run = open_contents(folder)
     sections = plugins.modules("siam.report.sections")

@@ -1,4 +1,4 @@
-"""Images for report.html: pairs of augmented views, and query images with their nearest neighbors."""
+"""Images in report.html: augmented views and nearest neighbors."""
 
 import base64
 import io
@@ -17,27 +17,27 @@ from siam.system.files import write_atomically
 PICTURES = "pictures.npz"
 
 PIXELATED = 48
-"""Images with sides of at most this many pixels are enlarged without smoothing."""
+"""Images with a side of at most this many pixels are upscaled without interpolation."""
 THUMBNAIL = 112
-"""Larger images are shrunk until their longer side has at most this many pixels."""
+"""Larger images are downscaled so that the longer side has at most this many pixels."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The images shown in the report, as stored in pictures.npz; all arrays are uint8 (..., S, S, 3)."""
+    """Images for the report, as stored in pictures.npz: uint8 arrays (..., S, S, 3)."""
 
     pairs: NDArray[np.uint8]
     """Pairs of augmented views as the network saw them, before normalization: (n, 2, S, S, 3)."""
     queries: NDArray[np.uint8]
-    """The images whose neighbors are shown: (m, S, S, 3)."""
+    """Query images, whose nearest neighbors are shown: (m, S, S, 3)."""
     neighbors: NDArray[np.uint8]
-    """Each query's nearest images by backbone features, nearest first: (m, k, S, S, 3)."""
+    """Neighbors of each query in feature space, nearest first: (m, k, S, S, 3)."""
     query_names: list[str]
-    """Names of the queries: CLASS/FILE, or just FILE if the images have no labels."""
+    """Names of the query images: CLASS/FILE, or FILE if the images have no labels."""
     neighbor_names: list[list[str]]
 
     def save(self, folder: Path) -> None:
-        """Write pictures.npz. Raises OSError."""
+        """Write pictures.npz. Raises OSError if writing fails."""
         write_atomically(
             folder / PICTURES,
             lambda file: np.savez_compressed(
@@ -52,7 +52,10 @@ class Pictures:
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """Load pictures.npz, or return None if it does not exist. Raises RunError if it cannot be read."""
+        """Load pictures.npz, or return None if it does not exist.
+
+        Raises RunError if the file cannot be read.
+        """
         file = folder / PICTURES
         try:
             with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
@@ -69,7 +72,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Box:
-    """Side length of displayed images in CSS pixels, on narrow (`small`) and wide (`large`) pages."""
+    """Side of displayed images in narrow and wide windows, in CSS pixels."""
 
     small: int
     large: int
@@ -77,7 +80,10 @@ class Box:
 
 
 def box_for(images: NDArray[np.uint8]) -> Box:
-    """Choose the display size for images (..., S, S, 3); small images are enlarged by an integer factor."""
+    """Choose the display size for images (..., S, S, 3).
+
+    Small images are upscaled by an integer factor.
+    """
     side = images.shape[-2]
     pixelated = side <= PIXELATED
     small, large = (max(1, round(about / side)) * side if pixelated else about for about in (64, 96))
@@ -85,7 +91,7 @@ def box_for(images: NDArray[np.uint8]) -> Box:
 
 
 def image_source(image: NDArray[np.uint8]) -> str:
-    """Encode an image (S, S, 3) as a data: URI: as PNG if small, otherwise as a JPEG thumbnail."""
+    """Encode an image (S, S, 3) as a data URI: small images as PNG, others as JPEG."""
     picture, file = Image.fromarray(image), io.BytesIO()
     if max(picture.size) <= PIXELATED:
         picture.save(file, "PNG", optimize=True)
@@ -96,5 +102,5 @@ def image_source(image: NDArray[np.uint8]) -> str:
 
 
 def data_uri(kind: str, contents: bytes) -> str:
-    """Encode `contents` as a data: URI. kind: media type, such as image/png."""
+    """Encode bytes as a data URI. kind: the media type, such as image/png."""
     return f"data:{kind};base64,{base64.b64encode(contents).decode()}"

@@ -1,6 +1,6 @@
 """Published detection results: Table 5 of SimSiam (Chen & He 2021, arXiv 2011.10566).
 
-AP50 / AP / AP75 in %, for R50-C4 detectors with backbones pretrained for 200 epochs.
+AP50 / AP / AP75 in % for ResNet-50-C4 detectors; backbones pretrained for 200 epochs.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from siam.runs.results import PRECISIONS, TransferResult
 
 
 class Triple(NamedTuple):
-    """AP50, AP and AP75 in %, ordered as in Table 5."""
+    """AP50, AP and AP75 in %, in the order of Table 5."""
 
     ap50: float
     ap: float
@@ -38,20 +38,24 @@ TABLE5 = {
 
 
 def row_of(method: str) -> str | None:
-    """Return the TABLE5 key for a method, or None if the table does not include that method."""
+    """Return a method's key in TABLE5, or None if the table does not include it."""
     row = "SimSiam, base" if method == "simsiam" else title(method)
     return row if row in TABLE5 else None
 
 
 def column(layout: str, years: int, masks: bool) -> int:
-    """Return the index in COLUMNS. years: number of VOC years. masks: True for masks, False for boxes."""
+    """Return the index in COLUMNS for a dataset and task.
+
+    layout: annotation format, `voc` or `coco`. years: number of VOC years in the
+    training set. masks: True for instance segmentation, False for detection.
+    """
     if layout == "coco":
         return 3 if masks else 2
     return 1 if years > 1 else 0
 
 
 def compared(result: TransferResult) -> list[list[str]]:
-    """Build table rows, in %: measured APs for boxes and (if any) masks, then the published values."""
+    """Build the rows of the AP table, in %: measured results, then published ones."""
     measured = [
         [f"measured, {kind}", *(percent(getattr(precision, name), unit="") for name in PRECISIONS)]
         for kind, precision in result.kinds().items()

@@ -1,4 +1,4 @@
-"""report.html for a transfer: measured and published APs, sample predictions, loss curves."""
+"""Write report.html for a transfer run: APs, predictions and curves."""
 
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ MAX_CLASSES = 80
 
 
 def write_transfer_report(folder: Path) -> Path:
-    """Write report.html for a finished transfer and return its path.
+    """Write report.html for a finished transfer run and return its path.
 
-    Raises RunError if the transfer has not finished or its result file is corrupt, OSError if writing fails.
+    Raises RunError if the run has not finished or its result file is corrupt, OSError
+    if writing fails.
     """
     result = load_transfer(folder)
     if result is None:
-        raise RunError(f"the transfer in {folder} has not finished: continue it with siam transfer --resume")
+        raise RunError(f"transfer run {folder} has not finished: resume it with siam transfer --resume")
     settings = yaml.safe_load((folder / TRANSFER).read_text())
     run, data = settings.pop("run"), settings.pop("data")
     name = folder.resolve().name
@@ -42,7 +43,7 @@ def write_transfer_report(folder: Path) -> Path:
 
 
 def photographs(folder: Path) -> Markup | str:
-    """Render a transfer's test images with predictions drawn on them; return "" if there are none."""
+    """Render test images with predictions; return "" if there are none."""
     files = sorted((folder / DRAWN).glob("*.jpg"))
     if not files:
         return ""
@@ -54,10 +55,10 @@ def _facts(run: str, data: str, settings: dict[str, Any], result: TransferResult
     skipped = "; ".join(f"{count} × {reason}" for reason, count in result.skipped.items())
     return {
         "Backbone": f"{settings['init'] or run}{' (random weights)' if settings['init'] == 'random' else ''}",
-        "Data": f"{data}: {result.train_images:,} photographs, {result.test_images:,} for the test",
+        "Data": f"{data}: {result.train_images:,} training images, {result.test_images:,} test images",
         "Training": f"{settings['detector']}, {settings['iterations']:,} steps of {settings['batch_size']} "
         f"at {settings['lr']:g} × batch / 16, seed {settings['seed']}; {result.seconds / 60:.1f} minutes",
-        "Skipped": skipped or "nothing",
+        "Skipped": skipped or "none",
     }
 
 
@@ -70,7 +71,7 @@ def _cards(result: TransferResult) -> list[Card]:
 
 
 def _precision(result: TransferResult) -> Markup:
-    """Render a table of the measured and published APs, and the AP for each class, best first."""
+    """Render measured and published APs, and the AP of each class, highest first."""
     classes = sorted(result.boxes.per_class.items(), key=lambda item: -item[1])[:MAX_CLASSES]
     return render(
         "precision.html",
@@ -80,7 +81,7 @@ def _precision(result: TransferResult) -> Markup:
 
 
 def _curves(folder: Path) -> Markup | str:
-    """Render charts of the losses and the learning rate; return "" if nothing was logged."""
+    """Render charts of losses and learning rate; return "" if nothing was logged."""
     records = Records(read_records(folder))
     if not records.has("loss"):
         return ""
@@ -89,7 +90,7 @@ def _curves(folder: Path) -> Markup | str:
 
 
 def _losses(ax: Axes, records: Records, _: str) -> None:
-    """Draw the total loss and its individual terms."""
+    """Plot the total loss and its terms."""
     names = [name for name in records.latest() if name.startswith("loss")]
     for color, name in zip(LINES, names, strict=False):
         line(ax, *records.series("step", name), color, name.removeprefix("loss_").replace("_", " "))
@@ -104,4 +105,4 @@ def _learning_rate(ax: Axes, records: Records, color: str) -> None:
 
 
 PANELS = (("losses", "losses", _losses), ("lr", "learning rate", _learning_rate))
-"""The panels, as (name, title, drawing function)."""
+"""Charts on the page: (name, title, draw function)."""

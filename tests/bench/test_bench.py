@@ -66,7 +66,7 @@ def test_without_workers_nothing_is_prefetched():
 def test_a_cached_set_needs_no_workers():
     resident = replace(GPU, workers=0, decode=None, worker=None, transfer=None)
     assert find_bottleneck(resident, 32 * 32, 32).bottleneck == "device"
-    assert "colors" in find_bottleneck(replace(resident, augment=1000.0), 32 * 32, 32).advice
+    assert "color augmentation" in find_bottleneck(replace(resident, augment=1000.0), 32 * 32, 32).advice
 
 
 def test_bad_input_is_an_error_of_one_line(capsys, tmp_path):

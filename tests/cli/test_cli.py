@@ -85,7 +85,7 @@ def test_invalid_settings_are_an_error_of_one_line(capsys, tmp_path, monkeypatch
         (["pretrain", "--method.name", "byol"], "unknown setting '--method.name'; did you mean --method"),
         (["reproduce", "methods", "--seed", "3"], "set their number with --seeds"),
         (["reproduce", "methods", "--method.queue", "10"], "method.queue must be larger than batch_size"),
-        (["reproduce", "batch-size", "--batch-size", "100000"], "fits the 5000 images in demo"),
+        (["reproduce", "batch-size", "--batch-size", "100000"], "needs more than the 5000 images in demo"),
         (["pretrain", "--recipe", "imagenet", "--backbone", "inception_v3", "--views.size", "32"],
          "backbone 'inception_v3' does not support views of 32 x 32 pixels"),
     ],

@@ -146,7 +146,7 @@ def test_a_table_is_made_row_by_row_and_resumes(classes, tmp_path):
 def test_invalid_requests_are_refused(tmp_path):
     with pytest.raises(SettingsError, match="unknown table 'predictr'; did you mean predictor"):
         reproduce("predictr", Overrides(), out=tmp_path)
-    with pytest.raises(SettingsError, match="--scale imagenet needs DATA"):
+    with pytest.raises(SettingsError, match="--scale imagenet requires DATA"):
         reproduce("predictor", Overrides(), scale="imagenet", out=tmp_path)
     with pytest.raises(SettingsError, match="seeds must be at least 1"):
         reproduce("predictor", Overrides(), seeds=0, out=tmp_path)

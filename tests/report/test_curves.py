@@ -23,7 +23,7 @@ def test_without_labels_the_rank_takes_the_place_of_knn(run):
     root = read(run(UNLABELED))
     shown = body(root)
     assert "kNN accuracy" not in shown
-    assert "There is no kNN curve: these images have no labels." in shown
+    assert "There is no kNN curve: the images have no labels." in shown
     figures = root.find("div", "curves")[0].find("figure")
     assert "effective rank" in figures[2].words()
     heights = [float(figure.find("svg")[0].attributes["viewbox"].split()[3]) for figure in figures]
@@ -126,9 +126,9 @@ def test_x_is_in_epochs_with_means_at_the_middle_of_theirs():
 
 
 def test_the_floor_is_drawn_for_the_cosine_alone():
-    assert lines(panel(curves.loss, History(WHOLE, SMALL), "loss"))["floor of the cosine −1"][1] == [-1, -1]
+    assert lines(panel(curves.loss, History(WHOLE, SMALL), "loss"))["minimum −1"][1] == [-1, -1]
     contrast = replace(SMALL, method=SIMCLR)
-    assert "floor of the cosine −1" not in lines(panel(curves.loss, History(WHOLE, contrast), "loss"))
+    assert "minimum −1" not in lines(panel(curves.loss, History(WHOLE, contrast), "loss"))
 
 
 def test_losses_of_two_objectives_are_all_in_view():

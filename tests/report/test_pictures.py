@@ -13,7 +13,7 @@ def test_names_without_classes_are_shown_without_borders(run):
     figures = root.find("div", "near")[0].find("figure")
     assert {figure.attributes["class"] for figure in figures} == {""}
     assert figures[0].find("figcaption")[0].text == "0.jpg"
-    assert "of the same class" not in body(root)
+    assert "the same class" not in body(root)
 
 
 def test_neighbors_are_marked_by_class(run):
@@ -22,7 +22,7 @@ def test_neighbors_are_marked_by_class(run):
     marks = [[figure.attributes["class"] for figure in row.find("figure")] for row in rows]
     # Queries are of classes c0, c1; the neighbors of each of c0, c1, c0.
     assert marks == [["", "same", "other", "same"], ["", "other", "same", "other"]]
-    assert "3 of 6 are of the same class" in body(root)
+    assert "3 of 6 neighbors have the same class" in body(root)
 
 
 @pytest.mark.parametrize(("side", "small"), [(8, 64), (16, 64), (28, 56), (32, 64), (48, 48), (224, 64)])

@@ -63,7 +63,7 @@ def test_the_confusions_of_the_newest_evaluation(run):
     )
     add_evaluation(folder, newest, "photos")
     (matrix,) = read(folder).find("div", "confusion")
-    assert matrix.find("caption")[0].text.startswith("probe: images of the class on the left")
+    assert matrix.find("caption")[0].text.startswith("Confusion matrix (probe): true classes")
     assert [[cell.text for cell in row.find("td")] for row in matrix.find("tr")] == [
         [],
         ["3", "1"],
@@ -124,8 +124,8 @@ def test_the_page_of_a_transfer(tmp_path):
     shown = body(root)
     assert "d<o>g 75.0, cat 25.0" in shown, "the best first"
     assert "2 × an <object> without a box" in shown
-    assert "5,011 photographs, 4,952 for the test" in shown
-    assert [image.attributes["alt"] for image in root.find("img")] == ["test photograph 7 with predictions"]
+    assert "5,011 training images, 4,952 test images" in shown
+    assert [image.attributes["alt"] for image in root.find("img")] == ["test image 7 with predictions"]
     assert [figure.find("svg")[0].attributes["aria-label"] for figure in root.find("figure")] == [
         "losses",
         "lr",
@@ -155,7 +155,7 @@ def test_transfers_are_shown_with_the_run(run):
     assert [cell.text for cell in table.find("td")] == [
         "ended", "boxes", "50.0 %", "75.0 %", "43.2 %", "-", "25.0 %", "62.5 %", "5,011 / 4,952",
     ]  # fmt: skip
-    assert "What ended found" in body(root)
+    assert "Predictions of ended" in body(root)
     assert len(root.find("img")) == 1
 
 

@@ -43,8 +43,8 @@ def test_problems_come_with_advice(run, verdict, std, style):
 @pytest.mark.parametrize(
     ("knn", "added"),
     [
-        (0.1, "Yet kNN is no better than on raw pixels or with random weights."),
-        (0.312, "Yet kNN is no better than on raw pixels."),
+        (0.1, "However, kNN accuracy is no better than on raw pixels or with random weights."),
+        (0.312, "However, kNN accuracy is no better than on raw pixels."),
         (0.32, ""),
         (None, ""),
     ],
@@ -69,7 +69,7 @@ def test_unreadable_files_are_counted(run):
     assert "unreadable.txt" not in body(read(run(WHOLE)))
     folder = run(WHOLE)
     (folder / "unreadable.txt").write_text("a.jpg\tthe file is empty\nb.jpg\tis not an image\n")
-    assert "; some cannot be read: unreadable.txt lists 2" in body(read(folder))
+    assert "; 2 unreadable, listed in unreadable.txt" in body(read(folder))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_unreadable_files_are_counted(run):
     [
         (
             SIMSIAM,
-            "SimSiam: learned predictor, stop-gradient on the target branch, cosine similarity, in both",
+            "SimSiam: learned predictor, stop-gradient on the target branch, cosine similarity, symmetric",
         ),
         (BYOL, "BYOL: learned predictor, momentum encoder as the target branch, cosine similarity"),
         (SIMCLR, "SimCLR: no predictor, gradient through both branches, contrast with the batch"),

@@ -1,4 +1,4 @@
-"""Training curves: Figure 2, then the other logged quantities."""
+"""Report section: training curves, starting with those in Figure 2 of SimSiam."""
 
 from markupsafe import Markup
 
@@ -12,7 +12,10 @@ ORDER = 10
 
 
 def html(run: Contents) -> Markup:
-    """Render a chart for each logged quantity; the first three (loss, std, and kNN or rank) are larger."""
+    """Render a chart for each logged quantity.
+
+    The first three charts (loss, std, and kNN or rank) are larger.
+    """
     history = run.history
     logged = [shown for shown in panels(history) if history.has(shown.name)]
     figures = []
@@ -24,9 +27,12 @@ def html(run: Contents) -> Markup:
 
 
 def _without_knn(history: History) -> str:
-    """Explain why there is no kNN curve; return "" if there is one or it is not due yet."""
+    """Return a sentence that explains why there is no kNN curve.
+
+    Returns "" if there is one, or if no epoch has finished yet.
+    """
     if history.has("knn") or history.steps_per_epoch is None:
         return ""
     off = history.settings.monitor.knn_every == 0
-    reason = "monitor.knn_every is 0" if off else "these images have no labels"
+    reason = "monitor.knn_every is 0" if off else "the images have no labels"
     return f"There is no kNN curve: {reason}."

@@ -1,4 +1,4 @@
-"""Results of `siam evaluate`, oldest first, and the confusion matrix of the latest evaluation."""
+"""Report section: results of `siam evaluate`, and the latest confusion matrix."""
 
 from markupsafe import Markup
 
@@ -11,11 +11,14 @@ ORDER = 20
 
 HEAD = ("protocol", "data", "labels", "encoder", "top-1", "95 %", "top-5", "images", "", "when")
 MAX_CLASSES = 20
-"""Confusion matrices with more classes are not shown, because they would be unreadable."""
+"""Confusion matrices with more classes are too large to show."""
 
 
 def html(run: Contents) -> Markup | str:
-    """Render the results table and the confusion matrix; return "" if there are no evaluations."""
+    """Render a table of all evaluations and the confusion matrix of the latest one.
+
+    Returns "" if there are no evaluations.
+    """
     if not run.evaluations:
         return ""
     newest = run.evaluations[-1]
@@ -45,7 +48,10 @@ def _row(evaluation: SavedEvaluation) -> list[str]:
 
 
 def _confusion(evaluation: SavedEvaluation) -> list[tuple[str, list[tuple[int, float]]]]:
-    """Return matrix rows (class, [(count, fraction of that class), ...]), or [] if no matrix is shown."""
+    """Return the rows of the confusion matrix; [] if it is missing or too large.
+
+    Each row is (true class, [(count, fraction of the class), ...]).
+    """
     matrix, classes = evaluation.confusion, list(evaluation.per_class)
     if matrix is None or not len(classes) == len(matrix) <= MAX_CLASSES:
         return []

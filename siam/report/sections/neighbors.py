@@ -1,4 +1,4 @@
-"""Sample images, each with its nearest neighbors by backbone features."""
+"""Report section: sample images and their nearest neighbors in feature space."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,17 +18,24 @@ MAX_QUERIES, MAX_NEIGHBORS = 8, 8
 
 @dataclass(frozen=True)
 class Shown:
-    """One displayed image, either a query or a neighbor."""
+    """An image on the page, either a query or a neighbor."""
 
     name: str
     caption: str
     source: str
     style: str
-    """CSS class: `same` if a labeled neighbor has the query's class, `other` if not; otherwise empty."""
+    """CSS class: `same` if a neighbor has the query's class, otherwise `other`.
+
+    Empty for queries and unlabeled images.
+    """
 
 
 def html(run: Contents) -> Markup | str:
-    """Render each query with its neighbors, marked by class if labeled; return "" if there are no queries."""
+    """Render each query with its neighbors; return "" if there are no queries.
+
+    If the images are labeled, neighbors of the same class and of other classes are
+    marked.
+    """
     pictures = run.pictures
     if pictures is None or not len(pictures.queries):
         return ""
@@ -46,7 +53,7 @@ def html(run: Contents) -> Markup | str:
 
 
 def _rows(pictures: Pictures, labeled: bool) -> list[tuple[Shown, list[Shown]]]:
-    """Pair each query with its neighbors."""
+    """Return a (query, neighbors) pair for each query."""
 
     def shown(image: NDArray[np.uint8], name: str, style: str = "") -> Shown:
         caption = _class(name) if labeled else name.rpartition("/")[2]
@@ -68,7 +75,7 @@ def _rows(pictures: Pictures, labeled: bool) -> list[tuple[Shown, list[Shown]]]:
 
 
 def _are_labeled(names: Sequence[str]) -> bool:
-    """Return True if every name has the form CLASS/FILE and there is more than one class."""
+    """Return whether all names have the form CLASS/FILE, with at least two classes."""
     return all("/" in name for name in names) and len({_class(name) for name in names}) > 1
 
 

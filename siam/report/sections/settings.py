@@ -1,4 +1,4 @@
-"""All of the run's settings, in a collapsible table."""
+"""Report section: all settings of the run."""
 
 from markupsafe import Markup
 
@@ -10,5 +10,5 @@ ORDER = 90
 
 
 def html(run: Contents) -> Markup:
-    """Render the settings table."""
+    """Render a collapsible table of all settings."""
     return settings_table(to_dict(run.settings))

@@ -1,4 +1,4 @@
-"""Results of `siam transfer`, and test images with predictions from the latest transfer."""
+"""Report section: results of `siam transfer`, and the latest predictions."""
 
 from markupsafe import Markup
 
@@ -12,7 +12,10 @@ ORDER = 30
 
 
 def html(run: Contents) -> Markup | str:
-    """Render a table of APs and the latest transfer's test images; return "" if no transfer has finished."""
+    """Render a table of APs, and predictions of the latest transfer run.
+
+    Returns "" if no transfer run has finished.
+    """
     if not run.transfers:
         return ""
     rows = [

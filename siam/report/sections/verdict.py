@@ -1,4 +1,4 @@
-"""The top of the page: the verdict with advice, a summary of the run, and key numbers."""
+"""Report header: the verdict with advice, a summary of the run, and key numbers."""
 
 import math
 from typing import Any
@@ -30,12 +30,15 @@ FIGURE3 = {
         "gradient": "gradient through both branches",
     },
     "symmetry": {
-        "symmetric": "in both directions",
-        "asymmetric": "in one direction",
-        "asymmetric_2x": "in one direction over two pairs of each image",
+        "symmetric": "symmetric loss",
+        "asymmetric": "asymmetric loss",
+        "asymmetric_2x": "asymmetric loss on two pairs per image",
     },
 }
-"""Descriptions of the choices in Figure 3: Method field -> value -> text. Objectives provide their own."""
+"""Descriptions of the choices in SimSiam, Figure 3: Method field -> value -> text.
+
+Each module in siam/objectives describes its own objective.
+"""
 
 
 def html(run: Contents) -> Markup:
@@ -55,39 +58,40 @@ def html(run: Contents) -> Markup:
 
 
 def _verdict(history: History, latest: dict[str, Any]) -> tuple[str, str, str, str]:
-    """Return the verdict, its CSS class, what it means, and advice ("" if none is needed).
+    """Return the verdict, its CSS class, its meaning, and advice ("" if none).
 
-    The verdict itself is decided in `siam.measure.collapse` during training, and is read from the records.
+    The verdict is read from the records; `siam.measure.collapse` determined it during
+    training.
     """
     if not all(math.isfinite(latest.get(name, 0.0)) for name in ("loss", "std")):
-        meaning = "The loss is no longer finite: nothing is learned after that."
-        return "diverged", "collapsed", meaning, "Lower optimizer.lr, or set precision float32."
+        meaning = "The loss is no longer finite, so training cannot continue."
+        return "diverged", "collapsed", meaning, "Lower optimizer.lr, or set precision to float32."
     if "verdict" not in latest:
         return "no verdict yet", "", "The verdict appears at the end of the first epoch.", ""
     verdict, so_far = latest["verdict"], "" if history.records[-1]["kind"] == "end" else " so far"
-    meaning = f"std × √d is {latest['std']:.3f}, where 1 is an even spread of directions and 0 is collapse."
+    meaning = f"std × √d is {latest['std']:.3f}, where 1 means evenly spread directions and 0 means collapse."
     if verdict in ADVICE:
         advice = ADVICE[verdict]
         style = "risk" if verdict == "at risk" else "collapsed"
         return verdict + so_far, style, meaning, advice[0].upper() + advice[1:]
-    meaning = f"Images get distinct vectors: {meaning}{_not_better(latest)}"
+    meaning = f"The images have distinct representations: {meaning}{_not_better(latest)}"
     return verdict + so_far, "healthy", meaning, ""
 
 
 def _not_better(latest: dict[str, Any]) -> str:
-    """Return a sentence naming the baselines that kNN does not beat, or "" if there are none.
+    """Return a sentence naming the baselines that kNN does not beat, or "" if none.
 
-    Well-spread features are not necessarily good features.
+    Features that are evenly spread are not necessarily good features.
     """
     if "knn" not in latest:
         return ""
     baselines = {"pixel_knn": "on raw pixels", "untrained_knn": "with random weights"}
     reached = [words for name, words in baselines.items() if latest.get(name, -1.0) >= latest["knn"]]
-    return f" Yet kNN is no better than {' or '.join(reached)}." if reached else ""
+    return f" However, kNN accuracy is no better than {' or '.join(reached)}." if reached else ""
 
 
 def _method(method: Method) -> Markup:
-    """Describe the method by its choices in Figure 3, marking departures from the published method."""
+    """Render the method, marking its differences from the published method."""
     published = METHODS.get(method.name, method)
     choices = []
     for field in ("predictor", "target", "objective", "symmetry"):
@@ -98,12 +102,12 @@ def _method(method: Method) -> Markup:
 
 
 def _data(data: str, latest: dict[str, Any], unreadable: int) -> str:
-    words = "the built-in demo set" if data == "demo" else data
+    words = "the built-in demo dataset" if data == "demo" else data
     if "images" in latest:
         words += f", {latest['images']:,} images"
     if latest.get("val_images"):
         words += f" and {latest['val_images']:,} for validation"
-    return words + (f"; some cannot be read: {UNREADABLE} lists {unreadable:,}" if unreadable else "")
+    return words + (f"; {unreadable:,} unreadable, listed in {UNREADABLE}" if unreadable else "")
 
 
 def _backbone(settings: Settings, latest: dict[str, Any]) -> str:
@@ -114,7 +118,7 @@ def _backbone(settings: Settings, latest: dict[str, Any]) -> str:
 
 
 def _cards(history: History, latest: dict[str, Any]) -> list[Card]:
-    """Return cards for the key numbers known so far, starting with cards that have bars."""
+    """Return cards for the key numbers logged so far; cards with bars come first."""
     cards = []
     for shown in panels(history):
         if shown.label and shown.name in latest:
@@ -129,7 +133,10 @@ def _cards(history: History, latest: dict[str, Any]) -> list[Card]:
 
 
 def _bars(shown: Panel, latest: dict[str, Any]) -> list[Bar]:
-    """Return bars for the run and its baselines; a full bar is 100 % or, if not in %, the largest value."""
+    """Return bars that compare the run with its baselines.
+
+    A full bar is 100 % for percentages, otherwise the largest value.
+    """
     compared = {shown.name: "this run", **shown.baselines} if shown.baselines else {}
     known = {name: latest[name] for name in compared if name in latest}
     full = 1.0 if shown.format.endswith("%") else max(known.values(), default=1.0)

@@ -1,4 +1,4 @@
-"""Pairs of augmented views, as the network saw them."""
+"""Report section: pairs of augmented views from training."""
 
 from markupsafe import Markup
 
@@ -12,7 +12,7 @@ MAX_PAIRS = 24
 
 
 def html(run: Contents) -> Markup | str:
-    """Render the pairs of views; return "" if there are none."""
+    """Render pairs of augmented views; return "" if there are none."""
     if run.pictures is None or not len(run.pictures.pairs):
         return ""
     shown = run.pictures.pairs[:MAX_PAIRS]
