@@ -1,4 +1,4 @@
-"""Parse the command line into a verb's options, reporting errors as one plain sentence."""
+"""Parse command-line arguments into a verb's options, with one-line error messages."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ _RENAMED = {
     "views.grey-p": "views.grayscale-p",
     "random-init": "untrained",
 }
-"""Old -> new names of flags and flag groups. Old names are rejected; the error suggests the new one."""
+"""Renamed flags and flag groups (old -> new), for suggestions in error messages."""
 
 _JSON = Annotated[Switch, tyro.conf.arg(help="Print the result as one JSON object on stdout.")]
 
@@ -33,11 +33,12 @@ _JSON = Annotated[Switch, tyro.conf.arg(help="Print the result as one JSON objec
 def parse(
     kind: type[T], args: list[str], prog: str, hints: Mapping[str, str] | None = None
 ) -> tuple[T, bool]:
-    """Parse a verb's options. Return them, and True if --json was given.
+    """Parse a verb's arguments; return its options, and whether --json was given.
 
-    kind: the verb's options dataclass. Its Overrides fields get only the settings given in `args`, without
-    defaults; its CommandLine fields get the command as typed. hints: flag -> explanation, for flags that the
-    verb deliberately lacks. Raises SettingsError.
+    kind: the verb's options dataclass. Overrides fields are set to the settings given
+    in `args`, without defaults, and CommandLine fields to the command as typed. hints:
+    flag -> explanation, for flags that the verb deliberately does not have. Raises
+    SettingsError.
     """
     extended: Any = make_dataclass(
         kind.__name__, [("json", _JSON, False)], bases=(kind,), frozen=True, kw_only=True
@@ -80,7 +81,7 @@ def _normalize(args: list[str], kind: type) -> list[str]:
 def _given(settings: Any, args: list[str]) -> dict[str, Any]:
     """Return the settings given in `args`, as nested dicts.
 
-    Positional settings have no flag to look for; they count as given if they differ from their defaults.
+    Positional settings count as given if they differ from their defaults.
     """
     typed = {arg.partition("=")[0].replace("_", "-") for arg in args if arg.startswith("--")}
     defaults = dict(_leaves(type(settings)()))
@@ -95,10 +96,7 @@ def _given(settings: Any, args: list[str]) -> dict[str, Any]:
 
 
 def _flags(options: Any) -> list[str]:
-    """Return all of a verb's flags.
-
-    Flags for nested settings omit the name of the field that holds the group.
-    """
+    """Return all flags of a verb; nested settings omit the outermost field's name."""
     found: list[str] = []
     for name, value in vars(options).items():
         found += [_flag(path) for path, _ in _leaves(value)] if is_dataclass(value) else [_flag((name,))]
@@ -141,10 +139,10 @@ def _suggestion(flag: str, known: list[str]) -> str:
 
 
 def _message_in(box: str) -> str:
-    """Return the first message in an error box printed by tyro, reworded for users."""
+    """Extract the first message from an error box printed by tyro, and simplify it."""
     lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     end = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
-    message = " ".join(lines[:end]) or "the command line cannot be read; see --help"
+    message = " ".join(lines[:end]) or "invalid command line; see --help"
     message = re.sub(
         r"invalid literal for int\(\) with base 10: ('.*?')", r"\1 is not a whole number", message
     )

@@ -1,4 +1,4 @@
-"""The `siam` command: find the verbs in siam/verbs/, run the one requested, and print its result.
+"""The `siam` command: find the verbs in siam/verbs/, run one, and print its result.
 
 A verb is a module with
 - a docstring, whose first line `siam --help` shows;
@@ -6,9 +6,9 @@ A verb is a module with
 - `main(options: TheDataclass)`, which returns the result as a dict or dataclass;
 - optionally `render(result)`, which returns strings and rich renderables to print without --json (default: a
   table of the result's fields); `after(options, result)`, called after the result is printed; and `HINTS`, a
-  dict of flag -> explanation for flags that the verb deliberately lacks.
+  dict of flag -> explanation for flags that the verb deliberately does not have.
 
-`siam --help` imports no verb, so it needs neither torch nor tyro.
+`siam --help` imports neither verbs nor torch nor tyro, so that it is fast.
 """
 
 import ast
@@ -27,11 +27,11 @@ from siam.errors import SettingsError, SiamError, did_you_mean
 
 HELP = """usage: siam VERB ...
 
-Learn image representations without labels, using Siamese networks.
+Self-supervised learning of image representations with Siamese networks.
 
 {verbs}
 
-siam VERB --help lists a verb's settings. First steps:
+Run siam VERB --help for the settings of a verb. Examples:
   siam pretrain                          the built-in demo dataset, in minutes on a laptop
   siam pretrain photos/ --out runs/mine  a folder of your own images
 """
@@ -41,8 +41,8 @@ _PACKAGE = "siam.verbs"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit status.
 
-    0: success; 2: error that the user can fix; 75: the run stopped after saving and can be resumed;
-    130: interrupted; 141: broken pipe.
+    0: success; 2: user error; 75: the run stopped after saving a checkpoint and can be
+    resumed; 130: interrupted; 141: broken pipe.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def is_rank_zero() -> bool:
-    """Return True on rank 0, the only rank that prints. Does not import torch."""
+    """Return True on rank 0, the only rank that prints, without importing torch."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -99,7 +99,7 @@ def _run(args: list[str]) -> None:
 
 
 def find_verbs() -> dict[str, str]:
-    """Return verb -> module name, such as "reproduce transfer" -> "reproduce_transfer"."""
+    """Map verbs to module names, such as "reproduce transfer": "reproduce_transfer"."""
     return {name.rstrip("_").replace("_", " "): name for name in plugins.names(_PACKAGE)}
 
 
@@ -110,21 +110,21 @@ def _help() -> str:
 
 
 def _summary(name: str) -> str:
-    """Return the first line of a verb module's docstring without importing the module."""
+    """Read the first line of a verb's module docstring without importing the module."""
     spec = find_spec(f"{_PACKAGE}.{name}")
     source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 
 def _options_of(module: ModuleType) -> type[Any]:
-    """Return the options dataclass that a verb's `main` accepts."""
+    """Return a verb's options dataclass, from the signature of its `main`."""
     (options,) = inspect.signature(module.main).parameters.values()
     kind: type[Any] = options.annotation
     return kind
 
 
 def _reader_has_left() -> bool:
-    """Return True if stdout's reader is gone, as with `| head`; if so, discard all further output."""
+    """Return True, and discard all further output, if the pipe on stdout is closed."""
     output = sys.stdout.fileno()
     if hasattr(select, "poll"):  # not on Windows
         poll = select.poll()

@@ -1,7 +1,8 @@
 """Types for verb options: positional arguments, switches and settings flags.
 
-A setting's flag is its path, such as `--optimizer.lr`, with two exceptions: DATA is positional, and
-`--method` selects the method that the `method` settings start from.
+A setting's flag is its path, such as `--optimizer.lr`, with two exceptions: DATA is
+positional, and `--method` selects the method, whose defaults the `--method.*` flags
+override.
 """
 
 from dataclasses import dataclass
@@ -19,20 +20,20 @@ from siam.transfer.settings import TransferSettings
 
 RunFolder = Annotated[Positional[str], arg(metavar="RUN", help="The run folder.")]
 CommandLine = NewType("CommandLine", str)
-"""Type of the field that receives the command line as typed; it has no flag."""
+"""Type of an option that is set to the command line as typed; it has no flag."""
 
 Switch = Annotated[bool, FlagCreatePairsOff]
-"""A flag without a value, such as `--resume`: True if present, False if absent."""
+"""Boolean flag without a value, such as `--resume`."""
 
 _METHOD = arg(
     name="method",
     prefix_name=False,
-    help=f"Method that the settings in this group start from: {', '.join(METHODS)}.",
+    help=f"Method, which sets the defaults of this group: {', '.join(METHODS)}.",
 )
 _OBJECTIVE = arg(help=f"Agreement objective: {', '.join(names('siam.objectives'))}.")
 _DATA = arg(metavar="[DATA]", help_behavior_hint="(default: demo)")
 _DATA_OF_SCALE = arg(
-    metavar="[DATA]", help="The images; if left out, the scale's own dataset.", help_behavior_hint=""
+    metavar="[DATA]", help="Training images; by default, the dataset of --scale.", help_behavior_hint=""
 )
 
 
@@ -42,7 +43,7 @@ class _MethodFlags(Method):
     objective: Annotated[str, _OBJECTIVE] = SIMSIAM.objective
 
     def __post_init__(self) -> None:
-        """Skip validation; it runs once the flags have been applied to the settings."""
+        """Skip validation, which runs after the flags are applied to the settings."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class _SettingsFlags(Settings):
     method: _MethodFlags = _MethodFlags()
 
     def __post_init__(self) -> None:
-        """Skip validation; it runs once the flags have been applied to the settings."""
+        """Skip validation, which runs after the flags are applied to the settings."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,11 @@ class _TableFlags(_SettingsFlags):
 @dataclass(frozen=True)
 class _TransferFlags(TransferSettings):
     def __post_init__(self) -> None:
-        """Skip validation; it runs once the flags have been applied to the settings."""
+        """Skip validation, which runs after the flags are applied to the settings."""
 
 
 def require_extra(module: str, extra: str) -> None:
-    """Raise SettingsError if the optional package `module` is missing, naming the extra to install."""
+    """Raise SettingsError if the optional dependency `module` is not installed."""
     if find_spec(module) is None:
         raise SettingsError(f"{module} is not installed: pip install 'siam[{extra}]'")
 
@@ -86,7 +87,7 @@ PretrainOverrides = Annotated[Overrides, _flat(_SettingsFlags), FlagConversionOf
 """DATA, --method and all other pretraining settings."""
 
 TableOverrides = Annotated[Overrides, _flat(_TableFlags), FlagConversionOff]
-"""DATA and all pretraining settings except --method and --seed, which each table row sets itself."""
+"""DATA and all pretraining settings except --method and --seed (set by the table)."""
 
 TransferOverrides = Annotated[Overrides, _flat(_TransferFlags), FlagConversionOff]
 """All transfer settings."""

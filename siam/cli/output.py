@@ -12,9 +12,10 @@ _MAX_CLASSES = 20
 
 
 def show(result: Any, as_json: bool = False, render: Callable[[Any], Iterable[Any]] | None = None) -> None:
-    """Print a verb's result (a dict or dataclass) as JSON if `as_json`, otherwise in human-readable form.
+    """Print a verb's result (a dict or dataclass) as JSON or in human-readable form.
 
-    render: function that converts the result to strings and rich renderables; None: a table of the fields.
+    render: function that converts the result to strings and rich renderables; None:
+    show a table of the fields.
     """
     facts = asdict(result) if is_dataclass(result) and not isinstance(result, type) else result
     if as_json:
@@ -28,7 +29,10 @@ def show(result: Any, as_json: bool = False, render: Callable[[Any], Iterable[An
 
 
 def facts_table(facts: dict[str, Any], percent: Iterable[str] = ()) -> Any:
-    """Return a rich table with one row per field. percent: names of the fields to show as percentages."""
+    """Return a rich table with one row per field.
+
+    percent: names of fields to show as percentages.
+    """
     from rich.table import Table
 
     table = Table(show_header=False, box=None, padding=(0, 2))
@@ -63,11 +67,12 @@ def _duration(seconds: float) -> str:
 
 
 def classes_table(per_class: dict[str, float], confusion: list[list[int]]) -> Any:
-    """Return a rich table of the classes with the lowest accuracy, each with its most frequent confusion.
+    """Return a rich table of the least accurate classes and their main confusions.
 
-    per_class: class name -> accuracy. confusion: image counts, with true classes as rows and predicted
-    classes as columns. A class without validation images has a row of zeros and is absent from `per_class`;
-    the columns then cannot be named, and confusions are left out.
+    per_class: class name -> accuracy. confusion: confusion matrix of image counts, with
+    true classes as rows. A class without validation images has a row of zeros and is
+    absent from `per_class`; the columns then cannot be named, and confusions are
+    omitted.
     """
     from rich.table import Table
 
@@ -79,12 +84,14 @@ def classes_table(per_class: dict[str, float], confusion: list[list[int]]) -> An
         confused = max(others, key=others.__getitem__) if others and len(rows) == len(counts) else "-"
         table.add_row(name, percent_of(per_class[name]), confused)
     if len(per_class) > _MAX_CLASSES:
-        table.caption = f"the {_MAX_CLASSES} lowest of {len(per_class)} classes; --json prints all"
+        table.caption = (
+            f"{_MAX_CLASSES} of {len(per_class)} classes, lowest accuracy first; --json prints all"
+        )
     return table
 
 
 def markdown_file(path: str) -> Any:
-    """Return the contents of a Markdown file as a rich renderable."""
+    """Read a Markdown file as a rich renderable."""
     from rich.markdown import Markdown
 
     return Markdown(Path(path).read_text())

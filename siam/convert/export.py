@@ -1,6 +1,7 @@
-"""`siam export`: write a run's encoder in another library's format.
+"""Export a run's encoder to the formats of other libraries.
 
-Every export carries metadata: method, backbone, input normalization, data and siam version.
+Each export includes metadata: method, backbone, input normalization, data and Siam
+version.
 """
 
 import json
@@ -31,11 +32,12 @@ _ONNX_TOLERANCE = 1e-4
 
 
 def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
-    """Write the encoder of `run` to `out`: a folder for timm, a file for all other formats.
+    """Export the encoder of `run` to `out` (for timm, a folder; otherwise, a file).
 
-    format: torchvision, timm, detectron2, onnx or safetensors. Returns a summary that includes the metadata.
-    Raises SettingsError for an unknown format, and RunError if the run has no encoder, the other library
-    lacks the backbone, or the output cannot be written.
+    format: torchvision, timm, detectron2, onnx or safetensors. Returns a summary that
+    includes the metadata. Raises SettingsError for an unknown format, and RunError if
+    the run has no encoder, the format does not support the backbone, or the output
+    cannot be written.
     """
     if format not in get_args(Format):
         known = get_args(Format)
@@ -68,7 +70,7 @@ def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
 
 
 def describe(settings: Settings, encoder: Encoder) -> dict[str, str]:
-    """Return the export's metadata: method, backbone, input size and normalization, data and siam version."""
+    """Return the metadata to include in the export, as strings."""
     return {
         "method": settings.method.name,
         "backbone": settings.backbone,
@@ -83,25 +85,26 @@ def describe(settings: Settings, encoder: Encoder) -> dict[str, str]:
 
 
 def _check_torchvision(settings: Settings) -> None:
-    """Raise RunError if torchvision (and therefore Detectron2) cannot build this encoder."""
+    """Raise RunError if torchvision and Detectron2 do not support the encoder."""
     size, stem = settings.views.size, settings.stem
     if settings.backbone not in _TORCHVISION or settings.width != 1.0:
-        width = "" if settings.width == 1.0 else f" of width {settings.width:g}"
+        width = "" if settings.width == 1.0 else f" with width {settings.width:g}"
         others = "timm, onnx or safetensors" if settings.width == 1.0 else "onnx or safetensors"
         raise RunError(
             f"torchvision and Detectron2 have no {settings.backbone}{width}: export as {others} instead"
         )
     if stem == "small" or (stem == "auto" and size < 64):
         raise RunError(
-            "this encoder has the small-image stem, which torchvision does not support: export as onnx or "
+            "torchvision and Detectron2 do not support the small-image stem: export as onnx or "
             "safetensors instead"
         )
 
 
 def _save_torch(out: Path, state: State, about: dict[str, str], wrap: bool) -> None:
-    """Write a torch file of tensors and text only, so that torch.load(weights_only=True) can read it.
+    """Save a checkpoint that torch.load(weights_only=True) can read.
 
-    wrap: for Detectron2's checkpointer, put the tensors under 'model' and request heuristic name matching.
+    wrap: put the tensors under 'model' and request heuristic name matching, as
+    Detectron2's checkpointer expects.
     """
     contents: Any = {"model": state, "matching_heuristics": True, "__author__": "siam", "siam": about}
     if not wrap:
@@ -114,8 +117,8 @@ def _save_timm(out: Path, state: State, about: dict[str, str], settings: Setting
     """Write a folder that timm.create_model('local-dir:OUT', num_classes=0, pretrained=True) can load."""
     if settings.width != 1.0 or (settings.stem == "small") or _stem_differs(settings):
         raise RunError(
-            "timm builds this backbone only with its standard width and stem: export as onnx or safetensors "
-            "instead"
+            f"timm supports {settings.backbone} only with its standard width and stem: export as onnx or "
+            "safetensors instead"
         )
     side = encoder.image_size
     config = {
@@ -138,9 +141,9 @@ def _stem_differs(settings: Settings) -> bool:
 
 
 def _save_onnx(out: Path, encoder: Encoder, about: dict[str, str]) -> None:
-    """Write an ONNX model mapping normalized images (batch, 3, S, S) to features (batch, D).
+    """Write an ONNX model: normalized images (batch, 3, S, S) -> features (batch, D).
 
-    Before writing, the model's features are compared with PyTorch's. Raises RunError if they differ.
+    Raises RunError if the model's features differ from PyTorch's.
     """
     try:
         import onnx
@@ -165,5 +168,8 @@ def _save_onnx(out: Path, encoder: Encoder, about: dict[str, str]) -> None:
             expected: Tensor = encoder(images)
         difference = float((found - expected).abs().max() / expected.abs().max())
         if difference > _ONNX_TOLERANCE:
-            raise RunError(f"the ONNX model's features differ from PyTorch's by {difference:.1e}")
+            raise RunError(
+                f"the ONNX model's features differ from PyTorch's by {difference:.1e} (relative), "
+                f"more than {_ONNX_TOLERANCE:.0e}"
+            )
     write_atomically(out, lambda file: file.write(contents))

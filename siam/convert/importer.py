@@ -1,4 +1,4 @@
-"""`siam import`: turn another project's checkpoint into a run that every verb can use."""
+"""Import checkpoints from other projects as runs."""
 
 import json
 import re
@@ -25,37 +25,38 @@ _BLOCKS = {
     (True, (3, 4, 23, 3)): "resnet101",
     (True, (3, 8, 36, 3)): "resnet152",
 }
-"""ResNet names by block type (True for bottlenecks) and number of blocks per stage."""
+"""ResNet names by block type (True for bottleneck) and number of blocks per stage."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A summary of an imported checkpoint."""
+    """Summary of an imported checkpoint."""
 
     run: str
     layout: str
     backbone: str
     method: str
     parts: tuple[str, ...]
-    """Network parts found in the checkpoint: any of backbone, projector, predictor and target_encoder."""
+    """Parts found: any of backbone, projector, predictor and target_encoder."""
     left_out: tuple[str, ...]
-    """Checkpoint keys that have no counterpart in the network."""
+    """Checkpoint keys without a counterpart in the network."""
 
 
 def import_checkpoint(
     checkpoint: str | Path, out: str | Path, backbone: str | None = None, image_size: int | None = None
 ) -> Imported:
-    """Turn `checkpoint` into the run `out`, recognizing the checkpoint's format by its keys.
+    """Import `checkpoint` as the run `out`; its format is detected from its keys.
 
-    checkpoint: a file, or a folder written by timm or siam. backbone: timm name; needed unless the backbone
-    is a plain ResNet or the checkpoint names it. image_size: input side in pixels; by default, the
-    checkpoint's; failing that, 224, or 32 with a small-image stem. Returns a summary. Raises RunError if the
-    checkpoint is unreadable, matches no known layout or lacks keys, or if `out` already holds a run;
-    raises SettingsError for an unknown backbone or method.
+    checkpoint: a file, or a folder written by timm or Siam. backbone: timm name;
+    required unless the backbone is a plain ResNet or the checkpoint specifies it.
+    image_size: input size in pixels; None: from the checkpoint's metadata or, without
+    any, 224 (32 for a small-image stem). Returns a summary. Raises RunError if the
+    checkpoint is unreadable, is in an unknown format or has missing keys, or if `out`
+    already contains a run; raises SettingsError for an unknown backbone or method.
     """
     checkpoint, out = Path(checkpoint), Path(out)
     if (out / SETTINGS).exists():
-        raise RunError(f"{out} already holds a run: choose another --out")
+        raise RunError(f"{out} already contains a run: choose another --out")
     tensors, metadata = read_tensors(checkpoint)
     layout = recognize(list(tensors))
     state, left = translate(tensors, layout)
@@ -80,7 +81,7 @@ def import_checkpoint(
 
 
 def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
-    """Return the tensors (by key) and metadata in a checkpoint or export, without executing code from it.
+    """Read a checkpoint's tensors and metadata, without executing code from the file.
 
     Raises RunError if the file does not exist, has no tensors, or cannot be read safely.
     """
@@ -88,11 +89,13 @@ def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
         inner = [file / name for name in (NETWORK, "encoder.safetensors", "model.safetensors")]
         found = next((path for path in inner if path.exists()), None)
         if found is None:
-            raise RunError(f"{file} contains none of {', '.join(path.name for path in inner)}")
+            raise RunError(
+                f"no checkpoint in {file}: expected one of {', '.join(path.name for path in inner)}"
+            )
         tensors, metadata = read_tensors(found)
         return tensors, metadata | _timm_config(file)
     if not file.is_file():
-        raise RunError(f"there is no checkpoint at {file}")
+        raise RunError(f"checkpoint {file} does not exist")
     try:
         if _is_safetensors(file):
             with safe_open(file, framework="pt") as opened:
@@ -102,35 +105,33 @@ def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
     except Exception as error:
         reason = first_line(error)
         if file.suffix == ".onnx":
-            reason = (
-                "an ONNX graph does not say which layer a weight belongs to; import the original checkpoint"
-            )
+            reason = "ONNX models cannot be imported; import the original checkpoint instead"
         raise RunError(f"{file} cannot be read: {reason}") from None
     return _tensors_within(contents, file), _metadata_within(contents)
 
 
 def _is_safetensors(file: Path) -> bool:
-    """Return True if the file starts like a safetensors file: a header length, then a JSON object."""
+    """Return True if the file starts with a safetensors header."""
     with file.open("rb") as opened:
         start = opened.read(9)
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") < file.stat().st_size
 
 
 def _tensors_within(contents: Any, file: Path) -> State:
-    """Return the state dict's tensors, looking inside 'state_dict', 'model', 'network' and similar keys."""
+    """Return the tensors of a state dict, unwrapping keys such as 'model'."""
     for key in ("state_dict", "model", "network", "model_state_dict", "student"):
         if isinstance(contents, dict) and isinstance(contents.get(key), dict):
             contents = contents[key]
     if not isinstance(contents, dict):
-        raise RunError(f"{file} holds no named weights")
+        raise RunError(f"{file} does not contain a state dict")
     tensors = {str(key): value for key, value in contents.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise RunError(f"{file} holds no named weights")
+        raise RunError(f"{file} does not contain a state dict")
     return tensors
 
 
 def _metadata_within(contents: Any) -> dict[str, str]:
-    """Return the metadata that `siam export` put in a torch file, or {} if there is none."""
+    """Return the metadata that `siam export` wrote to a torch file, if any."""
     state = contents.get("model", contents) if isinstance(contents, dict) else contents
     own = getattr(state, "_metadata", {}).get("", {}).get("siam", {})
     siam = contents.get("siam", own) if isinstance(contents, dict) else own
@@ -152,9 +153,10 @@ def _has(state: State, part: str) -> bool:
 
 
 def _fold_output_bias(state: State) -> None:
-    """Fold the bias of the released projector's last layer into the running mean of the following BN.
+    """Fold the bias of the last projector layer into the next BN's running mean.
 
-    Our last layer has no bias, because the BN after that layer would cancel a bias.
+    Siam's last layer has no bias, because BN would cancel it; SimSiam's release has
+    one.
     """
     layers = sorted({int(key.split(".")[1]) for key in state if re.match(r"projector\.\d+\.", key)})
     if not layers:
@@ -167,14 +169,14 @@ def _fold_output_bias(state: State) -> None:
 def _settings(
     state: State, metadata: dict[str, str], backbone: str | None, image_size: int | None, method: str | None
 ) -> Settings:
-    """Infer the settings not given as arguments from tensor shapes and metadata."""
+    """Infer missing settings from tensor shapes and metadata."""
     name = backbone or metadata.get("backbone") or _resnet(state)
     first = state.get("backbone.conv1.weight")
     small = first is not None and first.shape[-1] == 3
     method = method or metadata.get("method") or "simsiam"
     if method not in METHODS:
         known = ", ".join(METHODS)
-        raise SettingsError(f"the checkpoint has an unknown method '{method}' (methods: {known})")
+        raise SettingsError(f"unknown method '{method}' in the checkpoint's metadata (methods: {known})")
     return Settings(
         data=metadata.get("data", "unknown"),
         backbone=name,
@@ -186,7 +188,7 @@ def _settings(
 
 
 def _resnet(state: State) -> str:
-    """Return the name of the ResNet whose blocks match `state`. Raises RunError if none does."""
+    """Identify the ResNet by its blocks. Raises RunError if none matches."""
     stages: list[set[str]] = [set(), set(), set(), set()]
     for key in state:
         found = re.match(r"backbone\.layer([1-4])\.(\d+)\.", key)
@@ -195,12 +197,12 @@ def _resnet(state: State) -> str:
     bottlenecks = any(re.match(r"backbone\.layer1\.0\.conv3\.", key) for key in state)
     blocks = (bottlenecks, tuple(len(stage) for stage in stages))
     if blocks not in _BLOCKS:
-        raise RunError("the backbone is not a plain ResNet: give its timm name with --backbone")
+        raise RunError("the backbone is not a plain ResNet: specify its timm name with --backbone")
     return _BLOCKS[blocks]
 
 
 def _heads(state: State, method: Method) -> Method:
-    """Return `method` with the depth and widths of its heads inferred from the weights in `state`."""
+    """Return `method` with the head depths and widths inferred from `state`."""
     projector = _linear_shapes(state, "projector")
     if not projector:
         return method
@@ -230,7 +232,7 @@ def _linear_shapes(state: State, part: str) -> list[tuple[int, int]]:
 
 
 def _load(network: Network, state: State, checkpoint: Path) -> None:
-    """Load the weights. Raises RunError naming any keys that are missing, unknown or of the wrong shape."""
+    """Load `state` into `network`. Raises RunError if keys or shapes do not match."""
     own = network.state_dict()
     needed = [
         key for key in own if _has(state, key.split(".")[0]) and not key.endswith("num_batches_tracked")
@@ -239,13 +241,13 @@ def _load(network: Network, state: State, checkpoint: Path) -> None:
     unknown = [key for key in state if key not in own]
     misshapen = [key for key in needed if key in state and state[key].shape != own[key].shape]
     if not _has(state, "backbone"):
-        raise RunError(f"{checkpoint} contains no backbone weights")
+        raise RunError(f"{checkpoint} has no backbone weights")
     for problem, keys in (
-        ("lacks", missing), ("has unknown", unknown), ("has wrong shapes for", misshapen)
+        ("missing keys", missing), ("unexpected keys", unknown), ("mismatched shapes", misshapen)
     ):  # fmt: skip
         if keys:
             named = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-            raise RunError(f"{checkpoint} {problem} {named}")
+            raise RunError(f"{checkpoint} has {problem}: {named}")
     network.load_state_dict({**own, **state})
     if network.target_encoder is not None and not _has(state, "target_encoder"):
         network.update_target(0.0)

@@ -1,4 +1,4 @@
-"""`siam inspect`: describe a run or checkpoint, and check its representation for collapse."""
+"""Describe a run or checkpoint, and check its representation for collapse."""
 
 import tempfile
 from pathlib import Path
@@ -20,20 +20,21 @@ from siam.runs.folder import SETTINGS, open_run
 from siam.system.device import find_device, uses_bf16
 
 _MAX_IMAGES = 2048
-_MIN_IMAGES_FOR_WORKERS = 500  # reading fewer takes no longer than starting processes
+_MIN_IMAGES_FOR_WORKERS = 500  # for fewer, starting workers takes longer than reading
 
 
 def inspect(
     source: str | Path, data: str | Path | None = None, backbone: str | None = None, device: str = "auto"
 ) -> dict[str, Any]:
-    """Describe a run or checkpoint: its method, backbone, heads, epochs and training verdict, by field name.
+    """Describe a run or checkpoint: method, backbone, heads, epochs and verdict.
 
-    source: a run folder, or a checkpoint that `siam import` accepts. backbone: timm name of a
-    checkpoint's backbone; needed unless it is a plain ResNet. data: images, of which up to 2,048 are used.
-    With data, the description includes the effective rank of the features (at most D) and, if there is a
-    projector, the effective rank of the projections (at most d), their std x sqrt(d) (about 1 if healthy, 0
-    after a collapse) and a verdict. Raises SettingsError, RunError if `source` is neither a run nor a
-    checkpoint, or DataError for fewer than 2 images.
+    source: a run folder, or a checkpoint that `siam import` supports. backbone: timm
+    name of a checkpoint's backbone; required unless it is a plain ResNet. data: images,
+    of which up to 2,048 are used to measure the effective rank of the features (at most
+    D) and, if there is a projector, the effective rank of its outputs (at most d) and
+    their std x sqrt(d) (about 1 if healthy, 0 if collapsed), with a verdict. Raises
+    SettingsError, RunError if `source` is neither a run nor a checkpoint, or DataError
+    for fewer than 2 images.
     """
     if (Path(source) / SETTINGS).exists():
         return _inspect_run(Path(source), data, device)
@@ -69,13 +70,13 @@ def _inspect_run(folder: Path, data: str | Path | None, device: str) -> dict[str
 def _health(network: Network, heads: bool, data: str | Path, device: str) -> dict[str, Any]:
     """Measure the embedding std and effective ranks on center crops, in eval mode.
 
-    Training measures them on random crops with batch statistics. Early in training, while BN's running
-    statistics still lag, this verdict may therefore be worse than the one in training.
+    Training uses random crops and batch statistics instead, so its verdict may be
+    better early on, while BN's running statistics still lag behind.
     """
     found_device = find_device(device)
     images = open_images(data).train
     if len(images) < 2:  # one image would always look collapsed
-        raise DataError(f"{images.name} has only one image: checking for collapse needs at least 2")
+        raise DataError(f"{images.name} has only one image: the collapse check needs at least 2")
     chosen = np.unique(np.linspace(0, len(images) - 1, min(_MAX_IMAGES, len(images))).astype(np.int64))
     workers = default_workers(found_device) if len(chosen) > _MIN_IMAGES_FOR_WORKERS else 0
     views = center_views(images, network.image_size, chosen, workers=workers)

@@ -1,7 +1,8 @@
-"""Rename the keys in other projects' checkpoints to those of `siam.Network`.
+"""Map the keys of other projects' checkpoints to `siam.Network` keys.
 
-Each layout has a pattern that identifies it and a map of key prefixes. Backbone keys follow torchvision and
-timm, which agree for ResNets; only Detectron2 and lightly name them differently.
+A layout has a regular expression that identifies it, and a map of key prefixes.
+Backbone keys follow torchvision and timm, which agree for ResNets; only Detectron2 and
+lightly use others.
 """
 
 import re
@@ -17,28 +18,28 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Layout:
-    """The key format of one project's checkpoints, and how it maps to `siam.Network`."""
+    """Key format of a project's checkpoints, and its mapping to `siam.Network`."""
 
     name: str
     marker: str
-    """Regular expression; a checkpoint has this layout if any key starts with a match."""
+    """Regular expression that matches the start of at least one key in this layout."""
     parts: Mapping[str, str]
-    """Key prefix in the checkpoint -> prefix in `siam.Network`; the longest matching prefix wins."""
+    """Checkpoint key prefix -> `siam.Network` key prefix; the longest match wins."""
     method: str | None = None
-    """The pretraining method, if the layout implies one."""
+    """Pretraining method, if the layout implies one."""
     rename: Callable[[str], str] = field(default=lambda key: key)
-    """Function that renames backbone keys, given without their prefix."""
+    """Function that renames a backbone key, after its prefix is removed."""
 
 
 def _from_sequential(key: str) -> str:
-    """Rename a lightly key, which starts with an nn.Sequential index: 0 conv1, 1 bn1, 4-7 layer1-layer4."""
+    """Replace the nn.Sequential index in a lightly key with a layer name."""
     number, _, rest = key.partition(".")
     names = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
     return f"{names.get(number, number)}.{rest}"
 
 
 def to_detectron2(key: str) -> str:
-    """Convert a key to Detectron2's name, such as layer1.0.bn2.weight to res2.0.conv2.norm.weight."""
+    """Convert a torchvision ResNet key to the corresponding Detectron2 key."""
     key = re.sub(r"^layer(\d)", lambda found: f"res{int(found[1]) + 1}", key)
     key = key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
     key = re.sub(r"\bbn(\d)", r"conv\1.norm", key)
@@ -75,7 +76,7 @@ LAYOUTS = (
         "": "backbone.",
     }),
 )  # fmt: skip
-"""All layouts, in the order they are tried. Newer solo-learn checkpoints match the siam layout."""
+"""Layouts in matching order. Newer solo-learn checkpoints match the siam layout."""
 
 
 def recognize(keys: list[str]) -> Layout:
@@ -85,11 +86,11 @@ def recognize(keys: list[str]) -> Layout:
         if any(re.match(layout.marker, key) for key in bare):
             return layout
     first = ", ".join(keys[:4]) or "none"
-    raise RunError(f"these weights do not match any known layout; first keys: {first}")
+    raise RunError(f"unknown checkpoint format: keys match no known layout (first keys: {first})")
 
 
 def translate(state: Mapping[str, Tensor], layout: Layout) -> tuple[State, list[str]]:
-    """Return the tensors under their `siam.Network` keys, and the original keys that have no counterpart."""
+    """Rename keys to `siam.Network` keys; also return keys without a counterpart."""
     found: State = {}
     left: list[str] = []
     for key, value in state.items():

@@ -1,4 +1,4 @@
-"""Embed images as vectors, returned as arrays or streamed to a Parquet file of any length."""
+"""Embed images, and return the embeddings or stream them to a Parquet file."""
 
 import hashlib
 import json
@@ -34,12 +34,12 @@ Precision = Literal["float32", "float16"]
 _PART = 16  # batches per temporary file
 
 Vectors = tuple[NDArray[np.float32], NDArray[np.int64]]
-"""A batch of features (B, D), and the images' dataset indices (B,)."""
+"""A batch of embeddings (B, D) and the images' dataset indices (B,)."""
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """Settings for turning images into vectors with a run's encoder."""
+    """Computes embeddings of images with a run's encoder."""
 
     run: str | Path
     device: str = "auto"
@@ -52,7 +52,7 @@ class Embedder:
             raise SettingsError(f"batch_size must be at least 1, got {self.batch_size}")
 
     def vectors(self, images: Images, indices: NDArray[np.int64]) -> Iterator[Vectors]:
-        """Yield the vectors of the images at `indices` in batches, in order, skipping unreadable images."""
+        """Yield batches of embeddings in order of `indices`; skip unreadable images."""
         device = find_device(local_device(self.device))
         encoder = load(self.run, str(device), self.layer)
         workers = choose_workers(self.workers, device)
@@ -69,12 +69,13 @@ def embed(
     workers: int = -1,
     layer: Layer = "backbone",
 ) -> tuple[NDArray[np.float32], list[str]]:
-    """Return the vectors, float32 (N, D), and the file paths of all images, in dataset order.
+    """Return the embeddings, float32 (N, D), and paths of all images, in dataset order.
 
-    run: the run folder. data: images, as for `siam.pretrain`; training images come first, then validation.
-    layer: `backbone` for backbone features, or `projector` for projector outputs z (N, d). workers:
-    image-decoding processes; -1: based on the number of cores. Unreadable images are skipped. Raises
-    SettingsError, RunError if the run has no encoder, or DataError if there are no readable images.
+    run: run folder. data: images, as in `siam.pretrain`; training images come first,
+    then validation images. layer: `backbone` for features, or `projector` for projector
+    outputs z (N, d). workers: data-loading workers; -1: based on the number of cores.
+    Unreadable images are skipped. Raises SettingsError, RunError if the run has no
+    encoder, or DataError if no image is readable.
     """
     embedder = Embedder(run, device, batch_size, workers, layer)
     vectors: list[NDArray[np.float32]] = []
@@ -99,16 +100,17 @@ def embed_to_parquet(
     precision: Precision = "float32",
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Write each image's path, label (class name or null) and embedding (D numbers) to a Parquet file.
+    """Write each image's path, label (class name or null) and embedding to Parquet.
 
-    Each batch becomes one row group, so memory does not grow with the dataset. The file appears only when it
-    is complete; until then, finished parts are kept in OUT.parts, and repeating the call writes only the
-    missing parts. Processes started by torchrun share the work. Returns a summary. Raises SiamError.
+    Each batch becomes one row group, so memory use does not grow with the dataset.
+    Until the file is complete, finished parts are kept in OUT.parts, and an interrupted
+    call can be repeated to write only the missing parts. Processes started by torchrun
+    share the work. Returns a summary. Raises SiamError.
     """
     embedder = Embedder(run, device, batch_size, workers, layer)
     out = Path(out)
     if out.is_dir():
-        raise RunError(f"{out} is a folder: give the file to write, such as {out / 'vectors.parquet'}")
+        raise RunError(f"{out} is a folder: specify a file, such as {out / 'vectors.parquet'}")
     parts = out.with_name(out.name + ".parts")
     sets = _all_sets(open_images(data))
     job = {
@@ -144,7 +146,7 @@ def _write_parts(
     precision: Precision,
     progress: OnProgress,
 ) -> None:
-    """Write this rank's share of the missing parts, as NUMBER-PART.parquet.
+    """Write this rank's share of the missing parts as NUMBER-PART.parquet files.
 
     number: 0 for training images, 1 for validation images.
     """
@@ -160,7 +162,7 @@ def _write_parts(
     def batches() -> Iterator[Vectors]:
         for features, indices in embedder.vectors(images, np.flatnonzero(np.isin(part_of, own))):
             yield features, indices
-            add(len(indices) * world_size())  # the other ranks are about as far
+            add(len(indices) * world_size())  # assume that all ranks run at the same speed
 
     for part, rows in _by_part(batches(), own, size):
         tables = [_table(images, features, indices, precision) for features, indices in rows]
@@ -183,7 +185,7 @@ def _by_part(batches: Iterator[Vectors], parts: list[int], size: int) -> Iterato
 
 
 def _continue_or_start(parts: Path, job: dict[str, Any]) -> None:
-    """Create the folder `parts`, first removing any parts written by a different job."""
+    """Create the `parts` folder, deleting parts that belong to a different job."""
     file = parts / "job.json"
     if parts.exists() and not (file.exists() and file.read_text() == json.dumps(job)):
         shutil.rmtree(parts)
@@ -203,7 +205,7 @@ def _digest(run: str | Path) -> str:
 
 
 def _join(parts: Path, out: Path) -> tuple[int, int]:
-    """Join all parts into the file `out` and delete the parts. Return (rows, embedding dimension)."""
+    """Merge the parts into `out`, delete them, and return (rows, embedding size)."""
     rows = dimension = 0
 
     def tables() -> Iterator[pa.Table]:
@@ -231,7 +233,7 @@ def _write_tables(file: Any, tables: Iterable[pa.Table]) -> None:
         if writer is None:
             writer = pq.ParquetWriter(file, table.schema)
         writer.write_table(table)
-    if writer is None:  # no rows: an empty file, so that the part counts as done
+    if writer is None:  # no rows: write an empty file to mark the part as done
         pq.write_table(pa.table({}), file)
     else:
         writer.close()

@@ -1,4 +1,4 @@
-"""Images annotated with object boxes and optional masks, regardless of their layout on disk."""
+"""Data structures for annotated images, shared by the VOC and COCO readers."""
 
 import json
 from collections.abc import Iterable
@@ -13,30 +13,30 @@ from torch import Tensor
 from siam.data.decode import BrokenImage, decode
 
 Box = tuple[float, float, float, float]
-"""Left, top, right, bottom in pixels from the image's top-left corner; right and bottom are exclusive."""
+"""Box as (left, top, right, bottom) in pixels; right and bottom are exclusive."""
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One object in an image."""
+    """An annotated object in an image."""
 
     id: int
     box: Box
     label: int
-    """From 1 to K; 0 is the background."""
+    """Class label from 1 to K; 0 is the background."""
     area: float
-    """Mask area in pixels, or box area if there is no mask."""
+    """Mask area in pixels, or the box area if there is no mask."""
     iscrowd: bool = False
-    """True if the annotation covers many objects (COCO); excluded from training and ignored in evaluation."""
+    """COCO crowd region; excluded from training and ignored in evaluation."""
     difficult: bool = False
-    """True if the object is hard to recognize (VOC); used for training but ignored in evaluation."""
+    """VOC object marked difficult; used in training but ignored in evaluation."""
     segmentation: Any = None
-    """In COCO format: polygons [[x, y, x, y, ...], ...] or RLE {counts, size}."""
+    """COCO segmentation: polygons [[x, y, x, y, ...], ...] or RLE {counts, size}."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One image with its annotated objects."""
+    """An image and its annotated objects."""
 
     id: int
     file: Path
@@ -46,7 +46,7 @@ class Example:
 
 
 class Skipped(dict[str, tuple[int, str]]):
-    """Skipped annotations and images: reason -> (count, location of the first occurrence)."""
+    """Counts of skipped annotations and images: reason -> (count, first location)."""
 
     def note(self, reason: str, where: str) -> None:
         """Record that the annotation or image at `where` was skipped for `reason`."""
@@ -54,14 +54,15 @@ class Skipped(dict[str, tuple[int, str]]):
         self[reason] = count + 1, first
 
     def lines(self) -> list[str]:
-        """Return one line per reason, such as '12 x a box outside its image, the first in 000012.xml'."""
-        return [f"{count} x {reason}, the first in {first}" for reason, (count, first) in self.items()]
+        """Format one line per reason, with its count and first location."""
+        return [f"{count} x {reason} (first: {first})" for reason, (count, first) in self.items()]
 
 
 class AnnotatedImages:
-    """A sequence of annotated images, with the interface of `siam.data.images.Images`.
+    """Annotated images, with the same interface as `siam.data.images.Images`.
 
-    Stored as one block of JSON, because sending millions of small objects to the data workers would be slow.
+    Examples are stored in one JSON buffer, because sending millions of small objects to
+    the data-loading workers would be slow.
     """
 
     labels: NDArray[np.int64] | None = None
@@ -85,9 +86,10 @@ class AnnotatedImages:
         return str(self[i].file)
 
     def read(self, i: int) -> Tensor:
-        """Return image i at full size, uint8 (3, H, W).
+        """Decode image `i` at full size as uint8 (3, H, W).
 
-        Raises BrokenImage if the image cannot be decoded or its size differs from the annotated size.
+        Raises BrokenImage if the image cannot be decoded or its size does not match the
+        annotation.
         """
         example = self[i]
         try:
@@ -114,27 +116,27 @@ def _load(block: bytes) -> Example:
 
 @dataclass(frozen=True)
 class DetectionDataset:
-    """A detection dataset read from VOC or COCO layout."""
+    """A detection dataset in VOC or COCO format."""
 
     name: str
     layout: str
-    """`voc` or `coco`."""
+    """Dataset format: `voc` or `coco`."""
     years: int
-    """Number of VOC years merged; 1 for COCO."""
+    """Number of VOC years combined; 1 for COCO."""
     classes: tuple[str, ...]
     """Class names, in label order 1 to K."""
     category_ids: tuple[int, ...]
-    """Category ids used in the annotation files, in label order 1 to K."""
+    """COCO category ids, in label order; 1 to K for VOC."""
     train: AnnotatedImages
-    """Training images; each has at least one object to learn from."""
+    """Training images, each with at least one non-crowd object."""
     test: AnnotatedImages
     masks: bool
-    """True if instances may have segmentations."""
+    """Whether instances may have segmentation masks."""
     skipped: Skipped
 
 
 def clip_box(box: Box, width: int, height: int) -> Box | None:
-    """Return the part of `box` inside the image, or None if that part is less than a pixel wide or high."""
+    """Clip `box` to the image; return None if less than a pixel wide or high."""
     left, top, right, bottom = box
     left, right = max(left, 0.0), min(right, float(width))
     top, bottom = max(top, 0.0), min(bottom, float(height))

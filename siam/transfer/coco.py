@@ -1,4 +1,4 @@
-"""COCO layout: annotations/instances_*.json, with one image folder per file (Lin et al. 2014)."""
+"""Read datasets in COCO format: annotations/instances_*.json (Lin et al. 2014)."""
 
 import json
 import math
@@ -18,11 +18,11 @@ from siam.transfer.annotations import (
 )
 
 Rows = dict[str, list[dict[str, Any]]]
-"""Contents of an annotation file: lists of JSON objects under `images`, `annotations` and `categories`."""
+"""A parsed annotation file: lists under `images`, `annotations` and `categories`."""
 
 
 def coco_files(root: Path) -> tuple[Path, Path] | None:
-    """Return the latest training and test annotation files in `root` or a subfolder; None if not found."""
+    """Find the latest (training, test) annotation files in `root` or a subfolder."""
     for folder in (root, *(p for p in sorted(root.glob("*")) if p.is_dir())):
         train = sorted(folder.glob("annotations/instances_train*.json"))
         kinds = (sorted(folder.glob(f"annotations/instances_{kind}*.json")) for kind in ("val", "test"))
@@ -33,10 +33,10 @@ def coco_files(root: Path) -> tuple[Path, Path] | None:
 
 
 def open_coco(name: str, files: tuple[Path, Path], masks: bool) -> DetectionDataset:
-    """Open a COCO dataset from its (training, test) annotation files, counting skipped annotations.
+    """Load a COCO dataset from its (training, test) annotation files.
 
-    masks: skip instances without a segmentation. Raises DataError if a file is not in COCO format, or if the
-    two files use the same id for different categories.
+    masks: skip instances without a segmentation. Raises DataError if a file is not in
+    COCO format, or if the two files use the same id for different categories.
     """
     skipped = Skipped()
     contents = [_read(file) for file in files]
@@ -44,8 +44,8 @@ def open_coco(name: str, files: tuple[Path, Path], masks: bool) -> DetectionData
     for number in train_names.keys() & test_names.keys():
         if train_names[number] != test_names[number]:
             raise DataError(
-                f"{files[1]} calls category {number} {test_names[number]}, but {files[0].name} "
-                f"calls it {train_names[number]}"
+                f"category {number} is '{test_names[number]}' in {files[1]}, but "
+                f"'{train_names[number]}' in {files[0].name}: use the same category ids in both files"
             )
     ids = tuple(sorted(train_names))
     label_of = {number: i + 1 for i, number in enumerate(ids)}
@@ -74,22 +74,22 @@ def _read(file: Path) -> Rows:
     for part in ("images", "annotations", "categories"):
         rows = plain.get(part) if isinstance(plain, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise DataError(f"{file} is not in COCO format: it needs '{part}', a list of objects")
+            raise DataError(f"{file} is not in COCO format: '{part}' must be a list of objects")
     return plain
 
 
 def _categories(rows: Rows, file: Path) -> dict[int, str]:
-    """Return category id -> name."""
+    """Map category ids to names."""
     try:
         return {int(row["id"]): str(row["name"]) for row in rows["categories"]}
     except (KeyError, TypeError, ValueError):
-        raise DataError(f"{file} is not in COCO format: a category has no id or name") from None
+        raise DataError(f"{file} is not in COCO format: every category needs an id and a name") from None
 
 
 def _examples(
     rows: Rows, file: Path, label_of: dict[int, int], masks: bool, skipped: Skipped
 ) -> list[Example]:
-    """Return one example per image found on disk, with its usable instances."""
+    """Build an example, with its valid instances, for each image found on disk."""
     images: dict[Any, dict[str, Any]] = {}
     for row in rows["images"]:
         usable = isinstance(row.get("id"), int) and isinstance(row.get("file_name"), str)
@@ -117,10 +117,10 @@ def _instances(
     masks: bool,
     skipped: Skipped,
 ) -> dict[Any, list[Instance]]:
-    """Return image id -> usable instances."""
+    """Group the valid instances by image id."""
     instances: dict[Any, list[Instance]] = defaultdict(list)
     ids = [row.get("id") for row in rows]
-    # The evaluation identifies objects by their ids, and pycocotools treats 0 as "none".
+    # Evaluation matches objects by id, and pycocotools treats id 0 as "no match".
     valid_ids = all(isinstance(n, int) and n > 0 for n in ids) and len(set(ids)) == len(ids)
     for at, row in enumerate(rows, start=1):
         where = f"{file.name}: annotation {row.get('id', at)}"
@@ -138,7 +138,7 @@ def _instances(
 
 
 def _folder_of(images: dict[Any, dict[str, Any]], file: Path) -> Path:
-    """Return the image folder of an annotation file: train2017/, images/train2017/, images/ or the root."""
+    """Find the image folder of an annotation file, such as train2017/ or images/."""
     root, part = file.parent.parent, file.stem.removeprefix("instances_")
     folders = [root / part, root / "images" / part, root / "images", root]
     names = [row["file_name"] for row in list(images.values())[:100]]
@@ -173,7 +173,7 @@ def _instance(
 
 
 def _box(bbox: Any) -> Box | None:
-    """Convert (x, y, width, height) to (left, top, right, bottom); return None unless all are finite."""
+    """Convert a COCO bbox to (left, top, right, bottom); None if invalid."""
     try:
         x, y, width, height = (float(side) for side in bbox)
     except (TypeError, ValueError):
@@ -182,7 +182,7 @@ def _box(bbox: Any) -> Box | None:
 
 
 def _is_segmentation(value: Any, image: dict[str, Any]) -> bool:
-    """Return True for polygons with at least three vertices each, or for RLE whose size matches the image."""
+    """Return True for valid polygons, or for RLE of the image's size."""
     if isinstance(value, list):
         return bool(value) and all(
             isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in value

@@ -1,7 +1,7 @@
-"""Open detection datasets in VOC or COCO layout, and yield training batches starting at any step.
+"""Load detection datasets in VOC or COCO format, and iterate over training batches.
 
-As in pretraining, augmentation depends only on (seed, epoch, index), so results do not depend on the number
-of workers, and a resumed run is identical to an uninterrupted one.
+As in pretraining, augmentation depends only on (seed, epoch, index), so results do not
+depend on the number of workers, and a resumed run is identical to an uninterrupted one.
 """
 
 from collections.abc import Iterator
@@ -27,22 +27,23 @@ from siam.transfer.voc import open_voc, voc_years
 MAX_UNREADABLE = 0.1
 
 Target = dict[str, Tensor]
-"""boxes float (n, 4): left, top, right, bottom; labels int64 (n,), from 1; optional masks uint8 (n, H, W)."""
+"""Target: boxes float (n, 4), labels int64 (n,), optional masks uint8 (n, H, W)."""
 
 Examples = list[tuple[Tensor, Target]]
-"""A batch: (image, target) pairs, with uint8 images (3, H, W) of varying sizes."""
+"""A batch of (image, target) pairs; images are uint8 (3, H, W) and vary in size."""
 
 
 def open_annotated(data: str | Path, masks: bool) -> DetectionDataset:
-    """Open a detection dataset in VOC or COCO layout.
+    """Load a detection dataset in VOC or COCO format.
 
-    masks: require segmentations as well as boxes. Raises DataError if the layout is neither VOC nor COCO, if
-    required segmentations are missing, or if the training or test set has no usable image.
+    masks: require segmentation masks as well as boxes. Raises DataError if the dataset
+    is in neither format, if masks are required but missing, or if the training or test
+    set has no annotated objects.
     """
     name, root = str(data), Path(data)
     if not root.is_dir():
-        problem = "is not a folder: unpack it" if root.exists() else "does not exist"
-        raise DataError(f"{name} {problem}; transfer needs a folder in VOC or COCO layout")
+        problem = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(f"{name} {problem}: transfer needs an unpacked dataset folder in VOC or COCO format")
     years, files = voc_years(root), coco_files(root)
     if files is not None:
         found = open_coco(name, files, masks)
@@ -50,25 +51,25 @@ def open_annotated(data: str | Path, masks: bool) -> DetectionDataset:
         found = open_voc(name, years)
     else:
         raise DataError(
-            f"{name} is in neither VOC nor COCO layout: looked for ImageSets/Main (VOC), and for "
-            "annotations/instances_train*.json with instances_val*.json (COCO)"
+            f"{name} is in neither VOC nor COCO format: expected ImageSets/Main (VOC), or "
+            "annotations/instances_train*.json and instances_val*.json (COCO)"
         )
     if masks and not found.masks:
         raise DataError(
-            f"{name} has only boxes, like all VOC data: choose --task detection, or use data in COCO layout"
+            f"{name} has no masks (VOC data is read for boxes only): use --task detection or COCO data"
         )
-    for images, purpose in ((found.train, "train"), (found.test, "test")):
+    for images, purpose in ((found.train, "training"), (found.test, "test")):
         if not any(images[i].instances for i in range(len(images))):
             why = "; skipped: " + "; ".join(found.skipped.lines()) if found.skipped else ""
-            raise DataError(f"{name} has no usable image with an object to {purpose} on{why}")
+            raise DataError(f"{name} has no {purpose} images with valid annotations{why}")
     return found
 
 
 class Batches:
-    """One rank's share of the training batches; iterate over `batches(first, last)`.
+    """One rank's training batches; iterate over `batches(first, last)`.
 
-    batch_size: images per step across all ranks. world: number of ranks. Unreadable images are replaced and
-    recorded in `unreadable`. Raises DataError if more than 10 % of the dataset is unreadable.
+    batch_size: images per step across all ranks. world: number of ranks. Unreadable
+    images are replaced by others and recorded in `unreadable`.
     """
 
     def __init__(
@@ -86,14 +87,17 @@ class Batches:
         self.order = (batch_size, seed, rank, world)
 
     def batches(self, first: int, last: int) -> Iterator[Examples]:
-        """Yield this rank's batches for steps `first` to `last` - 1, independent of earlier steps."""
+        """Yield this rank's batches for steps `first` to `last` - 1.
+
+        Raises DataError if more than 10 % of the images are unreadable.
+        """
         order = _Order(len(self.images), *self.order, first, last)
         for examples, unreadable, reason in batches_of(self.dataset, order, self.workers):
             self.unreadable.update(unreadable)
             if len(self.unreadable) > MAX_UNREADABLE * len(self.images):
                 raise DataError(
                     f"{len(self.unreadable)} of {len(self.images)} images in {self.images.name} cannot be "
-                    f"read, more than 10 %: {self.unreadable.first_few()}; replace them"
+                    f"read, more than 10 %: {self.unreadable.first_few()}; remove or replace them"
                 )
             if reason:
                 raise DataError(f"the images in {self.images.name} cannot be read: {reason}")
@@ -101,11 +105,11 @@ class Batches:
 
 
 _Key = list[tuple[int, int]]
-"""The (epoch, index) pair of each image in a batch."""
+"""The (epoch, index) pairs of the images in a batch."""
 
 
 class _Order(Sampler[_Key]):
-    """Yield one key per batch; each epoch is shuffled, and a batch may straddle two epochs."""
+    """Batch sampler that shuffles every epoch; a batch may span two epochs."""
 
     def __init__(
         self, size: int, batch: int, seed: int, rank: int, world: int, first: int, last: int
@@ -126,9 +130,9 @@ class _Order(Sampler[_Key]):
 
 
 class _Examples(Dataset[Any]):
-    """dataset[key] -> (batch, unreadable images, error), evaluated in the data workers.
+    """Dataset that loads one batch per key, as (batch, unreadable images, error).
 
-    error: why the batch could not be read, or "".
+    error: reason that the batch could not be read, or "".
     """
 
     def __init__(self, images: AnnotatedImages, seed: int, masks: bool) -> None:
@@ -139,7 +143,7 @@ class _Examples(Dataset[Any]):
         for epoch, index in key:
             try:
                 image, used = read_or_replace(self.images, index, unreadable, self.images.read)
-            except BrokenImage as error:  # returned: an error raised in a worker would include its traceback
+            except BrokenImage as error:  # returned, not raised: a worker would add its traceback
                 return [], unreadable, error.reason
             flip = counter_uniform(self.seed, epoch, np.array([used]), GEOMETRY, 1)[0, 0] < 0.5
             examples.append(with_target(image, self.images[used], bool(flip), self.masks))
@@ -147,9 +151,10 @@ class _Examples(Dataset[Any]):
 
 
 def with_target(image: Tensor, example: Example, flip: bool, masks: bool) -> tuple[Tensor, Target]:
-    """Return (image, target), both mirrored if `flip`; the target omits crowd instances.
+    """Return the image and its training target, without crowds.
 
-    image: uint8 (3, H, W). masks: include masks in the target.
+    image: uint8 (3, H, W). flip: mirror both horizontally. masks: include masks in the
+    target.
     """
     instances = [one for one in example.instances if not one.iscrowd]
     width, height = example.width, example.height
@@ -173,9 +178,10 @@ def with_target(image: Tensor, example: Example, flip: bool, masks: bool) -> tup
 
 
 class TestImages(Dataset[Any]):
-    """dataset[i] -> (index into `images`, image, error).
+    """Dataset that returns (index into `images`, image, error) for each of `indices`.
 
-    image: uint8 (3, H, W), or None if unreadable. error: why the image is unreadable, or "".
+    image: uint8 (3, H, W), or None if unreadable. error: reason it is unreadable, or
+    "".
     """
 
     def __init__(self, images: AnnotatedImages, indices: list[int]) -> None:

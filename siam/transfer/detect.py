@@ -1,4 +1,4 @@
-"""Detect objects in test images, returning COCO-format results, and draw the predictions."""
+"""Run a detector on test images and draw its predictions."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ from siam.transfer.settings import TransferSettings
 _COLORS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008b8b", "#c71585", "#8b6508")
 _DRAWN_SCORE = 0.5
 _MAX_DRAWN = 12
-_SIDE = 360  # pixels, the longer side of a picture
+_SIDE = 360  # maximum longer side of drawn images, in pixels
 
 
 @torch.no_grad()
@@ -32,12 +32,12 @@ def detect(
     workers: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[Prediction], dict[int, str]]:
-    """Detect objects in the test images at `indices`.
+    """Run the detector on the test images at `indices`.
 
-    Returns the predictions, and a dict of image id -> error for unreadable images.
-
-    Images are processed one at a time, so that predictions (at most 100 per image) do not depend on batching.
-    progress: called with the number of images processed so far.
+    Returns the predictions in COCO results format, and a dict of image id -> error for
+    unreadable images. Images are processed one at a time, so predictions (at most 100
+    per image) do not depend on the batch size. progress: called with the number of
+    images processed so far.
     """
     detector.eval()
     _set_test_size(detector, settings)
@@ -57,13 +57,13 @@ def detect(
 
 
 def _set_test_size(detector: nn.Module, settings: TransferSettings) -> None:
-    """Append the test size to the training sizes; in eval mode, torchvision uses the last size."""
+    """Append the test size to `min_size`; in eval mode, torchvision uses the last."""
     transform: Any = detector.transform
     transform.min_size = (*settings.train_sides, settings.test_side)
 
 
 def _results(found: dict[str, Tensor], example: Example, data: DetectionDataset) -> Iterator[Prediction]:
-    """Convert the detector's output for one image to COCO result format.
+    """Convert the detector's output for one image to COCO results format.
 
     found: boxes (n, 4), scores (n,), labels (n,) and optionally masks (n, 1, H, W).
     """
@@ -82,11 +82,11 @@ def _results(found: dict[str, Tensor], example: Example, data: DetectionDataset)
 def draw(
     images: AnnotatedImages, index: int, predictions: list[Prediction], named: dict[int, str], file: Path
 ) -> None:
-    """Draw an image's ground truth and predictions, and save the picture as a JPEG.
+    """Draw ground truth and predictions on a test image, and save it as a JPEG.
 
-    Up to 12 predictions with a score of at least 0.5 are drawn, or the highest-scoring prediction if none
-    reaches 0.5. Ground-truth boxes are white; predicted boxes are colored by class. named: category id ->
-    name.
+    Draws up to 12 predictions with scores of at least 0.5, or the top prediction if
+    there are none. Ground-truth boxes are white; predictions are colored by class.
+    named: dict of category id -> name.
     """
     example = images[index]
     image = images.read(index)  # uint8 (3, H, W)

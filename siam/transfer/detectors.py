@@ -1,9 +1,9 @@
-"""Faster and Mask R-CNN on a run's ResNet, with the paper's C4 design or torchvision's feature pyramid.
+"""Faster R-CNN and Mask R-CNN with a run's ResNet as the backbone (C4 or FPN).
 
-C4 (He et al. 2017, Detectron2's R50-C4): the trunk runs from the stem to res4. Its output feeds the RPN, and
-RoIAlign pools it to 14 x 14. res5 is the head for boxes and masks, followed by an extra batch norm because
-pretrained features may have any scale (MoCo, He et al. 2020, Sec. 4.2; SimSiam, Chen & He 2021, Sec. 6.1).
-All batch norm layers are trained.
+In C4 (He et al. 2017; R50-C4 in Detectron2), the RPN and RoIAlign (14 x 14) operate on
+res4, and res5 is the box and mask head. An extra batch norm follows res5, because the
+scale of pretrained features varies (MoCo, He et al. 2020, Sec. 4.2; SimSiam, Chen & He
+2021, Sec. 6.1). All batch norm layers are trained.
 """
 
 import math
@@ -36,23 +36,26 @@ Features = dict[str, Tensor]
 Targets = list[dict[str, Tensor]]
 
 _SHAPES = (0.5, 1.0, 2.0)
-"""Aspect ratios of the anchors (height / width)."""
+"""Anchor aspect ratios (height / width)."""
 _ROI = 14
-"""RoIAlign output size: each box is pooled from res4 to 14 x 14."""
+"""RoIAlign output size."""
 _MASK_CHANNELS = 256  # in C4's mask head
 _PYRAMID_CHANNELS = 256  # per level
 
 
 def build_detector(resnet: nn.Module, classes: int, settings: TransferSettings) -> nn.Module:
-    """Build a torchvision detector from `resnet`'s layers and new, randomly initialized layers.
+    """Build a torchvision detector on `resnet`, with new layers randomly initialized.
 
-    resnet: a timm ResNet. classes: K, excluding the background. In training mode, the detector maps images
-    (float (3, H, W) in [0, 1]) and targets to losses by name; in eval mode, it maps images to boxes, labels,
-    scores and, for segmentation, masks. Raises SettingsError if the backbone lacks the stages of a ResNet.
+    resnet: a timm ResNet. classes: number of classes K, excluding the background. In
+    training mode, the detector maps images (float (3, H, W) in [0, 1]) and targets to a
+    dict of losses; in eval mode, it maps images to boxes, labels, scores and, for
+    segmentation, masks. Raises SettingsError if the backbone is not a ResNet.
     """
     stages = ("conv1", "bn1", "maxpool", "layer1", "layer2", "layer3", "layer4")
     if not all(hasattr(resnet, stage) for stage in stages):
-        raise SettingsError("detectors need a ResNet: this run's backbone has no layer1 to layer4")
+        raise SettingsError(
+            f"detectors need a ResNet backbone with layer1 to layer4, got {type(resnet).__name__}"
+        )
     detector = (
         _c4(resnet, classes, settings) if settings.detector == "c4" else _fpn(resnet, classes, settings)
     )
@@ -102,14 +105,14 @@ def _fpn(resnet: nn.Module, classes: int, settings: TransferSettings) -> FasterR
 
 
 def channels_of(stage: nn.Module) -> int:
-    """Return the number of output channels of a ResNet stage, read from its last batch norm."""
+    """Return the number of output channels of a ResNet stage."""
     block = list(stage.children())[-1]
     last = [getattr(block, name) for name in ("bn1", "bn2", "bn3") if hasattr(block, name)][-1]
     return int(last.num_features)
 
 
 class Trunk(nn.Module):
-    """The ResNet from stem to res4: (B, 3, H, W) -> {"0": (B, C4, H/16, W/16)}."""
+    """ResNet from the stem through res4: (B, 3, H, W) -> {"0": (B, C4, H/16, W/16)}."""
 
     def __init__(self, resnet: nn.Module) -> None:
         super().__init__()
@@ -122,7 +125,7 @@ class Trunk(nn.Module):
 
 
 class Res5(nn.Module):
-    """res5 followed by an extra batch norm: (R, C4, 14, 14) -> (R, C5, 7, 7)."""
+    """res5 and an extra batch norm: (R, C4, 14, 14) -> (R, C5, 7, 7)."""
 
     def __init__(self, resnet: nn.Module) -> None:
         super().__init__()
@@ -137,7 +140,7 @@ class Res5(nn.Module):
 
 
 class BoxPredictor(nn.Module):
-    """Predict K + 1 class scores and four box offsets per class; initialized as in Detectron2."""
+    """Linear layers for class scores and box offsets, initialized as in Detectron2."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -149,15 +152,15 @@ class BoxPredictor(nn.Module):
         nn.init.zeros_(self.bbox_pred.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (R, C5) to scores (R, K + 1) and offsets (R, 4 (K + 1)).
+        """Map features (R, C5) to scores (R, K + 1) and box offsets (R, 4 (K + 1)).
 
-        The background comes first; its four offsets are zero and unused.
+        Index 0 is the background; its offsets are zero and unused.
         """
         return self.cls_score(x), F.pad(self.bbox_pred(x), (4, 0))
 
 
 class MaskPredictor(nn.Module):
-    """Predict one mask per class: a deconvolution to 256 channels, then a 1 x 1 convolution."""
+    """Mask predictor: a deconvolution to 256 channels, then a 1 x 1 convolution."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -169,18 +172,18 @@ class MaskPredictor(nn.Module):
         nn.init.zeros_(self.predictor.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (R, C5, 7, 7) to mask logits (R, K + 1, 14, 14).
+        """Map features (R, C5, 7, 7) to mask logits (R, K + 1, 14, 14).
 
-        The background comes first; its logits are zero and unused.
+        Index 0 is the background; its logits are zero and unused.
         """
         logits: Tensor = self.predictor(F.relu(self.deconv(x)))  # (R, 256, 14, 14) -> (R, K, 14, 14)
         return F.pad(logits, (0, 0, 0, 0, 1, 0))
 
 
 class C4Heads(RoIHeads):  # type: ignore[misc]
-    """torchvision's RoI heads, but boxes and masks share one pass through res5 in training, as in Detectron2.
+    """RoI heads whose boxes and masks share one res5 pass in training (Detectron2).
 
-    Batch norm therefore sees each sampled box once; two passes would show it foreground boxes twice.
+    With separate passes, batch norm would see foreground boxes twice.
     """
 
     def __init__(
@@ -255,7 +258,7 @@ class C4Heads(RoIHeads):  # type: ignore[misc]
         boxes: one (n, 4) tensor per image, in pixels.
         """
         stride = max(side for shape in image_shapes for side in shape) / max(res4.shape[-2:])
-        scale = 2.0 ** -round(math.log2(stride))  # a power of two; padding makes the quotient inexact
+        scale = 2.0 ** -round(math.log2(stride))  # power of two; padding makes `stride` inexact
         pooled = roi_align(res4, boxes, _ROI, spatial_scale=scale, sampling_ratio=0, aligned=True)
         x: Tensor = self.box_head(pooled)  # (R, C4, 14, 14) -> (R, C5, 7, 7)
         return x

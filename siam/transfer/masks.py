@@ -1,4 +1,4 @@
-"""Decode COCO segmentations (polygons or run-length encoding, RLE), and encode masks as RLE."""
+"""Convert between COCO segmentations (polygons or RLE) and binary masks."""
 
 from typing import Any
 
@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 
 def decode_mask(segmentation: Any, width: int, height: int) -> NDArray[np.uint8]:
-    """Decode a segmentation into a binary mask (H, W), with 1 inside the object.
+    """Decode a COCO segmentation to a binary mask (H, W), with 1 inside the object.
 
-    segmentation: polygons [[x, y, x, y, ...], ...], or RLE {counts, size}, plain or compressed.
+    segmentation: polygons [[x, y, x, y, ...], ...], or compressed or uncompressed RLE
+    {counts, size}.
     """
     if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
         rle = segmentation
@@ -23,7 +24,7 @@ def decode_mask(segmentation: Any, width: int, height: int) -> NDArray[np.uint8]
 
 
 def encode_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Encode a mask (H, W) as compressed RLE, in COCO result format."""
+    """Encode a binary mask (H, W) as compressed RLE, in COCO results format."""
     encoded = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
     counts = encoded["counts"]
     return {

@@ -1,8 +1,9 @@
-"""Average precision (AP) of boxes and masks as COCO defines it (Lin et al. 2014), with faster-coco-eval.
+"""Compute COCO average precision (AP) of boxes and masks with faster-coco-eval.
 
-AP is the mean over IoU thresholds 0.5, 0.55, ..., 0.95; AP50 and AP75 use a single threshold. Objects are
-small below an area of 32 x 32 pixels and large above 96 x 96. VOC is measured the same way, although
-published VOC numbers interpolate precision at 11 recall levels rather than 101.
+AP is averaged over IoU thresholds 0.5, 0.55, ..., 0.95; AP50 and AP75 use a single
+threshold. Objects are small below an area of 32 x 32 pixels and large above 96 x 96.
+VOC datasets are evaluated the same way, with 101-point interpolation; published VOC
+results use 11 points.
 """
 
 import contextlib
@@ -18,13 +19,13 @@ from siam.runs.results import Precision
 from siam.transfer.annotations import DetectionDataset
 
 Prediction = dict[str, Any]
-"""A COCO result: image_id, category_id, bbox [x, y, width, height], score and optionally segmentation."""
+"""COCO result: image_id, category_id, bbox [x, y, w, h], score, segmentation."""
 
 
 def truth(data: DetectionDataset, unread: Iterable[int] = ()) -> dict[str, Any]:
-    """Return the test set in COCO format, with crowds and difficult instances marked as ignored.
+    """Convert the test set to COCO format, marking difficult instances as crowds.
 
-    unread: ids of unreadable images to omit.
+    unread: ids of unreadable images, which are left out.
     """
     excluded = set(unread)
     examples = [data.test[i] for i in range(len(data.test))]
@@ -52,7 +53,7 @@ def truth(data: DetectionDataset, unread: Iterable[int] = ()) -> dict[str, Any]:
 
 
 def average_precision(true: dict[str, Any], predictions: list[Prediction], masks: bool) -> Precision:
-    """Compute box AP, or mask AP if `masks`, without modifying the arguments.
+    """Compute the COCO AP of boxes, or of masks if `masks` is True.
 
     true: ground truth in COCO format, as returned by `truth`.
     """
@@ -80,15 +81,15 @@ def average_precision(true: dict[str, Any], predictions: list[Prediction], masks
 
 
 def _mean(precision: NDArray[np.float64]) -> float | None:
-    """Return the mean of values other than -1 (no such object in the test set), or None if all are -1."""
+    """Average the values other than -1 (no ground truth); None if there are none."""
     known = precision[precision > -1]
     return float(known.mean()) if known.size else None
 
 
 def of_kind(predictions: list[Prediction], masks: bool) -> list[Prediction]:
-    """Copy the predictions, keeping only masks if `masks`, otherwise only boxes.
+    """Return the predictions with only masks if `masks` is True, otherwise only boxes.
 
-    With both present, the evaluation would take box areas from the masks.
+    If both were present, COCO evaluation would compute box areas from the masks.
     """
     other = "bbox" if masks else "segmentation"
     return [{key: value for key, value in row.items() if key != other} for row in predictions]

@@ -1,6 +1,7 @@
-"""Precise batch norm: running statistics are means over many batches instead of moving averages.
+"""Precise batch norm: estimate running statistics by averaging over many batches.
 
-Wu & Johnson 2021 ("Rethinking 'Batch' in BatchNorm"), Sec. 3.1. MoCo's published C4 recipes use it too.
+See Wu & Johnson 2021 ("Rethinking 'Batch' in BatchNorm"), Sec. 3.1. MoCo's published C4
+recipes also use it.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,10 +15,10 @@ T = TypeVar("T")
 
 @torch.no_grad()
 def measure_statistics(network: nn.Module, batches: Iterable[T], forward: Callable[[T], object]) -> None:
-    """Replace batch norm's running statistics with their means over `batches`.
+    """Replace batch norm's running statistics with averages over `batches`.
 
-    Parameters and the train/eval mode are left unchanged. forward: function that passes one batch
-    through `network`, called with `network` in training mode.
+    Parameters and the train/eval mode do not change. forward: function that runs
+    `network`, which is in training mode, on one batch.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     before = [norm.momentum for norm in norms]

@@ -1,4 +1,4 @@
-"""Show a transfer result as a table in the terminal."""
+"""Format transfer results as a table for the terminal."""
 
 from rich.table import Table
 
@@ -7,7 +7,7 @@ from siam.runs.results import PRECISIONS, TransferResult
 
 
 def table(result: TransferResult) -> Table:
-    """Build a table of the measured APs, with the published values below."""
+    """Build a table of the measured AP, followed by the published AP."""
     shown = Table("%", *PRECISIONS.values(), box=None, padding=(0, 2))
     measured = len(result.kinds())
     for i, row in enumerate(compared(result)):
@@ -15,5 +15,5 @@ def table(result: TransferResult) -> Table:
     columns = " and ".join(
         COLUMNS[column(result.layout, result.years, kind == "masks")] for kind in result.kinds()
     )
-    shown.caption = f"dim: published (SimSiam, Table 5: {columns}), ResNet-50, 200 epochs on ImageNet"
+    shown.caption = f"dimmed: published (SimSiam, Table 5: {columns}), ResNet-50, 200 epochs on ImageNet"
     return shown

@@ -1,4 +1,4 @@
-"""Set up a transfer (backbone, data, settings and folder) from the user's options, and run it."""
+"""Set up a transfer run (backbone, data, settings and output folder) and start it."""
 
 import re
 from collections.abc import Callable
@@ -34,10 +34,10 @@ from siam.transfer.settings import TransferSettings, starting_point
 from siam.transfer.train import train
 
 MAY_CHANGE = ("device", "devices", "timeout", "workers", "checkpoint.")
-"""Settings that may change when a transfer is resumed, because they do not affect what is learned."""
+"""Settings that may change on resume, because they do not affect the result."""
 
 Opener = Callable[[str | Path, bool], DetectionDataset]
-"""`open_annotated`, possibly cached so that annotations are read only once."""
+"""Type of `open_annotated`, which may be cached so that annotations are read once."""
 
 
 def transfer(
@@ -49,11 +49,12 @@ def transfer(
     resume: bool = False,
     console: Console | None = None,
 ) -> TransferResult:
-    """Fine-tune a detector from `run`'s backbone on `data`, and measure its AP.
+    """Fine-tune a detector with `run`'s backbone on `data`, and measure its AP.
 
-    Launches one process per device if several devices are used. overrides: the user's settings, applied to
-    those of `recipe`. recipe: recipe name; None: a recipe that fits the data. out: the transfer's folder;
-    None: a folder in RUN/transfer/. resume: continue the transfer in that folder. Raises SiamError.
+    Launches one process per device if there are several. overrides: settings that
+    override the recipe's. recipe: recipe name; None: one that fits the data. out:
+    output folder; None: a folder in RUN/transfer/. resume: resume the run in the output
+    folder. Raises SiamError.
     """
     console = console or Console(stderr=True)
     overrides = overrides or Overrides()
@@ -77,7 +78,7 @@ def transfer(
 def _train_launched(
     run: str | Path, data: str | Path, settings: TransferSettings, folder: Path
 ) -> TransferResult:
-    """Run one of the processes that `transfer` launches."""
+    """Train in a process launched by `transfer`."""
     with process_group(settings.device, parse_duration(settings.timeout, "timeout")):
         return _train(run, data, settings, folder, Console(stderr=True), open_annotated)
 
@@ -98,7 +99,10 @@ def _train(
 
 
 def _save(run: Path, folder: Path, outcome: TransferResult) -> None:
-    """Write result.json and report.html; update the run's report too if the folder is in RUN/transfer/."""
+    """Write result.json and report.html.
+
+    If `folder` is in RUN/transfer/, also update the run's report.
+    """
     save_transfer(folder, outcome)
     write_transfer_report(folder)
     if folder.parent.resolve() == (run / TRANSFERS).resolve():
@@ -115,7 +119,10 @@ def resolve(
     console: Console,
     open_once: Opener,
 ) -> tuple[TransferSettings, Path]:
-    """Return the transfer's settings and folder, creating the folder if necessary. Raises SiamError."""
+    """Return the run's settings and output folder, creating the folder if necessary.
+
+    Raises SiamError.
+    """
     backbone = open_run(run).settings.backbone
     task = overrides.only("task").over(TransferSettings()).task
     annotated = open_once(data, task == "segmentation")
@@ -128,7 +135,7 @@ def resolve(
         init_backbone(run, settings.init, settings.seed)  # raises before anything is written
     _claim(folder, resume, {"run": str(run), "data": str(data), **to_dict(settings)}, settings)
     console.print(
-        f"{settings.task} by {settings.detector} on {data}: {len(annotated.train):,} images, "
+        f"{settings.task} with {settings.detector} on {data}: {len(annotated.train):,} images, "
         f"{len(annotated.classes)} classes, {backbone} from {settings.init or run}, "
         f"{settings.iterations:,} steps of {settings.batch_size} images -> {folder}",
         highlight=False, soft_wrap=True,
@@ -137,10 +144,10 @@ def resolve(
 
 
 def init_backbone(run: str | Path, init: str, seed: int) -> nn.Module:
-    """Return the backbone that training starts from.
+    """Build the backbone and initialize its weights.
 
-    init: '' for RUN's own weights, `random`, another run's folder, or a checkpoint file. `random` and
-    checkpoint files use RUN's architecture. Raises RunError.
+    init: '' for the weights of `run`, `random`, another run's folder, or a checkpoint
+    file; `random` and checkpoint files use the architecture of `run`. Raises RunError.
     """
     if not init or (Path(init).is_dir() and init != "random"):
         return load(init or run).backbone
@@ -150,7 +157,7 @@ def init_backbone(run: str | Path, init: str, seed: int) -> nn.Module:
     if init == "random":
         return resnet
     if not Path(init).is_file():
-        raise RunError(f"--init {init} is neither `random` nor an existing run or checkpoint")
+        raise RunError(f"--init must be `random`, a run folder or a checkpoint file, got {init}")
     tensors, _ = read_tensors(Path(init))
     state, _ = translate(tensors, recognize(list(tensors)))
     weights = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
@@ -158,17 +165,19 @@ def init_backbone(run: str | Path, init: str, seed: int) -> nn.Module:
         resnet.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise RunError(f"{init} does not fit the {settings.backbone} of {run}: {reason[:200]}") from None
+        raise RunError(
+            f"{init} does not match the {settings.backbone} backbone of {run}: {reason[:200]}"
+        ) from None
     return resnet
 
 
 def _claim(folder: Path, resume: bool, plain: dict[str, Any], settings: TransferSettings) -> None:
-    """Write transfer.yaml or, if the file exists, check that it describes this transfer. Raises RunError."""
+    """Write transfer.yaml, or check that an existing one matches. Raises RunError."""
     file = folder / TRANSFER
     if file.exists():
         if not resume:
             raise RunError(
-                f"{folder} already holds a transfer: continue it with --resume, or choose another --out"
+                f"{folder} already contains a transfer run: resume it with --resume, or choose another --out"
             )
         _require_same(file, plain, settings)
         return
@@ -182,7 +191,7 @@ def _claim(folder: Path, resume: bool, plain: dict[str, Any], settings: Transfer
 
 
 def _require_same(file: Path, plain: dict[str, Any], settings: TransferSettings) -> None:
-    """Raise RunError unless `file` (transfer.yaml) has the same run, data and training settings."""
+    """Raise RunError if run, data or training settings differ from transfer.yaml."""
     try:
         before = yaml.safe_load(file.read_text())
         same = {name: before.pop(name) == plain[name] for name in ("run", "data")}
@@ -193,13 +202,13 @@ def _require_same(file: Path, plain: dict[str, Any], settings: TransferSettings)
     changed += [name for name, holds in same.items() if not holds]
     if changed:
         raise RunError(
-            f"{file.parent} was started with other settings: {', '.join(changed)}; leave them out, or choose "
-            "another --out"
+            f"{file.parent} was started with different settings: {', '.join(changed)}; use the original "
+            "values, or choose another --out"
         )
 
 
 def _default_folder(run: Path, data: str, settings: TransferSettings) -> Path:
-    """Return RUN/transfer/DATA-TASK-DETECTOR, plus the stem of `init` if given and the seed if nonzero."""
+    """Return RUN/transfer/DATA-TASK-DETECTOR, plus `init` and seed if set."""
     parts = [Path(data).resolve().name, settings.task, settings.detector]
     if settings.init:
         parts.append(Path(settings.init).stem)

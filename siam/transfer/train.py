@@ -1,4 +1,4 @@
-"""Fine-tune a detector, then run it on the test images and measure its AP."""
+"""Fine-tune a detector and measure its AP on the test images."""
 
 import json
 from pathlib import Path
@@ -33,8 +33,8 @@ def train(
 ) -> TransferResult:
     """Fine-tune a detector initialized from `resnet`, and measure its AP on the test images.
 
-    Continues from the last checkpoint in `folder`, if there is one. All ranks call this; only rank 0 writes.
-    Raises SiamError.
+    Resumes from the last checkpoint in `folder`, if any. All ranks must call this; only
+    rank 0 writes files. Raises SiamError.
     """
     with Session(folder, settings, console) as run:
         workers = choose_workers(settings.workers, run.device)
@@ -54,7 +54,7 @@ def train(
         for examples in run.guard(batches.batches(run.step, run.total_steps)):
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(run.step, settings)
-            run.seed_step()  # for random sizes and sampled boxes
+            run.seed_step()  # for image sizes and RoI sampling
 
             losses = _losses(model, examples, run)
             loss = torch.stack(list(losses.values())).sum()
@@ -68,7 +68,7 @@ def train(
         run.finish()
 
         if settings.precise_bn:
-            run.log.print(f"measuring batch norm statistics over {settings.precise_bn} batches")
+            run.log.print(f"recomputing batch norm statistics over {settings.precise_bn} batches")
             more = enumerate(batches.batches(run.step, run.step + settings.precise_bn), start=run.step)
             measure_statistics(detector, more, lambda numbered: _seeded_losses(detector, run, *numbered))
         predictions, unread = _detect_all(data, detector, settings, run, workers)
@@ -80,7 +80,7 @@ def train(
 def build(
     resnet: nn.Module, classes: int, settings: TransferSettings, device: torch.device
 ) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """Seed torch, then build the detector on `device` and an SGD optimizer over all its parameters."""
+    """Seed torch, then build the detector on `device` and its SGD optimizer."""
     torch.manual_seed(settings.seed)
     detector = build_detector(resnet, classes, settings)
     detector.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -91,7 +91,7 @@ def build(
 
 
 def _losses(model: nn.Module, examples: Examples, run: Session) -> dict[str, Tensor]:
-    """Return a batch's losses: name -> scalar."""
+    """Compute the losses of a batch, as a dict of name -> scalar."""
     images = [image.to(run.device, non_blocking=True).float() / 255 for image, _ in examples]
     targets = [{k: v.to(run.device, non_blocking=True) for k, v in t.items()} for _, t in examples]
     with torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
@@ -105,7 +105,7 @@ def _seeded_losses(model: nn.Module, run: Session, step: int, examples: Examples
 
 
 def _log_losses(run: Session, losses: dict[str, Tensor], lr: float) -> None:
-    """Add `losses` to the running means; when a log record is due, log and display the means."""
+    """Average `losses` across ranks and steps; log them every `log_every` steps."""
     values = all_reduce_mean(torch.stack(list(losses.values())).detach()).tolist()
     run.progress.add(steps=1, **dict(zip(losses, values, strict=True)))
     if run.should_log:
@@ -120,16 +120,16 @@ def _log_losses(run: Session, losses: dict[str, Tensor], lr: float) -> None:
 def _detect_all(
     data: DetectionDataset, detector: nn.Module, settings: TransferSettings, run: Session, workers: int
 ) -> tuple[list[Prediction], dict[int, str]]:
-    """Detect objects in the test images, split across ranks.
+    """Run the detector on the test images, split across ranks.
 
-    Returns all ranks' predictions sorted by image id, and a dict of image id -> error for unreadable
-    images.
+    Returns the predictions of all ranks, sorted by image id, and a dict of image id ->
+    error for unreadable images.
     """
     own = list(range(len(data.test)))[rank() :: world_size()]
     run.log.print(f"detecting objects in {len(data.test):,} test images")
 
     def on_progress(done: int) -> None:
-        count = min(done * world_size(), len(data.test))  # other ranks are about as far
+        count = min(done * world_size(), len(data.test))  # assume that all ranks run at the same speed
         run.log.progress(run.step, [f"tested {count:,} of {len(data.test):,}"])
 
     parts = all_gather_object(
@@ -147,7 +147,7 @@ def _measure(
     settings: TransferSettings,
     run: Session,
 ) -> TransferResult:
-    """Write the predictions in COCO format, compute their AP, and draw a few test images.
+    """Save the predictions in COCO format, compute AP and draw a few test images.
 
     unread: image id -> error for unreadable images. Raises DataError if no test image is readable.
     """
@@ -190,7 +190,7 @@ def _save_json(file: Path, plain: object) -> None:
 
 
 def _facts(data: DetectionDataset, detector: nn.Module, run: Session) -> dict[str, Any]:
-    """Return the contents of the `start` record."""
+    """Return the fields of the `start` record in metrics.jsonl."""
     return {
         "train_images": len(data.train),
         "test_images": len(data.test),

@@ -1,7 +1,8 @@
-"""Pascal VOC layout: one folder per year, with JPEGImages, Annotations and ImageSets/Main.
+"""Read datasets in Pascal VOC format (Everingham et al. 2010).
 
-Everingham et al. 2010. Years are merged: training uses all years' training lists, and evaluation all years'
-test lists. VOC counts pixels from 1, and its boxes include their last row and column.
+Each year has a folder with JPEGImages, Annotations and ImageSets/Main. The training
+images of all years are combined, and so are the test images. VOC pixel coordinates
+start at 1, and boxes include their last row and column.
 """
 
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ _ENDINGS = (".jpg", ".jpeg", ".JPEG", ".png")
 
 @dataclass(frozen=True)
 class _Named:
-    """An annotated object, before its class name is mapped to a label."""
+    """An annotated object whose class name is not yet mapped to a label."""
 
     name: str
     box: Box
@@ -36,11 +37,11 @@ class _Named:
 
 
 _Read = tuple[Path, int, int, list[_Named]]
-"""One annotated image: file, width, height, objects."""
+"""An annotated image as (file, width, height, objects)."""
 
 
 def voc_years(root: Path) -> list[Path]:
-    """Return the VOC year folders: `root` itself, or those one or two levels below it (VOCdevkit/VOC2007)."""
+    """Find year folders: `root`, or up to two levels below (VOCdevkit/VOC2007)."""
     for pattern in ("", "*", "*/*"):
         years = [p for p in sorted(root.glob(pattern) if pattern else [root]) if (p / _LISTS).is_dir()]
         if years:
@@ -49,7 +50,7 @@ def voc_years(root: Path) -> list[Path]:
 
 
 def open_voc(name: str, years: list[Path]) -> DetectionDataset:
-    """Open a VOC dataset from its year folders, counting skipped annotations.
+    """Load a VOC dataset from its year folders.
 
     Raises DataError if the training or test image lists are missing.
     """
@@ -75,11 +76,11 @@ def open_voc(name: str, years: list[Path]) -> DetectionDataset:
 
 
 _List = tuple[Path, str]
-"""A year folder and the name of one of its image lists."""
+"""An image list: (year folder, name), such as (VOC2007, trainval)."""
 
 
 def _lists(name: str, years: list[Path]) -> tuple[list[_List], list[_List]]:
-    """Return (training lists, test lists): trainval and test, or train and val if no year has a test list."""
+    """Find (training, test) lists: trainval and test, otherwise train and val."""
 
     def lists(year: Path, *parts: str) -> list[_List]:
         return [(year, part) for part in parts if (year / _LISTS / f"{part}.txt").is_file()]
@@ -92,8 +93,8 @@ def _lists(name: str, years: list[Path]) -> tuple[list[_List], list[_List]]:
         test = [found for year in years for found in lists(year, "val")]
     if not train or not test:
         raise DataError(
-            f"{name} has no lists of training and test images: looked in {_LISTS} for trainval.txt and "
-            "test.txt, or train.txt and val.txt"
+            f"{name} has no training and test image lists: expected trainval.txt and test.txt, or "
+            f"train.txt and val.txt, in {_LISTS}"
         )
     return train, test
 
@@ -108,7 +109,7 @@ def _read_all(lists: list[_List], skipped: Skipped) -> Iterator[_Read]:
 
 
 def _read(year: Path, stem: str, skipped: Skipped) -> _Read | None:
-    """Read one image's annotation; if it is unusable, record why and return None."""
+    """Read an image's annotation; if invalid, record the reason and return None."""
     xml = year / "Annotations" / f"{stem}.xml"
     files = (year / "JPEGImages" / (stem + ending) for ending in _ENDINGS)
     file = next((file for file in files if file.is_file()), None)
@@ -132,7 +133,7 @@ def _read(year: Path, stem: str, skipped: Skipped) -> _Read | None:
 
 
 def _size(root: ElementTree.Element, file: Path, where: str, skipped: Skipped) -> tuple[int, int] | None:
-    """Return (width, height) from the annotation or, failing that, the image; None if neither has them."""
+    """Return (width, height) from the annotation, else from the image, else None."""
     try:
         width, height = int(root.findtext("size/width", "")), int(root.findtext("size/height", ""))
     except ValueError:

@@ -1,1 +1,1 @@
-"""The verbs of the `siam` command, one file each; siam/cli/command.py explains what a verb contains."""
+"""Verbs of the `siam` command; siam/cli/command.py describes the interface."""

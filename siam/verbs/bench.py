@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Time every stage from file reading to the training step; report the bottleneck and a remedy."""
+    """Time each stage of training, from file reading on, and report the bottleneck."""
 
     settings: PretrainOverrides
 
@@ -27,7 +27,7 @@ def main(options: Bench) -> "Result":
 
 
 def render(result: "Result") -> Iterator[Any]:
-    """Yield a header, a table of throughput by stage, and the bottleneck with its remedy."""
+    """Yield a header, a table of throughputs, and the bottleneck with a remedy."""
     from rich.table import Table
 
     rates, verdict = result.rates, result.verdict

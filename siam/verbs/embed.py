@@ -1,4 +1,4 @@
-"""write one vector per image to a Parquet file"""
+"""write image embeddings to a Parquet file"""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -10,23 +10,23 @@ from siam.cli.flags import RunFolder
 
 @dataclass(frozen=True)
 class Embed:
-    """Write the path, label and embedding of every image to a Parquet file; rerun the command to resume."""
+    """Write image paths, labels and embeddings to a Parquet file; rerun to resume."""
 
     run: RunFolder
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    """The images to embed."""
+    """Images to embed."""
     out: str
-    """The Parquet file to write."""
+    """Output file (Parquet)."""
     layer: Literal["backbone", "projector"] = "backbone"
-    """What to write: `backbone` features, or the `projector` output z."""
+    """Embeddings to write: `backbone` features or `projector` outputs z."""
     precision: Literal["float32", "float16"] = "float32"
-    """Precision of the embeddings in the file."""
+    """Data type of the embeddings in the file."""
     batch_size: int = 256
     """Images per batch; each batch becomes one Parquet row group."""
     device: str = "auto"
     """Device: auto, cpu, cuda or mps."""
     workers: int = -1
-    """Image-decoding workers; -1: based on the number of cores."""
+    """Data-loading workers; -1: based on the number of cores."""
 
 
 def main(options: Embed) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Evaluate:
 
     run: RunFolder
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    """Labeled images; if the folder has train/ and val/ (or test/), both are used."""
+    """Labeled images; train/ and val/ (or test/) are used if the folder has them."""
     settings: Annotated[EvaluateSettings, arg(name=""), FlagCreatePairsOff]
 
 
@@ -40,7 +40,7 @@ def render(result: "Evaluation") -> list[Any]:
 
 
 def after(options: Evaluate, result: "Evaluation") -> None:
-    """Save the result in the run folder and update the run's report."""
+    """Save the result in the run folder, and update the run's report."""
     from siam.report.page import write_report
     from siam.runs.results import add_evaluation
 

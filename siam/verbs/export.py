@@ -1,4 +1,4 @@
-"""write an encoder for torchvision, timm, Detectron2 or ONNX, or as plain safetensors"""
+"""export an encoder to torchvision, timm, Detectron2, ONNX or safetensors"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +8,13 @@ from siam.cli.flags import RunFolder
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run's encoder in another library's format."""
+    """Export a run's encoder to the format of another library."""
 
     run: RunFolder
     format: str
     """Output format: torchvision, timm, detectron2, onnx or safetensors."""
     out: str
-    """The file to write, or the folder for timm."""
+    """Output file, or output folder for timm."""
 
 
 def main(options: Export) -> dict[str, Any]:

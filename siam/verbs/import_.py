@@ -1,4 +1,4 @@
-"""turn another project's checkpoint (SimSiam, MoCo v2, timm, lightly ...) into a run"""
+"""import a checkpoint from another project (SimSiam, MoCo v2, timm, lightly, ...)"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Import:
-    """Turn another project's checkpoint into a run. The format is recognized by the checkpoint's keys."""
+    """Import a checkpoint as a run; its format is detected from its keys."""
 
     checkpoint: Annotated[Positional[str], arg(metavar="CHECKPOINT")]
-    """The checkpoint file, or a folder written by timm or siam."""
+    """Checkpoint file, or a folder written by timm or Siam."""
     out: str
-    """The run folder to create."""
+    """Run folder to create."""
     backbone: str | None = None
-    """The backbone's timm name; needed unless the backbone is a plain ResNet or the checkpoint names it."""
+    """timm name of the backbone, unless it is a plain ResNet or in the checkpoint."""
     image_size: int | None = None
-    """Input side in pixels. Default: the checkpoint's; failing that, 224, or 32 with a small-image stem."""
+    """Input size in pixels; if omitted, the checkpoint's, else 224 (small stem: 32)."""
 
 
 def main(options: Import) -> "Imported":

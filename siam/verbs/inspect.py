@@ -11,11 +11,11 @@ class Inspect:
     """Describe a run or checkpoint and, with DATA, check its representation for collapse."""
 
     source: Annotated[Positional[str], arg(metavar="RUN|CHECKPOINT")]
-    """A run folder, or a checkpoint that `siam import` accepts."""
+    """Run folder, or a checkpoint that `siam import` supports."""
     data: Annotated[Positional[str], arg(metavar="[DATA]")] = ""
-    """Images for measuring effective ranks and the std of z/|z|; at most 2,048 are used."""
+    """Images for the collapse check; at most 2,048 are used."""
     backbone: str | None = None
-    """The timm name of a checkpoint's backbone; needed unless it is a plain ResNet."""
+    """timm name of a checkpoint's backbone; required unless it is a plain ResNet."""
     device: str = "auto"
     """Device: auto, cpu, cuda or mps."""
 

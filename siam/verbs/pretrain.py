@@ -12,15 +12,16 @@ from siam.cli.output import facts_table
 class Pretrain:
     """Pretrain an encoder on unlabeled images.
 
-    Settings that you leave out are chosen to fit the images; the defaults below are those for ImageNet.
+    Unspecified settings are chosen to fit the images; the defaults below are for
+    ImageNet.
     """
 
     out: str | None = None
-    """The run folder; if left out, runs/METHOD-DATA."""
+    """Run folder; if omitted, runs/METHOD-DATA."""
     recipe: str | None = None
-    """Recipe to start from: imagenet, cifar10, imagenette or demo. If left out, one that fits the images."""
+    """Recipe: imagenet, cifar10, imagenette or demo; if omitted, based on the images."""
     resume: Literal["no", "yes", "auto"] = "no"
-    """Continue the run in --out from its last checkpoint; `auto` starts a new run if there is none."""
+    """Resume the run in --out; `auto`: start a new run if there is none."""
     settings: PretrainOverrides
 
 
@@ -46,4 +47,4 @@ def render(outcome: dict[str, Any]) -> list[Any]:
 
 
 def after(options: Pretrain, outcome: dict[str, Any]) -> None:
-    print(f"look at {outcome['run']}/report.html", file=sys.stderr)
+    print(f"see {outcome['run']}/report.html", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""reproduce one of the paper's tables, row by row, alongside the published figures"""
+"""reproduce a table from the paper, alongside the published numbers"""
 
 import sys
 from dataclasses import dataclass, field
@@ -11,30 +11,30 @@ from siam.cli.output import markdown_file
 from siam.paper.tables import TABLES
 
 HINTS = {
-    "--method": "each row of a table names its own method",
-    "--seed": "a table runs seeds 0, 1, ...; set their number with --seeds",
+    "--method": "each table row sets its own method",
+    "--seed": "seeds are 0, 1, ...; set the number of seeds with --seeds",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduce:
-    """Reproduce one of the paper's tables, row by row; --scale demo takes minutes on a laptop."""
+    """Reproduce a table from the paper; --scale demo takes minutes on a laptop."""
 
     table: Annotated[Positional[str], arg(metavar="TABLE")]
-    """The table's name."""
+    """Name of the table."""
     scale: Literal["demo", "cifar", "imagenette", "imagenet"] = "demo"
-    """Scale of the experiments: selects the dataset and the recipe that all rows start from."""
+    """Scale of the experiments, which sets the dataset and the recipe for all rows."""
     seeds: int = 1
     """Number of runs per row, with seeds 0, 1, ..."""
     out: str | None = None
-    """Output folder; if left out, runs/reproduce/TABLE-SCALE. An unfinished table is resumed."""
+    """Output folder; if omitted, runs/reproduce/TABLE-SCALE. Resumes if unfinished."""
     command: Suppress[CommandLine] = field(default=CommandLine(""))
     settings: TableOverrides
 
 
 Reproduce.__doc__ = (
     f"{Reproduce.__doc__}\n\nTABLE is one of {', '.join(TABLES)}; `siam reproduce transfer` is a separate "
-    "verb with its own settings. Rows start from the scale's recipe; the defaults below are for imagenet."
+    "verb with its own settings. The defaults below are for --scale imagenet."
 )
 
 
@@ -53,4 +53,4 @@ def render(result: dict[str, Any]) -> list[Any]:
 
 
 def after(options: Reproduce, result: dict[str, Any]) -> None:
-    print(f"look at {result['out']}/table.md and figure.png", file=sys.stderr)
+    print(f"see {result['out']}/table.md and figure.png", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""fine-tune detectors from scratch and from runs, alongside the published Table 5"""
+"""reproduce Table 5: detectors trained from scratch and from pretrained runs"""
 
 import sys
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from siam.cli.output import markdown_file
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceTransfer:
-    """Train detectors from scratch and from pretrained runs on the same data with several seeds (Table 5)."""
+    """Train detectors from scratch and from runs, with several seeds (Table 5)."""
 
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    """A folder in Pascal VOC or COCO layout."""
+    """Dataset folder in Pascal VOC or COCO format."""
     runs: tuple[str, ...] = ()
-    """Runs to compare. The from-scratch baseline uses the first run's architecture."""
+    """Runs to compare; the from-scratch baseline has the first run's architecture."""
     seeds: int = 3
-    """Number of detectors fine-tuned per initialization, with seeds 0, 1, ..."""
+    """Number of detectors to train per initialization, with seeds 0, 1, ..."""
     recipe: str | None = None
-    """Recipe to start from: voc07, voc0712, coco-1x or small. If left out, one that fits the data."""
+    """Recipe: voc07, voc0712, coco-1x or small; if omitted, based on the data."""
     out: str | None = None
-    """Output folder for the detectors and the table. An unfinished table is resumed."""
+    """Output folder for detectors and table; resumes an unfinished table."""
     settings: TransferOverrides
 
 
@@ -43,4 +43,4 @@ def render(result: dict[str, Any]) -> list[Any]:
 
 
 def after(options: ReproduceTransfer, result: dict[str, Any]) -> None:
-    print(f"look at {result['out']}/table.md", file=sys.stderr)
+    print(f"see {result['out']}/table.md", file=sys.stderr)

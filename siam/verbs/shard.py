@@ -11,11 +11,11 @@ class Shard:
     """Write the images of DATA, unchanged and in order, as WebDataset shards (.tar)."""
 
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    """The images to write."""
+    """Images to write."""
     out: str
-    """The folder for the shards; pass it to `siam pretrain` as DATA."""
+    """Output folder, which `siam pretrain` can read as DATA."""
     size: str = "512MB"
-    """Maximum shard size."""
+    """Maximum size of a shard."""
 
 
 def main(options: Shard) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""fine-tune a detector from an encoder, and measure its box and mask AP"""
+"""fine-tune a detector from a run's encoder, and measure its box and mask AP"""
 
 import sys
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """Fine-tune Faster or Mask R-CNN from a run's ResNet, and measure average precision."""
+    """Fine-tune Faster R-CNN or Mask R-CNN from a run's ResNet, and measure AP."""
 
     run: RunFolder
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    """A folder in Pascal VOC or COCO layout."""
+    """Dataset folder in Pascal VOC or COCO format."""
     recipe: str | None = None
-    """Recipe to start from; if left out, one that fits the data."""
+    """Recipe; if omitted, based on the data."""
     out: str | None = None
-    """Output folder; if left out, RUN/transfer/DATA-TASK-DETECTOR."""
+    """Output folder; if omitted, RUN/transfer/DATA-TASK-DETECTOR."""
     resume: Switch = False
-    """Continue an unfinished transfer from its last checkpoint."""
+    """Resume an unfinished transfer run from its last checkpoint."""
     settings: TransferOverrides
 
 
@@ -46,4 +46,4 @@ def render(outcome: "TransferResult") -> list[Any]:
 
 
 def after(options: Transfer, outcome: "TransferResult") -> None:
-    print(f"look at {outcome.out}/report.html", file=sys.stderr)
+    print(f"see {outcome.out}/report.html", file=sys.stderr)

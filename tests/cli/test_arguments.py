@@ -107,7 +107,10 @@ def test_rows_of_a_table_set_their_own_method_and_seed(capsys, flag):
     assert cli.main(["reproduce", "hub", flag, "1"]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"siam: unknown setting '{flag}'")
-    says = {"--method": "each row of a table names its own method", "--seed": "set their number with --seeds"}
+    says = {
+        "--method": "each table row sets its own method",
+        "--seed": "set the number of seeds with --seeds",
+    }
     assert says.get(flag, "") in error
 
 

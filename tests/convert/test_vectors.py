@@ -62,7 +62,7 @@ def test_an_unwritable_path_is_an_error(run, photos, tmp_path):
 
 def test_a_folder_as_output_file_is_refused(run, photos, tmp_path):
     """The error comes before any work, so no parts are left behind."""
-    with pytest.raises(RunError, match=r"photos is a folder: give the file to write, such as .*\.parquet"):
+    with pytest.raises(RunError, match=r"photos is a folder: specify a file, such as .*\.parquet"):
         embed_to_parquet(run, photos, photos)
     assert not (tmp_path / "photos.parts").exists()
 

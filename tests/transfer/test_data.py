@@ -76,7 +76,7 @@ def test_voc_is_read_correctly(voc):
     left, top, right, bottom = first.instances[0].box
     for side, value in (("xmin", left + 1), ("ymin", top + 1), ("xmax", right), ("ymax", bottom)):
         assert f"<{side}>{value:.0f}</{side}>" in text
-    with pytest.raises(DataError, match="has only boxes"):
+    with pytest.raises(DataError, match="has no masks"):
         open_annotated(voc, masks=True)
 
 
@@ -134,7 +134,7 @@ def test_bad_voc_is_skipped_and_counted(tmp_path):
     }
     assert [len(found.train[i].instances) for i in range(len(found.train))] == [2, 1]
     assert (found.train[1].width, found.train[1].height) == (40, 40)
-    assert "2 x an object without a name or box, the first in nameless.xml" in found.skipped.lines()
+    assert "2 x an object without a name or box (first: nameless.xml)" in found.skipped.lines()
 
 
 def test_bad_coco_is_skipped_and_counted(tmp_path):
@@ -174,19 +174,19 @@ def test_bad_coco_is_skipped_and_counted(tmp_path):
     ("make", "complaint"),
     [
         (lambda root: None, "does not exist"),
-        (lambda root: root.mkdir(), "is in neither VOC nor COCO layout"),
+        (lambda root: root.mkdir(), "is in neither VOC nor COCO format"),
         (lambda root: root.write_text("x"), "is not a folder"),
-        (lambda root: make_voc(root / "VOC2007", {"trainval": {"1": xml([])}}), "has no lists"),
+        (lambda root: make_voc(root / "VOC2007", {"trainval": {"1": xml([])}}), "has no training and test"),
         (
             lambda root: make_voc(root / "V", {"trainval": {"1": "<a"}, "test": {"2": xml([])}}),
-            "no usable image with an object to train on; skipped: 1 x an annotation that is not "
-            "valid XML, the first in 1.xml",
+            "no training images with valid annotations; skipped: 1 x an annotation that is not "
+            r"valid XML \(first: 1.xml\)",
         ),
-        (lambda root: make_coco(root, coco_json([])), "no usable image with an object to train on"),
-        (lambda root: make_coco(root, coco_json([GOOD]), coco_json([])), "with an object to test on"),
+        (lambda root: make_coco(root, coco_json([])), "no training images with valid annotations"),
+        (lambda root: make_coco(root, coco_json([GOOD]), coco_json([])), "no test images with valid"),
         (
             lambda root: make_coco(root, coco_json([GOOD]), coco_json([GOOD], ((9, "fox"),))),
-            "calls category 9 fox, but instances_train2017.json calls it dog",
+            "category 9 is 'fox' in .*, but 'dog' in instances_train2017.json",
         ),
     ],
 )  # fmt: skip
@@ -212,7 +212,7 @@ def test_a_set_without_usable_images_exits_with_status_2_and_one_line(tmp_path, 
     make_voc(tmp_path / "d" / "VOC2007", {"trainval": {"1": xml([])}, "test": {"2": xml([])}})
     done = run_cli("transfer", encoder, tmp_path / "d", *LITTLE, "--out", tmp_path / "out", check=2)
     assert len(done.stderr.strip().splitlines()) == 1
-    assert "has no usable image with an object to train on" in done.stderr
+    assert "has no training images with valid annotations" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

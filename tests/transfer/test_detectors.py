@@ -161,5 +161,5 @@ def test_the_empty_class_is_never_predicted(encoder):
 
 
 def test_detectors_are_for_resnets():
-    with pytest.raises(SettingsError, match="no layer1 to layer4"):
+    with pytest.raises(SettingsError, match="need a ResNet backbone with layer1 to layer4"):
         build_detector(build_backbone("vit_tiny_patch16_224", 64), 3, SMALL)

@@ -78,7 +78,7 @@ def test_end_to_end(request, capsys, encoder, tmp_path, task, detector):
     assert not re.search(r'(src|href)="(?!data:|#)', page)
 
     _, complaint = run_transfer(capsys, *asked, status=2)
-    assert "already holds a transfer: continue it with --resume" in complaint
+    assert "already contains a transfer run: resume it with --resume" in complaint
 
 
 OVERFIT = """
@@ -131,7 +131,7 @@ def test_killed_and_resumed_is_the_same_transfer(capsys, few_coco, encoder, tmp_
     assert outcome["iterations"] == 7
     assert (broken / "metrics.jsonl").read_bytes() == before
     _, complaint = run_transfer(capsys, *arguments, "--out", broken, "--resume", "--lr", 0.5, status=2)
-    assert "was started with other settings: lr (0.02 and 0.5)" in complaint
+    assert "was started with different settings: lr (0.02 and 0.5)" in complaint
 
 
 def test_the_backbones_initialization(encoder, tmp_path):
@@ -155,15 +155,15 @@ def test_the_backbones_initialization(encoder, tmp_path):
     )
 
     torch.save({"state_dict": {key: value for key, value in changed.items() if ".conv1." in key}}, file)
-    with pytest.raises(RunError, match=r"does not fit the resnet18 of .*: Missing key"):
+    with pytest.raises(RunError, match=r"does not match the resnet18 backbone of .*: Missing key"):
         init_backbone(encoder, str(file), 0)
-    with pytest.raises(RunError, match="--init rundom is neither `random` nor an existing run or checkpoint"):
+    with pytest.raises(RunError, match="--init must be `random`, a run folder or a checkpoint file, got"):
         init_backbone(encoder, "rundom", 0)
 
 
 def test_a_refused_initialization_leaves_no_folder(capsys, few_voc, encoder, tmp_path):
     arguments = [encoder, few_voc, *LITTLE, "--init", "rundom", "--out", tmp_path / "out"]
-    assert "--init rundom is neither" in run_transfer(capsys, *arguments, status=2)[1]
+    assert "--init must be `random`" in run_transfer(capsys, *arguments, status=2)[1]
     assert not (tmp_path / "out").exists()
 
 
