@@ -100,7 +100,7 @@ def _is_resumed(folder: Path, resume: Resume) -> bool:
             )
         return exists
     if any((folder / name).exists() for name in (CHECKPOINT, ENCODER, NETWORK)):  # trained or imported
-        raise RunError(f"{folder} already holds a run: continue it with --resume, or choose another --out")
+        raise RunError(f"{folder} already contains a run: resume it with --resume, or choose another --out")
     return False  # a run that has never saved anything starts over
 
 

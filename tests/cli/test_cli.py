@@ -133,7 +133,7 @@ def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(capsys, tm
     run = tmp_path / "run"
     assert cli.main(["pretrain", str(photos), *TINY, "--out", str(run)]) == 0
     capsys.readouterr()
-    assert "already holds a run" in refused(capsys, "pretrain", photos, *TINY, "--out", run)
+    assert "already contains a run" in refused(capsys, "pretrain", photos, *TINY, "--out", run)
     again = ["pretrain", f"{photos}/", *TINY, "--out", run, "--resume"]  # the same folder, typed otherwise
     assert cli.main([str(arg) for arg in again]) == 0
     capsys.readouterr()
@@ -152,7 +152,7 @@ def test_a_folder_with_weights_is_never_overwritten(capsys, tmp_path, photos, we
     run = tmp_path / "run"
     run.mkdir()
     (run / weights).write_bytes(b"precious")
-    assert "already holds a run" in refused(capsys, "pretrain", photos, *TINY, "--out", run)
+    assert "already contains a run" in refused(capsys, "pretrain", photos, *TINY, "--out", run)
     assert (run / weights).read_bytes() == b"precious"
 
 
