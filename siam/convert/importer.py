@@ -13,10 +13,11 @@ from siam.convert.layouts import State, recognize, translate
 from siam.errors import RunError, SettingsError, first_line
 from siam.methods import METHODS, Method
 from siam.network import Network
-from siam.runs.encoder import save_encoder, save_network
-from siam.runs.folder import METRICS, NETWORK, SETTINGS, save_settings
-from siam.runs.tensors import load_tensors
+from siam.runs.encoder import encoder_file
+from siam.runs.folder import ENCODER, METRICS, NETWORK, SETTINGS, require_free, settings_file
+from siam.runs.tensors import load_tensors, safetensors_file
 from siam.settings.pretraining import Settings, ViewSettings
+from siam.system.files import ELSEWHERE, make_folder, write_together, writing
 
 _BLOCKS = {
     (False, (2, 2, 2, 2)): "resnet18",
@@ -55,8 +56,7 @@ def import_checkpoint(
     already contains a run; raises SettingsError for an unknown backbone or method.
     """
     checkpoint, out = Path(checkpoint), Path(out)
-    if (out / SETTINGS).exists():
-        raise RunError(f"{out} already contains a run: choose another --out")
+    require_free(out)
     tensors, metadata = read_tensors(checkpoint)
     layout = recognize(list(tensors))
     state, left = translate(tensors, layout)
@@ -68,15 +68,17 @@ def import_checkpoint(
     parts = tuple(
         name for name in ("backbone", "projector", "predictor", "target_encoder") if _has(state, name)
     )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write to {out}: {error.strerror or error}") from None
-    save_encoder(out, network.backbone, settings)
-    save_network(out, network)
     record = {"kind": "imported", "from": str(checkpoint), "layout": layout.name, "parts": parts}
-    (out / METRICS).write_text(json.dumps(record) + "\n")
-    save_settings(out, settings)  # last, because it makes the folder a run
+    line = json.dumps(record) + "\n"
+    with writing(out, ELSEWHERE), make_folder(out):
+        write_together(
+            {
+                out / ENCODER: encoder_file(network.backbone, settings),
+                out / NETWORK: safetensors_file(network.state_dict()),
+                out / METRICS: lambda file: file.write(line.encode()),
+                out / SETTINGS: settings_file(settings),  # last, because it makes the folder a run
+            }
+        )
     return Imported(str(out), layout.name, settings.backbone, settings.method.name, parts, tuple(left))
 
 

@@ -62,6 +62,12 @@ class Images(Protocol):
     def stacked(self) -> Tensor | None:
         """Return all images as uint8 (N, 3, H, W) if stored as an array, else None."""
 
+    def signature(self) -> bytes:
+        """Return bytes that change if the images change, such as the sizes of their files.
+
+        Must be cheap, because it is called at the start of every run.
+        """
+
 
 class Encoded:
     """Base class for datasets of encoded images; implements all of `Images` except `encoded`.
@@ -97,6 +103,10 @@ class Encoded:
 
     def stacked(self) -> Tensor | None:
         return None
+
+    def signature(self) -> bytes:
+        """Return no bytes: only names are compared. Sources that know their sizes override this."""
+        return b""
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,13 @@ from siam.report.curves import figure2
 from siam.report.formats import plus_minus
 from siam.runs.folder import METRICS, open_run
 from siam.runs.history import History
+from siam.runs.job import MAY_CHANGE
 from siam.runs.saving import RunStopped
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.settings.pretraining import Settings
 from siam.system.environment import environment
-from siam.train.start import MAY_CHANGE, Opener, start
+from siam.train.start import Opener, start
 
 Scale = Literal["demo", "cifar", "imagenette", "imagenet"]
 

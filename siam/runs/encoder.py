@@ -5,17 +5,16 @@ from typing import Literal
 
 import torch
 from safetensors.torch import load_file as load_safetensors
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from siam.errors import RunError, first_line
 from siam.parts.backbone import build_backbone, features_of
 from siam.parts.heads import build_projector
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK, open_run
-from siam.runs.tensors import load_checkpoint
+from siam.runs.tensors import load_checkpoint, safetensors_file
 from siam.settings.pretraining import Settings
 from siam.system.device import find_device
-from siam.system.files import write_atomically
+from siam.system.files import Write, write_atomically
 
 Layer = Literal["backbone", "projector"]
 
@@ -96,21 +95,19 @@ def untrained(run: str | Path, device: str = "cpu") -> Encoder:
 
 
 def save_encoder(folder: Path, backbone: nn.Module, settings: Settings) -> None:
-    """Write the backbone to encoder.safetensors.
+    """Write the backbone to encoder.safetensors."""
+    write_atomically(folder / ENCODER, encoder_file(backbone, settings))
+
+
+def encoder_file(backbone: nn.Module, settings: Settings) -> Write:
+    """Return a function that writes the contents of encoder.safetensors.
 
     Parameter names are timm's, which for ResNets are the same as torchvision's.
     """
     from siam import __version__
 
-    tensors = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
     metadata = {"method": settings.method.name, "backbone": settings.backbone, "siam": __version__}
-    write_atomically(folder / ENCODER, lambda file: file.write(save(tensors, metadata)))
-
-
-def save_network(folder: Path, network: nn.Module) -> None:
-    """Write the full network of an imported run, which has no checkpoint, to network.safetensors."""
-    tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    write_atomically(folder / NETWORK, lambda file: file.write(save(tensors)))
+    return safetensors_file(backbone.state_dict(), metadata)
 
 
 def load_network(run: str | Path) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from typing import Any, Self
 from rich.console import Console
 
 from siam.runs.bars import Bars
-from siam.runs.folder import METRICS
+from siam.runs.folder import BOARD, METRICS
 
 
 class Logger:
@@ -113,4 +113,4 @@ def _tensorboard(folder: Path, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+    return SummaryWriter(str(folder / BOARD), purge_step=step)

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from siam.data.fingerprint import Fingerprint
 from siam.data.random import STEP, counter_uniform
 from siam.errors import Diverged, RunError, SiamError
 from siam.processes.agree import (
@@ -31,11 +32,13 @@ from siam.runs.bars import print_line
 from siam.runs.checkpoint import Progress, Stateful, checkpoints, load_last, restore, save_checkpoint
 from siam.runs.clock import Clock
 from siam.runs.folder import CHECKPOINT, UNREADABLE
+from siam.runs.job import Job, Machine, compare
 from siam.runs.logger import Logger, NullLogger
 from siam.runs.saving import RunStopped, Saver, StopRequest
+from siam.settings.plain import to_dict
 from siam.settings.pretraining import CheckpointSettings
 from siam.system.device import find_device, tune_process, uses_bf16
-from siam.system.files import locked, write_atomically
+from siam.system.files import locked, write_atomically, writing
 
 T = TypeVar("T")
 
@@ -87,6 +90,7 @@ class Session:
         self._before_save: list[Callable[[], object]] = []
         self._write_with_checkpoint: Callable[[], object] = lambda: None
         self._held = ExitStack()
+        self._moved = ""
 
     def __enter__(self) -> Self:
         with ExitStack() as held:
@@ -114,6 +118,19 @@ class Session:
             if warning:
                 self.print(warning)
 
+    def require_same_job(self, images: Callable[[], Fingerprint], fix: str) -> None:
+        """Compare images, settings and machine with those of the restored checkpoint, and save them from now on.
+
+        images: called on rank 0 only. fix: what to do with changed images, for the error message. Prints a
+        line if the machine differs. Raises RunError if the images or the settings differ.
+        """
+        job = Job(on_rank_zero(images), to_dict(self.settings), Machine.of(self.device, self.bf16))
+        if self.progress.job:
+            self._moved = on_rank_zero(lambda: compare(self.progress.job, job, self.folder, fix))
+        if self._moved:
+            self.print(self._moved)
+        self.progress.job = job.plain()
+
     def track_unreadable(self, found: dict[str, str], record: Callable[[dict[str, str]], None]) -> None:
         """Save a loader's unreadable images in checkpoints and share them across ranks.
 
@@ -139,8 +156,11 @@ class Session:
         self.lr_setting, self.name_batch = lr_setting, name_batch
         self.log = NullLogger()
         if rank() == 0:
-            self.log = Logger(self.folder, total_steps, self.step, self.progress.log_bytes, self.console)
+            with writing(self.folder, "; free some space, or choose another --out"):
+                self.log = Logger(self.folder, total_steps, self.step, self.progress.log_bytes, self.console)
         self._held.enter_context(self.log)
+        if self._moved:
+            self.log.log("resume", step=self.step, difference=self._moved)
         self.stop = self._held.enter_context(StopRequest())
         self.saver = Saver(self.settings.checkpoint, self.step, self.log.print)
         self.flags = AnyRankFlag()

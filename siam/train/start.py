@@ -20,17 +20,19 @@ from siam.processes.agree import all_gather_object, on_rank_zero, raise_everywhe
 from siam.processes.gather import rank, world_size
 from siam.processes.launch import how_many, launch, require_equal_shares
 from siam.processes.rendezvous import is_distributed, process_group, was_restarted
-from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK, SETTINGS, open_run
+from siam.runs.folder import SETTINGS, open_run, require_new
+from siam.runs.job import MAY_CHANGE, train_on
 from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences
 from siam.settings.pretraining import Settings
+from siam.system.files import ELSEWHERE, writing
+from siam.train.finished import finished
 from siam.train.pretrain import Outcome, train
 
-MAY_CHANGE = ("device", "devices", "timeout", "loader.", "checkpoint.")
-"""Settings that may change on resume; all others must match the original run."""
-
 Resume = bool | Literal["auto"]
+_SCHEDULE = " (its learning rate has followed a schedule for its own number of epochs)"
+
 Opener = Callable[[str], ImageSets]
 """A cached `open_images`, because listing a million files takes seconds."""
 
@@ -56,6 +58,9 @@ def start(
     group = overrides.only("device", "timeout").over(Settings())
     with process_group(group.device, parse_duration(group.timeout, "timeout")):
         settings, folder = on_rank_zero(lambda: resolve(overrides, recipe, out, resume, open_once))
+        outcome = on_rank_zero(lambda: finished(folder, console))
+        if outcome is not None:
+            return outcome
         if not is_distributed():
             processes = how_many(settings.devices, settings.device, settings.batch_size, settings.grad_accum)
             if processes > 1:
@@ -99,9 +104,8 @@ def _is_resumed(folder: Path, resume: Resume) -> bool:
                 "auto, which resumes a run if there is one"
             )
         return exists
-    if any((folder / name).exists() for name in (CHECKPOINT, ENCODER, NETWORK)):  # trained or imported
-        raise RunError(f"{folder} already contains a run: resume it with --resume, or choose another --out")
-    return False  # a run that has never saved anything starts over
+    require_new(folder)
+    return False
 
 
 def _new_settings(overrides: Overrides, recipe: str | None, open_once: Opener) -> Settings:
@@ -125,8 +129,8 @@ def _resumed_settings(folder: Path, overrides: Overrides) -> Settings:
     changed = [name for name in differences(own, settings) if not name.startswith(MAY_CHANGE)]
     if changed:
         raise RunError(
-            f"{folder} was started with different settings: {', '.join(changed)}; leave them out, or choose "
-            "another --out"
+            f"{folder} was started with different settings: {', '.join(changed)}; leave them out, or "
+            f"{train_on(folder)}{_SCHEDULE if any(name.startswith('epochs ') for name in changed) else ''}"
         )
     return settings
 
@@ -166,11 +170,9 @@ def _open_on_all_ranks(data: str, console: Console, open_once: Opener) -> ImageS
 
 def _make_folder(folder: Path) -> None:
     """Create the run folder. Raises RunError if it is not writable."""
-    try:
+    with writing(folder, ELSEWHERE):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".lock").touch()
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None
 
 
 def _default_folder(method: str, data: str, resume: bool) -> Path:

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from siam.data.decode import BrokenImage
 from siam.data.images import Encoded, ImageSets
 from siam.data.labels import class_folders
@@ -38,6 +40,18 @@ class FolderImages(Encoded):
             return (self.root / self.names[i]).read_bytes()
         except OSError as error:
             raise BrokenImage(error.strerror or "cannot be opened") from None
+
+    def signature(self) -> bytes:
+        """Return the sizes of all files."""
+        sizes = np.fromiter((_size(os.path.join(self.root, name)) for name in self.names), np.int64, len(self))
+        return sizes.tobytes()
+
+
+def _size(file: str) -> int:
+    try:
+        return os.stat(file).st_size
+    except OSError:
+        return -1
 
 
 def _walk(root: Path) -> Iterator[str]:
