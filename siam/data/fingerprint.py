@@ -4,10 +4,12 @@ A fingerprint does not depend on the place: a copy of a folder has the fingerpri
 """
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from siam.data.images import ImageSets
+if TYPE_CHECKING:
+    from siam.data.images import ImageSets
 
 Fingerprint = dict[str, Any]
 """Of each split: the number of images, and digests of their names and contents (usually, sizes)."""
@@ -25,7 +27,7 @@ class Named(Protocol):
         """Return bytes that change if the images change, such as the sizes of their files."""
 
 
-def fingerprint(sets: ImageSets) -> Fingerprint:
+def fingerprint(sets: "ImageSets") -> Fingerprint:
     """Return the fingerprint of the training and validation images."""
     return fingerprint_of({"training": sets.train} | ({} if sets.val is None else {"validation": sets.val}))
 
@@ -75,3 +77,11 @@ def changes(before: Fingerprint, now: Fingerprint) -> list[str]:
         else:
             found.append(f"{split} images with other contents")
     return found
+
+
+def size_of_file(file: str) -> int:
+    """Return the size of a file in bytes; -1 if there is none."""
+    try:
+        return os.stat(file).st_size
+    except OSError:
+        return -1

@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock
 
 from siam.errors import DataError, first_line
+from siam.system.files import write_atomically
 
 _ATTEMPTS = 4
 _EXTRAS = {
@@ -73,21 +74,17 @@ def fetch(url: str) -> Path:
 
 def _download(url: str, file: Path) -> None:
     system, path = _system(url)
-    part = file.with_name(file.name + ".part")
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            with system.open(path, "rb") as source, part.open("wb") as target:
-                shutil.copyfileobj(source, target, 2**22)
+            with system.open(path, "rb") as source:
+                write_atomically(file, lambda target: shutil.copyfileobj(source, target, 2**22))
         except FileNotFoundError:
-            part.unlink(missing_ok=True)
             raise DataError(f"{url} does not exist") from None
         except Exception as error:
-            part.unlink(missing_ok=True)
             if attempt == _ATTEMPTS:
                 raise DataError(f"{url} cannot be downloaded: {first_line(error)}") from None
             time.sleep(2.0 ** (attempt - 2))
         else:
-            part.replace(file)
             return
 
 
@@ -97,7 +94,7 @@ def _make_room(folder: Path, keep: Path) -> None:
     files = []
     for file in folder.iterdir():
         with contextlib.suppress(OSError):  # another process may be removing the file
-            if not file.name.endswith((".lock", ".part")):
+            if not file.name.endswith((".lock", ".writing")):
                 files.append((file.stat().st_mtime, file.stat().st_size, file))
     total = sum(size for _, size, _ in files)
     for _, size, file in sorted(files):

@@ -4,7 +4,8 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +18,7 @@ from siam.data.patterns import IMAGE_SUFFIXES
 from siam.data.sources import open_images
 from siam.data.sources.shards import INDEX
 from siam.errors import DataError, SettingsError
-from siam.system.files import write_atomically
+from siam.system.files import ELSEWHERE, make_folder, write_atomically, writing
 
 _FIRST_BYTES = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}
 """Magic bytes of an image format -> file extension."""
@@ -42,11 +43,12 @@ def shard(
     SiamError.
     """
     limit, folder = bytes_of(size), Path(out)
+    if folder.suffix == ".tar" or folder.is_file():
+        raise SettingsError(f"--out is a folder of shards, got {folder}: choose a folder")
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty: choose another --out")
     sets = open_images(data)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder, ELSEWHERE), make_folder(folder), _removed_on_error(folder):
         entries, unreadable = [], 0
         for split, images in (("train", sets.train), ("val", sets.val)):
             if images is not None:
@@ -56,10 +58,20 @@ def shard(
         index = {"wids_version": 1, "name": str(data), "shardlist": entries}
         text = json.dumps(index, indent=1)
         write_atomically(folder / INDEX, lambda file: file.write(text.encode()))
-    except OSError as error:
-        raise DataError(f"cannot write to {folder}: {error.strerror or error}") from None
     total = sum(entry["nsamples"] for entry in entries)
     return {"out": str(folder), "images": total, "unreadable": unreadable, "shards": len(entries)}
+
+
+@contextmanager
+def _removed_on_error(folder: Path) -> Iterator[None]:
+    """Remove the shards if not all of them could be written: a part would pass for the whole."""
+    try:
+        yield
+    except BaseException:
+        for split in ("train", "val"):
+            for file in folder.glob(f"{split}-??????.tar"):
+                file.unlink()
+        raise
 
 
 def _write(

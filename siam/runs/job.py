@@ -25,7 +25,8 @@ class Machine:
     precision: str
     processes: int
     threads: int
-    torch: str
+    library: str
+    """The version of torch."""
 
     @classmethod
     def of(cls, device: torch.device, bf16: bool) -> Self:
@@ -35,7 +36,7 @@ class Machine:
             precision="bf16" if bf16 else "float32",
             processes=world_size(),
             threads=torch.get_num_threads(),
-            torch=torch.__version__,
+            library=f"torch {torch.__version__}",
         )
 
 
@@ -83,7 +84,11 @@ def compare(before: dict[str, Any], now: Job, folder: Path, fix: str) -> str:
         for name, value in before["machine"].items()
         if machine[name] != value
     ]
-    return f"resumed with {', '.join(moved)}: no longer equal bit for bit to an uninterrupted run" if moved else ""
+    return (
+        f"resumed with {', '.join(moved)}: no longer equal bit for bit to an uninterrupted run"
+        if moved
+        else ""
+    )
 
 
 def _flat(settings: dict[str, Any], path: str = "") -> dict[str, Any]:

@@ -42,6 +42,11 @@ class Logger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bars.progress.stop()
+        with contextlib.suppress(OSError):
+            self._write()
+        if self.waiting:
+            lost = self.waiting.count(b"\n")
+            self.print(f"the last {lost} records could not be written to {self.file.name}: the disk is full")
         self.file.close()
         if self.board is not None:
             with contextlib.suppress(OSError):

@@ -119,7 +119,7 @@ class Session:
                 self.print(warning)
 
     def require_same_job(self, images: Callable[[], Fingerprint], fix: str) -> None:
-        """Compare images, settings and machine with those of the restored checkpoint, and save them from now on.
+        """Compare images, settings and machine with those of the checkpoint, and save them in the next ones.
 
         images: called on rank 0 only. fix: what to do with changed images, for the error message. Prints a
         line if the machine differs. Raises RunError if the images or the settings differ.

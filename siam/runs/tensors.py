@@ -1,4 +1,4 @@
-"""Load tensors from files without executing any code in them, and write files that are equal for equal tensors."""
+"""Load tensors from files without executing any code in them; write equal tensors as equal bytes."""
 
 import io
 import json

@@ -1,6 +1,8 @@
 """Data structures for annotated images, shared by the VOC and COCO readers."""
 
+import hashlib
 import json
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siam.data.decode import BrokenImage, decode
+from siam.data.fingerprint import size_of_file
 
 Box = tuple[float, float, float, float]
 """Box as (left, top, right, bottom) in pixels; right and bottom are exclusive."""
@@ -83,7 +86,17 @@ class AnnotatedImages:
         return _load(self.block[self.offsets[i] : self.offsets[i + 1]])
 
     def path(self, i: int) -> str:
-        return str(self[i].file)
+        file: str = json.loads(self.block[self.offsets[i] : self.offsets[i + 1]])["file"]
+        return file
+
+    def signature(self) -> bytes:
+        """Return the sizes of all files, and a digest of their annotations."""
+        sizes, annotations = array("q"), hashlib.sha256()
+        for i in range(len(self)):
+            plain = json.loads(self.block[self.offsets[i] : self.offsets[i + 1]])
+            sizes.append(size_of_file(plain.pop("file")))
+            annotations.update(json.dumps(plain).encode())
+        return sizes.tobytes() + annotations.digest()
 
     def read(self, i: int) -> Tensor:
         """Decode image `i` at full size as uint8 (3, H, W).

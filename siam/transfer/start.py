@@ -1,5 +1,6 @@
 """Set up a transfer run (backbone, data, settings and output folder) and start it."""
 
+import os
 import re
 from collections.abc import Callable
 from functools import cache
@@ -22,19 +23,27 @@ from siam.processes.rendezvous import is_distributed, process_group, was_restart
 from siam.report.page import write_report
 from siam.report.transfer import write_transfer_report
 from siam.runs.encoder import load
-from siam.runs.folder import METRICS, TRANSFERS, open_run
-from siam.runs.results import TRANSFER, TransferResult, load_transfer, save_transfer
+from siam.runs.folder import BOARD, CHECKPOINT, METRICS, REPORT, TRANSFERS, UNREADABLE, open_run, require_free
+from siam.runs.job import MAY_CHANGE
+from siam.runs.results import (
+    BOXES,
+    DRAWN,
+    MASKS,
+    RESULT,
+    TRANSFER,
+    TRUTH,
+    TransferResult,
+    load_transfer,
+    save_transfer,
+)  # fmt: skip
 from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
-from siam.system.files import write_atomically
+from siam.system.files import ELSEWHERE, make_folder, write_atomically, writing
 from siam.transfer.annotations import DetectionDataset
 from siam.transfer.data import open_annotated
 from siam.transfer.settings import TransferSettings, starting_point
 from siam.transfer.train import train
-
-MAY_CHANGE = ("device", "devices", "timeout", "workers", "checkpoint.")
-"""Settings that may change on resume, because they do not affect the result."""
 
 Opener = Callable[[str | Path, bool], DetectionDataset]
 """Type of `open_annotated`, which may be cached so that annotations are read once."""
@@ -103,10 +112,12 @@ def _save(run: Path, folder: Path, outcome: TransferResult) -> None:
 
     If `folder` is in RUN/transfer/, also update the run's report.
     """
-    save_transfer(folder, outcome)
-    write_transfer_report(folder)
-    if folder.parent.resolve() == (run / TRANSFERS).resolve():
-        write_report(run)
+    with writing(folder, "; free some space and continue with --resume"):
+        save_transfer(folder, outcome)
+    with writing(f"{folder}/report.html", "; the result was saved, but is not on that page"):
+        write_transfer_report(folder)
+        if folder.parent.resolve() == (run / TRANSFERS).resolve():
+            write_report(run)
 
 
 def resolve(
@@ -181,25 +192,23 @@ def _claim(folder: Path, resume: bool, plain: dict[str, Any], settings: Transfer
             )
         _require_same(file, plain, settings)
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / METRICS).touch()
+    require_free(folder, [METRICS, CHECKPOINT, REPORT, UNREADABLE, RESULT, TRUTH, BOXES, MASKS, DRAWN, BOARD])
+    with writing(folder, ELSEWHERE), make_folder(folder):
         text = yaml.safe_dump(plain, sort_keys=False)
         write_atomically(file, lambda out: out.write(text.encode()))
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None
 
 
 def _require_same(file: Path, plain: dict[str, Any], settings: TransferSettings) -> None:
     """Raise RunError if run, data or training settings differ from transfer.yaml."""
     try:
         before = yaml.safe_load(file.read_text())
-        same = {name: before.pop(name) == plain[name] for name in ("run", "data")}
+        before.pop("data")  # may be at another place; the checkpoint knows which images they are
+        same_run = os.path.realpath(before.pop("run")) == os.path.realpath(plain["run"])
         other = from_dict(before, TransferSettings())
     except (yaml.YAMLError, UnicodeDecodeError, SettingsError, AttributeError, KeyError) as error:
         raise RunError(f"{file} cannot be read: {first_line(error)}") from None
     changed = [name for name in differences(other, settings) if not name.startswith(MAY_CHANGE)]
-    changed += [name for name, holds in same.items() if not holds]
+    changed += [] if same_run else ["run"]
     if changed:
         raise RunError(
             f"{file.parent} was started with different settings: {', '.join(changed)}; use the original "

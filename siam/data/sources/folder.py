@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from siam.data.decode import BrokenImage
+from siam.data.fingerprint import size_of_file
 from siam.data.images import Encoded, ImageSets
 from siam.data.labels import class_folders
 from siam.data.packed import PackedStrings
@@ -43,15 +44,10 @@ class FolderImages(Encoded):
 
     def signature(self) -> bytes:
         """Return the sizes of all files."""
-        sizes = np.fromiter((_size(os.path.join(self.root, name)) for name in self.names), np.int64, len(self))
+        sizes = np.fromiter(
+            (size_of_file(os.path.join(self.root, name)) for name in self.names), np.int64, len(self)
+        )
         return sizes.tobytes()
-
-
-def _size(file: str) -> int:
-    try:
-        return os.stat(file).st_size
-    except OSError:
-        return -1
 
 
 def _walk(root: Path) -> Iterator[str]:
