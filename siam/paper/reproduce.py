@@ -1,25 +1,26 @@
 """Implement `siam reproduce`: run a table's experiments and write the results."""
 
 import io
-import json
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import matplotlib as mpl
 from rich.console import Console
 
 from siam import recipes
+from siam.data.fingerprint import fingerprint
 from siam.data.sources import open_images
 from siam.errors import Diverged, RunError, SettingsError
 from siam.metrics import all_metrics, label
-from siam.paper.cells import Mean, markdown_row, mean_of, run_folder, save, save_table
+from siam.paper.cells import Mean, markdown_row, mean_of, require_table, run_folder, save, save_table
 from siam.paper.tables import Row, Table, table
 from siam.report.curves import figure2
 from siam.report.formats import plus_minus
 from siam.runs.folder import METRICS, open_run
 from siam.runs.history import History
-from siam.runs.job import MAY_CHANGE
+from siam.runs.job import MAY_CHANGE, require_images_of
 from siam.runs.saving import RunStopped
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
@@ -78,11 +79,11 @@ def reproduce(
     folder = Path(out) if out is not None else Path("runs") / "reproduce" / f"{name}-{scale}"
     studies = {row.name: Study(row, [], to_dict(base)) for row, base in settings}
     todo = [(seed, row, base) for seed in range(seeds) for row, base in settings]
-    facts = _facts(folder)
+    facts = _facts(require_table(folder, name))
     for at, (seed, row, base) in enumerate(todo, start=1):
         console.print(f"[bold]{at} of {len(todo)}[/]  {name}: {row.name}, seed {seed}", highlight=False)
         run, seeded = run_folder(folder, row.name, seed), replace(base, seed=seed)
-        outcome = _finished(run, seeded)
+        outcome = _finished(run, seeded, open_once)
         if outcome is None:
             outcome, facts = _train(run, seeded, console, open_once), None
         studies[row.name].outcomes.append(outcome)
@@ -119,22 +120,16 @@ def _settings_of_rows(
     return [(row, from_dict(row.change, base(method))) for row, method in zip(rows, methods, strict=True)]
 
 
-def _facts(folder: Path) -> dict[str, Any] | None:
-    """Return the environment and command recorded in table.json.
-
-    Returns None if the file is missing or invalid.
-    """
-    try:
-        before = json.loads((folder / "table.json").read_text())
-        return {name: before[name] for name in (*environment(), "command")}
-    except (OSError, ValueError, KeyError):
-        return None
+def _facts(before: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the environment and command recorded in table.json; None if they are missing."""
+    names = (*environment(), "command")
+    return {name: before[name] for name in names} if all(name in before for name in names) else None
 
 
-def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
+def _finished(run: Path, settings: Settings, open_once: Opener) -> dict[str, Any] | None:
     """Return the result of a run, or None if the run has not finished.
 
-    Raises RunError if the run has different settings.
+    Raises RunError if the run has different settings or images.
     """
     if not (run / METRICS).exists():
         return None
@@ -145,6 +140,7 @@ def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
     ends = [record for record in opened.metrics() if record["kind"] in ("end", "diverged")]
     if not ends:
         return None
+    require_images_of(run, lambda: fingerprint(open_once(settings.data)), "choose another --out")
     outcome = {name: value for name, value in ends[-1].items() if name not in ("kind", "step")}
     return {"run": str(run), **outcome}
 
@@ -191,9 +187,10 @@ def _write(
             run = open_run(run_folder(folder, study.row.name, 0))
             histories[study.row.name] = History(run.metrics(), run.settings)
     figure = figure2(histories)
-    for kind in ("svg", "png"):
+    for kind, undated in (("svg", {"Date": None}), ("png", {})):
         drawn = io.BytesIO()
-        figure.savefig(drawn, format=kind, dpi=150)
+        with mpl.rc_context({"svg.hashsalt": name}):  # the same figure gives the same bytes
+            figure.savefig(drawn, format=kind, dpi=150, metadata=undated)
         save(folder / f"figure.{kind}", drawn.getvalue())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from siam.errors import SettingsError
-from siam.paper.cells import Mean, markdown_row, mean_of, run_folder, save_table
+from siam.paper.cells import Mean, markdown_row, mean_of, require_table, run_folder, save_table
 from siam.report.formats import plus_minus
 from siam.report.published import COLUMNS, TABLE5, column, row_of
 from siam.runs.folder import METRICS, open_run
@@ -67,6 +67,7 @@ def reproduce_transfer(
         raise SettingsError(f"seeds must be at least 1, got {seeds}")
     task = overrides.only("task").over(TransferSettings()).task
     folder = Path(out) if out is not None else Path("runs") / "reproduce" / f"transfer-{task}"
+    require_table(folder, "transfer")
     lines = [Line("none (scratch)", "scratch", runs[0], "random", [])]
     lines += [Line(Path(run).resolve().name, _published(run), run, "", []) for run in runs]
     todo = [(seed, line) for seed in range(seeds) for line in lines]

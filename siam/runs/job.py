@@ -1,5 +1,6 @@
 """Compare a resumed run with the one that began: its images, its settings and the machine."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -9,6 +10,7 @@ import torch
 from siam.data.fingerprint import Fingerprint, changes
 from siam.errors import RunError
 from siam.processes.gather import world_size
+from siam.runs.checkpoint import checkpoints, load_last
 
 MAY_CHANGE = ("data", "device", "timeout", "loader.", "workers", "checkpoint.")
 """Names, or beginnings of names, of settings that may change on resume.
@@ -58,6 +60,13 @@ def require_same_images(before: Fingerprint, now: Fingerprint, run: str | Path, 
     found = changes(before, now)
     if found:
         raise RunError(f"the images changed since {run} began ({', '.join(found)}): restore them, or {fix}")
+
+
+def require_images_of(folder: Path, now: Callable[[], Fingerprint], fix: str) -> None:
+    """Raise RunError if the images are not those of the run's checkpoint, if it has one."""
+    job = load_last(folder)[0]["progress"].get("job") if checkpoints(folder) else None
+    if job:
+        require_same_images(job["images"], now(), folder, fix)
 
 
 def compare(before: dict[str, Any], now: Job, folder: Path, fix: str) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siam.data.decode import BrokenImage, decode
-from siam.data.fingerprint import size_of_file
+from siam.data.fingerprint import Fingerprint, fingerprint_of, size_of_file
 
 Box = tuple[float, float, float, float]
 """Box as (left, top, right, bottom) in pixels; right and bottom are exclusive."""
@@ -146,6 +146,10 @@ class DetectionDataset:
     masks: bool
     """Whether instances may have segmentation masks."""
     skipped: Skipped
+
+    def fingerprint(self) -> Fingerprint:
+        """Return the fingerprint of images and annotations."""
+        return fingerprint_of({"training": self.train, "test": self.test})
 
 
 def clip_box(box: Box, width: int, height: int) -> Box | None:

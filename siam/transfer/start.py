@@ -24,7 +24,7 @@ from siam.report.page import write_report
 from siam.report.transfer import write_transfer_report
 from siam.runs.encoder import load
 from siam.runs.folder import BOARD, CHECKPOINT, METRICS, REPORT, TRANSFERS, UNREADABLE, open_run, require_free
-from siam.runs.job import MAY_CHANGE
+from siam.runs.job import MAY_CHANGE, require_images_of
 from siam.runs.results import (
     BOXES,
     DRAWN,
@@ -74,7 +74,7 @@ def transfer(
         settings, folder = on_rank_zero(
             lambda: resolve(run, data, overrides, recipe, out, resume, console, open_once)
         )
-        finished = on_rank_zero(lambda: load_transfer(folder))
+        finished = on_rank_zero(lambda: _finished(folder, data, settings, open_once))
         if finished is not None:
             return finished
         if not is_distributed():
@@ -82,6 +82,17 @@ def transfer(
             if processes > 1:
                 return launch(processes, _train_launched, run, data, settings, folder)
         return _train(run, data, settings, folder, console, open_once)
+
+
+def _finished(
+    folder: Path, data: str | Path, settings: TransferSettings, open_once: Opener
+) -> TransferResult | None:
+    """Return the result of a finished run on the same data, or None. Raises RunError for other data."""
+    finished = load_transfer(folder)
+    if finished is not None:
+        annotated = open_once(data, settings.task == "segmentation")
+        require_images_of(folder, annotated.fingerprint, "choose another --out")
+    return finished
 
 
 def _train_launched(

@@ -9,7 +9,6 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from siam.data.fingerprint import fingerprint_of
 from siam.data.loader import choose_workers
 from siam.errors import DataError
 from siam.processes.agree import all_gather_object, all_reduce_mean, on_rank_zero
@@ -17,7 +16,7 @@ from siam.processes.data_parallel import data_parallel
 from siam.processes.gather import rank, world_size
 from siam.runs.results import BOXES, DRAWN, MASKS, TRUTH, Precision, TransferResult
 from siam.runs.session import Session
-from siam.system.files import ELSEWHERE, write_atomically, writing
+from siam.system.files import write_atomically, writing
 from siam.transfer.annotations import DetectionDataset
 from siam.transfer.data import Batches, Examples
 from siam.transfer.detect import detect, draw
@@ -41,9 +40,7 @@ def train(
         workers = choose_workers(settings.workers, run.device)
         detector, optimizer = build(resnet, len(data.classes), settings, run.device)
         run.restore(detector=detector, optimizer=optimizer)
-        run.require_same_job(
-            lambda: fingerprint_of({"training": data.train, "test": data.test}), ELSEWHERE[2:]
-        )
+        run.require_same_job(data.fingerprint, "choose another --out")
         batches = Batches(
             data.train, settings.batch_size, settings.seed, settings.task == "segmentation", workers,
             rank(), world_size(),
