@@ -3,7 +3,6 @@
 import itertools
 import os
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -27,14 +26,11 @@ from siam.settings.overrides import Overrides
 from siam.settings.plain import differences
 from siam.settings.pretraining import Settings
 from siam.system.files import ELSEWHERE, writing
-from siam.train.finished import finished
+from siam.train.finished import Opener, finished
 from siam.train.pretrain import Outcome, train
 
 Resume = bool | Literal["auto"]
 _SCHEDULE = " (its learning rate has followed a schedule for its own number of epochs)"
-
-Opener = Callable[[str], ImageSets]
-"""A cached `open_images`, because listing a million files takes seconds."""
 
 
 def start(
@@ -58,7 +54,7 @@ def start(
     group = overrides.only("device", "timeout").over(Settings())
     with process_group(group.device, parse_duration(group.timeout, "timeout")):
         settings, folder = on_rank_zero(lambda: resolve(overrides, recipe, out, resume, open_once))
-        outcome = on_rank_zero(lambda: finished(folder, console))
+        outcome = on_rank_zero(lambda: finished(folder, settings.data, open_once, console))
         if outcome is not None:
             return outcome
         if not is_distributed():
