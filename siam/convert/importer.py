@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -63,7 +64,11 @@ def import_checkpoint(
     _fold_output_bias(state)
 
     settings = _settings(state, metadata, backbone, image_size, layout.method)
-    network = Network(settings.method, settings.backbone, settings.views.size, settings.width, settings.stem)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)  # for heads that the checkpoint lacks
+        network = Network(
+            settings.method, settings.backbone, settings.views.size, settings.width, settings.stem
+        )
     _load(network, state, checkpoint)
     parts = tuple(
         name for name in ("backbone", "projector", "predictor", "target_encoder") if _has(state, name)

@@ -26,7 +26,8 @@ from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.settings.pretraining import Settings
 from siam.system.environment import environment
-from siam.train.start import Opener, start
+from siam.train.finished import Opener
+from siam.train.start import start
 
 Scale = Literal["demo", "cifar", "imagenette", "imagenet"]
 

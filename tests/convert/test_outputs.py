@@ -290,7 +290,8 @@ def full(request, monkeypatch):
         if request.param == "fsync":
             monkeypatch.setattr(os, "fsync", no_space)
         else:
-            monkeypatch.setattr(os, "fdopen", lambda descriptor, mode: Small(open(descriptor, mode))  # noqa: SIM115)
+            fdopen = os.fdopen
+            monkeypatch.setattr(os, "fdopen", lambda descriptor, mode: Small(fdopen(descriptor, mode)))
 
     return fill
 

@@ -25,7 +25,7 @@ def as_list(photos, out):
 
 
 def as_tar(photos, out):
-    out.mkdir()
+    out.mkdir(parents=True)
     with tarfile.open(out / "photos.tar", "w") as tar:
         for file in sorted(photos.iterdir()):
             tar.add(file, file.name)
@@ -33,7 +33,7 @@ def as_tar(photos, out):
 
 
 def as_shards(photos, out):
-    out.mkdir()
+    out.mkdir(parents=True)
     files = sorted(photos.iterdir())
     for number, half in enumerate((files[::2], files[1::2])):
         with tarfile.open(out / f"x-{number:06d}.tar", "w") as tar:
@@ -43,14 +43,14 @@ def as_shards(photos, out):
 
 
 def as_parquet(photos, out):
-    out.mkdir()
+    out.mkdir(parents=True)
     rows = [{"bytes": file.read_bytes(), "path": file.name} for file in sorted(photos.iterdir())]
     pq.write_table(pa.table({"image": rows}), out / "photos.parquet")
     return out / "photos.parquet"
 
 
 def as_array(photos, out):
-    out.mkdir()
+    out.mkdir(parents=True)
     rows = [np.full((8, 8, 3), len(file.read_bytes()) % 251, np.uint8) for file in sorted(photos.iterdir())]
     np.save(out / "photos.npy", np.stack(rows))
     return out / "photos.npy"
