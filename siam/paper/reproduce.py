@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib as mpl
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from siam import recipes
@@ -187,10 +188,14 @@ def _write(
         if study.outcomes:
             run = open_run(run_folder(folder, study.row.name, 0))
             histories[study.row.name] = History(run.metrics(), run.settings)
-    figure = figure2(histories)
+    save_figure(folder, figure2(histories), name)
+
+
+def save_figure(folder: Path, figure: Figure, name: str) -> None:
+    """Write figure.svg and figure.png; the same figure gives the same bytes."""
     for kind, undated in (("svg", {"Date": None}), ("png", {})):
         drawn = io.BytesIO()
-        with mpl.rc_context({"svg.hashsalt": name}):  # the same figure gives the same bytes
+        with mpl.rc_context({"svg.hashsalt": name}):
             figure.savefig(drawn, format=kind, dpi=150, metadata=undated)
         save(folder / f"figure.{kind}", drawn.getvalue())
 
