@@ -125,8 +125,8 @@ def _resumed_settings(folder: Path, overrides: Overrides) -> Settings:
     changed = [name for name in differences(own, settings) if not name.startswith(MAY_CHANGE)]
     if changed:
         raise RunError(
-            f"{folder} was started with different settings: {', '.join(changed)}; leave them out, or choose "
-            "another --out"
+            f"{folder} was started with different settings: {', '.join(changed)}; omit these options, or "
+            "choose another --out"
         )
     return settings
 

@@ -35,7 +35,7 @@ FIGURE3 = {
         "asymmetric_2x": "asymmetric loss on two pairs per image",
     },
 }
-"""Descriptions of the choices in SimSiam, Figure 3: Method field -> value -> text.
+"""Descriptions of the design choices compared in SimSiam, Figure 3: Method field -> value -> text.
 
 Each module in siam/objectives describes its own objective.
 """
