@@ -12,6 +12,7 @@ from torch.utils.data import Sampler
 
 from siam.data.random import permutation
 from siam.settings.pretraining import Settings
+from siam.settings.schedule import Schedule
 
 Key = tuple[int, int, NDArray[np.int64]]
 """Epoch, step within the epoch, and indices of the batch's images."""
@@ -21,10 +22,11 @@ Position = tuple[int, int]
 
 
 class Order(Sampler[Key]):
-    """Yields the keys of one rank's batches, from `start` to the end of the last epoch.
+    """Yields the keys of one rank's batches, from `start` to the end of the run.
 
     size: number of images in the dataset. processes: number of ranks, among which each
-    global batch is split evenly. groups: see `Images.groups`.
+    global batch is split evenly. groups: see `Images.groups`. The last epoch is
+    incomplete if `settings.epochs` is fractional.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Order(Sampler[Key]):
         self.size, self.settings, self.start = size, settings, start
         self.rank, self.processes, self.groups = rank, processes, groups
         self.steps = size // settings.batch_size
+        self.total_steps = Schedule(self.steps, settings.epochs).total_steps
 
     def at(self, start: Position) -> "Order":
         """Return a copy of this order that begins at `start`.
@@ -57,9 +60,10 @@ class Order(Sampler[Key]):
 
     def __iter__(self) -> Iterator[Key]:
         first_epoch, first_step = self.start
-        for epoch in range(first_epoch, self.settings.epochs):
+        for epoch in range(first_epoch, -(-self.total_steps // self.steps)):
             batches = self.epoch(epoch)
-            for step in range(first_step if epoch == first_epoch else 0, self.steps):
+            last_step = min(self.steps, self.total_steps - epoch * self.steps)
+            for step in range(first_step if epoch == first_epoch else 0, last_step):
                 yield epoch, step, np.array_split(batches[step], self.processes)[self.rank]
 
 

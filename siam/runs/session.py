@@ -34,6 +34,7 @@ from siam.runs.folder import CHECKPOINT, UNREADABLE
 from siam.runs.logger import Logger, NullLogger
 from siam.runs.saving import RunStopped, Saver, StopRequest
 from siam.settings.pretraining import CheckpointSettings
+from siam.settings.schedule import Schedule
 from siam.system.device import find_device, tune_process, uses_bf16
 from siam.system.files import locked, write_atomically
 
@@ -125,7 +126,7 @@ class Session:
 
     def begin(
         self,
-        total_steps: int,
+        schedule: Schedule,
         log_every: int,
         lr_setting: str,
         name_batch: Callable[[int], str] = lambda step: "",
@@ -135,11 +136,11 @@ class Session:
         log_every: steps between records. lr_setting: name of the learning-rate setting, which the error
         message suggests lowering if the run diverges. name_batch: describes a step's images in that message.
         """
-        self.total_steps, self.log_every = total_steps, log_every
+        self.schedule, self.log_every = schedule, log_every
         self.lr_setting, self.name_batch = lr_setting, name_batch
         self.log = NullLogger()
         if rank() == 0:
-            self.log = Logger(self.folder, total_steps, self.step, self.progress.log_bytes, self.console)
+            self.log = Logger(self.folder, self.total_steps, self.step, self.progress.log_bytes, self.console)
         self._held.enter_context(self.log)
         self.stop = self._held.enter_context(StopRequest())
         self.saver = Saver(self.settings.checkpoint, self.step, self.log.print)
@@ -162,6 +163,11 @@ class Session:
     def step(self) -> int:
         """Number of optimizer steps completed."""
         return self.progress.step
+
+    @property
+    def total_steps(self) -> int:
+        """Number of optimizer steps in the run."""
+        return self.schedule.total_steps
 
     def guard(self, batches: Iterator[T]) -> Iterator[T]:
         """Yield the batches; if the loader raises a SiamError, save a checkpoint before re-raising it."""

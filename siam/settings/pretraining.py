@@ -92,6 +92,8 @@ class MonitorSettings:
 
     log_every: Count = 10
     """Steps between records in metrics.jsonl."""
+    every: Count = 1
+    """Epochs between measurements of the metrics; the last epoch is always measured."""
     knn_every: Annotated[int, AtLeast(0)] = 1
     """Epochs between kNN evaluations, which need labels; the last epoch is always evaluated. 0: disabled."""
     knn_k: Count = 200
@@ -148,8 +150,8 @@ class Settings:
     """Channel multiplier for ResNets."""
     stem: Literal["auto", "small", "standard"] = "auto"
     """ResNet stem. `small`: 3x3, stride 1, no max-pool; `auto`: small for views below 64 pixels."""
-    epochs: Count = 100
-    """Number of passes over the training images."""
+    epochs: Annotated[float, Above(0)] = 100
+    """Number of passes over the training images; may be fractional."""
     batch_size: Annotated[int, AtLeast(2, "(batch norm and negatives need more than one image)")] = 256
     """Number of images per step, across all devices."""
     grad_accum: Count = 1
@@ -181,6 +183,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.epochs == int(self.epochs):
+            object.__setattr__(self, "epochs", int(self.epochs))  # reads better in settings.yaml
         if self.batch_size % self.grad_accum or self.batch_size // self.grad_accum < 2:
             raise SettingsError(
                 "grad_accum must divide batch_size into equal micro-batches of at least 2 images, "

@@ -27,6 +27,7 @@ from siam.runs.encoder import load_network, save_encoder
 from siam.runs.folder import save_settings
 from siam.runs.session import Session
 from siam.settings.pretraining import Settings
+from siam.settings.schedule import Schedule
 from siam.train.monitor import Measured, Monitor
 from siam.train.optimizer import set_learning_rate
 from siam.train.pictures import take_pictures
@@ -44,7 +45,7 @@ class Outcome:
     """Mean std of z/|z| over the last epoch, times sqrt(d)."""
     metrics: Values
     """Last value of each metric, and its baselines (pixel_NAME and untrained_NAME); None if not measured."""
-    epochs: int
+    epochs: float
     steps: int
     seconds: float
     pairs_per_second: float
@@ -74,8 +75,8 @@ def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -
         run.track_unreadable(loader.unreadable, loader.record_unreadable)
         on_rank_zero(lambda: save_settings(folder, settings))  # from now on, the run can be resumed
 
-        total_steps, log_every = settings.epochs * loader.steps, settings.monitor.log_every
-        run.begin(total_steps, log_every, "optimizer.lr", partial(_name_batch, loader))
+        schedule, log_every = Schedule(loader.steps, settings.epochs), settings.monitor.log_every
+        run.begin(schedule, log_every, "optimizer.lr", partial(_name_batch, loader))
         run.with_checkpoint(lambda: save_encoder(folder, network.backbone, settings))
         if not settings.sync_bn:
             run.before_save(lambda: average_statistics(network))
@@ -84,28 +85,29 @@ def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -
             run.log.log("start", **_facts(sets, network, run), **run.progress.metrics)
 
         for batch in run.guard(loader.batches(*divmod(run.step, loader.steps))):
-            epochs_done = run.step / loader.steps
+            epochs_done = schedule.epoch(run.step)
             lr = set_learning_rate(step.optimizer, settings.optimizer, epochs_done, settings.epochs)
             run.seed_step()
 
             images = torch.from_numpy(batch.indices)
             loss, z = step(batch.views, images, batch.epoch)  # forward, backward, optimizer step
             if (run.step + 1) % method.momentum_every == 0:
-                t = run.step / run.total_steps
+                t = schedule.progress(run.step)
                 network.update_target(momentum_at(t, method.momentum, method.momentum_schedule))
 
-            ends_epoch = batch.step + 1 == loader.steps
+            last = run.step + 1 == run.total_steps
+            ends_epoch = last or batch.step + 1 == loader.steps
             run.advance(loss, ends_epoch)
             if run.should_log:
                 _log_step(run, batch.epoch, float(embedding_std(all_gather(z))), lr)
             if ends_epoch:
                 with run.clock.paused():
-                    measured = monitor.measure(network, batch.epoch, run.show_measuring)
-                _end_epoch(run, settings, batch.epoch, loader.steps, measured)
-                if batch.epoch in (0, settings.epochs - 1):
+                    measured = monitor.measure(network, batch.epoch, last, run.show_measuring)
+                _end_epoch(run, settings, batch.epoch, batch.step + 1, measured)
+                if batch.epoch == 0 or last:
                     pictures = take_pictures(batch, monitor, network, sets.train)
                     run.try_to_write("the report's images", lambda: pictures.save(folder))  # noqa: B023
-                if batch.epoch == 0 < settings.epochs - 1:
+                if batch.epoch == 0 and not last:
                     run.write_report()
             run.save_or_stop()
         return _finish(run, settings, sets)
@@ -194,7 +196,7 @@ def _headline(sets: ImageSets, settings: Settings, folder: Path, resumed: bool) 
     more = [f"plus {len(val):,} for validation"] if val is not None else []
     more += [f"{len(train.classes)} classes"] if train.labels is not None else []
     images = f"{len(train):,} images" + (f" ({', '.join(more)})" if more else "")
-    epochs = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}"
+    epochs = f"{settings.epochs:g} epoch{'' if settings.epochs == 1 else 's'}"
     return (
         f"{settings.method.name} on {train.name}: {images}, {settings.backbone}, "
         f"batches of {settings.batch_size}, {epochs} -> {folder}"

@@ -52,7 +52,7 @@ def test_an_unknown_setting_is_named_with_the_nearest():
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (lambda: Settings(epochs=0), "epochs must be at least 1"),
+        (lambda: Settings(epochs=0), "epochs must be above 0"),
         (lambda: Settings(batch_size=1), "batch_size must be at least 2"),
         (lambda: Settings(seed=-1), "seed must not be negative"),
         (lambda: Settings(width=0), "width must be above 0"),
@@ -141,8 +141,8 @@ def test_simsiam_has_the_published_settings():
         ({"views": {"scale": 0.5}}, "views.scale must be 2 numbers, got 0.5"),
         ({"views": {"scale": [0.5]}}, "views.scale must be 2 numbers"),
         ({"precision": "fp16"}, "precision must be auto or float32 or bf16"),
-        ({"epochs": "1"}, "epochs must be a whole number, got '1'"),
-        ({"epochs": True}, "epochs must be a whole number, got True"),
+        ({"epochs": "1"}, "epochs must be a finite number, got '1'"),
+        ({"epochs": True}, "epochs must be a finite number, got True"),
         ({"sync_bn": 1}, "sync_bn must be true or false, got 1"),
         ({"method": 3}, "method' must be a group of settings, got 3"),
     ],

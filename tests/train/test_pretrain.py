@@ -254,3 +254,21 @@ def test_without_labels_an_accuracy_is_none(photos, tmp_path):
     outcome = siam.pretrain(photos, out=tmp_path / "run", **SHORT)
     assert outcome.metrics["knn"] is outcome.metrics["pixel_knn"] is outcome.metrics["untrained_knn"] is None
     assert outcome.metrics["rank"] > 1
+
+
+def test_a_fraction_of_a_pass_ends_in_mid_epoch(photos, tmp_path):
+    """24 images in batches of 8 and 1.7 epochs: 5 steps, of which the second epoch has 2."""
+    run = tmp_path / "run"
+    run_cli("pretrain", photos, *TINY, "--epochs", 1.7, "--out", run, check=0)
+    epochs = records(run, "epoch")
+    assert [(e["epoch"], e["step"]) for e in epochs] == [(0, 3), (1, 5)]
+    assert [s["step"] for s in records(run, "step")] == [1, 2, 3, 4, 5]
+    assert records(run, "end")[0]["steps"] == 5
+    assert (run / "report.html").exists()
+
+
+def test_metrics_are_measured_every_few_epochs_and_at_the_end(photos, tmp_path):
+    run = tmp_path / "run"
+    run_cli("pretrain", photos, *TINY, "--epochs", 5, "--monitor.every", 2, "--out", run, check=0)
+    measured = [e["epoch"] for e in records(run, "epoch") if e["rank"] is not None]
+    assert measured == [1, 3, 4]
