@@ -4,6 +4,8 @@ A global batch does not depend on the number of processes; each process loads an
 share of it.
 """
 
+import itertools
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,7 +28,8 @@ class Order(Sampler[Key]):
 
     size: number of images in the dataset. processes: number of ranks, among which each
     global batch is split evenly. groups: see `Images.groups`. The last epoch is
-    incomplete if `settings.epochs` is fractional.
+    incomplete if `settings.epochs` is fractional. If the run's length depends on time
+    (`settings.duration`), there is no end.
     """
 
     def __init__(
@@ -60,10 +63,12 @@ class Order(Sampler[Key]):
 
     def __iter__(self) -> Iterator[Key]:
         first_epoch, first_step = self.start
-        for epoch in range(first_epoch, -(-self.total_steps // self.steps)):
+        end = math.inf if self.settings.duration else self.total_steps
+        for epoch in itertools.count(first_epoch):
             batches = self.epoch(epoch)
-            last_step = min(self.steps, self.total_steps - epoch * self.steps)
-            for step in range(first_step if epoch == first_epoch else 0, last_step):
+            for step in range(first_step if epoch == first_epoch else 0, self.steps):
+                if epoch * self.steps + step >= end:
+                    return
                 yield epoch, step, np.array_split(batches[step], self.processes)[self.rank]
 
 

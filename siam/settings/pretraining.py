@@ -152,6 +152,8 @@ class Settings:
     """ResNet stem. `small`: 3x3, stride 1, no max-pool; `auto`: small for views below 64 pixels."""
     epochs: Annotated[float, Above(0)] = 100
     """Number of passes over the training images; may be fractional."""
+    duration: Annotated[str, Duration(or_empty=True)] = ""
+    """Time to train for (`20m`, `2h`): `epochs` is the plan, and the run ends on time. Empty: all epochs."""
     batch_size: Annotated[int, AtLeast(2, "(batch norm and negatives need more than one image)")] = 256
     """Number of images per step, across all devices."""
     grad_accum: Count = 1

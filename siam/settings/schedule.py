@@ -26,6 +26,11 @@ class Schedule:
     def _planned_steps(self) -> int:
         return max(1, round(self.epochs * self.steps_per_epoch))
 
+    @property
+    def passes(self) -> float:
+        """Number of passes over the images in the whole run."""
+        return self.total_steps / self.steps_per_epoch
+
     def epoch(self, step: int) -> float:
         """Return the scheduled epoch, fractional, after `step` steps."""
         if not self.changes:

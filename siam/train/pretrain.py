@@ -1,5 +1,6 @@
 """The pretraining loop: Algorithm 1 of SimSiam (Chen & He 2021), with logging, metrics and checkpoints."""
 
+import time
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from siam.runs.checkpoint import load_init
 from siam.runs.encoder import load_network, save_encoder
 from siam.runs.folder import save_settings
 from siam.runs.session import Session
+from siam.settings.checks import parse_duration
 from siam.settings.pretraining import Settings
 from siam.settings.schedule import Schedule
 from siam.train.monitor import Measured, Monitor
@@ -56,11 +58,14 @@ class Outcome:
         return {**plain.pop("metrics"), **plain}
 
 
-def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -> Outcome:
+def train(
+    sets: ImageSets, settings: Settings, folder: Path, console: Console, began: float | None = None
+) -> Outcome:
     """Train the run in `folder` to completion, resuming from its last checkpoint if there is one.
 
     All ranks must call this function; only rank 0 writes files. Checkpoints are saved at the end of each
     epoch, at the intervals set by `checkpoint.every`, and when a stop is requested. Raises SiamError.
+    began: when the run's `duration` began, in seconds since the epoch; default: now.
     """
     method = settings.method
     with Session(folder, settings, console, _write_report) as run:
@@ -76,7 +81,8 @@ def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -
         on_rank_zero(lambda: save_settings(folder, settings))  # from now on, the run can be resumed
 
         schedule, log_every = Schedule(loader.steps, settings.epochs), settings.monitor.log_every
-        run.begin(schedule, log_every, "optimizer.lr", partial(_name_batch, loader))
+        seconds = _seconds_left(settings, began)
+        run.begin(schedule, log_every, "optimizer.lr", partial(_name_batch, loader), seconds)
         run.with_checkpoint(lambda: save_encoder(folder, network.backbone, settings))
         if not settings.sync_bn:
             run.before_save(lambda: average_statistics(network))
@@ -124,6 +130,14 @@ def build(settings: Settings, images: int, run: Session) -> tuple[Network, Objec
     return network, build_objective(settings.method, images).to(run.device)
 
 
+def _seconds_left(settings: Settings, began: float | None) -> float:
+    """Return the training time that the settings leave for the steps, in seconds; 0 if it is not limited."""
+    if not settings.duration:
+        return 0.0
+    spent = 0.0 if began is None else time.time() - began
+    return max(1.0, parse_duration(settings.duration, "duration") - spent)
+
+
 def _log_step(run: Session, epoch: int, std: float, lr: float) -> None:
     """Log loss, std of z, learning rate and throughput, and update the progress bar's text."""
     rate = run.rate()
@@ -167,7 +181,7 @@ def _finish(run: Session, settings: Settings, sets: ImageSets) -> Outcome:
         loss=run.progress.loss,
         std=run.progress.std,
         metrics={**dict.fromkeys(all_metrics()), **run.progress.metrics},
-        epochs=settings.epochs,
+        epochs=round(run.schedule.passes, 3) if run.schedule.changes else settings.epochs,
         steps=run.total_steps,
         seconds=seconds,
         pairs_per_second=run.total_steps * settings.batch_size / seconds,

@@ -62,7 +62,7 @@ def test_an_unknown_setting_is_named_with_the_nearest():
         ),
         (lambda: Settings(method=replace(METHODS["moco_v2"], target="gradient")), "cannot be 'gradient'"),
         (lambda: Settings(devices=-1), "devices must not be negative, got -1"),
-        (lambda: Settings(timeout="10"), "timeout must be a time such as 90s, 10m or 2h, got '10'"),
+        (lambda: Settings(timeout="10"), "timeout must be a time such as 90s, 10m, 2h or 1d, got '10'"),
         (lambda: ViewSettings(scale=(0.5, 0.2)), r"views\.scale must be in ascending order, got 0\.5 0\.2"),
         (lambda: ViewSettings(scale=(0.0, 0.2)), r"views\.scale must be above 0, got 0 0\.2"),
         (lambda: ViewSettings(scale=(0.5, 1.2)), r"views\.scale must lie in \[0, 1\], got 0\.5 1\.2"),
