@@ -15,6 +15,7 @@ from siam.settings.method import Method
 Probability = Annotated[float, Within(0, 1)]
 Strength = Annotated[float, AtLeast(0)]
 Count = Annotated[int, AtLeast(1)]
+Precision = Literal["auto", "float32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class Settings:
     """Synchronized batch norm: statistics over the global batch, regardless of the number of devices."""
     timeout: Annotated[str, Duration()] = "10m"
     """How long a process waits for the others before the run fails (`90s`, `10m`, `2h`)."""
-    precision: Literal["auto", "float32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """`float32`, or `bf16` mixed precision (autocast); `auto`: bf16 if the hardware supports it natively."""
     compile: bool = False
     """Compile the network with torch.compile; worthwhile for long runs."""

@@ -80,7 +80,17 @@ def test_a_run_on_a_busy_machine_says_so(hours):
 def test_a_real_run_ends_on_time_and_records_it(photos, tmp_path):
     """24 images for 15 seconds; the plan of 100,000 epochs would take an hour."""
     run, start = tmp_path / "run", time.monotonic()
-    flags = [*TINY, "--epochs", 100_000, "--duration", "15s", "--monitor.every", 200, "--monitor.log-every", 10]
+    flags = [
+        *TINY,
+        "--epochs",
+        100_000,
+        "--duration",
+        "15s",
+        "--monitor.every",
+        200,
+        "--monitor.log-every",
+        10,
+    ]
     run_cli("pretrain", photos, *flags, "--out", run, check=0)
     assert 8 < time.monotonic() - start < 60  # the upper bound only guards against a run that does not end
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
