@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 
@@ -11,12 +11,28 @@ from siam.data.fingerprint import Fingerprint, changes
 from siam.errors import RunError
 from siam.processes.gather import world_size
 from siam.runs.checkpoint import checkpoints, load_last
+from siam.settings.pretraining import CheckpointSettings
 
 MAY_CHANGE = ("data", "device", "timeout", "loader.", "workers", "checkpoint.")
 """Names, or beginnings of names, of settings that may change on resume.
 
 The images may be at another place, as long as they are the same images.
 """
+
+
+class SessionSettings(Protocol):
+    """The settings that a session needs, common to pretraining and transfer."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def checkpoint(self) -> CheckpointSettings: ...
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def finished(folder: Path, data: str, open_images: Opener, console: Console) -> 
     outcome = Outcome(run=str(folder), metrics=values, **known)
     print_line(
         console,
-        f"{folder} is complete: {outcome.epochs} epoch{'s' if outcome.epochs > 1 else ''}, "
+        f"{folder} is complete: {outcome.epochs:g} epoch{'' if outcome.epochs == 1 else 's'}, "
         f"{outcome.steps:,} steps; to train further, "
         f"{train_on(folder)}",
     )
