@@ -34,8 +34,9 @@ def test_names_beyond_the_terminals_encoding_are_escaped(run, classes, monkeypat
 @pytest.mark.parametrize("args", [[], ["--json"]])
 def test_a_result_is_kept_even_if_the_disk_behind_stdout_is_full(run, classes, monkeypatch, capsys, args):
     capsys.readouterr()
-    monkeypatch.setattr(sys, "stdout", open("/dev/full", "w"))  # noqa: SIM115
-    assert evaluate(run, classes, *args) == 2
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert evaluate(run, classes, *args) == 2
     assert len(load_evaluations(run)) == 1
     said = capsys.readouterr().err.splitlines()
     assert said[-1] == "siam: cannot write to the output: No space left on device; free some space"

@@ -265,6 +265,7 @@ def test_a_full_disk_gives_warnings_and_keeps_the_last_checkpoint(photos, small_
 def test_an_unwritable_folder_is_an_error_of_one_line(photos, small_disk, capsys):
     run = small_disk / "run"
     assert command(capsys, "pretrain", photos, *RUN, "--out", run)[0] == 0
+    (run / "metrics.jsonl").write_text("")  # as if it had not finished
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     for args in (["--out", run, "--resume"], ["--out", small_disk / "other"]):
         status, err = command(capsys, "pretrain", photos, *RUN, *args)
