@@ -35,7 +35,7 @@ from siam.system.device import find_device
 from siam.train.pretrain import Outcome, train
 from siam.train.speed import ThisMachine
 
-MAY_CHANGE = ("device", "devices", "timeout", "loader.", "checkpoint.")
+MAY_CHANGE = ("device", "devices", "threads", "timeout", "loader.", "checkpoint.")
 """Settings that may change on resume; all others must match the original run."""
 
 Resume = bool | Literal["auto"]
