@@ -76,7 +76,7 @@ def test_the_oracle_applies_the_orientation():
 
 @pytest.fixture
 def bad(monkeypatch):
-    monkeypatch.setattr(limits, "SECONDS", 0.5)
+    monkeypatch.setattr(limits, "SECONDS", 3)
     box = Box("_bad")
     yield box
     box.close()

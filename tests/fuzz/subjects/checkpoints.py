@@ -60,7 +60,7 @@ def seeds() -> dict[str, Case]:
         "own": {"c.pth": _torch({"network": state, "siam": known})},
         "legacy": {"c.pth": _torch({"model": state, "siam": known}, _use_new_zipfile_serialization=False)},
         "parallel": {
-            "c.pth": _torch({"state_dict": {f"module.{k}": v for k, v in backbone.items()}, "epoch": 3})
+            "c.pth": _torch({"state_dict": {f"module.{k}": v for k, v in backbone.items()}, "siam": known})
         },
         "bomb": {"c.pth": _torch({"network": state, "siam": known, "args": _Bomb()})},
         "safetensors": {"c.safetensors": save(tensors, known)},
