@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.fuzz.box import Box, Verdict, judge
-from tests.fuzz.cases import Case, case_of, subjects, write
+from tests.fuzz.cases import Case, case_of, seeds_of, subjects, write
 
 _TURNS = {"images": 4.0}
 """Seconds of a subject's turn; 1 for the others."""
@@ -58,7 +58,8 @@ class Campaign:
         self, key: tuple[str, str, str], origin: str, number: int, case: Case, verdict: Verdict
     ) -> None:
         folder = self.out / re.sub(r"[^\w.]+", "-", " ".join(key))
-        write(case, folder / "case")
+        intact = seeds_of(key[0])[origin]
+        write({name: data for name, data in case.items() if intact.get(name) != data}, folder / "case")
         told = {"subject": key[0], "outcome": key[1], "kind": key[2], "origin": origin, "seed": self.seed}
         (folder / "find.json").write_text(
             json.dumps({**told, "number": number, "detail": verdict.detail}, indent=1)
@@ -96,10 +97,11 @@ def smaller(box: Box, case: Case, verdict: Verdict, seconds: float = 10) -> Case
 
 
 def load(folder: Path) -> tuple[str, Case]:
-    """Read a find that was kept: its subject, and its files."""
-    files = sorted(path for path in (folder / "case").rglob("*") if path.is_file())
-    case = {str(path.relative_to(folder / "case")): path.read_bytes() for path in files}
-    return json.loads((folder / "find.json").read_text())["subject"], case
+    """Read a find that was kept: its subject, and its files completed with those of the intact input."""
+    find = json.loads((folder / "find.json").read_text())
+    files = (path for path in (folder / "case").rglob("*") if path.is_file())
+    kept = {str(path.relative_to(folder / "case")): path.read_bytes() for path in files}
+    return find["subject"], {**seeds_of(find["subject"])[find["origin"]], **kept}
 
 
 def main() -> int:

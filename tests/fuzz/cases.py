@@ -30,7 +30,8 @@ def subject_of(name: str) -> ModuleType:
 
 
 @cache
-def _seeds(subject: str) -> dict[str, Case]:
+def seeds_of(subject: str) -> dict[str, Case]:
+    """Return the intact inputs of a subject by name."""
     found: dict[str, Case] = subject_of(subject).seeds()
     return found
 
@@ -38,7 +39,7 @@ def _seeds(subject: str) -> dict[str, Case]:
 def case_of(subject: str, seed: int, number: int) -> tuple[str, Case]:
     """Return the name of an intact input, and a copy of it with one of its files mutated."""
     rng = random.Random(f"{seed}/{subject}/{number}")
-    seeds = _seeds(subject)
+    seeds = seeds_of(subject)
     name = rng.choice(sorted(seeds))
     case = dict(seeds[name])
     file = rng.choice(sorted(file for file in case if not file.startswith("fixed/")))

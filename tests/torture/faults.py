@@ -54,11 +54,16 @@ class Fault:
 
 
 def _signal(number: int) -> Callable[[Scene, Command], None]:
-    return lambda scene, command: command.signal(number)
+    def send(scene: Scene, command: Command) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            command.signal(number)
+
+    return send
 
 
 def _kill_all(scene: Scene, command: Command) -> None:
-    os.killpg(command.process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(command.process.pid, signal.SIGKILL)
 
 
 def _stop_and_continue(scene: Scene, command: Command) -> None:
@@ -117,10 +122,17 @@ def _lose_data(scene: Scene, command: Command) -> None:
 
 def _full_disk(scene: Scene) -> None:
     """Put the output on a disk that is too small for it; undo by making the disk larger."""
-    kilobytes = max(8, int(scene.rng.uniform(0.05, 1.2) * scene.size / 1024))
+    if scene.verb.copies_run:
+        kilobytes = bytes_in(scene.world.run) // 1024 + 100 + scene.rng.randrange(600)
+    else:
+        kilobytes = max(8, int(scene.rng.uniform(0.05, 1.2) * scene.size / 1024))
     place = str(scene.out)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", place], check=True)
     scene.undo.append(lambda: subprocess.run(["mount", "-o", "remount,size=256m", place], check=True))
+
+
+def bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _small_files(size: int) -> None:
