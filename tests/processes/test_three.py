@@ -1,5 +1,6 @@
 """Three processes of torchrun, of which one is lost: the others end, and the run goes on."""
 
+import contextlib
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from siam.runs.checkpoint import load_last
 from tests.conftest import TINY
 from tests.torture.faults import descendants
 
-FLAGS = [*TINY, "--epochs", 60, "--batch-size", 9, "--device", "cpu", "--loader.cache", "none"]
+FLAGS = [*TINY, "--epochs", 16, "--batch-size", 9, "--device", "cpu", "--loader.cache", "none"]
 FLAGS += ["--checkpoint.every", 2, "--monitor.knn-every", 0, "--timeout", "20s", "--resume", "auto"]
 
 
@@ -59,15 +60,13 @@ def test_one_of_three_processes_is_lost(photos, tmp_path, restarts, fault):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.02)
-        lost = workers(process.pid)[1]
-        os.kill(lost, fault)
-        if fault == signal.SIGSTOP:
-            time.sleep(25)
-            os.kill(lost, signal.SIGKILL)  # torchrun itself waits for it
-        status = process.wait(timeout=240)
+        os.kill(workers(process.pid)[1], fault)
+        status = process.wait(timeout=240)  # torchrun kills a process that does not end for 30 seconds
     finally:
-        for pid in [*descendants(process.pid), process.pid]:
-            os.kill(pid, signal.SIGKILL)
+        for pid in descendants(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.kill()
     if restarts:
         assert status == 0, log.read_text()
         assert "(resumed)" in log.read_text()
@@ -79,4 +78,4 @@ def test_one_of_three_processes_is_lost(photos, tmp_path, restarts, fault):
         assert saved["progress"]["step"] >= 4
         with log.open("w") as file:
             assert start(file, 0, photos, *FLAGS, "--out", run).wait(timeout=300) == 0, log.read_text()
-    assert steps(run) == list(range(1, 121))
+    assert steps(run) == list(range(1, 33))
