@@ -49,12 +49,15 @@ FOUND = (
 )
 
 
-@pytest.mark.parametrize("verb", ["pretrain", "evaluate", "embed", "shard", "bench", "inspect", "reproduce"])
+@pytest.mark.parametrize(
+    "verb", ["pretrain", "plan", "evaluate", "embed", "shard", "bench", "inspect", "reproduce"]
+)
 def test_a_verb_says_what_it_found(verb, run, mixed, tmp_path, capsys):
     out = ["--out", str(tmp_path / "out")]
     tiny = [*TINY, "--epochs", "1"]
     command = {
         "pretrain": [mixed, *tiny, *out],
+        "plan": [mixed],
         "evaluate": [run, mixed, "--workers", "0"],
         "embed": [run, mixed, "--workers", "0", *out],
         "shard": [mixed, *out],
