@@ -20,7 +20,7 @@ from rich.console import Console
 
 from siam.convert.parts import continue_or_start, parts_folder, remove
 from siam.data.fingerprint import fingerprint
-from siam.data.images import Images, ImageSets
+from siam.data.images import Images, ImageSets, class_of
 from siam.data.loader import choose_workers
 from siam.data.sources import open_images
 from siam.errors import DataError, RunError, SettingsError
@@ -28,7 +28,7 @@ from siam.measure.features import center_views, stream
 from siam.processes.agree import all_gather_object, on_rank_zero
 from siam.processes.gather import rank, world_size
 from siam.processes.rendezvous import local_device, process_group
-from siam.runs.bars import OnProgress, print_line, running_total, transient_progress
+from siam.runs.bars import OnProgress, print_line, print_sets, running_total, transient_progress
 from siam.runs.encoder import Layer, load
 from siam.system.device import find_device, uses_bf16
 from siam.system.files import write_atomically, writing
@@ -86,7 +86,10 @@ def embed(
     embedder = Embedder(run, device, batch_size, workers, layer)
     vectors: list[NDArray[np.float32]] = []
     paths: list[str] = []
-    for images in _all_sets(open_images(data)):
+    sets = open_images(data)
+    if sets.left_out or sets.unreadable_files:
+        print_sets(Console(stderr=True), sets)
+    for images in _all_sets(sets):
         for features, indices in embedder.vectors(images, np.arange(len(images))):
             vectors.append(features)
             paths += [images.path(int(i)) for i in indices]
@@ -119,6 +122,7 @@ def embed_to_parquet(
     both = open_images(data)
     sets = _all_sets(both)
     console = console or Console(stderr=True, quiet=rank() > 0)
+    print_sets(console, both)
     with (
         process_group(device, seconds=3600),
         transient_progress(console) as bar,
@@ -280,11 +284,7 @@ def _table(
     images: Images, features: NDArray[np.float32], indices: NDArray[np.int64], precision: Precision
 ) -> pa.Table:
     values = features.astype(precision).ravel()
-    labels = (
-        [None] * len(indices)
-        if images.labels is None
-        else [images.classes[images.labels[i]] for i in indices]
-    )
+    labels = [class_of(images, int(i)) for i in indices]
     return pa.table(
         {
             "path": pa.array([images.path(int(i)) for i in indices], pa.string()),

@@ -13,7 +13,7 @@ from siam.processes.gather import world_size
 from siam.runs.checkpoint import checkpoints, load_last
 from siam.settings.pretraining import CheckpointSettings
 
-MAY_CHANGE = ("data", "device", "timeout", "loader.", "workers", "checkpoint.")
+MAY_CHANGE = ("data", "device", "threads", "timeout", "loader.", "workers", "checkpoint.")
 """Names, or beginnings of names, of settings that may change on resume.
 
 The images may be at another place, as long as they are the same images.
@@ -31,6 +31,8 @@ class SessionSettings(Protocol):
     def batch_size(self) -> int: ...
     @property
     def seed(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
     @property
     def checkpoint(self) -> CheckpointSettings: ...
 
@@ -110,7 +112,7 @@ def compare(before: dict[str, Any], now: Job, folder: Path, fix: str) -> str:
         if machine[name] != value
     ]
     return (
-        f"resumed with {', '.join(moved)}: no longer equal bit for bit to an uninterrupted run"
+        f"resumed with {', '.join(moved)}: the result may differ from an uninterrupted run in its last bits"
         if moved
         else ""
     )

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from siam.runs.bars import Bars
 from siam.runs.folder import BOARD, METRICS
+from siam.system.files import writing
 
 
 class Logger:
@@ -26,9 +27,10 @@ class Logger:
 
     def __init__(self, folder: Path, total_steps: int, step: int, position: int, console: Console) -> None:
         file = folder / METRICS
-        file.touch()
-        os.truncate(file, position)
-        self.file = file.open("ab", buffering=0)
+        with writing(folder, "; free some space, or choose another --out"):
+            file.touch()
+            os.truncate(file, position)
+            self.file = file.open("ab", buffering=0)
         self.waiting = b""  # records not yet written to the file
         self.board = _tensorboard(folder, step)
         self.bars, self.total_steps = Bars(console), total_steps
@@ -118,4 +120,7 @@ def _tensorboard(folder: Path, step: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder / BOARD), purge_step=step)
+    try:
+        return SummaryWriter(str(folder / BOARD), purge_step=step)
+    except OSError:  # the disk is full: TensorBoard is a convenience
+        return None

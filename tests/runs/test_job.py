@@ -112,7 +112,7 @@ def test_another_number_of_threads_is_said_and_recorded(interrupted, capsys):
     torch.set_num_threads(2)
     status, err = resume(capsys, interrupted)
     assert status == 0, err
-    assert "resumed with threads 2 instead of 1: no longer equal bit for bit" in err
+    assert "resumed with threads 2 instead of 1: the result may differ" in err
     (noted,) = (record for record in records(interrupted) if record["kind"] == "resume")
     assert "threads 2 instead of 1" in noted["difference"]
     assert noted["step"] == 3
