@@ -107,15 +107,14 @@ class Session:
                 self.print(warning)
 
     def require_same_job(self, images: Callable[[], Fingerprint], fix: str) -> None:
-        """Compare images, settings and machine with those of the checkpoint, and save them in the next ones.
+        """Raise RunError if images or settings differ from the checkpoint's; print how the machine differs.
 
-        images: called on rank 0 only. fix: the end of the error message. Raises RunError if they differ.
+        images: called on rank 0 only. fix: the end of the error message.
         """
         job = Job(on_rank_zero(images), to_dict(self.settings), Machine.of(self.device, self.bf16))
         if self.progress.job:
             self._moved = on_rank_zero(lambda: compare(self.progress.job, job, self.folder, fix))
-        if self._moved:
-            self.print(self._moved)
+            self.print(self._moved) if self._moved else None
         self.progress.job = job.plain()
 
     def track_unreadable(self, found: dict[str, str], record: Callable[[dict[str, str]], None]) -> None:
