@@ -108,6 +108,7 @@ def resolve(
         folder = max(_runs_on(named), key=lambda run: (run / SETTINGS).stat().st_mtime, default=folder)
     if _is_resumed(folder, resume):
         return _resumed_settings(folder, overrides), folder
+    _require_writable(folder)
     settings = _new_settings(overrides, recipe, open_once, duration, console)
     _make_folder(folder)
     return settings, folder
@@ -215,6 +216,14 @@ def _open_on_all_ranks(data: str, console: Console, open_once: Opener) -> ImageS
                 )
             )
     return sets
+
+
+def _require_writable(folder: Path) -> None:
+    """Raise RunError if the run folder cannot be created, before anything is measured for it."""
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        reason = "it is not a folder" if not above.is_dir() else "permission denied"
+        raise RunError(f"cannot write to {folder}: {above}: {reason}; choose another --out")
 
 
 def _make_folder(folder: Path) -> None:
