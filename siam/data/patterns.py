@@ -9,7 +9,10 @@ from functools import lru_cache
 from siam.data.remote import is_remote, listed
 from siam.errors import DataError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".jp2", ".j2k", ".bmp", ".gif", ".tif",
+    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
 SHARDS = (".tar", ".parquet")
 
 
