@@ -125,7 +125,7 @@ def load_network(run: str | Path) -> dict[str, Tensor]:
         found = list(weights.values()) if isinstance(weights, dict) else []
         if not found or not all(isinstance(one, Tensor) for one in found):
             raise RunError(f"{folder / CHECKPOINT} is not a checkpoint of Siam's: it has no network")
-        return dict(weights)
+        return weights or {}
     if not (folder / NETWORK).exists():
         raise RunError(f"{folder} has no {CHECKPOINT} or {NETWORK} yet: let the run save a checkpoint first")
     return _read_safetensors(folder / NETWORK)
