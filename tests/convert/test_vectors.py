@@ -127,7 +127,7 @@ def test_parts_of_another_job_are_discarded(run, photos, tmp_path):
 def interrupted(run, photos, out, monkeypatch):
     """Write the parts of 24 images, 16 in the first, but not the file; return the first part."""
     with monkeypatch.context() as patched:
-        patched.setattr(vectors_module, "_join", partial(pytest.fail, "interrupted"))
+        patched.setattr(vectors_module, "_join", lambda *_: pytest.fail("interrupted"))
         with pytest.raises(pytest.fail.Exception):
             embed_to_parquet(run, photos, out, batch_size=1)
     return out.with_name(f"{out.name}.parts") / "0-00000000.parquet"
