@@ -18,7 +18,7 @@ from rich.console import Console
 from siam.data.images import Images, ImageSets, class_of
 from siam.data.loader import choose_workers
 from siam.data.sources import open_images
-from siam.errors import DataError, RunError, SettingsError
+from siam.errors import DataError, RunError, SettingsError, first_line
 from siam.measure.features import center_views, stream
 from siam.processes.agree import all_gather_object, on_rank_zero
 from siam.processes.gather import rank, world_size
@@ -157,7 +157,7 @@ def _write_parts(
     """
     size = _PART * embedder.batch_size
     files = [folder / f"{number}-{part:08d}.parquet" for part in range(-(-len(images) // size))]
-    missing = on_rank_zero(lambda: [part for part, file in enumerate(files) if not file.exists()])
+    missing = on_rank_zero(lambda: [part for part, file in enumerate(files) if not _is_whole(file)])
     own = missing[rank() :: world_size()]
     part_of = np.arange(len(images)) // size
     done = int((~np.isin(part_of, missing)).sum())
@@ -209,6 +209,27 @@ def _digest(run: str | Path) -> str:
     return digest.hexdigest()
 
 
+def _is_whole(part: Path) -> bool:
+    """Return whether a part exists and its footer, which is written last, can be read."""
+    try:
+        metadata = pq.read_metadata(part)
+    except (OSError, pa.ArrowException):
+        return False
+    return not metadata.num_rows or "embedding" in metadata.schema.to_arrow_schema().names
+
+
+def _row_groups(part: Path) -> Iterator[pa.Table]:
+    """Yield the row groups of a part. Raises RunError if it is corrupt."""
+    try:
+        opened = pq.ParquetFile(part)
+        for group in range(opened.num_row_groups if opened.metadata.num_rows else 0):
+            yield opened.read_row_group(group)
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(
+            f"{part} is corrupt ({first_line(error)}): delete it, and run the command again"
+        ) from None
+
+
 def _join(parts: Path, out: Path) -> tuple[int, int]:
     """Merge the parts into `out`, delete them, and return (rows, embedding size)."""
     rows = dimension = 0
@@ -216,9 +237,7 @@ def _join(parts: Path, out: Path) -> tuple[int, int]:
     def tables() -> Iterator[pa.Table]:
         nonlocal rows, dimension
         for file in sorted(parts.glob("*.parquet"), key=lambda path: tuple(map(int, path.stem.split("-")))):
-            opened = pq.ParquetFile(file)
-            for group in range(opened.num_row_groups if opened.metadata.num_rows else 0):
-                table = opened.read_row_group(group)
+            for table in _row_groups(file):
                 rows, dimension = rows + len(table), table.schema.field("embedding").type.list_size
                 yield table
 

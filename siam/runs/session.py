@@ -65,7 +65,8 @@ class Session:
     """`with Session(folder, settings, console) as run:` locks the run folder and selects the device.
 
     Call `restore` to load the last checkpoint, `begin` to open the log, and `advance` after each optimizer
-    step to set `should_log`, `should_save` and `stopping`. write_report: writes a run folder's report.html.
+    step to set `should_log`, `should_save` and `stopping`. write_report: writes a run folder's report.html,
+    and passes warnings to its second argument.
     """
 
     device: torch.device
@@ -81,7 +82,7 @@ class Session:
         folder: Path,
         settings: SessionSettings,
         console: Console,
-        write_report: Callable[[Path], object] = lambda folder: None,
+        write_report: Callable[[Path, Callable[[str], object]], object] = lambda folder, warn: None,
     ) -> None:
         self.folder, self.settings = folder, settings
         self.console = console if rank() == 0 else Console(quiet=True)
@@ -289,7 +290,7 @@ class Session:
     def write_report(self) -> None:
         """Write report.html; if that fails, warn and continue."""
         with self.clock.paused():
-            self.try_to_write("the report", lambda: self._write_report(self.folder))
+            self.try_to_write("the report", lambda: self._write_report(self.folder, self.log.print))
 
     def try_to_write(self, name: str, write: Callable[[], object]) -> None:
         """Call `write` on rank 0; if the disk is full or a file is corrupt, warn and continue."""

@@ -21,8 +21,9 @@ from siam.processes.launch import how_many, launch, require_equal_shares
 from siam.processes.rendezvous import is_distributed, process_group, was_restarted
 from siam.report.page import write_report
 from siam.report.transfer import write_transfer_report
+from siam.runs.bars import print_line
 from siam.runs.encoder import load
-from siam.runs.folder import METRICS, TRANSFERS, open_run
+from siam.runs.folder import METRICS, TRANSFERS, open_run, read_yaml
 from siam.runs.results import TRANSFER, TransferResult, load_transfer, save_transfer
 from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
@@ -106,7 +107,7 @@ def _save(run: Path, folder: Path, outcome: TransferResult) -> None:
     save_transfer(folder, outcome)
     write_transfer_report(folder)
     if folder.parent.resolve() == (run / TRANSFERS).resolve():
-        write_report(run)
+        write_report(run, lambda line: print_line(Console(stderr=True), line))
 
 
 def resolve(
@@ -193,10 +194,10 @@ def _claim(folder: Path, resume: bool, plain: dict[str, Any], settings: Transfer
 def _require_same(file: Path, plain: dict[str, Any], settings: TransferSettings) -> None:
     """Raise RunError if run, data or training settings differ from transfer.yaml."""
     try:
-        before = yaml.safe_load(file.read_text())
+        before = read_yaml(file)
         same = {name: before.pop(name) == plain[name] for name in ("run", "data")}
         other = from_dict(before, TransferSettings())
-    except (yaml.YAMLError, UnicodeDecodeError, SettingsError, AttributeError, KeyError) as error:
+    except (SettingsError, KeyError) as error:
         raise RunError(f"{file} cannot be read: {first_line(error)}") from None
     changed = [name for name in differences(other, settings) if not name.startswith(MAY_CHANGE)]
     changed += [name for name, holds in same.items() if not holds]

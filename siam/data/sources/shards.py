@@ -26,6 +26,7 @@ from siam.errors import DataError
 LOOKS_LIKE = "shards (x-{000..099}.tar)"
 ORDER = 30
 
+_MAX_SAMPLES = 10**7  # shards that are said to have more are counted
 INDEX = "index.json"
 """Index of shard names and image counts, in wids format; written by `siam shard`."""
 
@@ -162,6 +163,7 @@ def _index_next_to(url: str) -> dict[str, int]:
     index = f"{url.rpartition('/')[0]}/{INDEX}"
     try:
         plain: Any = json.loads(remote.read(index) if remote.is_remote(url) else Path(index).read_text())
-        return {Path(entry["url"]).name: int(entry["nsamples"]) for entry in plain["shardlist"]}
-    except (DataError, OSError, ValueError, KeyError, TypeError):
+        counts = {Path(entry["url"]).name: entry["nsamples"] for entry in plain["shardlist"]}
+    except (DataError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
+    return {name: n for name, n in counts.items() if isinstance(n, int) and 0 <= n <= _MAX_SAMPLES}
