@@ -36,6 +36,7 @@ from siam.runs.saving import RunStopped, Saver, StopRequest
 from siam.settings.pretraining import CheckpointSettings
 from siam.system.device import find_device, tune_process, uses_bf16
 from siam.system.files import locked, write_atomically
+from siam.system.names import shown
 
 T = TypeVar("T")
 
@@ -282,7 +283,7 @@ class Session:
         """
         rows = [*sorted(files), *sorted(self.unreadable.items())]
         if rows:
-            text = "".join(f"{path}\t{reason}\n" for path, reason in rows).encode("utf-8", "surrogateescape")
+            text = "".join(f"{shown(path)}\t{shown(reason)}\n" for path, reason in rows).encode()
             file = self.folder / UNREADABLE
             self.try_to_write(UNREADABLE, lambda: write_atomically(file, lambda opened: opened.write(text)))
         if self.unreadable:

@@ -20,11 +20,13 @@ from siam.processes.agree import all_gather_object, on_rank_zero, raise_everywhe
 from siam.processes.gather import rank, world_size
 from siam.processes.launch import how_many, launch, require_equal_shares
 from siam.processes.rendezvous import is_distributed, process_group, was_restarted
+from siam.runs.bars import print_line
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK, SETTINGS, open_run
 from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences
 from siam.settings.pretraining import Settings
+from siam.system.names import LONGEST_NAME
 from siam.train.pretrain import Outcome, train
 
 MAY_CHANGE = ("device", "devices", "timeout", "loader.", "checkpoint.")
@@ -150,7 +152,7 @@ def _open_on_all_ranks(data: str, console: Console, open_once: Opener) -> ImageS
     sets = open_once(data)
     if rank() == 0:
         for file, reason in sets.unreadable_files.items():
-            console.print(f"{file}: {reason}", highlight=False, soft_wrap=True)
+            print_line(console, f"{file}: {reason}")
     seen = all_gather_object((len(sets.train), sets.train.path(0), sets.train.path(len(sets.train) - 1)))
     for number, other in enumerate(seen):
         if other != seen[0]:
@@ -185,4 +187,5 @@ def _default_folder(method: str, data: str, resume: bool) -> Path:
 
 def _short(data: str) -> str:
     """Return a path's last component without its suffix, with special characters replaced by dashes."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(data).stem or "images").strip("-") or "images"
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(data).stem or "images").strip("-") or "images"
+    return name[:LONGEST_NAME]

@@ -21,6 +21,7 @@ from siam.processes.launch import how_many, launch, require_equal_shares
 from siam.processes.rendezvous import is_distributed, process_group, was_restarted
 from siam.report.page import write_report
 from siam.report.transfer import write_transfer_report
+from siam.runs.bars import print_line
 from siam.runs.encoder import load
 from siam.runs.folder import METRICS, TRANSFERS, open_run
 from siam.runs.results import TRANSFER, TransferResult, load_transfer, save_transfer
@@ -28,6 +29,7 @@ from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.system.files import write_atomically
+from siam.system.names import LONGEST_NAME
 from siam.transfer.annotations import DetectionDataset
 from siam.transfer.data import open_annotated
 from siam.transfer.settings import TransferSettings, starting_point
@@ -127,18 +129,18 @@ def resolve(
     task = overrides.only("task").over(TransferSettings()).task
     annotated = open_once(data, task == "segmentation")
     for line in annotated.skipped.lines():
-        console.print(f"skipped: {line}", highlight=False, soft_wrap=True)
+        print_line(console, f"skipped: {line}")
     base = starting_point(recipe, annotated.layout, annotated.years, len(annotated.train))
     settings = overrides.over(base)
     folder = Path(out) if out is not None else _default_folder(Path(run), str(data), settings)
     if not (folder / TRANSFER).exists():
         init_backbone(run, settings.init, settings.seed)  # raises before anything is written
     _claim(folder, resume, {"run": str(run), "data": str(data), **to_dict(settings)}, settings)
-    console.print(
+    print_line(
+        console,
         f"{settings.task} with {settings.detector} on {data}: {len(annotated.train):,} images, "
         f"{len(annotated.classes)} classes, {backbone} from {settings.init or run}, "
         f"{settings.iterations:,} steps of {settings.batch_size} images -> {folder}",
-        highlight=False, soft_wrap=True,
     )  # fmt: skip
     return settings, folder
 
@@ -209,9 +211,9 @@ def _require_same(file: Path, plain: dict[str, Any], settings: TransferSettings)
 
 def _default_folder(run: Path, data: str, settings: TransferSettings) -> Path:
     """Return RUN/transfer/DATA-TASK-DETECTOR, plus `init` and seed if set."""
-    parts = [Path(data).resolve().name, settings.task, settings.detector]
+    parts = [Path(data).resolve().name[:LONGEST_NAME], settings.task, settings.detector]
     if settings.init:
-        parts.append(Path(settings.init).stem)
+        parts.append(Path(settings.init).stem[:LONGEST_NAME])
     if settings.seed:
         parts.append(f"seed{settings.seed}")
     return run / TRANSFERS / re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(parts))

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from siam.cli.flags import PretrainOverrides
 from siam.cli.output import facts_table
+from siam.system.names import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,4 +48,4 @@ def render(outcome: dict[str, Any]) -> list[Any]:
 
 
 def after(options: Pretrain, outcome: dict[str, Any]) -> None:
-    print(f"see {outcome['run']}/report.html", file=sys.stderr)
+    print(f"see {shown(outcome['run'])}/report.html", file=sys.stderr)
