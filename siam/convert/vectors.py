@@ -121,15 +121,12 @@ def embed_to_parquet(
     if out.is_dir():
         raise RunError(f"{out} is a folder: specify a file, such as {out / 'vectors.parquet'}")
     parts = out.with_name(out.name + ".parts")
-    opened = open_images(data)
-    sets = _all_sets(opened)
+    sets = _all_sets(open_images(data))
     job = {
         "weights": _digest(run), "data": str(data), "images": [len(images) for images in sets],
         "batch_size": batch_size, "layer": layer, "precision": precision,
     }  # fmt: skip
     console = console or Console(stderr=True, quiet=rank() > 0)
-    for line in opened.left_out():
-        print_line(console, line)
     with process_group(device, seconds=3600), transient_progress(console) as bar:
         try:
             on_rank_zero(lambda: _continue_or_start(parts, job))

@@ -109,8 +109,3 @@ class ImageSets:
     """Tar and Parquet files that are wholly or partly unreadable: path -> reason."""
     ignored: str = ""
     """Message about images outside the training and validation folders, or ""."""
-
-    def left_out(self) -> list[str]:
-        """Return a line for each file that is unreadable, and one for the ignored images."""
-        lines = [f"{file}: {reason}" for file, reason in self.unreadable_files.items()]
-        return [*lines, self.ignored] if self.ignored else lines

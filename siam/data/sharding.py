@@ -31,16 +31,14 @@ def shard(
     out: str | Path,
     size: str = "512MB",
     progress: Callable[[int, int], None] = lambda done, total: None,
-    warn: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
     """Copy images to WebDataset shards in `out`: train-000000.tar and so on.
 
     Encoded images are copied unchanged and in order; images from arrays are encoded as
     PNG. Each image keeps its name; its class index, if any, is stored in a .cls file
     with the same stem. Unreadable images are skipped. size: maximum shard size, such as
-    "512MB". progress: called with the number of images processed and the total. warn:
-    called with a line for each file or group of images that is left out. Returns the
-    output folder and the numbers of images, unreadable images and shards. Raises
+    "512MB". progress: called with the number of images processed and the total. Returns
+    the output folder and the numbers of images, unreadable images and shards. Raises
     SiamError.
     """
     limit, folder = bytes_of(size), Path(out)

@@ -25,7 +25,7 @@ from siam.protocols.linear import LinearSettings, linear
 from siam.protocols.probe import probe
 from siam.protocols.score import score
 from siam.protocols.settings import EvaluateSettings
-from siam.runs.bars import Bars, print_line, running_total
+from siam.runs.bars import Bars, running_total
 from siam.runs.encoder import Encoder, load, untrained
 from siam.runs.results import Evaluation
 from siam.settings.overrides import Overrides
@@ -59,12 +59,10 @@ def evaluate(
     console = console or Console(stderr=True)
     device = find_device(settings.device)
     encoder = (untrained if settings.untrained else load)(run, str(device))
-    train, val, held_out = _labeled_sets(data, settings, console)
+    train, val, held_out = _labeled_sets(data, settings)
     absent = sorted(set(train.classes) - {train.classes[i] for i in set(np.asarray(val.labels).tolist())})
     if absent:
-        print_line(
-            console, f"no validation images for {', '.join(absent[:5])}: these classes are not evaluated"
-        )
+        console.print(f"no validation images for {', '.join(absent[:5])}: these classes are not evaluated")
     workers = choose_workers(settings.workers, device)
     compute = Compute(device, uses_bf16("auto", device), workers)
     bars = Bars(console, transient=True)
@@ -160,18 +158,13 @@ _PROTOCOLS: dict[str, Callable[[_Task], _Measured]] = {
 }  # fmt: skip
 
 
-def _labeled_sets(
-    data: str | Path, settings: EvaluateSettings, console: Console
-) -> tuple[Subset, Images, bool]:
+def _labeled_sets(data: str | Path, settings: EvaluateSettings) -> tuple[Subset, Images, bool]:
     """Return the training set, the validation set, and whether the latter was held out.
 
-    Prints a line for each file that is unreadable and for images outside the sets. Raises DataError if labels are missing, or if the classes differ or are too few.
+    Raises DataError if labels are missing, or if the classes differ or are too few.
     """
     sets = open_images(data)
-    other = sets if settings.val is None else open_images(settings.val)
-    val = sets.val if settings.val is None else other.train
-    for line in dict.fromkeys([*sets.left_out(), *other.left_out()]):
-        print_line(console, line)
+    val = sets.val if settings.val is None else open_images(settings.val).train
     for images in (sets.train, val):
         if images is not None and images.labels is None:
             raise DataError(f"{images.name} has no labels: put its images into one folder per class")

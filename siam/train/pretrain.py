@@ -67,8 +67,6 @@ def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -
         step = Step(network, objective, settings, run.device)
         run.restore(network=network, objective=objective, optimizer=step.optimizer)
         run.print(_headline(sets, settings, folder, run.resumed))
-        if sets.ignored:
-            run.print(sets.ignored)
         with transient_progress(run.console) as bar:
             on_read = bar("reading all images")
             loader = ViewLoader(sets.train, settings, run.device, warn=run.print, progress=on_read)
@@ -199,7 +197,9 @@ def _headline(sets: ImageSets, settings: Settings, folder: Path, resumed: bool) 
     epochs = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}"
     return (
         f"{settings.method.name} on {train.name}: {images}, {settings.backbone}, "
-        f"batches of {settings.batch_size}, {epochs} -> {folder}" + (" (resumed)" if resumed else "")
+        f"batches of {settings.batch_size}, {epochs} -> {folder}"
+        + (" (resumed)" if resumed else "")
+        + (f"\n{sets.ignored}" if sets.ignored else "")
     )
 
 

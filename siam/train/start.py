@@ -20,7 +20,6 @@ from siam.processes.agree import all_gather_object, on_rank_zero, raise_everywhe
 from siam.processes.gather import rank, world_size
 from siam.processes.launch import how_many, launch, require_equal_shares
 from siam.processes.rendezvous import is_distributed, process_group, was_restarted
-from siam.runs.bars import print_line
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK, SETTINGS, open_run
 from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
@@ -152,7 +151,7 @@ def _open_on_all_ranks(data: str, console: Console, open_once: Opener) -> ImageS
     sets = open_once(data)
     if rank() == 0:
         for file, reason in sets.unreadable_files.items():
-            print_line(console, f"{file}: {reason}")
+            console.print(f"{file}: {reason}", highlight=False, soft_wrap=True)
     seen = all_gather_object((len(sets.train), sets.train.path(0), sets.train.path(len(sets.train) - 1)))
     for number, other in enumerate(seen):
         if other != seen[0]:
