@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from siam.data.label_values import Value
 from siam.data.patterns import IMAGE_SUFFIXES
-from siam.data.photographs import rank, suffix_of
+from siam.data.photographs import PHOTOGRAPH, rank, suffix_of
 from siam.errors import DataError
 
 PATHS = (
@@ -35,8 +35,9 @@ def image_column(file: str, parquet: Any) -> str:
     encoded = [field.name for field in schema if _holds_bytes(field.type)]
     candidates = sorted([name for name in encoded if name in marked] or encoded, key=rank)
     looks_right = [name for name in candidates if _has_images(parquet, name)]
-    if looks_right or (candidates and (marked or len(candidates) == 1)):
-        return str([*looks_right, *candidates][0])
+    named = [name for name in candidates if name in marked or rank(name)[0] == PHOTOGRAPH]
+    if looks_right or named:
+        return str([*looks_right, *named][0])
     for field in sorted(schema, key=lambda field: rank(field.name)):
         is_known = field.name in marked or field.name.lower() in PATHS
         if is_known and _is_text(field.type) and _has_paths(parquet, field.name):

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-UNLABELED = -1
+from siam.data.images import UNLABELED
+
 _MISSING = (None, "", UNLABELED, str(UNLABELED))
 
 Value = str | int | None

@@ -49,13 +49,13 @@ class Look:
     z: Tensor | None = None
     """Projections of the sample, (n, d); None for raw pixels."""
     labels: Tensor | None = None
-    """Class of each bank image, (N,); None without labels."""
+    """Class of each bank image, (N,), UNLABELED for those without; None without labels."""
     classes: int = 0
     """Number of classes."""
     queries: Tensor | None = None
     """Features of the queries (validation images), (M, D); None without labels."""
     query_labels: Tensor | None = None
-    """Class of each query, (M,); None without labels."""
+    """Class of each query, (M,), UNLABELED for those without; None without labels."""
 
 
 def all_metrics() -> dict[str, ModuleType]:

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from siam.data.images import ImageSets
 from siam.system.names import shown
 
 _BETWEEN_LINES = 60.0  # seconds between plain lines, in files and pipes, where bars cannot be redrawn
@@ -67,6 +68,12 @@ def print_line(console: Console, line: str, markup: bool = False) -> None:
     """
     wrap = not console.is_terminal
     console.print(shown(line), highlight=False, markup=markup, emoji=False, soft_wrap=wrap)
+
+
+def print_sets(console: Console, sets: ImageSets) -> None:
+    """Print what was found in a dataset: which images are used for what, and what is left out."""
+    for line in sets.lines():
+        print_line(console, line)
 
 
 OnProgress = Callable[[int, int], None]

@@ -189,17 +189,11 @@ def _name_batch(loader: ViewLoader, step: int) -> str:
 
 
 def _headline(sets: ImageSets, settings: Settings, folder: Path, resumed: bool) -> str:
-    """Return a one-line summary of the run: dataset, backbone, batch size, epochs and folder."""
-    train, val = sets.train, sets.val
-    more = [f"plus {len(val):,} for validation"] if val is not None else []
-    more += [f"{len(train.classes)} classes"] if train.labels is not None else []
-    images = f"{len(train):,} images" + (f" ({', '.join(more)})" if more else "")
+    """Return a one-line summary of the run: method, dataset, backbone, batch size, epochs and folder."""
     epochs = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}"
     return (
-        f"{settings.method.name} on {train.name}: {images}, {settings.backbone}, "
-        f"batches of {settings.batch_size}, {epochs} -> {folder}"
-        + (" (resumed)" if resumed else "")
-        + (f"\n{sets.ignored}" if sets.ignored else "")
+        f"{settings.method.name} on {sets.train.name}: {settings.backbone}, "
+        f"batches of {settings.batch_size}, {epochs} -> {folder}" + (" (resumed)" if resumed else "")
     )
 
 

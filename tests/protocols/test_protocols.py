@@ -77,13 +77,17 @@ def test_held_out_images_are_disjoint_from_the_rest(n, share):
 def test_the_held_out_images_are_stratified(kinds, share):
     labels = np.array(kinds)
     images = ArrayImages("x", np.zeros((len(labels), 8, 8, 3), np.uint8), labels, tuple("abcde"))
+    if len(set(kinds)) == len(kinds):
+        with pytest.raises(DataError, match="only one image of each class, so none can be held out"):
+            hold_out(images, share)
+        return
     left, held = hold_out(images, share)
     assert len(held) >= 1
     for kind in np.unique(labels):
         members = int((labels == kind).sum())
         expected = min(round(share * members), members - 1)
         assert int((held.labels == kind).sum()) == expected or len(held) == 1
-        assert int((left.labels == kind).sum()) >= 1 or len(held) == 1
+        assert int((left.labels == kind).sum()) >= 1
 
 
 def test_scores_by_hand():
@@ -239,12 +243,6 @@ def test_a_fraction_of_labels_and_a_set_without_a_split(run):
 def test_invalid_evaluations_are_refused(run, photos):
     with pytest.raises(DataError, match="has no labels: put its images into one folder per class"):
         evaluate(run / "run", photos, workers=0)
-    (run / "classes" / "val" / "dark").rename(run / "classes" / "val" / "murky")
-    try:
-        with pytest.raises(DataError, match="no training images of validation classes murky"):
-            evaluate(run / "run", run / "classes", workers=0)
-    finally:
-        (run / "classes" / "val" / "murky").rename(run / "classes" / "val" / "dark")
     grey = run / "classes" / "train" / "grey"
     shutil.copytree(run / "classes" / "train" / "dark", grey)
     try:

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siam.data.images import ImageSets
+from siam.data.images import UNLABELED, ImageSets, class_of
 from siam.data.labels import align_classes
+from siam.data.left_out import LeftOut
 from siam.errors import DataError, first_line
 
 LOOKS_LIKE = "a .npy or .npz array"
@@ -42,9 +43,9 @@ def open(name: str) -> ImageSets:
         return ImageSets(_array_set(name, arrays["images"], arrays.get("labels"), "", mapped), None)
     train = _array_set(name, arrays["images"], arrays.get("labels"), "train")
     val = _array_set(name, arrays["val_images"], arrays.get("val_labels"), "val")
-    if train.labels is not None and val.labels is not None:
-        align_classes(name, train, val)
-    return ImageSets(train, val)
+    left_out = LeftOut()
+    align_classes(train, val, left_out)
+    return ImageSets(train, val, left_out=left_out)
 
 
 class ArrayImages:
@@ -78,7 +79,8 @@ class ArrayImages:
         return self.images.shape[1], self.images.shape[2]
 
     def path(self, i: int) -> str:
-        folder = f"{self.classes[self.labels[i]]}/" if self.labels is not None else ""
+        kind = class_of(self, i)
+        folder = "" if kind is None else f"{kind}/"
         return f"{self.prefix}{folder}{i:06d}"
 
     def encoded(self, i: int) -> None:
@@ -125,9 +127,14 @@ def _array_set(
         raise DataError(f"found no images in {name}: the array is empty")
     if labels is None:
         return ArrayImages(name, rgb, None, (), split, file)
-    if labels.shape != (len(rgb),) or labels.dtype.kind not in "iu" or labels.min() < 0:
+    if labels.shape != (len(rgb),) or labels.dtype.kind not in "iu" or labels.min() < UNLABELED:
+        lowest = f" with {labels.min()}" if labels.dtype.kind == "i" and labels.size else ""
         raise DataError(
-            f"{name}: labels must be {len(rgb)} non-negative integers, got {labels.dtype} {labels.shape}"
+            f"{name}: labels must be {len(rgb)} integers of at least 0, or -1 for unlabeled images, got "
+            f"{labels.dtype} {labels.shape}{lowest}"
         )
-    classes, numbers = np.unique(labels, return_inverse=True)
+    classes = np.unique(labels[labels != UNLABELED])
+    if not len(classes):
+        return ArrayImages(name, rgb, None, (), split, file)
+    numbers = np.where(labels == UNLABELED, UNLABELED, np.searchsorted(classes, labels))
     return ArrayImages(name, rgb, numbers.astype(np.int64), (str(c) for c in classes), split)

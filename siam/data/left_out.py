@@ -1,0 +1,35 @@
+"""An account of what was found in a dataset but is not used, and why."""
+
+from siam.data.kinds import Reason
+
+NAMED = 3
+"""Number of names to give as examples."""
+
+
+class LeftOut:
+    """What a source found but does not use: for each reason, the number and the first names."""
+
+    def __init__(self) -> None:
+        self._found: dict[Reason, tuple[int, list[str]]] = {}
+
+    def add(self, why: Reason, names: list[str], count: int | None = None) -> None:
+        """Record `count` files (default: the number of names), of which `names` are the first."""
+        before, known = self._found.get(why, (0, []))
+        self._found[why] = before + (len(names) if count is None else count), [*known, *names][:NAMED]
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of files for each reason, in the plural."""
+        return {several: count for (_, several), (count, _) in self._found.items()}
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def __str__(self) -> str:
+        """Return text such as "2 images in unsupported formats (a.heic, b.psd), 1 pipe (c.jpg)"."""
+        return ", ".join(counted(count, why, names) for why, (count, names) in self._found.items())
+
+
+def counted(count: int, noun: Reason, names: list[str]) -> str:
+    """Return a count, its noun, and the first names, such as "5 images (a.jpg, b.jpg, c.jpg, ...)"."""
+    more = ", ..." if count > len(names) else ""
+    return f"{count:,} {noun[count != 1]} ({', '.join(names)}{more})"
