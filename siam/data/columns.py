@@ -5,8 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from siam.data.kinds import is_image
 from siam.data.label_values import Value
-from siam.data.patterns import IMAGE_SUFFIXES
 from siam.data.photographs import PHOTOGRAPH, rank, suffix_of
 from siam.errors import DataError
 
@@ -123,4 +123,4 @@ def _has_paths(parquet: Any, column: str) -> bool:
 
 
 def _is_image_path(value: Any) -> bool:
-    return isinstance(value, str) and value.lower().endswith(IMAGE_SUFFIXES)
+    return isinstance(value, str) and is_image(value.rpartition("/")[2])

@@ -6,7 +6,8 @@ The key is a member's name up to the first dot after the last slash; what follow
 
 import itertools
 import json
-from dataclasses import dataclass, field
+from array import array
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,15 @@ from numpy.typing import NDArray
 
 from siam.data.label_values import Value, number_labels
 from siam.data.labels import class_folders
+from siam.data.left_out import LeftOut
 from siam.data.packed import PackedStrings
 from siam.data.photographs import OTHER, PHOTOGRAPH, rank
 
 LARGEST_LABEL = {"cls": 1000, "json": 2**16}
 """Components that may hold a label, and the number of bytes to read at most."""
+
+ASIDE = "mask or other image of a sample", "masks and other images of samples"
+"""The reason to leave out an image that is not the photograph of its sample."""
 
 _JSON_KEYS = ("label", "cls", "class", "class_id", "class_name", "category")
 
@@ -34,15 +39,12 @@ class TarMembers:
     """Warning if the tar is corrupt, or ""."""
     is_webdataset: bool = False
     """True if another file shares its key with an image."""
-    set_aside: tuple[str, ...] = ()
-    """Names of images that are not the photograph of their sample."""
 
-    def take(self, chosen: NDArray[np.int64], set_aside: tuple[str, ...] = ()) -> "TarMembers":
+    def take(self, chosen: NDArray[np.int64]) -> "TarMembers":
         """Return the images with the given indices, in this order."""
         names = PackedStrings(self.names[int(i)] for i in chosen)
-        labels = [self.labels[int(i)] for i in chosen]
-        return TarMembers(
-            names, self.spans[chosen], labels, self.complaint, self.is_webdataset, self.set_aside + set_aside
+        return replace(
+            self, names=names, spans=self.spans[chosen], labels=[self.labels[int(i)] for i in chosen]
         )
 
     def in_stored_order(self) -> "TarMembers":
@@ -70,30 +72,40 @@ def label_in(component: str, data: bytes) -> Value:
     return next((value for value in values if type(value) in (int, str)), None)
 
 
-def one_per_sample(members: TarMembers, strict: bool = True) -> TarMembers:
+def one_per_sample(members: TarMembers, left_out: LeftOut | None = None, strict: bool = True) -> TarMembers:
     """Leave out the images of a sample that are no photographs, such as masks.
 
-    strict: each sample is one photograph, so 0001.png is a mask if there is 0001.jpg. Otherwise, images whose
-    names only happen to share their beginning, such as a.1.jpg and a.2.jpg, are kept unless they are named
-    like masks.
+    strict: each sample has one photograph, so 0001.png is a mask if there is 0001.jpg. Otherwise, images
+    whose names only happen to begin alike, such as a.1.jpg and a.2.jpg, are kept unless they are named like
+    masks. Images left out are recorded in `left_out`.
     """
-    kept: list[int] = []
+    kept = array("q")
     aside: list[str] = []
-    components = [(*split_key(name), i) for i, name in enumerate(members.names)]
-    for _, group in itertools.groupby(sorted(components), key=lambda one: one[0]):
-        sample = [(rank(component), i) for _, component, i in group]
-        best = min(sample)
-        for kind, i in sample:
-            is_aside = kind[0] == OTHER if best[0][0] != OTHER else False
-            if strict and best[0][0] == PHOTOGRAPH:
-                is_aside = i != best[1]
-            if is_aside:
-                aside.append(members.names[i])
-            else:
+    for _, group in itertools.groupby(enumerate(members.names), key=lambda one: split_key(one[1])[0]):
+        sample = [(rank(split_key(name)[1]), i, name) for i, name in group]
+        (best, _), first, _ = min(sample)
+        for (kind, _), i, name in sample:
+            is_photograph = i == first if strict and best == PHOTOGRAPH else kind != OTHER or best == OTHER
+            if is_photograph:
                 kept.append(i)
+            else:
+                aside.append(name)
     if not aside:
         return members
-    return members.take(np.array(sorted(kept), dtype=np.int64), tuple(aside))
+    if left_out is not None:
+        left_out.add(ASIDE, aside)
+    return members.take(np.array(kept, dtype=np.int64))
+
+
+def has_same_components(names: PackedStrings) -> bool:
+    """Return True if there are several keys, and each has the same two or more images, as in WebDataset."""
+    found: set[tuple[str, ...]] = set()
+    for _, group in itertools.groupby(names, key=lambda name: split_key(name)[0]):
+        found.add(tuple(split_key(name)[1] for name in group))
+        if len(found) > 1:
+            return False
+    components = next(iter(found), ())
+    return 1 < len(components) < len(names)
 
 
 def labels_of(

@@ -40,6 +40,8 @@ class FolderImages(Encoded):
             return (self.root / self.names[i]).read_bytes()
         except OSError as error:
             raise BrokenImage(error.strerror or "cannot be opened") from None
+        except ValueError:  # a list may hold any characters
+            raise BrokenImage("its name holds a null character") from None
 
 
 class _Walk:
