@@ -46,24 +46,30 @@ def _shards_in(folder: str) -> list[str]:
     A dataset from the Hugging Face Hub has a README.md and, in data/ or a folder per
     configuration and split, Parquet files.
     """
-    return sorted(_shards_below(folder, _DEEPEST) or [])
+    pictures = os.path.isfile(os.path.join(folder, "README.md")) and any(
+        glob.glob(os.path.join(glob.escape(folder), depth, "*.parquet")) for depth in ("", "*", "*/*")
+    )
+    return sorted(_shards_below(folder, _DEEPEST, pictures) or [])
 
 
-def _shards_below(folder: str, levels: int) -> list[str] | None:
-    """Return the shards in a folder and `levels` of subfolders; None if there are images or more levels."""
+def _shards_below(folder: str, levels: int, pictures: bool) -> list[str] | None:
+    """Return the shards in a folder and `levels` of subfolders; None if there are images or more levels.
+
+    pictures: skip images, which illustrate the README.md of a dataset from the Hub.
+    """
     found: list[str] = []
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if is_side_folder(entry.name):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                below = _shards_below(entry.path, levels - 1) if levels else None
+                below = _shards_below(entry.path, levels - 1, pictures) if levels else None
                 if below is None:
                     return None
                 found += below
             elif entry.name.endswith(SHARDS):
                 found.append(entry.path)
-            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES) and not pictures:
                 return None
     return found
 
