@@ -15,7 +15,8 @@ class LeftOut:
     def add(self, why: Reason, names: list[str], count: int | None = None) -> None:
         """Record `count` files (default: the number of names), of which `names` are the first."""
         before, known = self._found.get(why, (0, []))
-        self._found[why] = before + (len(names) if count is None else count), [*known, *names][:NAMED]
+        first = sorted([*known, *names])[:NAMED]  # folders are listed in an order of their own
+        self._found[why] = before + (len(names) if count is None else count), first
 
     def counts(self) -> dict[str, int]:
         """Return the number of files for each reason, in the plural."""
@@ -26,7 +27,7 @@ class LeftOut:
 
     def __str__(self) -> str:
         """Return text such as "2 images in unsupported formats (a.heic, b.psd), 1 pipe (c.jpg)"."""
-        return ", ".join(counted(count, why, names) for why, (count, names) in self._found.items())
+        return ", ".join(counted(count, why, names) for why, (count, names) in sorted(self._found.items()))
 
 
 def counted(count: int, noun: Reason, names: list[str]) -> str:

@@ -4,7 +4,6 @@ from typing import Any
 
 from torch import Tensor
 
-from siam.data.images import UNLABELED
 from siam.measure.knn import knn_accuracy
 from siam.metrics import Look
 from siam.processes.agree import all_gather_object
@@ -47,5 +46,5 @@ def measure(look: Look) -> float | None:
 
 def _labeled(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the features and labels of the images that have a label."""
-    known = labels != UNLABELED
+    known = labels >= 0
     return (features, labels) if known.all() else (features[known], labels[known])

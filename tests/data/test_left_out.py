@@ -105,18 +105,25 @@ def test_side_files_of_servers_and_tools_are_not_images(tmp_path, left):
 
 
 def test_images_that_cannot_be_read_here_are_counted(photos):
-    for name in ("a.HEIC", "b.avif", "c.jxl", "d.cr2", "e.svg", "notes.txt", "labels.csv"):
-        (photos / name).write_bytes(b"x")
-    for name in ("f.zip", "g.parquet", "h.mp4"):
+    for name in (
+        "a.HEIC",
+        "b.avif",
+        "c.jxl",
+        "d.cr2",
+        "e.svg",
+        "f.zip",
+        "g.parquet",
+        "notes.txt",
+        "labels.csv",
+    ):
         (photos / name).write_bytes(b"x")
     sets = open_images(photos)
-    assert str(sets.left_out).split("), ") == [
-        "5 images in unsupported formats (" + str(sets.left_out).split("(")[1].split(")")[0],
-        str(sets.left_out).split("), ")[1],
-    ]
+    assert len(sets.train) == 24
     assert sets.left_out.counts() == {
-        "images in unsupported formats": 5, "archives, tables and videos among the images": 3,
-    }  # fmt: skip
+        "images in unsupported formats": 5,
+        "archives, tables and videos among the images": 2,
+    }
+    assert "5 images in unsupported formats (a.HEIC, b.avif, c.jxl, ...)" in str(sets.left_out)
 
 
 @pytest.mark.parametrize("suffix", ["jfif", "JPE", "jif", "pjpeg"])

@@ -255,3 +255,23 @@ def test_invalid_evaluations_are_refused(run, photos):
     assert "knn" in done.stderr
     done = run_cli("evaluate", run / "run", run / "classes", "--labels", "1.5", check=2)
     assert done.stderr == "siam: labels must lie in [0, 1], got 1.5\n"
+
+
+def test_a_class_without_a_vote_is_not_among_the_top_five():
+    """The nearest neighbors are of two classes of seven, so the others are wrong, whichever their number."""
+    scores = torch.full((7, 7), -torch.inf)
+    scores[:, 5], scores[:, 6] = 0.7, 0.3
+    assert score(scores, torch.arange(7), tuple("abcdefg"))["top5"] == pytest.approx(2 / 7)
+
+
+def test_knn_evaluation_counts_only_classes_with_a_vote_in_top5(run, tmp_path):
+    """With k = 1, top-5 accuracy is top-1 accuracy."""
+    from tests.conftest import save_images
+
+    for split, count in (("train", 3), ("val", 4)):
+        for kind in range(7):
+            folder = tmp_path / split / f"{kind}"
+            folder.mkdir(parents=True)
+            save_images(folder, count, seed=kind + count)
+    result = evaluate(run / "run", tmp_path, k=1, workers=0)
+    assert result.top5 == result.top1 < 1
