@@ -224,7 +224,7 @@ def test_names_that_meet_across_shards_get_the_shards_name(photos, tmp_path):
 
 
 def test_hidden_names_in_tables_survive_sharding(photos, tmp_path):
-    """A reader of tars skips hidden folders, and extraction would refuse names that lead out of the folder."""
+    """Readers of tars skip hidden folders, and extraction refuses names that lead out of the folder."""
     names = [".hidden/a.jpg", "../a.jpg", "/a.jpg", "a//b.jpg", "x/", "__MACOSX/a.jpg", ".jpg"]
     data = [file.read_bytes() for file in sorted(photos.iterdir())][: len(names)]
     cells = [{"bytes": one, "path": name} for one, name in zip(data, names, strict=True)]

@@ -102,7 +102,8 @@ def test_labels_come_from_cls_members(data, tmp_path, labels, classes, numbers, 
     [
         ("cls", b"12", 12), ("cls", b"\xff", "\ufffd"), ("cls", b"1.5", "1.5"), ("cls", b"\xc2\xb2", "²"),
         ("cls", b"9" * 30, "9" * 30), ("json", b'{"label": 4, "class_name": "x"}', 4),
-        ("json", b'{"class_name": "x"}', "x"), ("json", b'{"label": true}', None), ("json", b'{"label": [1]}', None),
+        ("json", b'{"class_name": "x"}', "x"), ("json", b'{"label": true}', None),
+        ("json", b'{"label": [1]}', None),
         ("json", b"[" * 100_000, None), ("json", b"7", None), ("json", b"", None),
     ],
 )  # fmt: skip

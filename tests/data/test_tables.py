@@ -183,7 +183,8 @@ def test_a_snapshot_of_the_hub(photos, data, tmp_path, layout, picture):
         ("**/*.jpg", ["photos/000.jpg", "photos/001.jpg", "photos/002.jpg"]), ("photos/*2*", ["002.jpg"]),
         ("{root}/photos/00?.jpg", ["000.jpg", "001.jpg", "002.jpg"]),
         ("{photos,other}/*.jpg", ["photos/000.jpg", "photos/001.jpg", "photos/002.jpg"]),
-        ("~/photos/*.jpg", ["000.jpg", "001.jpg", "002.jpg"]), ("~/photos", ["000.jpg", "001.jpg", "002.jpg"]),
+        ("~/photos/*.jpg", ["000.jpg", "001.jpg", "002.jpg"]),
+        ("~/photos", ["000.jpg", "001.jpg", "002.jpg"]),
     ],
 )  # fmt: skip
 def test_patterns_and_home(photos, tmp_path, monkeypatch, pattern, names):
@@ -210,7 +211,8 @@ def test_patterns_of_class_folders_have_labels_and_splits(classes, monkeypatch):
     [
         ("none/*.jpg", r"no files match none/\*\.jpg"), ("*.csv.md", "no files match"),
         ("*.md", r"\*\.md matches 1 files, but no images or shards, only a\.md"),
-        ("x-{00..01}.tar.gz", "is compressed"), ("x-{0..99999999}.jpg", "stands for more than 1,000,000 files"),
+        ("x-{00..01}.tar.gz", "is compressed"),
+        ("x-{0..99999999}.jpg", "stands for more than 1,000,000 files"),
     ],
 )  # fmt: skip
 def test_patterns_without_images_are_refused(tmp_path, monkeypatch, pattern, says):
