@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siam.data.decode import BrokenImage, decode, size_of
-from siam.data.left_out import NAMED, LeftOut, counted
+from siam.data.left_out import LeftOut, first_few
 from siam.data.packed import PackedStrings
 from siam.data.unreadable import Unreadable, read_or_replace
 from siam.errors import DataError
@@ -145,7 +145,7 @@ class ImageSets:
             if val.labels is None and train.labels is not None:
                 words[-1] += " without labels"
         if train.labels is not None:
-            words.append(f"{len(train.classes)} classes")
+            words.append(f"{len(train.classes)} classes" + _without_images(train, val))
         return ", ".join(words)
 
     def lines(self) -> list[str]:
@@ -163,5 +163,13 @@ def _described(images: Images, noun: str, folder: str) -> str:
     unlabeled = np.flatnonzero(images.labels == UNLABELED)
     if not len(unlabeled):
         return words
-    names = [images.path(int(i)) for i in unlabeled[:NAMED]]
-    return f"{words} ({counted(len(unlabeled), ('without a label', 'without a label'), names)})"
+    return f"{words} ({len(unlabeled):,} without a label: {first_few(map(images.path, unlabeled.tolist()))})"
+
+
+def _without_images(train: Images, val: Images | None) -> str:
+    """Return text that names the classes without validation images, if there are others."""
+    if val is None or val.labels is None:
+        return ""
+    present = set(np.unique(val.labels).tolist())
+    absent = [c for i, c in enumerate(train.classes) if i not in present]
+    return f" (no validation images for {first_few(absent)})" if absent else ""

@@ -12,6 +12,9 @@ HIDDEN = "hidden or side file or folder", "hidden or side files and folders"
 UNSUPPORTED = "image in an unsupported format", "images in unsupported formats"
 DATA_FILES = "archive, table or video among the images", "archives, tables and videos among the images"
 LINKS = "link to a folder that is already included", "links to folders that are already included"
+NO_SUFFIX = "file without a suffix", "files without a suffix"
+UNFINISHED = "unfinished download", "unfinished downloads"
+BROKEN = "broken link", "broken links"
 NOT_FILES = "pipe, socket or device", "pipes, sockets and devices"
 OUTSIDE = "member with a path outside the archive", "members with paths outside the archive"
 LOCKED = "folder without read permission", "folders without read permission"
@@ -32,6 +35,7 @@ _DATA_FILES = (
     ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".parquet", ".arrow", ".npy", ".npz",
     ".h5", ".hdf5", ".tfrecord", ".mdb", ".mp4", ".avi", ".mov", ".mkv", ".webm",
 )  # fmt: skip
+_UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".aria2", ".tmp")
 
 
 def is_side_folder(name: str) -> bool:
@@ -53,4 +57,8 @@ def reason(name: str) -> Reason | None:
         return None
     if lower.endswith(_UNSUPPORTED):
         return UNSUPPORTED
+    if lower.endswith(_UNFINISHED):
+        return UNFINISHED
+    if "." not in name and not name.isupper():  # README and LICENSE are no images
+        return NO_SUFFIX
     return DATA_FILES if lower.endswith(_DATA_FILES) else None

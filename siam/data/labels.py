@@ -10,10 +10,7 @@ from siam.data.images import UNLABELED, Images
 from siam.data.left_out import LeftOut
 from siam.data.packed import PackedStrings
 
-UNKNOWN_CLASS = (
-    "validation image of a class without training images",
-    "validation images of classes without training images",
-)
+UNKNOWN = "validation class without training images", "validation classes without training images"
 
 
 def class_folders(names: PackedStrings) -> tuple[tuple[str, ...], NDArray[np.int64] | None]:
@@ -71,7 +68,8 @@ def sorted_classes(
 def align_classes(train: Images, val: Images, left_out: LeftOut) -> None:
     """Make the validation labels index the training classes, if the training images are labeled.
 
-    Validation images of other classes become UNLABELED and are recorded in `left_out`.
+    Validation images of other classes become UNLABELED; these classes are recorded in
+    `left_out`.
     If the validation images have no labels, they get those of the folders that are
     named like training classes.
     """
@@ -83,10 +81,9 @@ def align_classes(train: Images, val: Images, left_out: LeftOut) -> None:
         if (labels != UNLABELED).any():
             val.classes, val.labels = train.classes, labels
         return
-    counts = np.bincount(val.labels[val.labels != UNLABELED], minlength=len(val.classes))
-    for c, count in zip(val.classes, counts.tolist(), strict=True):
-        if c not in number and count:
-            left_out.add(UNKNOWN_CLASS, [c], count)
+    unknown = [c for i, c in enumerate(val.classes) if c not in number and (val.labels == i).any()]
+    if unknown:
+        left_out.add(UNKNOWN, unknown)
     renumbered = np.array([*(number.get(c, UNLABELED) for c in val.classes), UNLABELED], dtype=np.int64)
     val.labels, val.classes = renumbered[val.labels], train.classes
 

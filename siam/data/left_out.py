@@ -1,5 +1,8 @@
 """An account of what was found in a dataset but is not used, and why."""
 
+import itertools
+from collections.abc import Iterable
+
 from siam.data.kinds import Reason
 
 NAMED = 3
@@ -27,10 +30,14 @@ class LeftOut:
 
     def __str__(self) -> str:
         """Return text such as "2 images in unsupported formats (a.heic, b.psd), 1 pipe (c.jpg)"."""
-        return ", ".join(counted(count, why, names) for why, (count, names) in sorted(self._found.items()))
+        return ", ".join(
+            f"{count:,} {why[count != 1]} ({first_few(names, count)})"
+            for why, (count, names) in sorted(self._found.items())
+        )
 
 
-def counted(count: int, noun: Reason, names: list[str]) -> str:
-    """Return a count, its noun, and the first names, such as "5 images (a.jpg, b.jpg, c.jpg, ...)"."""
-    more = ", ..." if count > len(names) else ""
-    return f"{count:,} {noun[count != 1]} ({', '.join(names)}{more})"
+def first_few(names: Iterable[str], count: int | None = None) -> str:
+    """Return the first names, such as "a.jpg, b.jpg, c.jpg, ..."; count: their number, if there are more."""
+    first = list(itertools.islice(names, NAMED + 1))
+    more = len(first) > NAMED if count is None else count > len(first)
+    return ", ".join(first[:NAMED]) + (", ..." if more else "")

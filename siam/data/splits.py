@@ -118,15 +118,21 @@ def split_by_name(files: list[str]) -> tuple[list[str], list[str]]:
     For example, x-train-000012.tar and train/000012.tar are training files. Test files
     are validation files only if there are no others.
     """
-    paths = [re.split(r"[/\\]", file) for file in files]
-    parts = 1 if len({tuple(path[:-1]) for path in paths}) == 1 else 2  # a parent of all tells nothing
+    paths = [re.split(r"[/\\]", file)[-2:] for file in files]
+    several = len({path[0] for path in paths if len(path) > 1}) > 1  # the only folder does not tell
+    found: dict[int, list[str]] = {0: [], 1: [], 2: []}
+    for file, path in zip(files, paths, strict=True):
+        numbers = map(_split_of, path if several else path[-1:])
+        found.setdefault(next((n for n in numbers if n is not None), -1), []).append(file)
+    return found[0], found[1] or found[2]
 
-    def named(words: Iterable[str]) -> list[str]:
-        pattern = re.compile(rf"(^|[-_./])({'|'.join(words)})\d*([-_./]|$)", re.IGNORECASE)
-        found = zip(files, paths, strict=True)
-        return [file for file, path in found if pattern.search("/".join(path[-parts:]))]
 
-    return named(TRAIN), named(VAL[0]) or named(VAL[1])
+def _split_of(name: str) -> int | None:
+    """Return 0 for a name with a word of TRAIN, 1 and 2 for those of VAL, None for others."""
+    for number, words in enumerate((TRAIN, *VAL)):
+        if re.search(rf"(^|[-_.])({'|'.join(words)})\d*([-_.]|$)", name, re.IGNORECASE):
+            return number
+    return None
 
 
 def files_outside(files: list[str], train: list[str], val: list[str]) -> LeftOut:

@@ -19,10 +19,10 @@ QUERIES = True
 BASELINES = True
 
 
-def due(settings: Settings, epoch: int) -> bool:
+def due(settings: Settings, epoch: int, last: bool) -> bool:
     """Return True every monitor.knn_every epochs and after the last epoch; never if knn_every is 0."""
     every = settings.monitor.knn_every
-    return every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == settings.epochs)
+    return every > 0 and (last or (epoch + 1) % every == 0)
 
 
 def note(settings: Settings, records: dict[str, Any]) -> str:
@@ -38,7 +38,9 @@ def measure(look: Look) -> float | None:
     bank, queries = _labeled(look.features, look.labels), _labeled(look.queries, look.query_labels)
     fraction, count = 0.0, len(queries[0])
     if count and len(bank[0]):
-        fraction = knn_accuracy(*bank, *queries, look.classes, m.knn_k, m.knn_temperature)
+        per_class = bank[1].bincount()
+        smallest = int(per_class[per_class > 0].min())
+        fraction = knn_accuracy(*bank, *queries, look.classes, min(m.knn_k, smallest), m.knn_temperature)
     counts = all_gather_object((round(fraction * count), count))
     total = sum(count for _, count in counts)
     return sum(correct for correct, _ in counts) / total if total and len(bank[0]) else None

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from siam.data.images import UNLABELED, Images, class_of
+from siam.data.images import UNLABELED, Images
 from siam.data.labels import align_classes
 from siam.data.loader import choose_workers
 from siam.data.sources import open_images
@@ -176,28 +176,22 @@ def _labeled_sets(
     classes.
     """
     sets = open_images(data)
-    train, val = labeled(sets.train), sets.val
     if settings.val is not None:
         others = open_images(settings.val)
-        val = others.train
-        align_classes(sets.train, val, sets.left_out)
+        align_classes(sets.train, others.train, sets.left_out)
         print_sets(console, others)
+        sets = replace(sets, val=others.train, folders=(sets.folders[0], ""))
     print_sets(console, sets)
+    train, val = labeled(sets.train), sets.val
     if len(train.classes) < 2:
         raise DataError(f"{train.name} has only one class: classification needs at least 2")
     if val is None:
         train, held = hold_out(train, _HELD_OUT)
         return labeled_subset(train, settings.labels, settings.seed), held, True
     if val.labels is None or (val.labels == UNLABELED).all():
-        where = sets.folders[1] if settings.val is None and sets.folders[1] else val.name
+        where = sets.folders[1] or val.name
         raise DataError(
             f"{data} has labels, but no validation image has one: put the images in {where} into one folder "
             "per class, named as in training, or use other images with --val"
         )
-    val = labeled(val)
-    absent = sorted(set(train.classes) - {class_of(val, i) for i in range(len(val))})
-    if absent:
-        print_line(
-            console, f"no validation images for {', '.join(absent[:5])}: these classes are not evaluated"
-        )
-    return labeled_subset(train, settings.labels, settings.seed), val, False
+    return labeled_subset(train, settings.labels, settings.seed), labeled(val), False

@@ -49,12 +49,15 @@ FOUND = (
 )
 
 
-@pytest.mark.parametrize("verb", ["pretrain", "evaluate", "embed", "shard", "bench", "inspect", "reproduce"])
+@pytest.mark.parametrize(
+    "verb", ["pretrain", "plan", "evaluate", "embed", "shard", "bench", "inspect", "reproduce"]
+)
 def test_a_verb_says_what_it_found(verb, run, mixed, tmp_path, capsys):
     out = ["--out", str(tmp_path / "out")]
     tiny = [*TINY, "--epochs", "1"]
     command = {
         "pretrain": [mixed, *tiny, *out],
+        "plan": [mixed],
         "evaluate": [run, mixed, "--workers", "0"],
         "embed": [run, mixed, "--workers", "0", *out],
         "shard": [mixed, *out],
@@ -125,8 +128,9 @@ def test_classes_that_only_one_split_has(run, classes, capsys):
         assert evaluate(run, *args) == 0
         shown = capsys.readouterr()
         assert json.loads(shown.out)["val_images"] == 12
-        assert "2 validation images of classes without training images (purple" in shown.err
-        assert "no validation images for extra: these classes are not evaluated" in shown.err
+        assert "left out: 1 validation class without training images (purple)" in shown.err
+        assert "(2 without a label: " in shown.err
+        assert "3 classes (no validation images for extra)" in shown.err
 
 
 def test_validation_images_of_one_class(run, classes, capsys):
@@ -155,7 +159,7 @@ def test_a_loose_image_is_not_evaluated(run, tmp_path, capsys):
     shown = capsys.readouterr()
     result = json.loads(shown.out)
     assert result["train_images"] + result["val_images"] == 12
-    assert "13 images (1 without a label (000.jpg)), 2 classes" in shown.err
+    assert "13 images (1 without a label: 000.jpg), 2 classes" in shown.err
 
 
 def test_one_image_per_class_cannot_be_held_out(run, tmp_path, capsys):

@@ -67,7 +67,7 @@ def test_a_class_missing_in_train_is_named(classes):
     sets = open_images(classes)
     assert sets.val.classes == ("dark", "light")
     assert sets.val.labels.tolist() == [0] * 6 + [1] * 6 + [UNLABELED] * 2
-    assert str(sets.left_out) == "2 validation images of classes without training images (purple, ...)"
+    assert str(sets.left_out) == "1 validation class without training images (purple)"
 
 
 def test_a_tar_gives_the_same_images_as_its_folder(classes, tmp_path):
@@ -327,13 +327,6 @@ PIXELS = np.zeros((4, 8, 8, 3), np.uint8)
         ({"images": PIXELS.astype(np.float32)}, "must be uint8 .* got float32"),
         ({"images": PIXELS[..., :2]}, "must be uint8"),
         ({"images": PIXELS[:0]}, "no images"),
-        ({"images": PIXELS, "labels": np.arange(3)}, "labels must be 4 integers"),
-        ({"images": PIXELS, "labels": np.array(list("abcd"))}, "labels must be 4 integers"),
-        ({"images": PIXELS, "labels": np.arange(4) / 2}, "labels must be 4 integers"),
-        (
-            {"images": PIXELS, "labels": np.arange(4) - 2},
-            r"-1 for unlabeled images, .* with -2",
-        ),
     ],
 )
 def test_arrays_of_the_wrong_shape_are_refused(tmp_path, arrays, sentence):

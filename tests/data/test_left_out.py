@@ -62,7 +62,7 @@ def test_each_real_folder_is_read_once(tmp_path):
     assert paths(sets.train) == [
         f"{name}.jpg" for name in ("first/000", "first/001", "real/000", "real/001", "whole/other/000")
     ]
-    assert sets.left_out.counts() == {"links to folders that are already included": 5}
+    assert sets.left_out.counts() == {"links to folders that are already included": 5, "broken links": 1}
 
 
 def test_a_link_to_a_hidden_folder_is_followed(tmp_path, left):
@@ -113,6 +113,9 @@ def test_images_that_cannot_be_read_here_are_counted(photos):
         "e.svg",
         "f.zip",
         "g.parquet",
+        "h",
+        "i.jpg.part",
+        "README",
         "notes.txt",
         "labels.csv",
     ):
@@ -122,6 +125,8 @@ def test_images_that_cannot_be_read_here_are_counted(photos):
     assert sets.left_out.counts() == {
         "images in unsupported formats": 5,
         "archives, tables and videos among the images": 2,
+        "files without a suffix": 1,
+        "unfinished downloads": 1,
     }
     assert "5 images in unsupported formats (a.HEIC, b.avif, c.jxl, ...)" in str(sets.left_out)
 
@@ -241,7 +246,7 @@ def test_a_loose_image_and_a_subfolder_do_not_cost_the_labels(tmp_path):
     sets = open_images(tmp_path)
     assert sets.train.classes == ("a", "b", "c")
     assert sets.train.labels.tolist() == [UNLABELED, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2]
-    assert sets.describe() == "11 images (1 without a label (000.jpg)), 3 classes"
+    assert sets.describe() == "11 images (1 without a label: 000.jpg), 3 classes"
 
 
 def test_a_larger_subfolder_does_not_hide_its_class(tmp_path):
@@ -302,9 +307,36 @@ def test_minus_one_is_unlabeled(tmp_path):
     assert sets.train.labels.tolist() == [0, UNLABELED, 1, UNLABELED]
     assert paths(sets.train) == ["train/5/000000", "train/000001", "train/7/000002", "train/000003"]
     assert sets.val.labels.tolist() == [0, UNLABELED, 1, UNLABELED]
-    assert sets.left_out.counts() == {"validation images of classes without training images": 2}
+    assert sets.left_out.counts() == {"validation classes without training images": 2}
     np.savez(tmp_path / "b.npz", images=PIXELS, labels=np.full(4, -1))
     assert open_images(tmp_path / "b.npz").train.labels is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "numbers"),
+    [
+        (np.array(["dog", "", "cat", "dog"]), ("cat", "dog"), [1, UNLABELED, 0, 1]),
+        (np.array([[3.0], [np.nan], [1.0], [3.0]]), ("1", "3"), [1, UNLABELED, 0, 1]),
+        (np.array([3, -1, -2, 3], np.int8), ("-2", "3"), [1, UNLABELED, 0, 1]),
+        (np.array([True, False, False, True]), ("0", "1"), [1, 0, 0, 1]),
+        (np.array([9, 8, 8, 9], np.uint8), ("8", "9"), [1, 0, 0, 1]),
+    ],
+)
+def test_labels_of_any_type(tmp_path, labels, classes, numbers):
+    np.savez(tmp_path / "a.npz", images=PIXELS, labels=labels)
+    train = open_images(tmp_path / "a.npz").train
+    assert train.classes == classes
+    assert train.labels.tolist() == numbers
+
+
+@pytest.mark.parametrize("labels", [np.arange(3), np.arange(4) / 2, np.eye(4), np.array([1, 2, np.inf, 1])])
+def test_labels_that_cannot_be_used_cost_no_images(tmp_path, labels):
+    np.savez(tmp_path / "a.npz", images=PIXELS, labels=labels)
+    sets = open_images(tmp_path / "a.npz")
+    assert (len(sets.train), sets.train.labels) == (4, None)
+    assert str(sets.left_out) == (
+        f"1 array of labels without a class per image (labels: {labels.dtype} {labels.shape} for 4 images)"
+    )
 
 
 # lists
@@ -391,3 +423,15 @@ def test_tables_next_to_images_are_named(photos):
     sets = open_images(photos)
     assert len(sets.train) == 24
     assert str(sets.left_out) == "1 archive, table or video among the images (data/train.parquet)"
+
+
+def test_shards_in_subfolders_have_their_own_index(photos, tmp_path):
+    """A shard that is in a folder's index but missing is named, whichever the folder."""
+    from siam.data.sharding import shard
+
+    for split in ("train", "val"):
+        shard(photos, tmp_path / "set" / split, "8kB")
+    lost = tmp_path / "set" / "val" / "train-000001.tar"
+    lost.rename(tmp_path / "lost.tar")
+    sets = open_images(tmp_path / "set")
+    assert list(sets.unreadable_files) == [str(lost)]

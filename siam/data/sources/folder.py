@@ -6,7 +6,7 @@ from pathlib import Path
 
 from siam.data.decode import BrokenImage
 from siam.data.images import Encoded, ImageSets
-from siam.data.kinds import HIDDEN, LINKS, LOCKED, NOT_FILES, Reason, is_image, is_side_folder, reason
+from siam.data.kinds import BROKEN, HIDDEN, LINKS, LOCKED, NOT_FILES, Reason, is_image, is_side_folder, reason
 from siam.data.labels import class_folders
 from siam.data.left_out import LeftOut
 from siam.data.packed import PackedStrings
@@ -91,9 +91,11 @@ class _Walk:
         why: Reason | None
         if is_folder:
             why = HIDDEN if is_side_folder(entry.name) else self._repeated(entry, is_link)
+        elif not is_file and is_link and not os.path.exists(entry.path):
+            why = None if is_image(entry.name) else BROKEN  # an image that is missing counts as unreadable
         elif not is_image(entry.name):
             why = reason(entry.name)
-        elif is_file or (is_link and not os.path.exists(entry.path)):  # a broken link is an unreadable image
+        elif is_file:
             why = None
         else:
             why = NOT_FILES  # reading a pipe would block forever

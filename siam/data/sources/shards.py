@@ -43,7 +43,8 @@ def recognizes(name: str) -> bool:
 def open(name: str) -> ImageSets:
     places = list(expand_shards(name))
     if not remote.is_remote(places[0]) and Path(name).is_dir():
-        indexed = (str(Path(name) / known) for known in _index_next_to(places[0]))
+        firsts = {Path(place).parent: place for place in places}
+        indexed = (str(folder / known) for folder, first in firsts.items() for known in _index_next_to(first))
         places = sorted({*places, *indexed})  # a missing shard is reported, like a corrupt one
     train, val = split_by_name(places)
     unreadable: dict[str, str] = {}
