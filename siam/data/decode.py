@@ -64,6 +64,8 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BrokenImage(error.strerror or "cannot be opened") from None
+    except ValueError:  # a list may contain any characters
+        raise BrokenImage("its name contains a null character") from None
 
 
 def decode(data: bytes, downscale: int = 1, smooth_chroma: bool = True) -> Tensor:

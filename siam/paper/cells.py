@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from siam.system.files import write_atomically
+from siam.system.names import LONGEST_NAME, shown
 
 Mean = tuple[float, float | None]
 """Mean and standard deviation over seeds; the deviation is None for one seed."""
@@ -25,13 +26,13 @@ def mean_of(values: Iterable[float | None]) -> Mean | None:
 
 def markdown_row(cells: Iterable[str]) -> str:
     """Format a Markdown table row."""
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(shown(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def run_folder(folder: Path, row: str, seed: int) -> Path:
     """Return the run folder for a table row and seed, such as no-predictor-seed0."""
     name = "".join(c if c.isalnum() else "-" for c in row.lower()).strip("-")
-    return folder / f"{name}-seed{seed}"
+    return folder / f"{name[:LONGEST_NAME]}-seed{seed}"
 
 
 def save_table(folder: Path, facts: dict[str, Any], page: str) -> None:

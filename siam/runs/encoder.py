@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import load_file as load_safetensors
+from safetensors.torch import load as load_safetensors
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -83,7 +83,7 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], source: Path) ->
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
-        return load_safetensors(file)
+        return load_safetensors(file.read_bytes())  # the library opens only files whose names are UTF-8
     except Exception as error:
         raise RunError(f"{file} cannot be read: {first_line(error, 200)}") from None
 

@@ -128,9 +128,12 @@ def _cut(file: Path, position: int) -> bool:
 
 
 def _tensorboard(folder: Path, step: int) -> Any:
-    """Return a SummaryWriter that purges events from `step` on, or None if tensorboard is not installed."""
+    """Return a SummaryWriter that purges events from `step` on, or None if tensorboard cannot be used."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+    try:
+        return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+    except UnicodeEncodeError:  # it cannot open files in folders whose names are not UTF-8
+        return None

@@ -40,6 +40,7 @@ from siam.settings.pretraining import CheckpointSettings
 from siam.settings.schedule import Schedule
 from siam.system.device import find_device, tune_process, uses_bf16
 from siam.system.files import locked, write_atomically
+from siam.system.names import shown
 
 T = TypeVar("T")
 
@@ -312,7 +313,7 @@ class Session:
         """
         rows = [*sorted(files), *sorted(self.unreadable.items())]
         if rows:
-            text = "".join(f"{path}\t{reason}\n" for path, reason in rows).encode("utf-8", "surrogateescape")
+            text = "".join(f"{shown(path)}\t{shown(reason)}\n" for path, reason in rows).encode()
             file = self.folder / UNREADABLE
             self.try_to_write(UNREADABLE, lambda: write_atomically(file, lambda opened: opened.write(text)))
         if self.unreadable:

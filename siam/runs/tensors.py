@@ -46,8 +46,8 @@ def load_tensors(file: Path) -> Any:
     if not pickled:
         raise ValueError("it is not a checkpoint")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), file.open("rb") as opened:  # torch.load needs names that are UTF-8
             warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(opened, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError("it contains objects other than tensors; loading them could execute code") from None

@@ -32,6 +32,7 @@ from siam.settings.overrides import Overrides
 from siam.settings.plain import differences
 from siam.settings.pretraining import Settings
 from siam.system.device import find_device
+from siam.system.names import LONGEST_NAME
 from siam.train.pretrain import Outcome, train
 from siam.train.speed import ThisMachine
 
@@ -253,4 +254,5 @@ def _runs_on(data: str) -> list[Path]:
 
 def _short(data: str) -> str:
     """Return a path's last component without its suffix, with special characters replaced by dashes."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(data).stem or "images").strip("-") or "images"
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(data).stem or "images").strip("-") or "images"
+    return name[:LONGEST_NAME]

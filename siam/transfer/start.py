@@ -29,6 +29,7 @@ from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.system.files import write_atomically
+from siam.system.names import LONGEST_NAME
 from siam.transfer.annotations import DetectionDataset
 from siam.transfer.data import open_annotated
 from siam.transfer.settings import TransferSettings, starting_point
@@ -128,18 +129,18 @@ def resolve(
     task = overrides.only("task").over(TransferSettings()).task
     annotated = open_once(data, task == "segmentation")
     for line in annotated.skipped.lines():
-        console.print(f"skipped: {line}", highlight=False, soft_wrap=True)
+        print_line(console, f"skipped: {line}")
     base = starting_point(recipe, annotated.layout, annotated.years, len(annotated.train))
     settings = overrides.over(base)
     folder = Path(out) if out is not None else _default_folder(Path(run), str(data), settings)
     if not (folder / TRANSFER).exists():
         init_backbone(run, settings.init, settings.seed)  # raises before anything is written
     _claim(folder, resume, {"run": str(run), "data": str(data), **to_dict(settings)}, settings)
-    console.print(
+    print_line(
+        console,
         f"{settings.task} with {settings.detector} on {data}: {len(annotated.train):,} images, "
         f"{len(annotated.classes)} classes, {backbone} from {settings.init or run}, "
         f"{settings.iterations:,} steps of {settings.batch_size} images -> {folder}",
-        highlight=False, soft_wrap=True,
     )  # fmt: skip
     return settings, folder
 
@@ -210,9 +211,9 @@ def _require_same(file: Path, plain: dict[str, Any], settings: TransferSettings)
 
 def _default_folder(run: Path, data: str, settings: TransferSettings) -> Path:
     """Return RUN/transfer/DATA-TASK-DETECTOR, plus `init` and seed if set."""
-    parts = [Path(data).resolve().name, settings.task, settings.detector]
+    parts = [Path(data).resolve().name[:LONGEST_NAME], settings.task, settings.detector]
     if settings.init:
-        parts.append(Path(settings.init).stem)
+        parts.append(Path(settings.init).stem[:LONGEST_NAME])
     if settings.seed:
         parts.append(f"seed{settings.seed}")
     return run / TRANSFERS / re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(parts))

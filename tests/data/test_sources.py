@@ -44,7 +44,7 @@ def samples(photos, tmp_path, monkeypatch):
         "stl10": "torchvision_sets", "shards": "shards", "shards/*.tar": "shards", "shards/": "shards",
         f"shards/train-{{000000..{last:06d}}}.tar": "shards", REMOTE: "shards", f"{REMOTE}/*.tar": "shards",
         "tables": "parquet", "tables/0.parquet": "parquet", "tables/*.parquet": "parquet",
-        "memory://tables": "parquet",
+        "memory://tables": "parquet", "photos/*.jpg": "pattern", "photos/{000..003}.jpg": "pattern",
     }  # fmt: skip
     memory.rm("/set", recursive=True)
     memory.rm("/tables", recursive=True)
@@ -61,7 +61,7 @@ def test_exactly_one_source_recognizes_each_name(samples):
 
 def test_no_source_recognizes_other_names(samples, tmp_path):
     (tmp_path / "notes.md").touch()
-    for name in ("notes.md", "nowhere", "no/where.tar", "photos/*.jpg", "list.txt/", "a\0b", "x" * 300):
+    for name in ("notes.md", "nowhere", "no/where.tar", "photos/*.gif", "list.txt/", "a\0b", "x" * 300):
         assert not any(module.recognizes(name) for module in plugins.modules("siam.data.sources")), name
 
 
