@@ -28,6 +28,7 @@ from typing import Any
 
 from siam import plugins
 from siam.errors import SettingsError, SiamError, did_you_mean
+from siam.system.names import shown
 
 HELP = """usage: siam VERB ...
 
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # here, where BrokenPipeError is handled
     except SiamError as error:
         if not error.on_all_ranks or is_rank_zero():
-            print(f"siam: {error}", file=sys.stderr)
+            print(f"siam: {shown(error)}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         if is_rank_zero():

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from siam.report.formats import percent as percent_of
+from siam.system.names import shown
 
 _MAX_CLASSES = 20
 
@@ -25,7 +26,10 @@ def show(result: Any, as_json: bool = False, render: Callable[[Any], Iterable[An
 
     console = Console(highlight=False)
     for part in [facts_table(facts)] if render is None else render(result):
-        console.print(part, soft_wrap=isinstance(part, str))
+        if isinstance(part, str):
+            console.print(shown(part), soft_wrap=True, markup=False, emoji=False)
+        else:
+            console.print(part)
 
 
 def facts_table(facts: dict[str, Any], percent: Iterable[str] = ()) -> Any:
@@ -34,6 +38,7 @@ def facts_table(facts: dict[str, Any], percent: Iterable[str] = ()) -> Any:
     percent: names of fields to show as percentages.
     """
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(show_header=False, box=None, padding=(0, 2))
     table.add_column(no_wrap=True)
@@ -41,7 +46,7 @@ def facts_table(facts: dict[str, Any], percent: Iterable[str] = ()) -> Any:
     in_percent = set(percent)
     for name, value in facts.items():
         words = _duration(value) if name == "seconds" else _in_words(value, name in in_percent)
-        table.add_row(name.replace("_", " "), words)
+        table.add_row(name.replace("_", " "), Text(shown(words)))
     return table
 
 
@@ -75,6 +80,7 @@ def classes_table(per_class: dict[str, float], confusion: list[list[int]]) -> An
     omitted.
     """
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("class", "accuracy", "most confused with", box=None, padding=(0, 2))
     rows = [counts for counts in confusion if sum(counts)]
@@ -82,7 +88,7 @@ def classes_table(per_class: dict[str, float], confusion: list[list[int]]) -> An
     for name, counts in lowest:
         others = {other: n for other, n in zip(per_class, counts, strict=False) if other != name and n}
         confused = max(others, key=others.__getitem__) if others and len(rows) == len(counts) else "-"
-        table.add_row(name, percent_of(per_class[name]), confused)
+        table.add_row(Text(shown(name)), percent_of(per_class[name]), Text(shown(confused)))
     if len(per_class) > _MAX_CLASSES:
         table.caption = (
             f"{_MAX_CLASSES} of {len(per_class)} classes, lowest accuracy first; --json prints all"
@@ -94,4 +100,4 @@ def markdown_file(path: str) -> Any:
     """Read a Markdown file as a rich renderable."""
     from rich.markdown import Markdown
 
-    return Markdown(Path(path).read_text())
+    return Markdown(Path(path).read_text(encoding="utf-8"))

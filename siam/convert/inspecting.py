@@ -17,7 +17,7 @@ from siam.measure.collapse import effective_rank, embedding_std, verdict
 from siam.measure.features import center_views, extract
 from siam.network import Network
 from siam.runs.bars import print_sets
-from siam.runs.encoder import load_network
+from siam.runs.encoder import load_network, load_weights
 from siam.runs.folder import SETTINGS, open_run
 from siam.system.device import find_device, uses_bf16
 
@@ -51,7 +51,7 @@ def _inspect_run(folder: Path, data: str | Path | None, device: str) -> dict[str
     run = open_run(folder)
     s, weights = run.settings, load_network(folder)
     network = Network(s.method, s.backbone, s.views.size, s.width, s.stem)
-    network.load_state_dict({**network.state_dict(), **weights})
+    load_weights(network, {**network.state_dict(), **weights}, folder)
     latest = {k: v for record in run.metrics() for k, v in record.items() if v is not None}
     heads = [name for name in ("projector", "predictor") if any(k.startswith(f"{name}.") for k in weights)]
     facts: dict[str, Any] = {

@@ -7,12 +7,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from siam.data.fingerprint import changes
-from siam.errors import RunError
+from siam.errors import RunError, first_line
 from siam.system.files import locked, write_atomically
 
 JOB = "job.json"
 _WRITER = "siam embed"
+UNREADABLE = b"unreadable"
+"""Key of the metadata of a part: its unreadable images, path -> reason, as JSON."""
 
 
 @contextmanager
@@ -76,3 +81,25 @@ def remove(folder: Path) -> None:
         for file in files:
             file.unlink(missing_ok=True)
         folder.rmdir()
+
+
+def is_whole(part: Path) -> bool:
+    """Return whether a part exists and its footer, which is written last, can be read."""
+    try:
+        metadata = pq.read_metadata(part)
+    except (OSError, pa.ArrowException):
+        return False
+    schema = metadata.schema.to_arrow_schema()
+    return UNREADABLE in (schema.metadata or {}) and (not metadata.num_rows or "embedding" in schema.names)
+
+
+def row_groups(part: Path) -> Iterator[pa.Table]:
+    """Yield the row groups of a part. Raises RunError if it is corrupt."""
+    try:
+        opened = pq.ParquetFile(part)
+        for group in range(opened.numrow_groups if opened.metadata.num_rows else 0):
+            yield opened.read_row_group(group)
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(
+            f"{part} is corrupt ({first_line(error)}): delete it, and run the command again"
+        ) from None

@@ -18,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from siam.convert.parts import continue_or_start, parts_folder, remove
+from siam.convert.parts import UNREADABLE, continue_or_start, is_whole, parts_folder, remove, row_groups
 from siam.data.fingerprint import fingerprint
 from siam.data.images import Images, ImageSets, class_of
 from siam.data.loader import choose_workers
 from siam.data.sources import open_images
+from siam.data.unreadable import Unreadable
 from siam.errors import DataError, RunError, SettingsError
 from siam.measure.features import center_views, stream
 from siam.processes.agree import all_gather_object, on_rank_zero
@@ -30,8 +31,10 @@ from siam.processes.gather import rank, world_size
 from siam.processes.rendezvous import local_device, process_group
 from siam.runs.bars import OnProgress, print_line, print_sets, running_total, transient_progress
 from siam.runs.encoder import Layer, load
+from siam.runs.folder import require_free
 from siam.system.device import find_device, uses_bf16
 from siam.system.files import write_atomically, writing
+from siam.system.names import stored
 
 Precision = Literal["float32", "float16"]
 
@@ -57,12 +60,17 @@ class Embedder:
         if self.batch_size < 1:
             raise SettingsError(f"batch_size must be at least 1, got {self.batch_size}")
 
-    def vectors(self, images: Images, indices: NDArray[np.int64]) -> Iterator[Vectors]:
-        """Yield batches of embeddings in order of `indices`; skip unreadable images."""
+    def vectors(
+        self, images: Images, indices: NDArray[np.int64], unreadable: dict[int, str] | None = None
+    ) -> Iterator[Vectors]:
+        """Yield batches of embeddings in order of `indices`; skip unreadable images.
+
+        unreadable: dict to fill with the indices of skipped images, and why they are.
+        """
         device = find_device(local_device(self.device))
         encoder = load(self.run, str(device), self.layer)
         workers = choose_workers(self.workers, device)
-        views = center_views(images, encoder.image_size, indices, self.batch_size, workers)
+        views = center_views(images, encoder.image_size, indices, self.batch_size, workers, unreadable)
         for features, embedded in stream(encoder, views, device, uses_bf16("auto", device)):
             yield features.numpy(), embedded
 
@@ -113,9 +121,10 @@ def embed_to_parquet(
 
     Each batch becomes one row group, so memory use does not grow with the dataset.
     Until the file is complete, finished parts are kept in OUT.parts, and an interrupted
-    call can be repeated to write only the missing parts. Processes started by torchrun
-    share the work. An existing file is replaced only if it contains vectors of the same
-    encoder for the same data. Returns a summary. Raises SiamError.
+    call can be repeated to write only the missing parts. Unreadable images are named and
+    listed in OUT.unreadable.txt. Processes started by torchrun share the work. An existing
+    file is replaced only if it contains vectors of the same encoder for the same data.
+    Returns a summary. Raises SiamError.
     """
     embedder = Embedder(run, device, batch_size, workers, layer)
     out = _output(out)
@@ -135,11 +144,30 @@ def embed_to_parquet(
             progress = bar(f"embed {images.name}" + " (validation)" * number)
             _write_parts(embedder, images, parts, number, precision, progress)
         all_gather_object(None)  # a barrier: all parts now exist
-        written, dimension = on_rank_zero(lambda: _join(parts, out, about))
-    total = sum(len(images) for images in sets)
+        written, dimension, unreadable = on_rank_zero(lambda: _join(parts, out, about))
+        listed = on_rank_zero(lambda: _list_unreadable(unreadable, out)) if written else ""
     if not written:
-        raise DataError(f"none of the {total} images in {data} can be read")
-    return {"out": str(out), "images": written, "unreadable": total - written, "dimension": dimension}
+        raise DataError(
+            f"none of the {len(unreadable)} images in {data} can be read: {unreadable.first_few()}"
+        )
+    if unreadable:
+        images_left_out = "1 image is" if len(unreadable) == 1 else f"{len(unreadable):,} images are"
+        print_line(console, f"{images_left_out} unreadable: {unreadable.first_few()}; see {listed}")
+    return {"out": str(out), "images": written, "unreadable": len(unreadable), "dimension": dimension}
+
+
+def _list_unreadable(unreadable: Unreadable, out: Path) -> str:
+    """Write OUT.unreadable.txt, one path and reason per line, if any image is unreadable."""
+    file = _list_of(out)
+    if unreadable:
+        text = unreadable.as_text().encode()
+        with writing(file):
+            write_atomically(file, lambda opened: opened.write(text))
+    return str(file)
+
+
+def _list_of(out: Path) -> Path:
+    return out.with_name(out.name + ".unreadable.txt")
 
 
 def _output(out: str | Path) -> Path:
@@ -173,7 +201,9 @@ def _parts_of(
 
     A file of that name is replaced only if it contains vectors of the same encoder for the same data.
     """
-    if os.path.lexists(out) and not _may_replace(out, about):
+    if not os.path.lexists(out):
+        require_free(out.parent, [_list_of(out).name])
+    elif not _may_replace(out, about):
         raise RunError(
             f"{out} exists and was not written from the same encoder and data: choose another --out, or "
             "delete it"
@@ -214,21 +244,25 @@ def _write_parts(
     """
     size = _PART * embedder.batch_size
     files = [folder / f"{number}-{part:08d}.parquet" for part in range(-(-len(images) // size))]
-    missing = on_rank_zero(lambda: [part for part, file in enumerate(files) if not file.exists()])
+    missing = on_rank_zero(lambda: [part for part, file in enumerate(files) if not is_whole(file)])
     own = missing[rank() :: world_size()]
     part_of = np.arange(len(images)) // size
     done = int((~np.isin(part_of, missing)).sum())
     add = running_total(progress, len(images))
     add(done)
+    unreadable: dict[int, str] = {}
 
     def batches() -> Iterator[Vectors]:
-        for features, indices in embedder.vectors(images, np.flatnonzero(np.isin(part_of, own))):
+        wanted = np.flatnonzero(np.isin(part_of, own))
+        for features, indices in embedder.vectors(images, wanted, unreadable):
             yield features, indices
             add(len(indices) * world_size())  # assume that all ranks run at the same speed
 
     for part, rows in _by_part(batches(), own, size):
         tables = [_table(images, features, indices, precision) for features, indices in rows]
-        write_atomically(files[part], partial(_write_tables, tables=tables))
+        noted = {images.path(i): reason for i, reason in unreadable.items() if i // size == part}
+        metadata = {UNREADABLE: json.dumps(noted)}
+        write_atomically(files[part], partial(_write_tables, tables=tables, metadata=metadata))
     progress(len(images), len(images))  # counts unreadable images too
 
 
@@ -246,36 +280,40 @@ def _by_part(batches: Iterator[Vectors], parts: list[int], size: int) -> Iterato
         yield part, rows
 
 
-def _join(parts: Path, out: Path, about: dict[str, Any]) -> tuple[int, int]:
-    """Merge the parts into `out`, delete them, and return (rows, embedding size)."""
+def _join(parts: Path, out: Path, about: dict[str, Any]) -> tuple[int, int, Unreadable]:
+    """Merge the parts into `out`, and delete them.
+
+    Returns the number of rows, the embedding size and the unreadable images.
+    """
     rows = dimension = 0
+    unreadable = Unreadable()
 
     def tables() -> Iterator[pa.Table]:
         nonlocal rows, dimension
         for file in sorted(parts.glob("*.parquet"), key=lambda path: tuple(map(int, path.stem.split("-")))):
-            opened = pq.ParquetFile(file)
-            for group in range(opened.num_row_groups if opened.metadata.num_rows else 0):
-                table = opened.read_row_group(group)
+            unreadable.update(json.loads(pq.read_schema(file).metadata[UNREADABLE]))
+            for table in row_groups(file):
                 rows, dimension = rows + len(table), table.schema.field("embedding").type.list_size
-                yield table.replace_schema_metadata({_ABOUT: json.dumps(about)})
+                yield table
 
     first = next(merged := tables(), None)
     if first is not None:
+        whole, metadata = itertools.chain([first], merged), {_ABOUT: json.dumps(about)}
         with writing(out):
-            write_atomically(out, lambda file: _write_tables(file, itertools.chain([first], merged)))
+            write_atomically(out, lambda file: _write_tables(file, whole, metadata))
     remove(parts)
-    return rows, dimension
+    return rows, dimension, unreadable
 
 
-def _write_tables(file: Any, tables: Iterable[pa.Table]) -> None:
+def _write_tables(file: Any, tables: Iterable[pa.Table], metadata: dict[bytes, str] | None = None) -> None:
     """Write each table as one row group."""
     writer: pq.ParquetWriter | None = None
     for table in tables:
         if writer is None:
-            writer = pq.ParquetWriter(file, table.schema)
+            writer = pq.ParquetWriter(file, table.schema.with_metadata(metadata))
         writer.write_table(table)
     if writer is None:  # no rows: write an empty file to mark the part as done
-        pq.write_table(pa.table({}), file)
+        pq.write_table(pa.table({}).replace_schema_metadata(metadata), file)
     else:
         writer.close()
 
@@ -284,10 +322,11 @@ def _table(
     images: Images, features: NDArray[np.float32], indices: NDArray[np.int64], precision: Precision
 ) -> pa.Table:
     values = features.astype(precision).ravel()
-    labels = [class_of(images, int(i)) for i in indices]
+    classes = [class_of(images, int(i)) for i in indices]
+    labels = [None if kind is None else stored(kind) for kind in classes]
     return pa.table(
         {
-            "path": pa.array([images.path(int(i)) for i in indices], pa.string()),
+            "path": pa.array([stored(images.path(int(i))) for i in indices], pa.string()),
             "label": pa.array(labels, pa.string()),
             "embedding": pa.FixedSizeListArray.from_arrays(pa.array(values), features.shape[1]),
         }

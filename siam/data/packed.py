@@ -8,6 +8,12 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 
+def are_distinct(names: Iterable[str]) -> bool:
+    """Return True if no name occurs twice."""
+    hashes = np.fromiter(map(hash, names), dtype=np.int64)  # 8 bytes per name
+    return len(np.unique(hashes)) == len(hashes)
+
+
 class PackedStrings:
     """An immutable list of strings, stored as a block of bytes and an array of offsets.
 

@@ -11,6 +11,7 @@ from siam.data.remote import is_remote, listed
 from siam.errors import DataError
 
 SHARDS = (".tar", ".parquet")
+_LARGEST_RANGE = 1_000_000
 _DEEPEST = 3  # levels of folders in which to look for shards
 
 
@@ -24,11 +25,11 @@ def expand_shards(name: str) -> tuple[str, ...]:
     files, or if none are found at a URL.
     """
     remote = is_remote(name)
-    found = [one for part in _braces(name) for one in _starred(part, remote)]
+    found = expand(name)
     if len(found) == 1 and not found[0].endswith(SHARDS) and (remote or os.path.isdir(name)):
-        found = listed(name.rstrip("/")) if remote else _shards_in(name)
-    found = [one for one in found if one.endswith(SHARDS)]
-    if found == [name] and name.endswith(".tar") and not remote:
+        found = tuple(listed(name.rstrip("/")) if remote else _shards_in(name))
+    found = tuple(one for one in found if one.endswith(SHARDS))
+    if found == (name,) and name.endswith(".tar") and not remote:
         return ()  # a single tar is split by its member names: sources/tar.py
     if len({one.endswith(".tar") for one in found}) > 1:
         raise DataError(
@@ -36,7 +37,7 @@ def expand_shards(name: str) -> tuple[str, ...]:
         )
     if remote and not found:
         raise DataError(f"found no .tar or .parquet files at {name}")
-    return tuple(found)
+    return found
 
 
 def _shards_in(folder: str) -> list[str]:
@@ -45,37 +46,63 @@ def _shards_in(folder: str) -> list[str]:
     A dataset from the Hugging Face Hub has a README.md and, in data/ or a folder per
     configuration and split, Parquet files.
     """
-    return sorted(_shards_below(folder, _DEEPEST) or [])
+    pictures = os.path.isfile(os.path.join(folder, "README.md")) and any(
+        glob.glob(os.path.join(glob.escape(folder), depth, "*.parquet")) for depth in ("", "*", "*/*")
+    )
+    return sorted(_shards_below(folder, _DEEPEST, pictures) or [])
 
 
-def _shards_below(folder: str, levels: int) -> list[str] | None:
-    """Return the shards in a folder and `levels` of subfolders; None if there are images or more levels."""
+def _shards_below(folder: str, levels: int, pictures: bool) -> list[str] | None:
+    """Return the shards in a folder and `levels` of subfolders; None if there are images or more levels.
+
+    pictures: skip images, which illustrate the README.md of a dataset from the Hub.
+    """
     found: list[str] = []
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if is_side_folder(entry.name):
                 continue
             if entry.is_dir(follow_symlinks=False):
-                below = _shards_below(entry.path, levels - 1) if levels else None
+                below = _shards_below(entry.path, levels - 1, pictures) if levels else None
                 if below is None:
                     return None
                 found += below
             elif entry.name.endswith(SHARDS):
                 found.append(entry.path)
-            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES) and not pictures:
                 return None
     return found
 
 
+def is_pattern(name: str) -> bool:
+    """Return True if a name has braces or wildcards, and is not the name of a file."""
+    return not os.path.exists(name) and (any(c in name for c in "*?[") or bool(_BRACES.search(name)))
+
+
+@lru_cache(maxsize=8)
+def expand(pattern: str) -> tuple[str, ...]:
+    """Return the names that a pattern stands for, and (pattern,) if it is none.
+
+    Braces stand for all their choices, whether or not they exist; wildcards for existing files. Results are
+    cached like those of `expand_shards`. Raises DataError if there are too many.
+    """
+    return tuple(one for part in _braces(pattern) for one in _starred(part, is_remote(pattern)))
+
+
+_BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
+
+
 def _braces(pattern: str) -> list[str]:
     """Expand braces: a-{00..02}.tar becomes a-00.tar, a-01.tar and a-02.tar."""
-    match = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", pattern)
+    match = _BRACES.search(pattern)
     if match is None or os.path.exists(pattern):
         return [pattern]
     first, last, either = match.groups()
     if either is not None:
         choices = either.split(",")
     else:
+        if int(last) - int(first) >= _LARGEST_RANGE:
+            raise DataError(f"{pattern} stands for more than {_LARGEST_RANGE:,} files: use * instead")
         choices = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
     return [one for c in choices for one in _braces(pattern[: match.start()] + c + pattern[match.end() :])]
 
@@ -83,4 +110,4 @@ def _braces(pattern: str) -> list[str]:
 def _starred(pattern: str, remote: bool) -> list[str]:
     if not any(c in pattern for c in "*?[") or os.path.exists(pattern):
         return [pattern]
-    return listed(pattern) if remote else sorted(glob.glob(pattern))
+    return listed(pattern) if remote else sorted(glob.glob(pattern, recursive=True))

@@ -14,14 +14,13 @@ from torch import Tensor
 
 from siam.data.decode import BrokenImage
 from siam.data.images import UNLABELED, Images
-from siam.data.kinds import IMAGE_SUFFIXES
+from siam.data.kinds import IMAGE_SUFFIXES, is_side_folder
+from siam.data.photographs import suffix_of
 from siam.data.sources import open_images
-from siam.data.sources.shards import INDEX
+from siam.data.sources.shards import CLASSES, INDEX
+from siam.data.unreadable import Unreadable
 from siam.errors import DataError, SettingsError
 from siam.system.files import ELSEWHERE, make_folder, write_atomically, writing
-
-_FIRST_BYTES = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}
-"""Magic bytes of an image format -> file extension."""
 
 _Sample = tuple[str, bytes, int | None]
 """Name in the shard, encoded image, and label."""
@@ -37,11 +36,12 @@ def shard(
     """Copy images to WebDataset shards in `out`: train-000000.tar and so on.
 
     Encoded images are copied unchanged and in order; images from arrays are encoded as
-    PNG. Each image keeps its name; its class index, if any, is stored in a .cls file
-    with the same stem. Unreadable images are skipped. size: maximum shard size, such as
-    "512MB". progress: called with the number of images processed and the total.
-    announce: called with each line on what was found. Returns the output folder and the
-    numbers of images, unreadable images and shards. Raises SiamError.
+    PNG. Each image keeps its name, unless two would have the same key. Its class index,
+    if any, is stored in a .cls file with the same stem, and the class names in
+    index.json. Unreadable images are skipped. size: maximum shard size, such as "512MB".
+    progress: called with the number of images processed and the total. announce: called
+    with each line on what was found. Returns the output folder and the numbers of images,
+    unreadable images and shards. Raises SiamError.
     """
     limit, folder = bytes_of(size), Path(out)
     if folder.suffix == ".tar" or folder.is_file():
@@ -52,17 +52,19 @@ def shard(
     for line in sets.lines():
         announce(line)
     with writing(folder, ELSEWHERE), make_folder(folder), _removed_on_error(folder):
-        entries, unreadable = [], 0
+        entries, unreadable = [], Unreadable()
         for split, images in (("train", sets.train), ("val", sets.val)):
             if images is not None:
-                written, skipped = _write(images, split, folder, limit, progress)
-                entries += written
-                unreadable += skipped
+                entries += _write(images, split, folder, limit, progress, unreadable)
         index = {"wids_version": 1, "name": str(data), "shardlist": entries}
+        if sets.train.classes:
+            index[CLASSES] = sets.train.classes
         text = json.dumps(index, indent=1)
         write_atomically(folder / INDEX, lambda file: file.write(text.encode()))
+    if unreadable:
+        announce(f"left out, because they cannot be read: {unreadable.first_few()}")
     total = sum(entry["nsamples"] for entry in entries)
-    return {"out": str(folder), "images": total, "unreadable": unreadable, "shards": len(entries)}
+    return {"out": str(folder), "images": total, "unreadable": len(unreadable), "shards": len(entries)}
 
 
 @contextmanager
@@ -78,43 +80,44 @@ def _removed_on_error(folder: Path) -> Iterator[None]:
 
 
 def _write(
-    images: Images, split: str, folder: Path, limit: int, progress: Callable[[int, int], None]
-) -> tuple[list[dict[str, Any]], int]:
-    """Write the images of one split as shards.
+    images: Images,
+    split: str,
+    folder: Path,
+    limit: int,
+    progress: Callable[[int, int], None],
+    unreadable: Unreadable,
+) -> list[dict[str, Any]]:
+    """Write the images of one split as shards, and return the shards' index entries.
 
-    Returns the shards' index entries and the number of images skipped.
+    unreadable: dict to fill with the images that are skipped.
     """
     entries: list[dict[str, Any]] = []
-    skipped = size = 0
+    size = 0
     pending: list[_Sample] = []
+    keys = _Keys()
     for i in range(len(images)):
-        data = _file_of(images, i)
-        if data is None:
-            skipped += 1
+        try:
+            data = _file_of(images, i)
+        except BrokenImage as error:
+            unreadable[images.path(i)] = error.reason
             continue
         added = len(data) + 2048  # header, padding, and possibly a .cls file
         if pending and size + added > limit:
             entries.append(_write_shard(folder / f"{split}-{len(entries):06d}.tar", pending))
             pending, size = [], 0
         label = None if images.labels is None or images.labels[i] == UNLABELED else int(images.labels[i])
-        pending.append((_member(images.path(i), i, data), data, label))
+        pending.append((keys.member(images.path(i), i, data), data, label))
         size += added
         progress(i + 1, len(images))
     if pending:
         entries.append(_write_shard(folder / f"{split}-{len(entries):06d}.tar", pending))
-    return entries, skipped
+    return entries
 
 
-def _file_of(images: Images, i: int) -> bytes | None:
-    """Return image i's encoded bytes, or None if it is unreadable.
-
-    Images from arrays are encoded as PNG.
-    """
-    try:
-        data = images.encoded(i)
-        return _png(images.read(i)) if data is None else data
-    except BrokenImage:
-        return None
+def _file_of(images: Images, i: int) -> bytes:
+    """Return image i's encoded bytes; images from arrays are encoded as PNG. Raises BrokenImage."""
+    data = images.encoded(i)
+    return _png(images.read(i)) if data is None else data
 
 
 def _png(image: Tensor) -> bytes:
@@ -123,20 +126,31 @@ def _png(image: Tensor) -> bytes:
     return stream.getvalue()
 
 
-def _member(path: str, number: int, data: bytes) -> str:
-    """Return the name of an image within a shard.
+class _Keys:
+    """Names images within shards so that no two have the same WebDataset key."""
 
-    Dots in the stem are replaced, because WebDataset keys end at the first dot.
-    """
-    folder, slash, base = path.rpartition("/")
-    stem, _, ending = base.rpartition(".")
-    if f".{ending.lower()}" not in IMAGE_SUFFIXES:
-        formats = (kind for start, kind in _FIRST_BYTES.items() if data.startswith(start))
-        stem, ending = base, next(formats, "tif")
-    key = re.sub(r"[.#]", "_", stem)
-    if path.startswith("/") or ".." in folder.split("/"):
-        folder, slash, key = "", "", f"{number:09d}"
-    return f"{folder}{slash}{key}.{ending}"
+    def __init__(self) -> None:
+        self._taken: set[int] = set()  # hashes, which are smaller than millions of names
+
+    def member(self, path: str, number: int, data: bytes) -> str:
+        """Return the name of an image within a shard.
+
+        Dots in the stem are replaced, because WebDataset keys end at the first dot. A key
+        that is taken gets the image's number. Names that extraction or a reader would
+        refuse (absolute, with .., hidden or empty) are replaced by the number.
+        """
+        folder, slash, base = path.rpartition("/")
+        stem, _, ending = base.rpartition(".")
+        if f".{ending.lower()}" not in IMAGE_SUFFIXES:
+            stem, ending = base, suffix_of(data) or "tif"
+        key = re.sub(r"[.#]", "_", stem)
+        is_refused = slash and any(not part or is_side_folder(part) for part in folder.split("/"))
+        if is_refused or not key or "\0" in path:
+            folder, slash, key = "", "", f"{number:09d}"
+        while hash(folder + slash + key) in self._taken:
+            key += f"-{number}"
+        self._taken.add(hash(folder + slash + key))
+        return f"{folder}{slash}{key}.{ending}"
 
 
 def _write_shard(file: Path, samples: list[_Sample]) -> dict[str, Any]:

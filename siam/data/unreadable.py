@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
 from siam.data.decode import BrokenImage
+from siam.system.names import shown
 
 T = TypeVar("T")
 
@@ -19,6 +20,10 @@ class Unreadable(dict[str, str]):
         """List the first 5 images with their reasons, and count the rest."""
         named = [f"{path} ({reason})" for path, reason in itertools.islice(self.items(), 5)]
         return ", ".join(named) + (f" and {len(self) - 5} more" if len(self) > 5 else "")
+
+    def as_text(self) -> str:
+        """Return one line per image: its path, a tab, and the reason."""
+        return "".join(f"{shown(path)}\t{shown(reason)}\n" for path, reason in self.items())
 
 
 class HasPaths(Protocol):

@@ -50,15 +50,19 @@ def center_views(
     indices: NDArray[np.int64] | None = None,
     batch_size: int = 256,
     workers: int = 0,
+    unreadable: dict[int, str] | None = None,
 ) -> Iterator[Views]:
     """Yield batches of center crops, uint8 (B, 3, size, size), in order, skipping unreadable images.
 
     indices: images to read; None for all. workers: decoding processes; 0 to decode in this process.
+    unreadable: dict to fill with the indices of the images that are skipped, and why.
     """
     indices = np.arange(len(images)) if indices is None else indices
     batches = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
     pinned = torch.cuda.is_available()
-    for views, read in batches_of(_CenterViews(images, size), batches, workers, pinned=pinned):
+    for views, read, skipped in batches_of(_CenterViews(images, size), batches, workers, pinned=pinned):
+        if unreadable is not None:
+            unreadable.update(skipped)
         if len(read):
             yield views, read
 
@@ -121,13 +125,14 @@ class _CenterViews(Dataset[Any]):
     def __init__(self, images: Images, size: int) -> None:
         self.images, self.size = images, size
 
-    def __getitem__(self, indices: NDArray[np.int64]) -> Views:
-        views, read = [], []
+    def __getitem__(self, indices: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64], dict[int, str]]:
+        views, read, skipped = [], [], {}
         for i in indices:
             try:
                 views.append(center_view(self.images.read(int(i)), self.size))
-            except BrokenImage:
+            except BrokenImage as error:
+                skipped[int(i)] = error.reason
                 continue
             read.append(i)
         stacked = torch.stack(views) if views else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
-        return stacked, np.array(read, dtype=np.int64)
+        return stacked, np.array(read, dtype=np.int64), skipped

@@ -9,6 +9,7 @@ from typing import Any
 from siam.errors import RunError
 from siam.runs.folder import require_free
 from siam.system.files import write_atomically, writing
+from siam.system.names import LONGEST_NAME, shown
 
 _FILES = ("table.json", "table.md", "figure.svg", "figure.png")
 
@@ -29,13 +30,13 @@ def mean_of(values: Iterable[float | None]) -> Mean | None:
 
 def markdown_row(cells: Iterable[str]) -> str:
     """Format a Markdown table row."""
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(shown(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def run_folder(folder: Path, row: str, seed: int) -> Path:
     """Return the run folder for a table row and seed, such as no-predictor-seed0."""
     name = "".join(c if c.isalnum() else "-" for c in row.lower()).strip("-")
-    return folder / f"{name}-seed{seed}"
+    return folder / f"{name[:LONGEST_NAME]}-seed{seed}"
 
 
 def save_table(folder: Path, facts: dict[str, Any], page: str) -> None:

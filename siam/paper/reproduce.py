@@ -19,6 +19,7 @@ from siam.paper.cells import Mean, markdown_row, mean_of, require_table, run_fol
 from siam.paper.tables import Row, Table, table
 from siam.report.curves import figure2
 from siam.report.formats import plus_minus
+from siam.runs.bars import print_line
 from siam.runs.folder import METRICS, open_run
 from siam.runs.history import History
 from siam.runs.job import MAY_CHANGE, require_images_of
@@ -27,6 +28,7 @@ from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.settings.pretraining import Settings
 from siam.system.environment import environment
+from siam.system.names import shown
 from siam.train.finished import Opener
 from siam.train.start import start
 
@@ -83,7 +85,7 @@ def reproduce(
     todo = [(seed, row, base) for seed in range(seeds) for row, base in settings]
     facts = _facts(require_table(folder, name))
     for at, (seed, row, base) in enumerate(todo, start=1):
-        console.print(f"[bold]{at} of {len(todo)}[/]  {name}: {row.name}, seed {seed}", highlight=False)
+        print_line(console, f"{at} of {len(todo)}  {name}: {row.name}, seed {seed}")
         run, seeded = run_folder(folder, row.name, seed), replace(base, seed=seed)
         outcome = _finished(run, seeded, open_once)
         if outcome is None:
@@ -158,7 +160,7 @@ def _train(run: Path, settings: Settings, console: Console, open_once: Opener) -
     except RunStopped:
         raise RunStopped(f"stopped on request, saved in {run}: repeat the command to resume") from None
     except Diverged as error:
-        console.print(str(error), highlight=False)
+        print_line(console, str(error))
         return {"run": str(run), "verdict": "diverged"}
     return outcome.flat()
 
@@ -209,7 +211,7 @@ def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
     settings = found[0].settings
     baselines = next((s for s in found if s.mean("untrained_knn")), found[0])
     columns = _columns()
-    command = f"; `{facts['command']}`." if facts["command"] else "."
+    command = f"; `{shown(facts['command'])}`." if facts["command"] else "."
     lines = [
         f"# {chosen.title} ({chosen.source})",
         "",
@@ -221,7 +223,7 @@ def markdown(chosen: Table, found: list[Study], facts: dict[str, Any]) -> str:
         "",
         f"kNN on raw pixels: {plus_minus(baselines.mean('pixel_knn'), '.1f', 100)} %; on features of the "
         f"untrained network: {plus_minus(baselines.mean('untrained_knn'), '.1f', 100)} %.",
-        f"Measured: {settings['data']}, {settings['backbone']} x {settings['width']:g}, "
+        f"Measured: {shown(settings['data'])}, {settings['backbone']} x {settings['width']:g}, "
         f"{settings['epochs']} epochs, k = {settings['monitor']['knn_k']}, seeds: {seeds}; "
         f"{facts['machine']}, {facts['date']}, torch {facts['torch']}{command}",
         "Published: SimSiam (Chen & He 2021, arXiv 2011.10566); the dataset, network and protocol "

@@ -1,5 +1,6 @@
 """Implement `siam reproduce transfer`, which reproduces Table 5 (object detection)."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,10 +12,12 @@ from siam.errors import SettingsError
 from siam.paper.cells import Mean, markdown_row, mean_of, require_table, run_folder, save_table
 from siam.report.formats import plus_minus
 from siam.report.published import COLUMNS, TABLE5, column, row_of
+from siam.runs.bars import print_line
 from siam.runs.folder import METRICS, open_run
 from siam.runs.results import TransferResult
 from siam.settings.overrides import Overrides
 from siam.system.environment import environment
+from siam.system.names import shown
 from siam.transfer.settings import TransferSettings
 from siam.transfer.start import transfer
 
@@ -69,10 +72,11 @@ def reproduce_transfer(
     folder = Path(out) if out is not None else Path("runs") / "reproduce" / f"transfer-{task}"
     require_table(folder, "transfer")
     lines = [Line("none (scratch)", "scratch", runs[0], "random", [])]
-    lines += [Line(Path(run).resolve().name, _published(run), run, "", []) for run in runs]
+    names = _distinct([Path(run).resolve().name for run in runs])
+    lines += [Line(name, _published(run), run, "", []) for name, run in zip(names, runs, strict=True)]
     todo = [(seed, line) for seed in range(seeds) for line in lines]
     for at, (seed, line) in enumerate(todo, start=1):
-        console.print(f"[bold]{at} of {len(todo)}[/]  {task}: {line.name}, seed {seed}", highlight=False)
+        print_line(console, f"{at} of {len(todo)}  {task}: {line.name}, seed {seed}")
         seeded = overrides.but(seed=seed, init=line.init)
         where = run_folder(folder, line.name, seed)
         line.outcomes.append(transfer(line.run, data, seeded, recipe, where, resume=True, console=console))
@@ -87,6 +91,17 @@ def _published(run: str) -> str | None:
     if first and first[0].get("layout") == "torchvision or timm":
         return "ImageNet supervised"
     return row_of(opened.settings.method.name)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Append -2, -3, ... to names whose run folders would be the same as those of earlier names."""
+    taken = {run_folder(Path(), "none (scratch)", 0)}
+    distinct = []
+    for name in names:
+        numbered = (f"{name}-{n}" if n > 1 else name for n in itertools.count(1))
+        distinct.append(next(one for one in numbered if run_folder(Path(), one, 0) not in taken))
+        taken.add(run_folder(Path(), distinct[-1], 0))
+    return distinct
 
 
 def _write(folder: Path, data: str, task: str, lines: list[Line]) -> None:
@@ -127,7 +142,7 @@ def markdown(data: str, lines: list[Line], where: dict[str, Any]) -> str:
             page.append(markdown_row([line.name, *figures, printed]))
         page.append("")
     page += [
-        f"Measured: {data}, {first.train_images:,} training images, "
+        f"Measured: {shown(data)}, {first.train_images:,} training images, "
         f"{first.test_images:,} test images, {first.iterations:,} steps, seeds: {seeds} "
         f"(mean ± standard deviation); {where['machine']}, {where['date']}, torch {where['torch']}.",
         "Published: SimSiam (Chen & He 2021, arXiv 2011.10566), ResNet-50-C4, 200 epochs on ImageNet, "

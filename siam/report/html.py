@@ -15,6 +15,7 @@ from markupsafe import Markup
 from siam import __version__
 from siam.runs.folder import REPORT
 from siam.system.files import write_atomically
+from siam.system.names import shown, shown_values
 
 _TEMPLATES = Environment(
     loader=PackageLoader("siam.report"),
@@ -22,6 +23,7 @@ _TEMPLATES = Environment(
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
+    finalize=shown_values,
 )
 
 
@@ -68,8 +70,7 @@ def write_page(folder: Path, sections: Iterable[Markup | str]) -> Path:
         sections=[section for section in sections if section],
         version=__version__,
     )
-    # File names may contain control characters, lone surrogates, and bidirectional marks.
-    text = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in page)
+    text = "\n".join(map(shown, page.split("\n")))
     file = folder / REPORT
     write_atomically(file, lambda out: out.write(text.encode()))
     return file

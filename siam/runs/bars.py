@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from siam.data.images import ImageSets
+from siam.system.names import shown
 
 _BETWEEN_LINES = 60.0  # seconds between plain lines, in files and pipes, where bars cannot be redrawn
 _RATE_OVER = 600.0  # seconds; rich's default, 30, covers fewer than ten steps of a large network on a CPU
@@ -61,8 +62,12 @@ class Bars:
 
 
 def print_line(console: Console, line: str, markup: bool = False) -> None:
-    """Print a line, word-wrapped in a terminal but not in a file or pipe."""
-    console.print(line, highlight=False, markup=markup, soft_wrap=not console.is_terminal)
+    """Print a line, word-wrapped in a terminal but not in a file or pipe.
+
+    The line may contain names of any kind (see `shown`). markup: interpret rich markup.
+    """
+    wrap = not console.is_terminal
+    console.print(shown(line), highlight=False, markup=markup, emoji=False, soft_wrap=wrap)
 
 
 def print_sets(console: Console, sets: ImageSets) -> None:
@@ -126,7 +131,7 @@ def _words(task: Task) -> list[str]:
     total = int(task.total or 0)
     left = "-:--:--" if task.time_remaining is None else timedelta(seconds=int(task.time_remaining))
     words = [
-        task.description,
+        shown(task.description),
         f"{task.percentage:3.0f} %",
         f"{int(task.completed):{len(str(total))}}/{total}",
         f"{left} left",

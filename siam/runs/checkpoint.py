@@ -12,6 +12,7 @@ from siam.errors import RunError, first_line
 from siam.network import Network
 from siam.runs.folder import CHECKPOINT
 from siam.runs.tensors import load_checkpoint, torch_file
+from siam.settings.checks import require_types
 from siam.system.files import temporary_name, write_atomically
 
 
@@ -134,12 +135,14 @@ def restore(contents: dict[str, Any], folder: Path, **parts: Stateful) -> Progre
     try:
         for name, part in parts.items():
             part.load_state_dict(contents[name])
-        return Progress(**contents["progress"])
-    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        progress = Progress(**contents["progress"])
+        require_types(progress)
+    except Exception as error:  # a damaged or foreign checkpoint may hold anything under these names
         reason = first_line(error, 200)
         raise RunError(
             f"the checkpoint in {folder} does not match this run ({reason}): choose another --out"
         ) from None
+    return progress
 
 
 def load_init(run: str, weights: dict[str, Tensor], network: Network) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import load_file as load_safetensors
+from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from siam.errors import RunError, first_line
@@ -57,13 +57,13 @@ def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Enc
     if layer == "projector":
         weights = load_network(run)
         projector = build_projector(features_of(backbone), settings.method)
-        _load_state(projector, _submodule(weights, "projector."), opened.folder)
-        _load_state(backbone, _submodule(weights, "backbone."), opened.folder)
+        load_weights(projector, _submodule(weights, "projector."), opened.folder)
+        load_weights(backbone, _submodule(weights, "backbone."), opened.folder)
     else:
         file = opened.folder / ENCODER
         if not file.exists():
             raise RunError(f"{opened.folder} has no {ENCODER} yet: let the run finish its first epoch")
-        _load_state(backbone, _read_safetensors(file), file)
+        load_weights(backbone, _read_safetensors(file), file)
     encoder = Encoder(backbone, settings.views.size, projector).requires_grad_(False)
     return encoder.to(found).eval()
 
@@ -72,7 +72,8 @@ def _submodule(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
 
 
-def _load_state(module: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
+def load_weights(module: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
+    """Load `weights`, which are from `source`, into `module`. Raises RunError if they do not match."""
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
@@ -81,7 +82,7 @@ def _load_state(module: nn.Module, weights: dict[str, Tensor], source: Path) -> 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
-        return load_safetensors(file)
+        return load_safetensors(file.read_bytes())  # the library opens only files whose names are UTF-8
     except Exception as error:
         raise RunError(f"{file} cannot be read: {first_line(error, 200)}") from None
 
@@ -117,8 +118,11 @@ def load_network(run: str | Path) -> dict[str, Tensor]:
     """
     folder = open_run(run).folder
     if (folder / CHECKPOINT).exists():
-        weights: dict[str, Tensor] = load_checkpoint(folder / CHECKPOINT)["network"]
-        return weights
+        weights = load_checkpoint(folder / CHECKPOINT).get("network")
+        found = list(weights.values()) if isinstance(weights, dict) else []
+        if not found or not all(isinstance(one, Tensor) for one in found):
+            raise RunError(f"{folder / CHECKPOINT} is not a checkpoint of Siam's: it has no network")
+        return weights or {}
     if not (folder / NETWORK).exists():
         raise RunError(f"{folder} has no {CHECKPOINT} or {NETWORK} yet: let the run save a checkpoint first")
     return _read_safetensors(folder / NETWORK)

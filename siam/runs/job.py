@@ -11,6 +11,7 @@ from siam.data.fingerprint import Fingerprint, changes
 from siam.errors import RunError
 from siam.processes.gather import world_size
 from siam.runs.checkpoint import checkpoints, load_last
+from siam.settings.plain import to_dict
 from siam.settings.pretraining import CheckpointSettings
 
 MAY_CHANGE = ("data", "device", "threads", "timeout", "loader.", "workers", "checkpoint.")
@@ -67,6 +68,11 @@ class Job:
     images: Fingerprint
     settings: dict[str, Any]
     machine: Machine
+
+    @classmethod
+    def of(cls, images: Fingerprint, settings: Any, machine: Machine) -> Self:
+        """Create a job; `settings` is a dataclass."""
+        return cls(images, to_dict(settings), machine)
 
     def plain(self) -> dict[str, Any]:
         """Return the job as plain values."""

@@ -27,13 +27,17 @@ class Logger:
 
     def __init__(self, folder: Path, total_steps: int, step: int, position: int, console: Console) -> None:
         file = folder / METRICS
+        self.bars, self.total_steps = Bars(console), total_steps
         with writing(folder, "; free some space, or choose another --out"):
-            file.touch()
-            os.truncate(file, position)
+            if not _cut(file, position):
+                self.print(f"{file} has lost records: the curves show those that are left")
             self.file = file.open("ab", buffering=0)
         self.waiting = b""  # records not yet written to the file
-        self.board = _tensorboard(folder, step)
-        self.bars, self.total_steps = Bars(console), total_steps
+        self.board = None
+        try:
+            self.board = _tensorboard(folder, step)
+        except OSError as error:
+            self._without_board(error)
         self.progress(step)
 
     def __enter__(self) -> Self:
@@ -77,8 +81,11 @@ class Logger:
                     if isinstance(value, float) and math.isfinite(value):
                         self.board.add_scalar(f"{kind}/{name}", value, values["step"])
             except OSError as error:
-                self.board = None
-                self.print(f"cannot write TensorBoard events ({error.strerror}): continuing without them")
+                self._without_board(error)
+
+    def _without_board(self, error: OSError) -> None:
+        self.board = None
+        self.print(f"cannot write TensorBoard events ({error.strerror}): continuing without them")
 
     def progress(self, step: int, facts: Sequence[str] | None = None) -> None:
         """Advance the bar to `step`. facts: texts to show after the bar; None keeps the current texts."""
@@ -114,13 +121,22 @@ class NullLogger(Logger):
         """Do nothing."""
 
 
+def _cut(file: Path, position: int) -> bool:
+    """Cut metrics.jsonl at `position`, and an incomplete line off its end; return False if it was shorter."""
+    file.touch()
+    with file.open("r+b") as opened:
+        contents = opened.read(position)
+        opened.truncate(len(contents) if contents.endswith(b"\n") else contents.rfind(b"\n") + 1)
+    return len(contents) == position
+
+
 def _tensorboard(folder: Path, step: int) -> Any:
-    """Return a SummaryWriter that purges events from `step` on, or None if tensorboard is not installed."""
+    """Return a SummaryWriter that purges events from `step` on, or None if tensorboard cannot be used."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
     try:
         return SummaryWriter(str(folder / BOARD), purge_step=step)
-    except OSError:  # the disk is full: TensorBoard is a convenience
+    except UnicodeEncodeError:  # it cannot open files in folders whose names are not UTF-8
         return None

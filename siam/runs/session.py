@@ -38,10 +38,10 @@ from siam.runs.logger import Logger, NullLogger
 from siam.runs.pace import Pace
 from siam.runs.saving import RunStopped, Saver, StopRequest
 from siam.runs.threads import Threads
-from siam.settings.plain import to_dict
 from siam.settings.schedule import Schedule
 from siam.system.device import find_device, tune_process, uses_bf16
 from siam.system.files import locked, write_atomically
+from siam.system.names import shown
 
 T = TypeVar("T")
 
@@ -50,7 +50,8 @@ class Session:
     """`with Session(folder, settings, console) as run:` locks the run folder and selects the device.
 
     Call `restore` to load the last checkpoint, `begin` to open the log, and `advance` after each optimizer
-    step to set `should_log`, `should_save` and `stopping`. write_report: writes a run folder's report.html.
+    step to set `should_log`, `should_save` and `stopping`. write_report: writes a run folder's report.html,
+    and passes warnings to its second argument.
     """
 
     device: torch.device
@@ -66,11 +67,11 @@ class Session:
         folder: Path,
         settings: SessionSettings,
         console: Console,
-        write_report: Callable[[Path], object] = lambda folder: None,
+        write_report: Callable[[Path, Callable[[str], object]], object] = lambda folder, warn: None,
     ) -> None:
         self.folder, self.settings = folder, settings
         self.console = console if rank() == 0 else Console(quiet=True)
-        self.progress, self.resumed = Progress(), False
+        self.progress, self.resumed, self._moved = Progress(), False, ""
         self.unreadable: dict[str, str] = {}
         self._record_unreadable: Callable[[dict[str, str]], None] = self.unreadable.update
         self._parts: dict[str, Stateful] = {}
@@ -78,7 +79,6 @@ class Session:
         self._before_save: list[Callable[[], object]] = []
         self._write_with_checkpoint: Callable[[], object] = lambda: None
         self._held = ExitStack()
-        self._moved = ""
 
     def __enter__(self) -> Self:
         with ExitStack() as held:
@@ -111,7 +111,7 @@ class Session:
 
         images: called on rank 0 only. fix: the end of the error message.
         """
-        job = Job(on_rank_zero(images), to_dict(self.settings), Machine.of(self.device, self.bf16))
+        job = Job.of(on_rank_zero(images), self.settings, Machine.of(self.device, self.bf16))
         if self.progress.job:
             self._moved = on_rank_zero(lambda: compare(self.progress.job, job, self.folder, fix))
             self.print(self._moved) if self._moved else None
@@ -288,7 +288,7 @@ class Session:
     def write_report(self) -> None:
         """Write report.html; if that fails, warn and continue."""
         with self.clock.paused():
-            self.try_to_write("the report", lambda: self._write_report(self.folder))
+            self.try_to_write("the report", lambda: self._write_report(self.folder, self.log.print))
 
     def try_to_write(self, name: str, write: Callable[[], object]) -> None:
         """Call `write` on rank 0; if the disk is full or a file is corrupt, warn and continue."""
@@ -310,7 +310,7 @@ class Session:
         """
         rows = [*sorted(files), *sorted(self.unreadable.items())]
         if rows:
-            text = "".join(f"{path}\t{reason}\n" for path, reason in rows).encode("utf-8", "surrogateescape")
+            text = "".join(f"{shown(path)}\t{shown(reason)}\n" for path, reason in rows).encode()
             file = self.folder / UNREADABLE
             self.try_to_write(UNREADABLE, lambda: write_atomically(file, lambda opened: opened.write(text)))
         if self.unreadable:

@@ -1,5 +1,6 @@
 """Convert settings to and from the nested dicts stored in settings.yaml."""
 
+import reprlib
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any
 
@@ -28,11 +29,14 @@ def from_dict(plain: dict[str, Any], base: Any = None, path: str = "") -> Any:
     changes: dict[str, Any] = {}
     for key, value in plain.items():
         if key not in known:
-            raise SettingsError(f"unknown setting '{path}{key}'{did_you_mean(key, known)}")
+            name = str(key)[:100]
+            raise SettingsError(f"unknown setting '{path}{name}'{did_you_mean(name, known)}")
         current = getattr(base, key)
         if is_dataclass(current):
             if not isinstance(value, dict):
-                raise SettingsError(f"setting '{path}{key}' must be a group of settings, got {value!r}")
+                raise SettingsError(
+                    f"setting '{path}{key}' must be a group of settings, got {reprlib.repr(value)}"
+                )
             value = from_dict(value, current, f"{path}{key}.")
         changes[key] = tuple(value) if isinstance(value, list) else value
     return replace(base, **changes)

@@ -1,6 +1,7 @@
 """The pretraining loop: Algorithm 1 of SimSiam (Chen & He 2021), with logging, metrics and checkpoints."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -197,10 +198,10 @@ def _finish(run: Session, settings: Settings, sets: ImageSets) -> Outcome:
     return outcome
 
 
-def _write_report(folder: Path) -> None:
+def _write_report(folder: Path, warn: Callable[[str], object]) -> None:
     from siam.report.page import write_report  # matplotlib takes a second to import
 
-    write_report(folder)
+    write_report(folder, warn)
 
 
 def _name_batch(loader: ViewLoader, step: int) -> str:

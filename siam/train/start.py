@@ -33,6 +33,7 @@ from siam.settings.plain import differences
 from siam.settings.pretraining import Settings
 from siam.system.device import find_device
 from siam.system.files import ELSEWHERE, writing
+from siam.system.names import LONGEST_NAME
 from siam.train.finished import Opener, finished
 from siam.train.pretrain import Outcome, train
 from siam.train.speed import ThisMachine
@@ -109,6 +110,7 @@ def resolve(
         folder = max(_runs_on(named), key=lambda run: (run / SETTINGS).stat().st_mtime, default=folder)
     if _is_resumed(folder, resume):
         return _resumed_settings(folder, overrides), folder
+    _require_writable(folder)
     settings = _new_settings(overrides, recipe, open_once, duration, console)
     _make_folder(folder)
     return settings, folder
@@ -217,6 +219,14 @@ def _open_on_all_ranks(data: str, console: Console, open_once: Opener) -> ImageS
     return sets
 
 
+def _require_writable(folder: Path) -> None:
+    """Raise RunError if the run folder cannot be created, before anything is measured for it."""
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        reason = "it is not a folder" if not above.is_dir() else "permission denied"
+        raise RunError(f"cannot write to {folder}: {above}: {reason}; choose another --out")
+
+
 def _make_folder(folder: Path) -> None:
     """Create the run folder. Raises RunError if it is not writable."""
     with writing(folder, ELSEWHERE):
@@ -242,4 +252,5 @@ def _runs_on(data: str) -> list[Path]:
 
 def _short(data: str) -> str:
     """Return a path's last component without its suffix, with special characters replaced by dashes."""
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(data).stem or "images").strip("-") or "images"
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(data).stem or "images").strip("-") or "images"
+    return name[:LONGEST_NAME]

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siam.data.decode import BrokenImage, decode
+from siam.data.decode import MAX_PIXELS, BrokenImage, decode, read_file, size_of
 from siam.data.fingerprint import Fingerprint, fingerprint_of, size_of_file
+from siam.transfer.values import whole
 
 Box = tuple[float, float, float, float]
 """Box as (left, top, right, bottom) in pixels; right and bottom are exclusive."""
@@ -106,10 +107,7 @@ class AnnotatedImages:
         annotation.
         """
         example = self[i]
-        try:
-            image = decode(example.file.read_bytes())
-        except OSError as error:
-            raise BrokenImage(error.strerror or "cannot be opened") from None
+        image = decode(read_file(example.file))
         height, width = image.shape[1:]
         if (width, height) != (example.width, example.height):
             annotated = f"{example.width} x {example.height}"
@@ -163,3 +161,17 @@ def clip_box(box: Box, width: int, height: int) -> Box | None:
     if right - left < 1 or bottom - top < 1:
         return None
     return left, top, right, bottom
+
+
+def read_size(width: Any, height: Any, file: Path, where: str, skipped: Skipped) -> tuple[int, int] | None:
+    """Return the (width, height) that an annotation gives, else the image's own, else None."""
+    stated = whole(width) or 0, whole(height) or 0
+    if min(stated) >= 1 and stated[0] * stated[1] <= MAX_PIXELS:
+        return stated
+    try:
+        rows, columns = size_of(read_file(file))
+    except BrokenImage:
+        skipped.note("an annotation without a size, for an image that cannot be read", where)
+        return None
+    skipped.note("an annotation without a size, which was read from the image", where)
+    return columns, rows

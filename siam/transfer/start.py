@@ -22,8 +22,19 @@ from siam.processes.launch import how_many, launch, require_equal_shares
 from siam.processes.rendezvous import is_distributed, process_group, was_restarted
 from siam.report.page import write_report
 from siam.report.transfer import write_transfer_report
+from siam.runs.bars import print_line
 from siam.runs.encoder import load
-from siam.runs.folder import BOARD, CHECKPOINT, METRICS, REPORT, TRANSFERS, UNREADABLE, open_run, require_free
+from siam.runs.folder import (
+    BOARD,
+    CHECKPOINT,
+    METRICS,
+    REPORT,
+    TRANSFERS,
+    UNREADABLE,
+    open_run,
+    read_yaml,
+    require_free,
+)
 from siam.runs.job import MAY_CHANGE, require_images_of
 from siam.runs.results import (
     BOXES,
@@ -40,6 +51,7 @@ from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.system.files import ELSEWHERE, make_folder, write_atomically, writing
+from siam.system.names import LONGEST_NAME
 from siam.transfer.annotations import DetectionDataset
 from siam.transfer.data import open_annotated
 from siam.transfer.settings import TransferSettings, starting_point
@@ -128,7 +140,7 @@ def _save(run: Path, folder: Path, outcome: TransferResult) -> None:
     with writing(f"{folder}/report.html", "; the result was saved, but is not on that page"):
         write_transfer_report(folder)
         if folder.parent.resolve() == (run / TRANSFERS).resolve():
-            write_report(run)
+            write_report(run, lambda line: print_line(Console(stderr=True), line))
 
 
 def resolve(
@@ -149,18 +161,18 @@ def resolve(
     task = overrides.only("task").over(TransferSettings()).task
     annotated = open_once(data, task == "segmentation")
     for line in annotated.skipped.lines():
-        console.print(f"skipped: {line}", highlight=False, soft_wrap=True)
+        print_line(console, f"skipped: {line}")
     base = starting_point(recipe, annotated.layout, annotated.years, len(annotated.train))
     settings = overrides.over(base)
     folder = Path(out) if out is not None else _default_folder(Path(run), str(data), settings)
     if not (folder / TRANSFER).exists():
         init_backbone(run, settings.init, settings.seed)  # raises before anything is written
     _claim(folder, resume, {"run": str(run), "data": str(data), **to_dict(settings)}, settings)
-    console.print(
+    print_line(
+        console,
         f"{settings.task} with {settings.detector} on {data}: {len(annotated.train):,} images, "
         f"{len(annotated.classes)} classes, {backbone} from {settings.init or run}, "
         f"{settings.iterations:,} steps of {settings.batch_size} images -> {folder}",
-        highlight=False, soft_wrap=True,
     )  # fmt: skip
     return settings, folder
 
@@ -212,11 +224,11 @@ def _claim(folder: Path, resume: bool, plain: dict[str, Any], settings: Transfer
 def _require_same(file: Path, plain: dict[str, Any], settings: TransferSettings) -> None:
     """Raise RunError if run, data or training settings differ from transfer.yaml."""
     try:
-        before = yaml.safe_load(file.read_text())
+        before = read_yaml(file)
         before.pop("data")  # may be at another place; the checkpoint knows which images they are
         same_run = os.path.realpath(before.pop("run")) == os.path.realpath(plain["run"])
         other = from_dict(before, TransferSettings())
-    except (yaml.YAMLError, UnicodeDecodeError, SettingsError, AttributeError, KeyError) as error:
+    except (SettingsError, KeyError) as error:
         raise RunError(f"{file} cannot be read: {first_line(error)}") from None
     changed = [name for name in differences(other, settings) if not name.startswith(MAY_CHANGE)]
     changed += [] if same_run else ["run"]
@@ -229,9 +241,9 @@ def _require_same(file: Path, plain: dict[str, Any], settings: TransferSettings)
 
 def _default_folder(run: Path, data: str, settings: TransferSettings) -> Path:
     """Return RUN/transfer/DATA-TASK-DETECTOR, plus `init` and seed if set."""
-    parts = [Path(data).resolve().name, settings.task, settings.detector]
+    parts = [Path(data).resolve().name[:LONGEST_NAME], settings.task, settings.detector]
     if settings.init:
-        parts.append(Path(settings.init).stem)
+        parts.append(Path(settings.init).stem[:LONGEST_NAME])
     if settings.seed:
         parts.append(f"seed{settings.seed}")
     return run / TRANSFERS / re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(parts))

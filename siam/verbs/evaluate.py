@@ -1,6 +1,7 @@
 """evaluate an encoder on labeled images"""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -25,8 +26,10 @@ class Evaluate:
 
 def main(options: Evaluate) -> "Evaluation":
     from siam.protocols.evaluate import evaluate
+    from siam.runs.results import load_evaluations
     from siam.system.device import find_device, tune_process
 
+    load_evaluations(Path(options.run))  # a damaged file is reported before hours of computing, not after
     tune_process(find_device(options.settings.device))
     return evaluate(options.run, options.data, **vars(options.settings))
 
@@ -40,10 +43,13 @@ def render(result: "Evaluation") -> list[Any]:
 
 def keep(options: Evaluate, result: "Evaluation") -> None:
     """Save the result in the run folder, and update the run's report."""
+    from rich.console import Console
+
     from siam.report.page import write_report
+    from siam.runs.bars import print_line
     from siam.runs.results import add_evaluation
     from siam.system.files import writing
 
     add_evaluation(options.run, result, options.data)
     with writing(f"{options.run}/report.html", "; the result was saved, but is not on that page"):
-        write_report(options.run)
+        write_report(options.run, lambda line: print_line(Console(stderr=True), line))

@@ -8,6 +8,7 @@ from tyro.conf import arg
 
 from siam.cli.flags import PretrainOverrides
 from siam.cli.output import facts_table
+from siam.system.names import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,4 +54,4 @@ def render(outcome: dict[str, Any]) -> list[Any]:
 
 
 def after(options: Pretrain, outcome: dict[str, Any]) -> None:
-    print(f"see {outcome['run']}/report.html", file=sys.stderr)
+    print(f"see {shown(outcome['run'])}/report.html", file=sys.stderr)

@@ -9,6 +9,7 @@ from tyro.conf import Positional, Suppress, arg
 from siam.cli.flags import CommandLine, TableOverrides
 from siam.cli.output import markdown_file
 from siam.paper.tables import TABLES
+from siam.system.names import shown
 
 HINTS = {
     "--method": "each table row sets its own method",
@@ -53,4 +54,4 @@ def render(result: dict[str, Any]) -> list[Any]:
 
 
 def after(options: Reproduce, result: dict[str, Any]) -> None:
-    print(f"see {result['out']}/table.md and figure.png", file=sys.stderr)
+    print(f"see {shown(result['out'])}/table.md and figure.png", file=sys.stderr)

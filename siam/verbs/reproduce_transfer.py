@@ -8,6 +8,7 @@ from tyro.conf import Positional, arg
 
 from siam.cli.flags import TransferOverrides, require_extra
 from siam.cli.output import markdown_file
+from siam.system.names import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,4 +44,4 @@ def render(result: dict[str, Any]) -> list[Any]:
 
 
 def after(options: ReproduceTransfer, result: dict[str, Any]) -> None:
-    print(f"see {result['out']}/table.md", file=sys.stderr)
+    print(f"see {shown(result['out'])}/table.md", file=sys.stderr)

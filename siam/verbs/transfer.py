@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from siam.cli.flags import RunFolder, Switch, TransferOverrides, require_extra
+from siam.system.names import shown
 from siam.transfer.settings import RECIPES
 
 if TYPE_CHECKING:
@@ -46,4 +47,4 @@ def render(outcome: "TransferResult") -> list[Any]:
 
 
 def after(options: Transfer, outcome: "TransferResult") -> None:
-    print(f"see {outcome.out}/report.html", file=sys.stderr)
+    print(f"see {shown(outcome.out)}/report.html", file=sys.stderr)

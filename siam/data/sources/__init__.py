@@ -15,7 +15,7 @@ from pathlib import Path
 
 from siam import plugins
 from siam.data.images import ImageSets
-from siam.data.patterns import expand_shards
+from siam.data.patterns import expand, expand_shards, is_pattern
 from siam.errors import DataError, did_you_mean
 
 _COMPRESSED = (".xz", ".gz", ".bz2", ".zst", ".tgz", ".zip")
@@ -27,7 +27,10 @@ def open_images(data: str | Path | None) -> ImageSets:
     Raises DataError if `data` does not exist, holds no images, or cannot be read.
     """
     name = "demo" if data is None else str(data)
+    if name.startswith("~") and not os.path.exists(name):
+        name = os.path.expanduser(name)
     expand_shards.cache_clear()
+    expand.cache_clear()
     for source in plugins.modules(__name__):
         if source.recognizes(name):
             sets: ImageSets = source.open(name)
@@ -42,6 +45,11 @@ def _not_recognized(name: str) -> str:
     if os.path.exists(name):
         *kinds, last = (source.LOOKS_LIKE for source in sources)
         return f"{name} is not a supported dataset: use {', '.join(kinds)} or {last}"
+    if is_pattern(name):
+        found = [one for one in expand(name) if os.path.exists(one)]
+        if found:
+            return f"{name} matches {len(found):,} files, but no images or shards, only {found[0]}"
+        return f"no files match {name}"
     siblings: list[str] = []
     with contextlib.suppress(OSError, ValueError), os.scandir(path.parent) as entries:
         siblings = [entry.name for entry in itertools.islice(entries, 1000)]

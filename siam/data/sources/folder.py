@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from siam.data.decode import BrokenImage
+from siam.data.decode import read_file
 from siam.data.fingerprint import size_of_file
 from siam.data.images import Encoded, ImageSets
 from siam.data.kinds import BROKEN, HIDDEN, LINKS, LOCKED, NOT_FILES, Reason, is_image, is_side_folder, reason
@@ -39,10 +39,7 @@ class FolderImages(Encoded):
         self.classes, self.labels = class_folders(names)
 
     def encoded(self, i: int) -> bytes:
-        try:
-            return (self.root / self.names[i]).read_bytes()
-        except OSError as error:
-            raise BrokenImage(error.strerror or "cannot be opened") from None
+        return read_file(self.root / self.names[i])
 
     def signature(self) -> bytes:
         """Return the sizes of all files."""

@@ -1,11 +1,13 @@
-"""Images in a Parquet column of bytes, or {bytes, path} structs (Hugging Face).
+"""Images in a Parquet column of bytes, of {bytes, path} structs (Hugging Face), or of paths.
 
-Row groups are read whole, so an epoch visits only a few at a time (see
-`grouped_order`), and each worker caches the row groups it used most recently.
+Paths are relative to the Parquet file, and lead to image files in its folder. Row groups
+are read whole, so an epoch visits only a few at a time (see `grouped_order`), and each
+worker caches the row groups it used most recently.
 """
 
-import json
 from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from siam.data import remote
+from siam.data.columns import class_names, image_column, label_column, label_values
 from siam.data.decode import BrokenImage
 from siam.data.images import Encoded, ImageSets
+from siam.data.label_values import Value, number_labels
 from siam.data.labels import align_classes
 from siam.data.packed import PackedStrings
 from siam.data.patterns import expand_shards
@@ -26,7 +30,6 @@ LOOKS_LIKE = "Parquet files"
 ORDER = 40
 
 _KEPT = 40  # row groups cached per worker: a few more than an epoch visits at once
-_LABEL_COLUMNS = ("label", "labels", "class", "cls", "fine_label")
 
 
 def recognizes(name: str) -> bool:
@@ -50,6 +53,17 @@ def open(name: str) -> ImageSets:
     return ImageSets(sets[0], sets[1] if len(sets) == 2 else None, unreadable, left_out)
 
 
+@dataclass(frozen=True)
+class _Table:
+    """Contents of a Parquet file: its image column, rows per group, and each row's name and label."""
+
+    column: str
+    counts: list[int]
+    names: list[str]
+    labels: list[Value]
+    classes: tuple[str, ...]
+
+
 class ParquetImages(Encoded):
     """Images in one or more Parquet files, in row order."""
 
@@ -62,48 +76,22 @@ class ParquetImages(Encoded):
         if a file has no image column.
         """
         self.name = name
-        self.places: list[tuple[str, int]] = []  # file and number of each row group
-        counts: list[int] = []
-        names: list[str] = []
-        labels: list[Any] = []
-        self.column = ""
+        self.places: list[tuple[str, str, int]] = []  # file, image column and number of each row group
+        tables: list[_Table] = []
         for file in files:
             try:
-                parquet = _open(file)
-                schema = parquet.schema_arrow
-                column, label = _image_column(name, schema), _label_column(schema)
-                groups = [parquet.metadata.row_group(g).num_rows for g in range(parquet.num_row_groups)]
-                found, values = _names(parquet, file, column), _values(parquet, label)
+                table = _read_table(file)
             except (OSError, pa.ArrowException) as error:
                 unreadable[file] = f"skipped, {first_line(error)}"
                 continue
-            self.column, self.classes = column, self.classes or _class_names(schema, label)
-            self.places += [(file, g) for g in range(len(groups))]
-            counts += groups
-            names += found
-            labels += values
-        self.groups = np.cumsum([0, *counts])
-        self.names = PackedStrings(names)
-        if names and len(labels) == len(names) and None not in labels:
-            self._set_labels(labels)
-        else:
-            self.classes = ()
+            tables.append(table)
+            self.places += [(file, table.column, group) for group in range(len(table.counts))]
+        self.groups = np.cumsum([0, *(count for table in tables for count in table.counts)])
+        self.names = PackedStrings(name for table in tables for name in table.names)
+        classes = next((table.classes for table in tables if table.classes), ())
+        values = [value for table in tables for value in table.labels]
+        self.classes, self.labels = number_labels(values, classes)
         self._kept: OrderedDict[int, Any] = OrderedDict()
-
-    def _set_labels(self, labels: list[Any]) -> None:
-        """Set the labels of all images.
-
-        Labels are used as they are if they index the stored class names; otherwise,
-        their distinct values are the classes.
-        """
-        indices = range(len(self.classes))
-        if self.classes and all(isinstance(value, int) and value in indices for value in labels):
-            self.labels = np.array(labels, dtype=np.int64)
-            return
-        found = sorted(set(labels))
-        number = {value: i for i, value in enumerate(found)}
-        self.classes = tuple(map(str, found))
-        self.labels = np.array([number[value] for value in labels], dtype=np.int64)
 
     def encoded(self, i: int) -> bytes:
         group = int(np.searchsorted(self.groups, i, side="right")) - 1
@@ -113,15 +101,13 @@ class ParquetImages(Encoded):
             raise BrokenImage(
                 f"its row group cannot be read: {first_line(error)}", int(self.groups[group + 1])
             ) from None
-        data = value.get("bytes") if isinstance(value, dict) else value
-        if data is None:
-            raise BrokenImage("the row has no image")
-        return bytes(data)
+        data, path = _data_and_path(value)
+        return _read_next_to(self.places[group][0], path) if data is None else bytes(data)
 
     def _rows(self, group: int) -> Any:
         if group not in self._kept:
-            file, number = self.places[group]
-            table = _open(file).read_row_group(number, columns=[self.column])
+            file, column, number = self.places[group]
+            table = _open(file).read_row_group(number, columns=[column])
             self._kept[group] = table.column(0).combine_chunks()
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
@@ -130,8 +116,8 @@ class ParquetImages(Encoded):
 
     def signature(self) -> bytes:
         """Return the sizes of all row groups."""
-        files = {file: _open(file).metadata for file, _ in self.places}
-        return str([files[file].row_group(group).total_byte_size for file, group in self.places]).encode()
+        files = {file: _open(file).metadata for file, _, _ in self.places}
+        return str([files[file].row_group(group).total_byte_size for file, _, group in self.places]).encode()
 
     def __getstate__(self) -> dict[str, Any]:
         """Omit cached row groups: each worker reads its own."""
@@ -146,52 +132,55 @@ def _open(file: str) -> Any:
     return pq.ParquetFile(file, memory_map=True)
 
 
-def _image_column(name: str, schema: Any) -> str:
-    """Return the name of the first column of bytes, or of structs with a `bytes` field.
-
-    Raises DataError if there is no such column.
-    """
-    for field in schema:
-        kind = field.type
-        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            return str(field.name)
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            return str(field.name)
-    columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
-    raise DataError(f"{name} has no column of encoded images, only {columns}")
-
-
-def _label_column(schema: Any) -> str | None:
-    for column in _LABEL_COLUMNS:
-        kind = schema.field(column).type if column in schema.names else None
-        if kind is not None and (pa.types.is_integer(kind) or pa.types.is_string(kind)):
-            return column
-    return None
-
-
-def _values(parquet: Any, column: str | None) -> list[Any]:
-    if column is None:
-        return []
-    values: list[Any] = parquet.read(columns=[column]).column(0).to_pylist()
-    return values
-
-
-def _class_names(schema: Any, label: str | None) -> tuple[str, ...]:
-    """Return the class names in Hugging Face metadata; () if there are none."""
-    try:
-        stored = json.loads(schema.metadata[b"huggingface"])["info"]["features"][label]["names"]
-        return tuple(str(name) for name in stored)
-    except (KeyError, TypeError, ValueError):
-        return ()
+def _read_table(file: str) -> _Table:
+    parquet = _open(file)
+    schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
+    column, label = image_column(file, parquet), label_column(schema)
+    return _Table(
+        column,
+        [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)],
+        _names(parquet, file, column),
+        [None] * rows if label is None else label_values(parquet, label),
+        class_names(schema, label),
+    )
 
 
 def _names(parquet: Any, file: str, column: str) -> list[str]:
-    """Return the path stored in each row, or FILE#ROW for rows without one."""
+    """Return the path stored in each row, or FILE#ROW for all rows if some have none or the same one."""
     rows = parquet.metadata.num_rows
-    paths: list[Any] = [None] * rows
     kind = parquet.schema_arrow.field(column).type
-    if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
+    paths: list[Any] = []
+    if pa.types.is_struct(kind) and any(kind.field(i).name == "path" for i in range(kind.num_fields)):
         structs = parquet.read(columns=[f"{column}.path"]).column(0).to_pylist()
         paths = [struct and struct["path"] for struct in structs]
+    elif not pa.types.is_struct(kind) and not _is_binary(kind):
+        paths = parquet.read(columns=[column]).column(0).to_pylist()
+    if paths and all(paths) and len(set(paths)) == rows:
+        return paths
     base = file.rpartition("/")[2]
-    return [path or f"{base}#{row}" for row, path in enumerate(paths)]
+    return [f"{base}#{row}" for row in range(rows)]
+
+
+def _is_binary(kind: Any) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _data_and_path(value: Any) -> tuple[bytes | None, str | None]:
+    """Return the encoded image and the path in a row; None for either that is missing."""
+    if isinstance(value, dict):
+        return value.get("bytes"), value.get("path")
+    return (None, value) if isinstance(value, str) else (value, None)
+
+
+def _read_next_to(file: str, path: str | None) -> bytes:
+    """Read an image file in the folder of a Parquet file. Raises BrokenImage."""
+    if not path:
+        raise BrokenImage("the row has no image")
+    plain = PurePath(path)
+    if remote.is_remote(file) or plain.is_absolute() or ".." in plain.parts:
+        raise BrokenImage("the row has no image, only a path that leads out of the Parquet file's folder")
+    try:
+        return (Path(file).parent / plain).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise BrokenImage(f"the row has no image, only a path: {reason}") from None

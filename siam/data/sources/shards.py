@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from siam.data import remote
 from siam.data.decode import BrokenImage
 from siam.data.images import Encoded, Images, ImageSets
-from siam.data.labels import align_classes, class_folders
-from siam.data.packed import PackedStrings
+from siam.data.labels import align_classes
+from siam.data.left_out import LeftOut
+from siam.data.packed import PackedStrings, are_distinct
 from siam.data.patterns import expand_shards
+from siam.data.samples import TarMembers, labels_of, one_per_sample
 from siam.data.splits import files_outside, split_by_name
 from siam.data.tars import read_member, tar_members
 from siam.errors import DataError
@@ -26,8 +28,12 @@ from siam.errors import DataError
 LOOKS_LIKE = "shards (x-{000..099}.tar)"
 ORDER = 30
 
+_MAX_SAMPLES = 10**7  # shards that are said to have more are counted
 INDEX = "index.json"
 """Index of shard names and image counts, in wids format; written by `siam shard`."""
+
+CLASSES = "classes"
+"""Key of the class names in the index, which the numbers in .cls files refer to."""
 
 
 def recognizes(name: str) -> bool:
@@ -45,36 +51,38 @@ def open(name: str) -> ImageSets:
     unreadable: dict[str, str] = {}
     left_out = files_outside(places, train, val)
     if not train or not val:
-        return ImageSets(_set(name, train or places, unreadable), None, unreadable, left_out)
-    both = _set(name, train, unreadable), _set(name, val, unreadable)
+        return ImageSets(_set(name, train or places, unreadable, left_out), None, unreadable, left_out)
+    both = _set(name, train, unreadable, left_out), _set(name, val, unreadable, left_out)
     align_classes(*both, left_out)
     return ImageSets(*both, unreadable, left_out)
 
 
 class ShardImages(Encoded):
-    """Images in local shards, in the order in which they are stored."""
+    """Images in local shards, one per sample, in the order in which they are stored."""
 
-    def __init__(self, name: str, files: list[Path], unreadable: dict[str, str]) -> None:
+    def __init__(self, name: str, files: list[Path], unreadable: dict[str, str], left_out: LeftOut) -> None:
         """Index the shards.
 
-        unreadable: dict to fill with unreadable shards, path -> reason.
+        unreadable: dict to fill with unreadable shards, path -> reason. left_out: account
+        of other members.
         """
         self.name, self.files = name, files
-        parts, spans = [], []
+        shards: list[TarMembers] = []
         for file in files:
             try:
-                names, found, complaint = tar_members(file)
+                shard = one_per_sample(tar_members(file, left_out), left_out).in_stored_order()
             except DataError:
-                names, found = PackedStrings(()), np.empty((0, 2), dtype=np.int64)
-                complaint = f"skipped because it is {'corrupt or not a tar' if file.exists() else 'missing'}"
-            if complaint:
-                unreadable[str(file)] = complaint
-            stored = np.argsort(found[:, 0], kind="stable")
-            parts.append([names[int(i)] for i in stored])
-            spans.append(found[stored])
-        self.starts = np.cumsum([0, *map(len, parts)])  # index of each shard's first image
-        self.names, self.spans = PackedStrings(name for part in parts for name in part), np.concatenate(spans)
-        self.classes, self.labels = class_folders(self.names)
+                state = "corrupt or not a tar" if file.exists() else "missing"
+                shard = TarMembers(complaint=f"skipped because it is {state}")
+            if shard.complaint:
+                unreadable[str(file)] = shard.complaint
+            shards.append(shard)
+        self.starts = np.cumsum([0, *(len(shard.names) for shard in shards)])  # each shard's first image
+        self.spans = np.concatenate([shard.spans for shard in shards])
+        names = PackedStrings(name for shard in shards for name in shard.names)
+        labels = [label for shard in shards for label in shard.labels]
+        self.classes, self.labels = labels_of(names, labels, _class_names(str(files[0])))
+        self.names = names if are_distinct(names) else _with_shard(files, shards)
 
     def encoded(self, i: int) -> bytes:
         shard = int(np.searchsorted(self.starts, i, side="right")) - 1
@@ -122,11 +130,16 @@ class RemoteShards(Encoded):
 @lru_cache(maxsize=64)
 def _stored_spans(file: Path) -> NDArray[np.int64]:
     """Return each image's byte offset and size in a tar, in storage order (N, 2)."""
-    _, spans, _ = tar_members(file)
-    return spans[np.argsort(spans[:, 0], kind="stable")]
+    return one_per_sample(tar_members(file)).in_stored_order().spans
 
 
-def _set(name: str, places: list[str], unreadable: dict[str, str]) -> Images:
+def _with_shard(files: list[Path], shards: list[TarMembers]) -> PackedStrings:
+    """Return the images' names, each with the name of its shard in front."""
+    pairs = zip(files, shards, strict=True)
+    return PackedStrings(f"{file.name}/{name}" for file, shard in pairs for name in shard.names)
+
+
+def _set(name: str, places: list[str], unreadable: dict[str, str], left_out: LeftOut) -> Images:
     """Open shards, all local or all remote, as one dataset.
 
     Raises DataError if they contain no images.
@@ -135,7 +148,7 @@ def _set(name: str, places: list[str], unreadable: dict[str, str]) -> Images:
     if remote.is_remote(places[0]):
         images = RemoteShards(name, *_counted(places, unreadable))
     else:
-        images = ShardImages(name, [Path(place) for place in places], unreadable)
+        images = ShardImages(name, [Path(place) for place in places], unreadable, left_out)
     if not len(images):
         reason = f" ({next(iter(unreadable.values()))})" if unreadable else ""
         raise DataError(f"found no images in the {len(places)} shards of {name}{reason}")
@@ -159,13 +172,27 @@ def _counted(urls: list[str], unreadable: dict[str, str]) -> tuple[list[str], li
 
 
 def _index_next_to(url: str) -> dict[str, int]:
-    """Read the index next to a shard: shard name -> number of images.
-
-    Returns {} if there is no readable index.
-    """
-    index = f"{url.rpartition('/')[0]}/{INDEX}"
+    """Return the number of images in each shard, by name, from the index next to a shard, if there is one."""
     try:
-        plain: Any = json.loads(remote.read(index) if remote.is_remote(url) else Path(index).read_text())
-        return {Path(entry["url"]).name: int(entry["nsamples"]) for entry in plain["shardlist"]}
-    except (DataError, OSError, ValueError, KeyError, TypeError):
+        counts = {Path(entry["url"]).name: entry["nsamples"] for entry in _index(url)["shardlist"]}
+    except (ValueError, KeyError, TypeError):
         return {}
+    return {name: n for name, n in counts.items() if isinstance(n, int) and 0 <= n <= _MAX_SAMPLES}
+
+
+def _class_names(url: str) -> tuple[str, ...]:
+    """Return the class names in the index next to a shard; () if there are none."""
+    names = _index(url).get(CLASSES)
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def _index(url: str) -> dict[str, Any]:
+    """Read the index next to a shard; return {} if there is no readable one."""
+    folder, slash, _ = url.rpartition("/")
+    index = f"{folder}{slash}{INDEX}"
+    try:
+        text = remote.read(index) if remote.is_remote(url) else Path(index).read_bytes()
+        plain = json.loads(text)
+    except (DataError, OSError, ValueError, RecursionError):
+        return {}
+    return plain if isinstance(plain, dict) else {}

@@ -4,12 +4,10 @@ import os
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from siam.data.images import Encoded, ImageSets
-from siam.data.labels import class_folders
 from siam.data.left_out import LeftOut
-from siam.data.packed import PackedStrings
+from siam.data.samples import TarMembers, has_same_components, labels_of, one_per_sample
 from siam.data.splits import split_by_folder
 from siam.data.tars import read_member, tar_members
 
@@ -24,24 +22,25 @@ def recognizes(name: str) -> bool:
 def open(name: str) -> ImageSets:
     file = Path(name)
     left_out = LeftOut()
-    names, spans, complaint = tar_members(file, left_out)
+    members = tar_members(file, left_out)
+    strict = members.is_webdataset or has_same_components(members.names)
+    members = one_per_sample(members, left_out, strict)
 
     def build(part: range) -> TarImages:
-        return TarImages(name, file, names.part(part), spans[part.start : part.stop])
+        return TarImages(name, file, members.take(np.arange(part.start, part.stop)))
 
-    sets = split_by_folder(name, names, build, left_out)
-    if complaint:
-        sets.unreadable_files[name] = complaint
+    sets = split_by_folder(name, members.names, build, left_out)
+    if members.complaint:
+        sets.unreadable_files[name] = members.complaint
     return sets
 
 
 class TarImages(Encoded):
-    """Image files in a tar; labeled if most of them are in class folders."""
+    """Image files in a tar; labeled if there are .cls files, or if most images are in class folders."""
 
-    def __init__(self, name: str, file: Path, names: PackedStrings, spans: NDArray[np.int64]) -> None:
-        """Create a dataset from image names and their byte offsets and sizes (N, 2)."""
-        self.name, self.file, self.names, self.spans = name, file, names, spans
-        self.classes, self.labels = class_folders(names)
+    def __init__(self, name: str, file: Path, members: TarMembers) -> None:
+        self.name, self.file, self.names, self.spans = name, file, members.names, members.spans
+        self.classes, self.labels = labels_of(members.names, members.labels)
 
     def encoded(self, i: int) -> bytes:
         return read_member(self.file, self.spans[i])
