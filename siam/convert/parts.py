@@ -97,7 +97,7 @@ def row_groups(part: Path) -> Iterator[pa.Table]:
     """Yield the row groups of a part. Raises RunError if it is corrupt."""
     try:
         opened = pq.ParquetFile(part)
-        for group in range(opened.numrow_groups if opened.metadata.num_rows else 0):
+        for group in range(opened.num_row_groups if opened.metadata.num_rows else 0):
             yield opened.read_row_group(group)
     except (OSError, pa.ArrowException) as error:
         raise RunError(

@@ -41,7 +41,7 @@ class Progress:
     verdict: str = "healthy"
     unreadable: dict[str, str] = field(default_factory=dict)
     """Unreadable images: path -> reason."""
-    job: dict[str, Any] = field(default_factory=dict)
+    job: dict[str, dict[str, object]] = field(default_factory=dict)
     """Images, settings and machine of the run, as in `siam.runs.job.Job`."""
     schedule: list[tuple[int, float, int]] = field(default_factory=list)
     """Changes of the run's length: `Schedule.changes`."""
