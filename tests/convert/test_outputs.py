@@ -75,9 +75,9 @@ def count_embedded(monkeypatch):
     counts = []
     whole = vectors_module.Embedder.vectors
 
-    def counting(self, images, indices):
+    def counting(self, images, indices, *unreadable):
         counts.append(len(indices))
-        return whole(self, images, indices)
+        return whole(self, images, indices, *unreadable)
 
     monkeypatch.setattr(vectors_module.Embedder, "vectors", counting)
     return counts
