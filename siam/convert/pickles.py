@@ -5,7 +5,6 @@ torch's weights_only reader refuses every name that it does not know; here, an i
 of each, so that the tensors can be read while nothing that the file names is imported or called.
 """
 
-import contextlib
 import io
 import pickle
 import pickletools
@@ -25,6 +24,8 @@ _MAX_PICKLE = 16 << 20
 _PICKLES = 5  # in a file of torch before 1.6: magic number, version, system, contents, storage keys
 
 _CODE = "contains objects other than tensors; loading them could execute code"
+
+_MAX_MAPPINGS = 10  # types of dicts in a file, each of which costs reading it again
 
 _DATA_MODULES = {"numpy", "torch", "collections", "datetime", "copyreg", "functools", "_codecs", "decimal"}
 _DATA_BUILTINS = {
@@ -74,10 +75,14 @@ def load_foreign(file: Path) -> Any:
     if code:
         raise ValueError(f"it {_CODE} ({', '.join(code[:3])})")
     mappings = {name for name in names if "dict" in name.lower()}
-    others = {name for name in names if "list" not in name.lower() and not name.startswith("numpy")}
-    for guess in (mappings, others):  # the file does not say which of its types are dicts
-        with contextlib.suppress(pickle.UnpicklingError):
-            return _load(file, names, guess)
+    for _ in range(_MAX_MAPPINGS):  # which types are dicts shows when torch is about to fill one
+        try:
+            return _load(file, names, mappings)
+        except pickle.UnpicklingError as error:
+            found = {name for name in names - mappings if f"{StandIn.__module__}.{name}'" in str(error)}
+            if not found:
+                break
+            mappings |= found
     raise ValueError(f"it {_CODE}")
 
 

@@ -149,8 +149,12 @@ def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 def _decode_any(data: bytes) -> Tensor:
     with _opened(data) as image:
-        pixels = np.array(_to_rgb(ImageOps.exif_transpose(image)))
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+        return to_pixels(image)
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """Convert a PIL image of any mode to upright uint8 RGB (3, H, W)."""
+    return torch.from_numpy(np.array(_to_rgb(ImageOps.exif_transpose(image)))).permute(2, 0, 1)
 
 
 @contextmanager

@@ -41,6 +41,10 @@ def AtLeast(bound: float, unit: str = "") -> Rule:
     return Rule(words, lambda value: value >= bound)
 
 
+def AtMost(bound: float) -> Rule:
+    return Rule(f"be at most {bound:g}", lambda value: value <= bound)
+
+
 def Within(low: float, high: float, unit: str = "") -> Rule:
     return Rule(f"lie in [{low:g}, {high:g}] {unit}".rstrip(), lambda value: low <= value <= high)
 

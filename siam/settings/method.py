@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from siam.errors import SettingsError, did_you_mean
 from siam.plugins import names
-from siam.settings.checks import Above, AtLeast, Within, check
+from siam.settings.checks import Above, AtLeast, AtMost, Within, check
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Method:
     # The heads (Sec. 3, Table 3 and App. B)
     projector_layers: Annotated[int, Within(1, 4)] = 3
     """Number of layers in the projector: 3 for ImageNet, 2 for CIFAR-10."""
-    projector_hidden: Annotated[int, Within(1, 65536)] = 2048
+    projector_hidden: Annotated[int, AtLeast(1), AtMost(65536)] = 2048
     """Number of hidden units in the projector."""
-    dim: Annotated[int, Within(1, 65536)] = 2048
+    dim: Annotated[int, AtLeast(1), AtMost(65536)] = 2048
     """Dimension d of z and p."""
-    predictor_hidden: Annotated[int, Within(1, 65536)] = 512
+    predictor_hidden: Annotated[int, AtLeast(1), AtMost(65536)] = 512
     """Number of hidden units in the predictor, a bottleneck: d/4 in the paper."""
     batch_norm: Literal["none", "hidden", "default", "all"] = "default"
     """BN in the heads: nowhere, hidden layers only, also the projector's output, or everywhere (Table 3)."""

@@ -3,8 +3,9 @@
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any
 
-from siam.errors import SettingsError, did_you_mean
+from siam.errors import SettingsError
 from siam.settings.pretraining import Settings
+from siam.settings.renamed import suggestion
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def from_dict(plain: dict[str, Any], base: Any = None, path: str = "") -> Any:
     changes: dict[str, Any] = {}
     for key, value in plain.items():
         if key not in known:
-            raise SettingsError(f"unknown setting '{path}{key}'{did_you_mean(key, known)}")
+            raise SettingsError(f"unknown setting '{path}{key}'{suggestion(str(key), base, path)}")
         current = getattr(base, key)
         if is_dataclass(current):
             if not isinstance(value, dict):

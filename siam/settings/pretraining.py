@@ -9,7 +9,18 @@ from typing import Annotated, Literal
 
 from siam.errors import SettingsError
 from siam.plugins import load
-from siam.settings.checks import Above, Ascending, AtLeast, Below, Duration, Seed, Within, check, parse_duration
+from siam.settings.checks import (
+    Above,
+    Ascending,
+    AtLeast,
+    AtMost,
+    Below,
+    Duration,
+    Seed,
+    Within,
+    check,
+    parse_duration,
+)
 from siam.settings.method import Method
 
 Probability = Annotated[float, Within(0, 1)]
@@ -21,7 +32,7 @@ Count = Annotated[int, AtLeast(1)]
 class ViewSettings:
     """Augmentation settings; the defaults are SimSiam's for ImageNet (the same as MoCo v2's)."""
 
-    size: Annotated[int, Within(8, 8192, "pixels")] = 224
+    size: Annotated[int, AtLeast(8, "pixels"), AtMost(8192)] = 224
     """Height and width of a view, in pixels."""
     scale: Annotated[tuple[float, float], Above(0), Within(0, 1), Ascending()] = (0.2, 1.0)
     """Minimum and maximum crop area, as fractions of the image area."""
@@ -144,7 +155,7 @@ class Settings:
     """Images: folder, list file, .tar, .npy, .npz, cifar10, cifar100 or stl10; default: the demo dataset."""
     backbone: str = "resnet50"
     """Backbone: name of any timm model."""
-    width: Annotated[float, Above(0), Within(0, 16)] = 1.0
+    width: Annotated[float, Above(0), AtMost(16)] = 1.0
     """Channel multiplier for ResNets."""
     stem: Literal["auto", "small", "standard"] = "auto"
     """ResNet stem. `small`: 3x3, stride 1, no max-pool; `auto`: small for views below 64 pixels."""

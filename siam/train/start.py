@@ -81,7 +81,7 @@ def resolve(
     """Return a run's settings and folder, creating the folder if needed. Raises SiamError."""
     named = overrides.only("data").over(Settings()).data
     method = overrides.get("method.name", Settings().method.name)
-    folder = Path(out) if out is not None else _default_folder(method, named, bool(resume))
+    folder = Path(out).expanduser() if out is not None else _default_folder(method, named, bool(resume))
     if _is_resumed(folder, resume):
         return _resumed_settings(folder, overrides), folder
     settings = _new_settings(overrides, recipe, open_once)

@@ -93,7 +93,7 @@ def _train(
     require_equal_shares(settings.batch_size, world_size())
     annotated = open_once(data, settings.task == "segmentation")
     outcome = train(annotated, init_backbone(run, settings.init, settings.seed), settings, folder, console)
-    on_rank_zero(lambda: _save(Path(run), folder, outcome))
+    on_rank_zero(lambda: _save(Path(run).expanduser(), folder, outcome))
     return outcome
 
 
@@ -129,7 +129,7 @@ def resolve(
         console.print(f"skipped: {line}", highlight=False, soft_wrap=True)
     base = starting_point(recipe, annotated.layout, annotated.years, len(annotated.train))
     settings = overrides.over(base)
-    folder = Path(out) if out is not None else _default_folder(Path(run), str(data), settings)
+    folder = Path(out).expanduser() if out is not None else _default_folder(Path(run), str(data), settings)
     if not (folder / TRANSFER).exists():
         init_backbone(run, settings.init, settings.seed)  # raises before anything is written
     _claim(folder, resume, {"run": str(run), "data": str(data), **to_dict(settings)}, settings)
