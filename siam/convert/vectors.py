@@ -43,7 +43,7 @@ Vectors = tuple[NDArray[np.float32], NDArray[np.int64]]
 class Embedder:
     """Computes embeddings of images with a run's encoder."""
 
-    run: str | Path
+    run: Path | str
     device: str = "auto"
     batch_size: Annotated[int, AtLeast(1)] = 256
     workers: Annotated[int, AtLeast(-1, "(automatic)")] = -1

@@ -107,7 +107,7 @@ def test_a_list_is_unlabeled_whatever_its_folders(pictures, tmp_path):
 def test_verbs_that_need_a_set_by_name_say_so(run, pictures):
     with pytest.raises(SettingsError, match="data must be a string"):
         siam.pretrain([str(pictures[0][0])])
-    with pytest.raises(DataError, match="DATA must be a name or a path, got list: write the paths to a .txt"):
+    with pytest.raises(DataError, match="DATA must be a name or a path, got list: write the paths to a"):
         siam.evaluate(run, [str(pictures[0][0])])
     assert siam.inspect(run, pictures[1], device="cpu")["images"] == 2
 
@@ -165,7 +165,7 @@ def test_impossible_seeds_are_refused(kind, seed):
     ],
 )
 def test_numbers_that_are_none_are_refused(change, value):
-    with pytest.raises(SettingsError, match="must be|must lie"):
+    with pytest.raises(SettingsError, match=r"must (be|lie)"):
         change(value)
 
 
@@ -186,7 +186,8 @@ def test_what_a_settings_file_may_ask_for_is_bounded():
      ({"recompute": True}, "'recompute'; did you mean activation_checkpointing"),
      ({"loader": {"resident": "yes"}}, "'loader.resident'; did you mean loader.cache"),
      ({"views": {"grey_p": 0.1}}, "'views.grey_p'; did you mean views.grayscale_p"),
-     ({"lr": 0.1}, "'lr'; did you mean optimizer.lr"), ({"workers": 0}, "'workers'; did you mean loader.workers"),
+     ({"lr": 0.1}, "'lr'; did you mean optimizer.lr"),
+     ({"workers": 0}, "'workers'; did you mean loader.workers"),
      ({"momentum": 0.9}, "did you mean method.momentum or optimizer.momentum"),
      ({"epoch": 3}, "'epoch'; did you mean epochs")],
 )  # fmt: skip
