@@ -21,7 +21,7 @@ from siam.runs.folder import METRICS, SETTINGS, Run, save_settings
 from siam.settings.pretraining import Settings, ViewSettings
 
 _HEADS = ("projector", "predictor", "target_encoder")
-_MAX_WIDTH = 16.0
+_MAX_WIDTH, _MAX_LAYERS, _MAX_DIM = 16.0, 4, 65536
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _fold_output_bias(state: State) -> None:
     if not layers:
         return
     mean, bias = f"projector.{layers[-1]}.running_mean", f"projector.{layers[-1] - 1}.bias"
-    if mean in state and bias in state:
+    if mean in state and bias in state and state[mean].shape == state[bias].shape:
         state[mean] = state[mean] - state.pop(bias)
 
 
@@ -132,7 +132,7 @@ def _settings(
         raise SettingsError(f"unknown method '{method}' in the checkpoint's metadata (methods: {known})")
     first = own.get("conv1.weight")
     is_resnet = name.startswith(("resnet", "resnext", "wide_resnet"))
-    small = is_resnet and first is not None and first.shape[-1] == 3
+    small = is_resnet and first is not None and tuple(first.shape[2:]) == (3, 3)
     width = resnet.width if is_resnet and resnet is not None else 1.0
     stated = _number(metadata, "image_size", MAX_IMAGE_SIZE)
     size = image_size or stated or _vit_size(own) or (32 if small else 224)
@@ -173,9 +173,12 @@ def _vit_size(backbone: State) -> int | None:
 
 
 def _heads(state: State, method: Method) -> Method:
-    """Return `method` with the head depths and widths inferred from `state`."""
+    """Return `method` with the head depths and widths inferred from `state`.
+
+    A projector that is larger than Siam's may be is ignored.
+    """
     projector = _linear_shapes(state, "projector")
-    if not projector:
+    if not projector or len(projector) > _MAX_LAYERS or not all(1 <= out <= _MAX_DIM for out, _ in projector):
         return method
     normed = {key for key in state if re.match(r"projector\.\d+\.running_mean", key)}
     output_bn = len(normed) == len(projector)
@@ -187,7 +190,7 @@ def _heads(state: State, method: Method) -> Method:
         batch_norm="default" if output_bn else "hidden" if normed else "none",
     )
     predictor = _linear_shapes(state, "predictor")
-    if predictor:
+    if predictor and 1 <= predictor[0][0] <= _MAX_DIM:
         return replace(method, predictor="learned", predictor_hidden=predictor[0][0])
     return method
 

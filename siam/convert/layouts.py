@@ -216,6 +216,6 @@ def _join_attention(state: State, origins: dict[str, str]) -> None:
     for key in [key for key in state if ".attn.query." in key]:
         names = [key.replace(".attn.query.", f".attn.{name}.") for name in ("query", "key", "value")]
         joined = key.replace(".attn.query.", ".attn.qkv.")
-        if all(name in state and state[name].shape[1:] == state[key].shape[1:] for name in names):
+        if all(name in state and state[name].shape == state[key].shape != () for name in names):
             state[joined] = torch.cat([state.pop(name) for name in names])
             origins[joined] = origins[key]

@@ -121,17 +121,17 @@ def _tensors_within(contents: Any) -> State:
     """Return the tensors of a state dict or module, below keys such as 'model'; {} if there are none."""
     for _ in range(_MAX_DEPTH):
         if isinstance(contents, StandIn):
-            return state_dict_of(contents) or state_dict_of_field(contents)
+            return state_dict_of(contents) or _largest_module(contents)
         if not isinstance(contents, dict):
             return {}
         inner = next((contents[key] for key in _WRAPPERS if _holds_weights(contents.get(key))), None)
         if inner is None:
             break
         contents = inner
-    return _flat(contents)
+    return _flat(contents, set())
 
 
-def state_dict_of_field(owner: StandIn) -> State:
+def _largest_module(owner: StandIn) -> State:
     """Return the state dict of the module among an object's fields, such as a trainer's model."""
     states = [state_dict_of(value) for value in owner.state.values() if isinstance(value, StandIn)]
     return max(states, key=len, default={})
@@ -139,13 +139,17 @@ def state_dict_of_field(owner: StandIn) -> State:
 
 def _holds_weights(value: Any) -> bool:
     return isinstance(value, dict | StandIn) and bool(
-        _flat(value) if isinstance(value, dict) else value.state
+        _flat(value, set()) if isinstance(value, dict) else value.state
     )
 
 
-def _flat(contents: dict[Any, Any], prefix: str = "", depth: int = 0) -> State:
-    """Return the tensors of nested dicts by their dotted keys, without the optimizer's."""
+def _flat(contents: dict[Any, Any], seen: set[int], prefix: str = "", depth: int = 0) -> State:
+    """Return the tensors of nested dicts by their dotted keys, without the optimizer's.
+
+    seen: the dicts that were visited; a hostile file may hold the same one many times.
+    """
     found: State = {}
+    seen.add(id(contents))
     for key, value in contents.items():
         if isinstance(value, Tensor):
             found[f"{prefix}{key}"] = value
@@ -153,8 +157,8 @@ def _flat(contents: dict[Any, Any], prefix: str = "", depth: int = 0) -> State:
             continue
         elif isinstance(value, StandIn):
             found |= {f"{prefix}{key}.{inner}": tensor for inner, tensor in state_dict_of(value).items()}
-        elif isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.", depth + 1)
+        elif isinstance(value, dict) and id(value) not in seen:
+            found |= _flat(value, seen, f"{prefix}{key}.", depth + 1)
     return found
 
 
@@ -201,7 +205,8 @@ def _config_metadata(file: Path) -> dict[str, str]:
 
 def _transformers_backbone(config: dict[str, Any]) -> str | None:
     """Return timm's name of the Vision Transformer that a config of Transformers describes, if any."""
-    size = _VIT_SIZES.get(config.get("hidden_size", 0))
+    hidden = config.get("hidden_size")
+    size = _VIT_SIZES.get(hidden) if isinstance(hidden, int) else None
     patch, side = config.get("patch_size"), config.get("image_size")
     name = {
         "vit": f"vit_{size}_patch{patch}_{side}",

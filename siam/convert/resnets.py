@@ -46,13 +46,9 @@ def find_resnet(backbone: State) -> ResNet | None:
     depth = _DEPTHS.get((bottleneck, tuple(map(len, stages))))  # type: ignore[arg-type]
     inner = backbone.get("layer1.0.conv2.weight")
     outer = backbone.get("layer4.0.conv3.weight" if bottleneck else "layer4.0.conv2.weight")
-    if (
-        depth is None
-        or inner is None
-        or outer is None
-        or inner.dim() != 4
-        or any(map(_EXTRA.match, backbone))
-    ):
+    if depth is None or inner is None or outer is None or any(map(_EXTRA.match, backbone)):
+        return None
+    if not inner.dim() == outer.dim() == 4:
         return None
     width = outer.shape[0] / (2048 if bottleneck else 512)
     groups = inner.shape[0] // max(1, inner.shape[1])
@@ -74,7 +70,7 @@ def _variant(backbone: State) -> str:
     """
     pooled = any(key.endswith("downsample.1.weight") and value.dim() == 4 for key, value in backbone.items())
     first, second = backbone.get("conv1.0.weight"), backbone.get("conv1.3.weight")
-    if first is None or second is None:
+    if first is None or second is None or not first.dim() == second.dim() == 4:
         tiered = "layer1.1.conv1.weight" not in backbone  # the smallest, with 10 and 14 layers
         return ("t" if tiered else "d") if pooled else ""
     if pooled:

@@ -472,3 +472,35 @@ def test_timm_adapts_the_export_of_a_transformer(tmp_path):
     export(tmp_path / "run", "timm", tmp_path / "timm")
     model = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True, num_classes=3, img_size=64)
     assert torch.equal(model.blocks[3].attn.qkv.weight, vit["blocks.3.attn.qkv.weight"])
+
+
+def test_odd_shapes_and_names_are_one_sentence(tmp_path):
+    """Weights of a small network as scalars, as vectors of nothing, and under other names."""
+    torch.manual_seed(0)
+    small = build_backbone("resnet10t", 64, 0.125).state_dict()
+    state = {f"backbone.{key}": value for key, value in small.items()}
+    state |= {
+        "projector.0.weight": torch.zeros(8, 64), "projector.0.bias": torch.zeros(8),
+        "projector.1.running_mean": torch.zeros(8), "predictor.0.weight": torch.zeros(4, 8),
+    }  # fmt: skip
+    random = np.random.default_rng(0)
+    for turn in range(24):
+        key = list(state)[random.integers(len(state))]
+        broken = {k: v for k, v in state.items() if k != key}
+        broken[f"{key}.x" if turn % 3 == 0 else key] = torch.zeros(()) if turn % 3 == 1 else torch.zeros(0, 1)
+        save_file(broken, tmp_path / "c.safetensors")
+        try:
+            import_checkpoint(tmp_path / "c.safetensors", tmp_path / f"run{turn}")
+        except (RunError, SettingsError) as error:
+            assert "\n" not in str(error)  # noqa: PT017
+            assert not (tmp_path / f"run{turn}").exists()
+
+
+def test_the_same_dict_many_times_is_read_once(tmp_path, resnet):
+    """Six levels of a hundred references to one dict would be a million million dicts."""
+    inner = {"state": resnet}
+    for _ in range(6):
+        inner = {f"k{i}": inner for i in range(100)}
+    torch.save(inner, tmp_path / "c.pth")
+    with pytest.raises(RunError):
+        import_checkpoint(tmp_path / "c.pth", tmp_path / "run")
