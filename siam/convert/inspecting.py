@@ -60,7 +60,7 @@ def _inspect_run(folder: Path, data: Any, device: str) -> dict[str, Any]:
         "heads": ", ".join(heads) or None,
         "dim": s.method.dim if "projector" in heads else None,
         "trained_on": s.data,
-        "epochs": f"{latest['epoch'] + 1} of {s.epochs}" if "epoch" in latest else None,
+        "epochs": f"{latest['epoch'] + 1} of {s.epochs:g}" if "epoch" in latest else None,
         "verdict_in_training": latest.get("verdict"),
     }
     return facts if data is None else {**facts, **_health(network, "projector" in heads, data, device)}

@@ -171,7 +171,7 @@ def _unbind_views(views: Tensor) -> tuple[Tensor, ...]:
 def _ignore_interrupts(worker: int) -> None:
     """Ignore Ctrl-C in a worker, so that the current step can finish.
 
-    The terminal sends SIGINT to every process in the foreground.
+    The terminal sends SIGINT to every process in the foreground group.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

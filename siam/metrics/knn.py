@@ -17,10 +17,10 @@ QUERIES = True
 BASELINES = True
 
 
-def due(settings: Settings, epoch: int) -> bool:
+def due(settings: Settings, epoch: int, last: bool) -> bool:
     """Return True every monitor.knn_every epochs and after the last epoch; never if knn_every is 0."""
     every = settings.monitor.knn_every
-    return every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == settings.epochs)
+    return every > 0 and (last or (epoch + 1) % every == 0)
 
 
 def note(settings: Settings, records: dict[str, Any]) -> str:
@@ -36,6 +36,8 @@ def measure(look: Look) -> float | None:
     fraction = 0.0
     if len(look.queries):
         bank, queries = (look.features, look.labels), (look.queries, look.query_labels)
-        fraction = knn_accuracy(*bank, *queries, look.classes, m.knn_k, m.knn_temperature)
+        per_class = look.labels.bincount()
+        smallest = int(per_class[per_class > 0].min())
+        fraction = knn_accuracy(*bank, *queries, look.classes, min(m.knn_k, smallest), m.knn_temperature)
     counts = all_gather_object((round(fraction * len(look.queries)), len(look.queries)))
     return sum(correct for correct, _ in counts) / sum(total for _, total in counts)
