@@ -50,8 +50,8 @@ def Within(low: float, high: float, unit: str = "") -> Rule:
 
 
 def Seed() -> Rule:
-    """Accept what torch and numpy take as a seed."""
-    return Rule("be at least 0 and below 2**64", lambda value: 0 <= value < 2**64)
+    """Accept what torch and numpy take as a seed, if it is not negative."""
+    return Rule("be below 2**64", lambda value: value < 2**64)
 
 
 def Ascending() -> Rule:

@@ -172,7 +172,7 @@ class Settings:
     """Micro-batches per step (gradient accumulation). Batch norm and negatives use one at a time."""
     activation_checkpointing: bool = False
     """Activation checkpointing: recompute activations in the backward pass, trading speed for memory."""
-    seed: Annotated[int, Seed()] = 0
+    seed: Annotated[int, AtLeast(0), Seed()] = 0
     """Random seed for initialization, data order and augmentation."""
     init: str = ""
     """Run to initialize weights from; also sets the backbone and, if the methods match, the heads."""

@@ -59,7 +59,7 @@ class TransferSettings:
     """Score threshold; predictions with lower scores are discarded."""
     precise_bn: Natural = 200
     """Batches for precise batch norm statistics after training; 0: off."""
-    seed: Annotated[int, Seed()] = 0
+    seed: Annotated[int, AtLeast(0), Seed()] = 0
     """Random seed for data order, augmentation, RoI sampling and new layers."""
     device: str = "auto"
     """Device: auto, cpu, cuda or cuda:1."""
