@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -81,7 +82,9 @@ def _planes(pixels: Tensor, channels_last: bool) -> list[Tensor | str]:
 class _Given:
     """Images in memory, (3, H, W) each, and paths of others."""
 
-    labels, classes, groups = None, (), None
+    labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
+    groups: NDArray[np.int64] | None = None
 
     def __init__(self, images: list[Tensor | str], names: list[str]) -> None:
         self.name, self.images, self.names = "the list", images, names
