@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from siam.data.images import ImageSets
+from siam.data.kinds import IMAGE_SUFFIXES
 from siam.data.packed import PackedStrings
-from siam.data.patterns import IMAGE_SUFFIXES
 from siam.data.sources.folder import FolderImages
 
 LOOKS_LIKE = "an image file"
