@@ -12,7 +12,7 @@ import numpy as np
 import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from siam.data.metadata import JPEG, exif_orientation, jpeg_orientation, tag_bytes, without_metadata
@@ -169,6 +169,11 @@ def _decode_any(data: bytes) -> Tensor:
     if data.startswith(JPEG):
         pixels = _upright(pixels, jpeg_orientation(data))
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """Convert a PIL image of any mode to upright uint8 RGB (3, H, W)."""
+    return torch.from_numpy(_to_rgb(ImageOps.exif_transpose(image))).permute(2, 0, 1)
 
 
 def _with_pillow(data: bytes, read: Callable[[Image.Image], T]) -> T:

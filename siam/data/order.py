@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from siam.data.random import permutation
+from siam.data.random import generator, permutation
 from siam.settings.pretraining import Settings
 from siam.settings.schedule import Schedule
 
@@ -87,7 +87,7 @@ def grouped_order(seed: int, epoch: int, groups: NDArray[np.int64], batch: int) 
     count = len(groups) - 1
     lanes = max(n for n in range(1, min(_LANES, count, batch) + 1) if batch % n == 0)
     shuffled = permutation(seed, epoch, count)
-    rng = np.random.Generator(np.random.Philox(key=[seed, epoch + 2**32]))
+    rng = generator(seed, epoch + 2**32)
     dealt = []
     for lane in range(lanes):
         own = shuffled[lane::lanes]

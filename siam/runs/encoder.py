@@ -1,5 +1,6 @@
 """Load and save the encoder of a run."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -57,6 +58,8 @@ def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Enc
     projector = None
     if layer == "projector":
         weights = load_network(run)
+        if not _submodule(weights, "projector."):
+            raise RunError(f"{opened.folder} has no projector: leave out the layer, for backbone features")
         projector = build_projector(features_of(backbone), settings.method)
         load_weights(projector, _submodule(weights, "projector."), opened.folder)
         load_weights(backbone, _submodule(weights, "backbone."), opened.folder)
@@ -104,13 +107,24 @@ def save_encoder(folder: Path, backbone: nn.Module, settings: Settings) -> None:
     from siam import __version__
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
-    metadata = {"method": settings.method.name, "backbone": settings.backbone, "siam": __version__}
+    metadata = {
+        "method": settings.method.name, "backbone": settings.backbone, "width": repr(settings.width),
+        "stem": settings.stem, "image_size": str(settings.views.size), "siam": __version__,
+    }  # fmt: skip
     write_atomically(folder / ENCODER, lambda file: file.write(save(tensors, metadata)))
 
 
-def save_network(folder: Path, network: nn.Module) -> None:
-    """Write the full network of an imported run, which has no checkpoint, to network.safetensors."""
-    tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+def save_network(folder: Path, network: nn.Module, parts: Collection[str] | None = None) -> None:
+    """Write the network of an imported run, which has no checkpoint, to network.safetensors.
+
+    parts: the parts to write, such as backbone and projector: those that the imported checkpoint had. None:
+    all of them.
+    """
+    tensors = {
+        key: value.detach().cpu().contiguous()
+        for key, value in network.state_dict().items()
+        if parts is None or key.partition(".")[0] in parts
+    }
     write_atomically(folder / NETWORK, lambda file: file.write(save(tensors)))
 
 

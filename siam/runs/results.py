@@ -123,7 +123,7 @@ def add_evaluation(run: str | Path, evaluation: Evaluation, data: str) -> None:
 
     data: the dataset, as given by the user.
     """
-    folder = Path(run)
+    folder = Path(run).expanduser()
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     try:
         with in_turn(folder):

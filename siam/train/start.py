@@ -103,7 +103,7 @@ def resolve(
     named = overrides.only("data").over(Settings()).data
     default = METHOD if _is_planned(overrides, recipe) else Settings().method.name
     method = overrides.get("method.name", default)
-    folder = Path(out) if out is not None else _default_folder(method, named, bool(resume))
+    folder = Path(out).expanduser() if out is not None else _default_folder(method, named, bool(resume))
     if out is None and resume and not (folder / SETTINGS).exists():
         # The run may have been planned, or not, with other flags than these.
         folder = max(_runs_on(named), key=lambda run: (run / SETTINGS).stat().st_mtime, default=folder)
