@@ -58,7 +58,7 @@ def center_views(
     indices = np.arange(len(images)) if indices is None else indices
     batches = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
     pinned = torch.cuda.is_available()
-    for views, read in batches_of(_CenterViews(images, size), batches, workers, pinned=pinned):
+    for views, read in batches_of(_CenterViews(images, size), lambda n: batches[n:], workers, pinned=pinned):
         if len(read):
             yield views, read
 
