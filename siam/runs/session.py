@@ -32,7 +32,7 @@ from siam.runs.checkpoint import Progress, Stateful, checkpoints, load_last, res
 from siam.runs.clock import Clock
 from siam.runs.folder import CHECKPOINT, UNREADABLE
 from siam.runs.logger import Logger, NullLogger
-from siam.runs.saving import RunStopped, Saver, StopRequest
+from siam.runs.saving import GaveUpWaiting, RunStopped, Saver, StopRequest
 from siam.settings.pretraining import CheckpointSettings
 from siam.system.device import find_device, tune_process, uses_bf16
 from siam.system.files import locked, write_atomically
@@ -164,16 +164,33 @@ class Session:
         return self.progress.step
 
     def guard(self, batches: Iterator[T]) -> Iterator[T]:
-        """Yield the batches; if the loader raises a SiamError, save a checkpoint before re-raising it."""
+        """Yield the batches; if the loader raises a SiamError, save a checkpoint before re-raising it.
+
+        Raises RunStopped if a stop is requested while the loader waits for images.
+        """
         try:
-            yield from batches
+            while True:
+                with self.stop.waiting():
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                yield batch
         except SiamError:
-            if world_size() == 1:  # with several ranks, the others are in the middle of a step
-                self.progress.loss_sum = float(self.loss_sum)
-                self.progress.unreadable = dict(self.unreadable)
-                self._require_finite()
-                self.save()
+            self._save_between_steps()
             raise
+        except GaveUpWaiting:
+            saved = self._save_between_steps(last_chance=True)
+            raise self._stopped("saved" if saved else "the last checkpoint is") from None
+
+    def _save_between_steps(self, last_chance: bool = False) -> bool:
+        """Save and return True, except with several ranks: the others are in the middle of a step."""
+        if world_size() > 1:
+            return False
+        self.progress.loss_sum = float(self.loss_sum)
+        self.progress.unreadable = dict(self.unreadable)
+        self._require_finite()
+        self.save(last_chance)
+        return True
 
     def seed_step(self, step: int | None = None) -> None:
         """Seed torch from (seed, step, rank), so that a resumed run draws the same random numbers."""
@@ -235,12 +252,13 @@ class Session:
         if (self.stopping or self.time_is_up) and not done:
             self.write_report()
         if self.stopping and not done:
-            raise_everywhere(
-                RunStopped(
-                    f"stopped on request after step {self.step} of {self.total_steps}, saved in {self.folder}"
-                    ": continue with --resume"
-                )
-            )
+            raise_everywhere(self._stopped("saved"))
+
+    def _stopped(self, saved: str) -> RunStopped:
+        return RunStopped(
+            f"stopped on request after step {self.step} of {self.total_steps}, {saved} in {self.folder}"
+            ": continue with --resume"
+        )
 
     def finish(self) -> None:
         """Complete the last exchange of flags between ranks, and restore the previous signal handlers."""
@@ -310,7 +328,7 @@ class Session:
         at = min(all_gather_object(float(self.diverged_at)))
         problem = f"the weights are no longer finite after step {self.step}"
         if math.isfinite(at):
-            problem = f"the loss is no longer finite at step {int(at) + 1}{self.name_batch(int(at))}"
+            problem = f"the loss is not finite at step {int(at) + 1}{self.name_batch(int(at))}"
         saved = (self.folder / CHECKPOINT).exists()
         kept = "the last good checkpoint is kept" if saved else "nothing was saved"
         fix = f"lower {self.lr_setting}, or set precision to float32"
