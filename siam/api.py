@@ -15,6 +15,7 @@ def pretrain(
     out: str | Path | None = None,
     recipe: str | None = None,
     resume: Resume = False,
+    duration: str | None = None,
     **settings: Any,
 ) -> Outcome:
     """Pretrain an encoder on unlabeled images, as `siam pretrain` does.
@@ -24,6 +25,8 @@ def pretrain(
     out: the run folder; default: runs/METHOD-DATA.
     recipe: name of the base settings (imagenet, cifar10, imagenette or demo); default: chosen to suit the
     images.
+    duration: time to plan the run for (20m, 2h, 1d); default: 30 minutes on a CPU and 2 hours on a GPU,
+    unless a recipe, epochs or init are given.
     resume: continue the run in `out`; "auto" starts a new run if there is none in `out`.
     settings: any other settings, by name; groups are dicts: epochs=100, optimizer={"lr": 0.03}.
 
@@ -37,4 +40,4 @@ def pretrain(
         given["data"] = str(data)
     if method is not None:
         given["method"] = {"name": method} if isinstance(method, str) else method
-    return start(Overrides(given), recipe, out, resume)
+    return start(Overrides(given), recipe, out, resume, duration=duration)

@@ -164,7 +164,7 @@ def _step(settings: Settings, device: torch.device) -> Step:
 
 
 def _worker_rates(images: Images, settings: Settings) -> tuple[float, float, Tensor]:
-    """Measure decoding alone and a whole worker, each on one thread.
+    """Measure the throughput of decoding alone and of a complete worker, each on one thread.
 
     Returns both rates, in images per second, and a batch of crops.
     """

@@ -16,7 +16,7 @@ class Rates:
     workers: int
     """Number of decoding workers; 0 if the images are cached on the device."""
     decode: float | None
-    """Reading and decoding in one worker."""
+    """Rate of reading and decoding in one worker."""
     worker: float | None
     """Reading, decoding and cropping in one worker."""
     transfer: float | None

@@ -17,6 +17,7 @@ from siam.runs.encoder import save_encoder, save_network
 from siam.runs.folder import METRICS, NETWORK, SETTINGS, save_settings
 from siam.runs.tensors import load_tensors
 from siam.settings.pretraining import Settings, ViewSettings
+from siam.system.files import regular
 
 _BLOCKS = {
     (False, (2, 2, 2, 2)): "resnet18",
@@ -95,7 +96,8 @@ def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
         tensors, metadata = read_tensors(found)
         return tensors, metadata | _timm_config(file)
     if not file.is_file():
-        raise RunError(f"checkpoint {file} does not exist")
+        problem = "is not a regular file" if file.exists() else "does not exist"
+        raise RunError(f"checkpoint {file} {problem}")
     try:
         if _is_safetensors(file):
             with safe_open(file, framework="pt") as opened:
@@ -143,7 +145,7 @@ def _timm_config(folder: Path) -> dict[str, str]:
     file = folder / "config.json"
     if not file.exists():
         return {}
-    config = json.loads(file.read_text())
+    config = json.loads(regular(file).read_text())
     size = config.get("pretrained_cfg", {}).get("input_size", [3, 224, 224])[-1]
     return {"backbone": config["architecture"], "image_size": str(size)} | config.get("siam", {})
 

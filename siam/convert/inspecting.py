@@ -61,7 +61,7 @@ def _inspect_run(folder: Path, data: str | Path | None, device: str) -> dict[str
         "heads": ", ".join(heads) or None,
         "dim": s.method.dim,
         "trained_on": s.data,
-        "epochs": f"{latest['epoch'] + 1} of {s.epochs}" if "epoch" in latest else None,
+        "epochs": f"{latest['epoch'] + 1} of {s.epochs:g}" if "epoch" in latest else None,
         "verdict_in_training": latest.get("verdict"),
     }
     return facts if data is None else {**facts, **_health(network, bool(heads), data, device)}

@@ -27,7 +27,7 @@ from siam.runs.bars import OnProgress, running_total, transient_progress
 from siam.runs.encoder import Layer, load
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK
 from siam.system.device import find_device, uses_bf16
-from siam.system.files import write_atomically
+from siam.system.files import regular, write_atomically
 
 Precision = Literal["float32", "float16"]
 
@@ -199,7 +199,7 @@ def _digest(run: str | Path) -> str:
     for name in (ENCODER, CHECKPOINT, NETWORK):
         file = Path(run) / name
         if file.exists():
-            with file.open("rb") as opened:
+            with regular(file).open("rb") as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()
 

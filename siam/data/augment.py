@@ -30,7 +30,8 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow and torchvision
 RGB_TO_YIQ = torch.tensor(
     [[*_LUMA], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], dtype=torch.float64
 )
-"""The NTSC matrix (FCC 1953). Its rows are luma (Y) and the chroma axes (I, Q); hue is an angle in IQ."""
+"""The NTSC RGB-to-YIQ matrix (FCC 1953). Its rows are luma (Y) and the chroma axes (I, Q); hue is the angle
+in the IQ plane."""
 
 
 _PIXELS_IN_CACHE = 200_000

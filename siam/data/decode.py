@@ -45,12 +45,12 @@ def decode(data: bytes, downscale: int = 1, smooth_chroma: bool = True) -> Tenso
     """Decode an image file to uint8 RGB (3, H, W).
 
     Applies the EXIF orientation and composites transparent images onto white.
-    downscale: factor by which the result may be smaller than the image. If it is at
+    downscale: maximum factor by which to shrink the image. If it is at
     least 2, JPEGs are decoded at 1/2, 1/4 or 1/8 scale with a smaller inverse DCT, in a
     fraction of the time. smooth_chroma: interpolate the subsampled chroma of JPEGs;
     disabling this makes decoding a fifth faster, with no visible difference in
-    augmented views. The result is a channels-last tensor (a view of H x W x C), the
-    fastest layout to resize. Raises BrokenImage.
+    augmented views. The result is in channels-last layout (a view of an H x W x C
+    array), the fastest to resize. Raises BrokenImage.
     """
     if not data:
         raise BrokenImage("the file is empty")

@@ -4,6 +4,8 @@ A global batch does not depend on the number of processes; each process loads an
 share of it.
 """
 
+import itertools
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch.utils.data import Sampler
 
 from siam.data.random import permutation
 from siam.settings.pretraining import Settings
+from siam.settings.schedule import Schedule
 
 Key = tuple[int, int, NDArray[np.int64]]
 """Epoch, step within the epoch, and indices of the batch's images."""
@@ -21,10 +24,12 @@ Position = tuple[int, int]
 
 
 class Order(Sampler[Key]):
-    """Yields the keys of one rank's batches, from `start` to the end of the last epoch.
+    """Yields the keys of one rank's batches, from `start` to the end of the run.
 
     size: number of images in the dataset. processes: number of ranks, among which each
-    global batch is split evenly. groups: see `Images.groups`.
+    global batch is split evenly. groups: see `Images.groups`. The last epoch is
+    incomplete if `settings.epochs` is fractional. If the run's length depends on time
+    (`settings.duration`), there is no end.
     """
 
     def __init__(
@@ -39,6 +44,7 @@ class Order(Sampler[Key]):
         self.size, self.settings, self.start = size, settings, start
         self.rank, self.processes, self.groups = rank, processes, groups
         self.steps = size // settings.batch_size
+        self.total_steps = Schedule(self.steps, settings.epochs).total_steps
 
     def at(self, start: Position) -> "Order":
         """Return a copy of this order that begins at `start`.
@@ -62,9 +68,12 @@ class Order(Sampler[Key]):
 
     def __iter__(self) -> Iterator[Key]:
         first_epoch, first_step = self.start
-        for epoch in range(first_epoch, self.settings.epochs):
+        end = math.inf if self.settings.duration else self.total_steps
+        for epoch in itertools.count(first_epoch):
             batches = self.epoch(epoch)
             for step in range(first_step if epoch == first_epoch else 0, self.steps):
+                if epoch * self.steps + step >= end:
+                    return
                 yield epoch, step, np.array_split(batches[step], self.processes)[self.rank]
 
 

@@ -13,6 +13,7 @@ from siam.data.decode import BrokenImage
 from siam.data.packed import PackedStrings
 from siam.data.patterns import IMAGE_SUFFIXES
 from siam.errors import DataError
+from siam.system.files import regular
 
 
 def tar_members(file: Path) -> tuple[PackedStrings, NDArray[np.int64], str]:
@@ -27,7 +28,7 @@ def tar_members(file: Path) -> tuple[PackedStrings, NDArray[np.int64], str]:
     spans = array("q")
     complaint = ""
     try:
-        with tarfile.open(file, "r:") as tar:
+        with tarfile.open(regular(file), "r:") as tar:
             for member in _until_damage(tar):
                 tar.members.clear()  # type: ignore[attr-defined]
                 name = member.name.removeprefix("./")
@@ -68,7 +69,7 @@ def read_member(file: Path, span: NDArray[np.int64], until: int | None = None) -
     """
     offset, size = span.tolist()
     try:
-        with file.open("rb") as opened:
+        with regular(file).open("rb") as opened:
             opened.seek(offset)
             data = opened.read(size)
     except OSError as error:

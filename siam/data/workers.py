@@ -216,7 +216,7 @@ def _begin(in_pipes: bool, number: int) -> None:
     """Set up a new worker. in_pipes: send batches through pipes, because files are scarce."""
     Thread(target=_exit_with_parent, daemon=True).start()
     keep_freed_memory()
-    for name in ("SIGINT", "SIGHUP"):  # terminals send them to all processes: the current step may finish
+    for name in ("SIGINT", "SIGHUP"):  # a terminal sends them to all processes: finish the step
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     send_tensors(in_pipes)

@@ -17,10 +17,10 @@ QUERIES = True
 BASELINES = True
 
 
-def due(settings: Settings, epoch: int) -> bool:
+def due(settings: Settings, epoch: int, last: bool) -> bool:
     """Return True every monitor.knn_every epochs and after the last epoch; never if knn_every is 0."""
     every = settings.monitor.knn_every
-    return every > 0 and ((epoch + 1) % every == 0 or epoch + 1 == settings.epochs)
+    return every > 0 and (last or (epoch + 1) % every == 0)
 
 
 def note(settings: Settings, records: dict[str, Any]) -> str:

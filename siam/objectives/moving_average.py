@@ -21,8 +21,8 @@ def check(method: Method, batch_size: int) -> None:
     require_targets_without_gradient(method)
     if not method.is_symmetric:
         raise SettingsError(
-            f"objective 'moving_average' averages both views: method.symmetry must be 'symmetric', "
-            f"got '{method.symmetry}'"
+            f"objective 'moving_average' averages the projections of both views: "
+            f"method.symmetry must be 'symmetric', got '{method.symmetry}'"
         )
 
 

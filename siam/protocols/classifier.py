@@ -92,7 +92,7 @@ class Training:
         schedule. encode: the encoder, optionally wrapped in no_grad. Raises Diverged if
         the loss is no longer finite.
         """
-        device, total = self.compute.device, self.loader.settings.epochs * self.loader.steps
+        device, total = self.compute.device, self.loader.order.total_steps
         for step, batch in enumerate(self.loader.batches()):
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * decay(step / total)

@@ -1,7 +1,8 @@
 """Linear evaluation as published: train a linear classifier on frozen features.
 
 "We train a supervised linear classifier on frozen features" (SimSiam, Sec. 3 and App. A): LARS, base lr
-0.02 x batch / 256 (released code: 0.1), batch 4096, 90 epochs, momentum 0.9, no weight decay, cosine decay.
+0.02 (released code: 0.1) scaled by batch / 256, batch size 4096, 90 epochs, momentum 0.9, no weight decay,
+cosine decay.
 """
 
 from dataclasses import dataclass

@@ -40,6 +40,10 @@ class Progress:
     verdict: str = "healthy"
     unreadable: dict[str, str] = field(default_factory=dict)
     """Unreadable images: path -> reason."""
+    schedule: list[tuple[int, float, int]] = field(default_factory=list)
+    """Changes of the run's length: `Schedule.changes`."""
+    deadline: float = 0.0
+    """Training time after which the run promised to end, in seconds; 0: no promise."""
 
     def add(self, **values: float) -> None:
         """Add each value to its running sum."""

@@ -15,6 +15,10 @@ class Clock:
         self.started = time.monotonic() - seconds
         self.last_call = time.monotonic()
         self.step = step
+        self.pauses = 0.0
+        """Total length of the pauses since this start, in seconds."""
+        self.last_pause = 0.0
+        """Length of the latest pause, in seconds."""
 
     def seconds(self) -> float:
         """Return the total training time, in seconds."""
@@ -34,4 +38,6 @@ class Clock:
         try:
             yield
         finally:
-            self.last_call += time.monotonic() - start
+            self.last_pause = time.monotonic() - start
+            self.last_call += self.last_pause
+            self.pauses += self.last_pause

@@ -15,7 +15,7 @@ from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK, open_run
 from siam.runs.tensors import load_checkpoint
 from siam.settings.pretraining import Settings
 from siam.system.device import find_device
-from siam.system.files import write_atomically
+from siam.system.files import regular, write_atomically
 
 Layer = Literal["backbone", "projector"]
 
@@ -82,7 +82,7 @@ def _load_state(module: nn.Module, weights: dict[str, Tensor], source: Path) -> 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
-        return load_safetensors(file)
+        return load_safetensors(regular(file))
     except Exception as error:
         raise RunError(f"{file} cannot be read: {first_line(error, 200)}") from None
 

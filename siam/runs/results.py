@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from siam.errors import RunError, first_line
 from siam.runs.folder import EVALUATIONS
-from siam.system.files import in_turn, write_atomically
+from siam.system.files import in_turn, regular, write_atomically
 
 TRANSFER, RESULT, TRUTH = "transfer.yaml", "result.json", "truth.json"
 BOXES, MASKS = "predictions-boxes.json", "predictions-masks.json"
@@ -155,8 +155,8 @@ def _transfer_result(plain: dict[str, Any]) -> TransferResult:
 
 def _read(file: Path, build: Callable[[Any], T]) -> T:
     try:
-        return build(json.loads(file.read_text()))
-    except (ValueError, TypeError, KeyError) as error:
+        return build(json.loads(regular(file).read_text()))
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(
             f"{file} cannot be read ({first_line(error)}): move or delete it to continue without it"
         ) from None

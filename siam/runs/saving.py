@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from siam.errors import RunError, SiamError
 from siam.processes.gather import rank
 from siam.processes.launch import orphaned
 from siam.settings.pretraining import CheckpointSettings
 from siam.system.signals import DUPLICATE, handling, leave_lost_terminal
+
+T = TypeVar("T")
 
 RESUME_ME = 75
 """Exit status of a run that stopped on request and can be resumed: EX_TEMPFAIL in sysexits.h."""
@@ -61,6 +63,15 @@ class StopRequest:
             yield
         finally:
             self._waiting = False
+
+    def not_waiting_for(self, batches: Iterator[T]) -> Iterator[T]:
+        """Yield the batches; raise GaveUpWaiting if a stop is requested and the next one does not come."""
+        while True:
+            with self.waiting():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         leave_lost_terminal()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -32,27 +32,14 @@ from siam.runs.checkpoint import Progress, Stateful, checkpoints, load_last, res
 from siam.runs.clock import Clock
 from siam.runs.folder import CHECKPOINT, UNREADABLE
 from siam.runs.logger import Logger, NullLogger
+from siam.runs.pace import Pace
 from siam.runs.saving import GaveUpWaiting, RunStopped, Saver, StopRequest
-from siam.settings.pretraining import CheckpointSettings
+from siam.settings.schedule import Schedule
+from siam.settings.session import SessionSettings
 from siam.system.device import find_device, tune_process, uses_bf16
 from siam.system.files import locked, write_atomically
 
 T = TypeVar("T")
-
-
-class SessionSettings(Protocol):
-    """The settings that a session needs, common to pretraining and transfer."""
-
-    @property
-    def device(self) -> str: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def checkpoint(self) -> CheckpointSettings: ...
 
 
 class Session:
@@ -125,26 +112,31 @@ class Session:
 
     def begin(
         self,
-        total_steps: int,
+        schedule: Schedule,
         log_every: int,
         lr_setting: str,
         name_batch: Callable[[int], str] = lambda step: "",
+        seconds: float = 0.0,
     ) -> None:
         """Open the log, continuing after the last save, and install the signal handlers.
 
         log_every: steps between records. lr_setting: name of the learning-rate setting, which the error
         message suggests lowering if the run diverges. name_batch: describes a step's images in that message.
+        seconds: training time after which to end, by changing the schedule's length; 0: leave the schedule.
         """
-        self.total_steps, self.log_every = total_steps, log_every
+        self.schedule, self.log_every = schedule, log_every
+        schedule.changes = self.progress.schedule  # so that checkpoints contain them
+        self.progress.deadline = self.progress.deadline or seconds
         self.lr_setting, self.name_batch = lr_setting, name_batch
         self.log = NullLogger()
         if rank() == 0:
-            self.log = Logger(self.folder, total_steps, self.step, self.progress.log_bytes, self.console)
+            self.log = Logger(self.folder, self.total_steps, self.step, self.progress.log_bytes, self.console)
         self._held.enter_context(self.log)
         self.stop = self._held.enter_context(StopRequest())
         self.saver = Saver(self.settings.checkpoint, self.step, self.log.print)
         self.flags = AnyRankFlag()
         self.clock = Clock(self.progress.seconds, self.step)
+        self.pace = Pace(self.progress.deadline, schedule, self.clock, self.step)
         self.loss_sum = torch.tensor(self.progress.loss_sum, device=self.device)
         self.diverged_at = torch.tensor(math.inf, device=self.device)
 
@@ -163,18 +155,21 @@ class Session:
         """Number of optimizer steps completed."""
         return self.progress.step
 
+    @property
+    def total_steps(self) -> int:
+        """Number of optimizer steps in the run."""
+        return self.schedule.total_steps
+
     def guard(self, batches: Iterator[T]) -> Iterator[T]:
-        """Yield the batches; if the loader raises a SiamError, save a checkpoint before re-raising it.
+        """Yield batches until the last step; if the loader raises a SiamError, save a checkpoint first.
 
         Raises RunStopped if a stop is requested while the loader waits for images.
         """
         try:
-            while True:
-                with self.stop.waiting():
-                    batch = next(batches, None)
-                if batch is None:
-                    return
+            for batch in self.stop.not_waiting_for(batches):
                 yield batch
+                if self.step == self.total_steps:
+                    return
         except SiamError:
             self._save_between_steps()
             raise
@@ -218,6 +213,8 @@ class Session:
             means = all_reduce_mean(torch.stack([loss, self.loss_sum]))
             self.loss, self.progress.loss_sum = means.tolist()
             self._require_finite()
+        if self.should_log and self.progress.deadline and self.step < self.total_steps:
+            self.pace.keep(self.step, self.log)
         if self.should_save:
             self._share_unreadable()
             for call in self._before_save:

@@ -53,8 +53,11 @@ def NotEmpty() -> Rule:
     return Rule("contain at least one value", lambda values: len(values) > 0, each=False)
 
 
-def Duration() -> Rule:
-    return Rule("be a time such as 90s, 10m or 2h", lambda text: _seconds(text) is not None)
+def Duration(or_empty: bool = False) -> Rule:
+    return Rule(
+        "be a time such as 90s, 10m, 2h or 1d",
+        lambda text: (or_empty and not text) or _seconds(text) is not None,
+    )
 
 
 def check(settings: object, group: str = "") -> None:
@@ -131,7 +134,7 @@ def parse_duration(text: str, name: str) -> float:
 
 
 def _seconds(text: str) -> float | None:
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh])\s*", text)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", text)
     if found is None or float(found[1]) <= 0:
         return None
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]

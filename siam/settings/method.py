@@ -35,7 +35,7 @@ class Method:
     predictor_hidden: Annotated[int, AtLeast(1)] = 512
     """Number of hidden units in the predictor, a bottleneck: d/4 in the paper."""
     batch_norm: Literal["none", "hidden", "default", "all"] = "default"
-    """BN in the heads: nowhere, hidden layers only, also the projector's output, or everywhere (Table 3)."""
+    """BN in the heads: `none`, `hidden` layers, `default` (also the projector's output), `all` (Table 3)."""
     output_affine: bool = False
     """Learn scale and shift in the projector's output BN, unlike the released code (Sec. 4.4)."""
 

@@ -15,6 +15,7 @@ from siam.settings.method import Method
 Probability = Annotated[float, Within(0, 1)]
 Strength = Annotated[float, AtLeast(0)]
 Count = Annotated[int, AtLeast(1)]
+Precision = Literal["auto", "float32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class MonitorSettings:
 
     log_every: Count = 10
     """Steps between records in metrics.jsonl."""
+    every: Count = 1
+    """Epochs between measurements of the metrics; the last epoch is always measured."""
     knn_every: Annotated[int, AtLeast(0)] = 1
     """Epochs between kNN evaluations, which need labels; the last epoch is always evaluated. 0: disabled."""
     knn_k: Count = 200
@@ -148,8 +151,10 @@ class Settings:
     """Channel multiplier for ResNets."""
     stem: Literal["auto", "small", "standard"] = "auto"
     """ResNet stem. `small`: 3x3, stride 1, no max-pool; `auto`: small for views below 64 pixels."""
-    epochs: Count = 100
-    """Number of passes over the training images."""
+    epochs: Annotated[float, Above(0)] = 100
+    """Number of passes over the training images; may be fractional."""
+    duration: Annotated[str, Duration(or_empty=True)] = ""
+    """Time to train for (`20m`, `2h`): `epochs` is the plan, and the run ends on time. Empty: all epochs."""
     batch_size: Annotated[int, AtLeast(2, "(batch norm and negatives need more than one image)")] = 256
     """Number of images per step, across all devices."""
     grad_accum: Count = 1
@@ -168,7 +173,7 @@ class Settings:
     """Synchronized batch norm: statistics over the global batch, regardless of the number of devices."""
     timeout: Annotated[str, Duration()] = "10m"
     """How long a process waits for the others before the run fails (`90s`, `10m`, `2h`)."""
-    precision: Literal["auto", "float32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """`float32`, or `bf16` mixed precision (autocast); `auto`: bf16 if the hardware supports it natively."""
     compile: bool = False
     """Compile the network with torch.compile; worthwhile for long runs."""
@@ -181,6 +186,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.epochs == int(self.epochs):
+            object.__setattr__(self, "epochs", int(self.epochs))  # reads better in settings.yaml
         if self.batch_size % self.grad_accum or self.batch_size // self.grad_accum < 2:
             raise SettingsError(
                 "grad_accum must divide batch_size into equal micro-batches of at least 2 images, "

@@ -85,18 +85,22 @@ class Monitor:
             self.bank, self.labels = self.bank[~mine], self.labels[~query]
             self.bank_indices = self.bank_indices[~query.numpy()]
 
-    def measure(self, network: Network, epoch: int, on_progress: OnProgress = ignore) -> Measured:
+    def measure(
+        self, network: Network, epoch: int, last: bool = False, on_progress: OnProgress = ignore
+    ) -> Measured:
         """Measure the metrics due at the end of `epoch`. The network's training mode is left unchanged."""
-        due = due_metrics(self.settings, epoch)
+        due = due_metrics(self.settings, epoch, last)
+        values: Values = dict.fromkeys(all_metrics())
+        if not due:
+            return Measured(values, max_rank=1)
         look = self._look(network, due, on_progress)
         assert look.z is not None
-        values: Values = dict.fromkeys(all_metrics())
         return Measured(values | {name: m.measure(look) for name, m in due.items()}, min(look.z.shape))
 
     def baselines(self, network: Network, on_progress: OnProgress = ignore) -> Values:
         """Measure the baseline metrics, on raw pixels and on the network before training."""
         values: Values = {f"{kind}_{name}": None for name in baseline_metrics() for kind in _BASELINES}
-        due = due_metrics(self.settings, self.settings.epochs - 1)  # all enabled metrics
+        due = due_metrics(self.settings, epoch=0, last=True)  # all enabled metrics
         metrics = {name: metric for name, metric in baseline_metrics().items() if name in due}
         if self.queries is None:
             metrics = {name: m for name, m in metrics.items() if not getattr(m, "QUERIES", False)}

@@ -45,7 +45,7 @@ def _split_for_lars(group: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
 
 
 def set_learning_rate(
-    optimizer: torch.optim.Optimizer, settings: OptimizerSettings, epoch: float, epochs: int
+    optimizer: torch.optim.Optimizer, settings: OptimizerSettings, epoch: float, epochs: float
 ) -> float:
     """Set each parameter group's learning rate and return the encoder's.
 

@@ -1,5 +1,6 @@
 """The pretraining loop: Algorithm 1 of SimSiam (Chen & He 2021), with logging, metrics and checkpoints."""
 
+import time
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,9 @@ from siam.runs.checkpoint import load_init
 from siam.runs.encoder import load_network, save_encoder
 from siam.runs.folder import save_settings
 from siam.runs.session import Session
+from siam.settings.checks import parse_duration
 from siam.settings.pretraining import Settings
+from siam.settings.schedule import Schedule
 from siam.train.monitor import Measured, Monitor
 from siam.train.optimizer import set_learning_rate
 from siam.train.pictures import take_pictures
@@ -44,7 +47,7 @@ class Outcome:
     """Mean std of z/|z| over the last epoch, times sqrt(d)."""
     metrics: Values
     """Last value of each metric, and its baselines (pixel_NAME and untrained_NAME); None if not measured."""
-    epochs: int
+    epochs: float
     steps: int
     seconds: float
     pairs_per_second: float
@@ -55,11 +58,14 @@ class Outcome:
         return {**plain.pop("metrics"), **plain}
 
 
-def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -> Outcome:
+def train(
+    sets: ImageSets, settings: Settings, folder: Path, console: Console, began: float | None = None
+) -> Outcome:
     """Train the run in `folder` to completion, resuming from its last checkpoint if there is one.
 
     All ranks must call this function; only rank 0 writes files. Checkpoints are saved at the end of each
     epoch, at the intervals set by `checkpoint.every`, and when a stop is requested. Raises SiamError.
+    began: when the run's `duration` began, in seconds since the epoch; default: now.
     """
     method = settings.method
     with Session(folder, settings, console, _write_report) as run:
@@ -74,8 +80,9 @@ def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -
         run.track_unreadable(loader.unreadable, loader.record_unreadable)
         on_rank_zero(lambda: save_settings(folder, settings))  # from now on, the run can be resumed
 
-        total_steps, log_every = settings.epochs * loader.steps, settings.monitor.log_every
-        run.begin(total_steps, log_every, "optimizer.lr", partial(_name_batch, loader))
+        schedule, log_every = Schedule(loader.steps, settings.epochs), settings.monitor.log_every
+        seconds = _seconds_left(settings, began)
+        run.begin(schedule, log_every, "optimizer.lr", partial(_name_batch, loader), seconds)
         run.with_checkpoint(lambda: save_encoder(folder, network.backbone, settings))
         if not settings.sync_bn:
             run.before_save(lambda: average_statistics(network))
@@ -84,28 +91,29 @@ def train(sets: ImageSets, settings: Settings, folder: Path, console: Console) -
             run.log.log("start", **_facts(sets, network, run), **run.progress.metrics)
 
         for batch in run.guard(loader.batches(*divmod(run.step, loader.steps))):
-            epochs_done = run.step / loader.steps
+            epochs_done = schedule.epoch(run.step)
             lr = set_learning_rate(step.optimizer, settings.optimizer, epochs_done, settings.epochs)
             run.seed_step()
 
             images = torch.from_numpy(batch.indices)
             loss, z = step(batch.views, images, batch.epoch)  # forward, backward, optimizer step
             if (run.step + 1) % method.momentum_every == 0:
-                t = run.step / run.total_steps
+                t = schedule.progress(run.step)
                 network.update_target(momentum_at(t, method.momentum, method.momentum_schedule))
 
-            ends_epoch = batch.step + 1 == loader.steps
+            last = run.step + 1 == run.total_steps
+            ends_epoch = last or batch.step + 1 == loader.steps
             run.advance(loss, ends_epoch)
             if run.should_log:
                 _log_step(run, batch.epoch, float(embedding_std(all_gather(z))), lr)
             if ends_epoch:
                 with run.clock.paused():
-                    measured = monitor.measure(network, batch.epoch, run.show_measuring)
-                _end_epoch(run, settings, batch.epoch, loader.steps, measured)
-                if batch.epoch in (0, settings.epochs - 1):
+                    measured = monitor.measure(network, batch.epoch, last, run.show_measuring)
+                _end_epoch(run, settings, batch.epoch, batch.step + 1, measured)
+                if batch.epoch == 0 or last:
                     pictures = take_pictures(batch, monitor, network, sets.train)
                     run.try_to_write("the report's images", lambda: pictures.save(folder))  # noqa: B023
-                if batch.epoch == 0 < settings.epochs - 1:
+                if batch.epoch == 0 and not last:
                     run.write_report()
             run.save_or_stop()
         return _finish(run, settings, sets)
@@ -120,6 +128,14 @@ def build(settings: Settings, images: int, run: Session) -> tuple[Network, Objec
         run.print(load_init(settings.init, weights, network))
     network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network, build_objective(settings.method, images).to(run.device)
+
+
+def _seconds_left(settings: Settings, began: float | None) -> float:
+    """Return the training time that the settings leave for the steps, in seconds; 0 if it is not limited."""
+    if not settings.duration:
+        return 0.0
+    spent = 0.0 if began is None else time.time() - began
+    return max(1.0, parse_duration(settings.duration, "duration") - spent)
 
 
 def _log_step(run: Session, epoch: int, std: float, lr: float) -> None:
@@ -165,7 +181,7 @@ def _finish(run: Session, settings: Settings, sets: ImageSets) -> Outcome:
         loss=run.progress.loss,
         std=run.progress.std,
         metrics={**dict.fromkeys(all_metrics()), **run.progress.metrics},
-        epochs=settings.epochs,
+        epochs=round(run.schedule.passes, 3) if run.schedule.changes else settings.epochs,
         steps=run.total_steps,
         seconds=seconds,
         pairs_per_second=run.total_steps * settings.batch_size / seconds,
@@ -194,7 +210,7 @@ def _headline(sets: ImageSets, settings: Settings, folder: Path, resumed: bool) 
     more = [f"plus {len(val):,} for validation"] if val is not None else []
     more += [f"{len(train.classes)} classes"] if train.labels is not None else []
     images = f"{len(train):,} images" + (f" ({', '.join(more)})" if more else "")
-    epochs = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}"
+    epochs = f"{settings.epochs:g} epoch{'' if settings.epochs == 1 else 's'}"
     return (
         f"{settings.method.name} on {train.name}: {images}, {settings.backbone}, "
         f"batches of {settings.batch_size}, {epochs} -> {folder}"

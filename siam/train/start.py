@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -15,17 +16,24 @@ from siam import recipes
 from siam.data.images import ImageSets
 from siam.data.loader import require_batch, require_several
 from siam.data.sources import open_images
-from siam.errors import DataError, RunError
+from siam.errors import DataError, RunError, SettingsError
+from siam.methods import METHODS
+from siam.plan.machine import Machine
+from siam.plan.plan import Dataset, Plan, make_plan, planned_seconds
+from siam.plan.rules import METHOD
 from siam.processes.agree import all_gather_object, on_rank_zero, raise_everywhere
 from siam.processes.gather import rank, world_size
 from siam.processes.launch import how_many, launch, require_equal_shares
 from siam.processes.rendezvous import is_distributed, process_group, was_restarted
+from siam.runs.bars import print_line
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK, SETTINGS, open_run
 from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences
 from siam.settings.pretraining import Settings
+from siam.system.device import find_device
 from siam.train.pretrain import Outcome, train
+from siam.train.speed import ThisMachine
 
 MAY_CHANGE = ("device", "devices", "timeout", "loader.", "checkpoint.")
 """Settings that may change on resume; all others must match the original run."""
@@ -42,51 +50,84 @@ def start(
     resume: Resume = False,
     console: Console | None = None,
     open_once: Opener | None = None,
+    duration: str | None = None,
 ) -> Outcome:
     """Start or resume a run, in this process or in several launched processes.
 
     overrides: the user's settings. recipe: name of the base settings; default: chosen to suit the images.
     When a run is resumed, `overrides` apply to the run's own settings instead. out: the run folder. resume:
     continue the run in `out`; "auto" starts a new run if there is none in `out`. open_once: a cached
-    `open_images`, shared between runs on the same dataset. Raises SiamError.
+    `open_images`, shared between runs on the same dataset. duration: time to plan the run for, such as
+    `20m`; default: 30 minutes on a CPU and 2 hours on a GPU, unless a recipe, epochs or init are given.
+    Raises SiamError.
     """
     console = console or Console(stderr=True)
     open_once = open_once or cache(open_images)
     resume = "auto" if was_restarted() else resume
     group = overrides.only("device", "timeout").over(Settings())
     with process_group(group.device, parse_duration(group.timeout, "timeout")):
-        settings, folder = on_rank_zero(lambda: resolve(overrides, recipe, out, resume, open_once))
+        began = time.time()
+        settings, folder = on_rank_zero(
+            lambda: resolve(overrides, recipe, out, resume, open_once, duration, console)
+        )
         if not is_distributed():
             processes = how_many(settings.devices, settings.device, settings.batch_size, settings.grad_accum)
             if processes > 1:
-                return launch(processes, _train_launched, settings, folder)
-        return _train(settings, folder, console, open_once)
+                return launch(processes, _train_launched, settings, folder, began)
+        return _train(settings, folder, console, open_once, began)
 
 
-def _train_launched(settings: Settings, folder: Path) -> Outcome:
+def _train_launched(settings: Settings, folder: Path, began: float) -> Outcome:
     """Train in a process launched by `start`."""
     with process_group(settings.device, parse_duration(settings.timeout, "timeout")):
-        return _train(settings, folder, Console(stderr=True), cache(open_images))
+        return _train(settings, folder, Console(stderr=True), cache(open_images), began)
 
 
-def _train(settings: Settings, folder: Path, console: Console, open_once: Opener) -> Outcome:
+def _train(settings: Settings, folder: Path, console: Console, open_once: Opener, began: float) -> Outcome:
     require_equal_shares(settings.batch_size, world_size(), settings.grad_accum)
     sets = _open_on_all_ranks(settings.data, console, open_once)
-    return train(sets, settings, folder, console)
+    return train(sets, settings, folder, console, began)
 
 
 def resolve(
-    overrides: Overrides, recipe: str | None, out: str | Path | None, resume: Resume, open_once: Opener
+    overrides: Overrides,
+    recipe: str | None,
+    out: str | Path | None,
+    resume: Resume,
+    open_once: Opener,
+    duration: str | None,
+    console: Console,
 ) -> tuple[Settings, Path]:
     """Return a run's settings and folder, creating the folder if needed. Raises SiamError."""
     named = overrides.only("data").over(Settings()).data
-    method = overrides.get("method.name", Settings().method.name)
+    default = METHOD if _is_planned(overrides, recipe) else Settings().method.name
+    method = overrides.get("method.name", default)
     folder = Path(out) if out is not None else _default_folder(method, named, bool(resume))
+    if out is None and resume and not (folder / SETTINGS).exists():
+        # The run may have been planned, or not, with other flags than these.
+        folder = max(_runs_on(named), key=lambda run: (run / SETTINGS).stat().st_mtime, default=folder)
     if _is_resumed(folder, resume):
         return _resumed_settings(folder, overrides), folder
-    settings = _new_settings(overrides, recipe, open_once)
+    settings = _new_settings(overrides, recipe, open_once, duration, console)
     _make_folder(folder)
     return settings, folder
+
+
+def _is_planned(overrides: Overrides, recipe: str | None) -> bool:
+    """Return whether the settings are planned to fit the images, the machine and the time."""
+    fixed = {"epochs", "init"} & overrides.given.keys()
+    return recipe is None and not fixed and overrides.get("data", Settings().data) != Settings().data
+
+
+def plan(overrides: Overrides, duration: str | None, machine: Machine | None, open_once: Opener) -> Plan:
+    """Plan a run on the user's images. machine: default: this one, measured. Raises SiamError."""
+    named = overrides.only("data", "device").over(Settings())
+    train = open_once(named.data).train
+    require_several(train)
+    machine = machine or ThisMachine(train, named.device)
+    seconds = planned_seconds(duration, machine.device)
+    dataset = Dataset(named.data, len(train), min(train.size_hint))
+    return make_plan(dataset, machine, seconds, overrides)
 
 
 def _is_resumed(folder: Path, resume: Resume) -> bool:
@@ -104,16 +145,29 @@ def _is_resumed(folder: Path, resume: Resume) -> bool:
     return False  # a run that has never saved anything starts over
 
 
-def _new_settings(overrides: Overrides, recipe: str | None, open_once: Opener) -> Settings:
+def _new_settings(
+    overrides: Overrides, recipe: str | None, open_once: Opener, duration: str | None, console: Console
+) -> Settings:
     """Apply the user's settings to the given recipe, or to a recipe that suits the images."""
+    if duration is not None and "epochs" in overrides.given:
+        raise SettingsError("--for and --epochs both set the length of the run: give one of them")
+    if _is_planned(overrides, recipe):
+        planned = plan(overrides, duration, None, open_once)
+        for line in planned.lines():
+            print_line(console, line)
+        return planned.settings
     named = overrides.only("data", "init").over(Settings())
     method = overrides.get("method.name", named.method.name)
     train = open_once(named.data).train
     require_several(train)
     base = recipes.starting_point(recipe, method, named.data, min(train.size_hint), len(train))
-    settings = overrides.over(_init_settings(named.init, base) if named.init else base)
-    require_batch(train, settings.batch_size)
-    return settings
+    base = _init_settings(named.init, base) if named.init else base
+    require_batch(train, overrides.over(base).batch_size)
+    if duration is None:
+        return overrides.over(base)
+    dataset = Dataset(named.data, len(train), min(train.size_hint))
+    seconds = planned_seconds(duration, find_device(base.device).type)
+    return make_plan(dataset, ThisMachine(train, base.device), seconds, overrides, base).settings
 
 
 def _resumed_settings(folder: Path, overrides: Overrides) -> Settings:
@@ -125,8 +179,8 @@ def _resumed_settings(folder: Path, overrides: Overrides) -> Settings:
     changed = [name for name in differences(own, settings) if not name.startswith(MAY_CHANGE)]
     if changed:
         raise RunError(
-            f"{folder} was started with different settings: {', '.join(changed)}; leave them out, or choose "
-            "another --out"
+            f"{folder} was started with different settings: {', '.join(changed)}; omit these options, or "
+            "choose another --out"
         )
     return settings
 
@@ -181,6 +235,12 @@ def _default_folder(method: str, data: str, resume: bool) -> Path:
     if resume and taken:
         return taken[-1]
     return base.with_name(f"{base.name}-{len(taken) + 1}") if taken else base
+
+
+def _runs_on(data: str) -> list[Path]:
+    """Return the runs in runs/ that `_default_folder` named after this dataset, whatever their method."""
+    named = re.compile(rf"({'|'.join(METHODS)})-{re.escape(_short(data))}(-\d+)?")
+    return [file.parent for file in Path("runs").glob(f"*/{SETTINGS}") if named.fullmatch(file.parent.name)]
 
 
 def _short(data: str) -> str:

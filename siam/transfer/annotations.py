@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siam.data.decode import BrokenImage, decode
+from siam.system.files import regular
 
 Box = tuple[float, float, float, float]
 """Box as (left, top, right, bottom) in pixels; right and bottom are exclusive."""
@@ -93,7 +94,7 @@ class AnnotatedImages:
         """
         example = self[i]
         try:
-            image = decode(example.file.read_bytes())
+            image = decode(regular(example.file).read_bytes())
         except OSError as error:
             raise BrokenImage(error.strerror or "cannot be opened") from None
         height, width = image.shape[1:]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from siam.errors import DataError, first_line
+from siam.system.files import regular
 from siam.transfer.annotations import (
     AnnotatedImages,
     Box,
@@ -68,7 +69,7 @@ def open_coco(name: str, files: tuple[Path, Path], masks: bool) -> DetectionData
 
 def _read(file: Path) -> Rows:
     try:
-        plain = json.loads(file.read_bytes())
+        plain = json.loads(regular(file).read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read as JSON: {first_line(error)}") from None
     for part in ("images", "annotations", "categories"):

@@ -16,6 +16,7 @@ from siam.processes.data_parallel import data_parallel
 from siam.processes.gather import rank, world_size
 from siam.runs.results import BOXES, DRAWN, MASKS, TRUTH, TransferResult
 from siam.runs.session import Session
+from siam.settings.schedule import Schedule
 from siam.system.files import write_atomically
 from siam.transfer.annotations import DetectionDataset
 from siam.transfer.data import Batches, Examples
@@ -46,7 +47,7 @@ def train(
         )  # fmt: skip
         run.track_unreadable(batches.unreadable, batches.unreadable.update)
         model = data_parallel(detector, run.device, sync_bn=True)
-        run.begin(settings.iterations, settings.log_every, "lr")
+        run.begin(Schedule(1, settings.iterations), settings.log_every, "lr")
         if not run.resumed:
             run.log.log("start", **_facts(data, detector, run))
 

@@ -2,7 +2,9 @@
 
 import sys
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from tyro.conf import arg
 
 from siam.cli.flags import PretrainOverrides
 from siam.cli.output import facts_table
@@ -20,6 +22,9 @@ class Pretrain:
     """Run folder; if omitted, runs/METHOD-DATA."""
     recipe: str | None = None
     """Recipe: imagenet, cifar10, imagenette or demo; if omitted, based on the images."""
+    for_: Annotated[str | None, arg(name="for")] = None
+    """Time to plan the run for (`20m`, `2h`, `1d`); default: 30m on a CPU, 2h on a GPU, unless --epochs,
+    --recipe or --init is given."""
     resume: Literal["no", "yes", "auto"] = "no"
     """Resume the run in --out; `auto`: start a new run if there is none."""
     settings: PretrainOverrides
@@ -29,7 +34,8 @@ def main(options: Pretrain) -> dict[str, Any]:
     from siam.api import pretrain
 
     resume: bool | Literal["auto"] = "auto" if options.resume == "auto" else options.resume == "yes"
-    return pretrain(**options.settings.given, out=options.out, recipe=options.recipe, resume=resume).flat()
+    run = {"out": options.out, "recipe": options.recipe, "resume": resume, "duration": options.for_}
+    return pretrain(**{**options.settings.given, **run}).flat()
 
 
 def render(outcome: dict[str, Any]) -> list[Any]:

@@ -56,7 +56,7 @@ def test_help_needs_neither_torch_nor_tyro():
         (["pretrain", "nowhere/photos", "--sync-bn", "false"], "nowhere/photos"),
         (["pretrain", "nowhere/photos", "--sync-bn=true"], "nowhere/photos"),
         (["pretrain", "--sync-bn", "falsely"], "invalid choice 'falsely'"),
-        (["pretrain", "--timeout", "10"], "timeout must be a time such as 90s, 10m or 2h, got '10'"),
+        (["pretrain", "--timeout", "10"], "timeout must be a time such as 90s, 10m, 2h or 1d, got '10'"),
         (["pretrain", "--checkpoint.every", "10x"], "checkpoint.every must be a time"),
         (
             ["pretrain", "--device", "cpu", "--devices", "3"],

@@ -15,6 +15,7 @@ from siam.runs.checkpoint import load_last
 from siam.runs.saving import RunStopped
 from siam.runs.session import Session
 from siam.settings.pretraining import CheckpointSettings, Settings
+from siam.settings.schedule import Schedule
 
 STEPS = 12
 
@@ -29,7 +30,9 @@ def train(folder, every="4", before_step=lambda step: None, batches=None):
         line = torch.nn.Linear(2, 1)
         optimizer = torch.optim.SGD(line.parameters(), lr=0.1, momentum=0.9)
         run.restore(line=line, optimizer=optimizer)
-        run.begin(STEPS, log_every=2, lr_setting="lr", name_batch=lambda step: f" (batch {step})")
+        run.begin(
+            Schedule(1, STEPS), log_every=2, lr_setting="lr", name_batch=lambda step: f" (batch {step})"
+        )
         for _ in run.guard(iter(batches or range(STEPS - run.step))):
             before_step(run.step)
             run.seed_step()
@@ -129,7 +132,7 @@ def test_after_its_end_a_signal_ends_the_process_as_before(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     with Session(folder, Settings(device="cpu"), Console(quiet=True)) as run:
-        run.begin(1, 1, "lr")
+        run.begin(Schedule(1, 1), 1, "lr")
         assert signal.getsignal(signal.SIGTERM) != before
         run.finish()
         assert signal.getsignal(signal.SIGTERM) == before
@@ -143,7 +146,7 @@ def test_a_report_that_cannot_be_drawn_costs_a_line(tmp_path):
     folder.mkdir()
     console = Console(file=io.StringIO())
     with Session(folder, Settings(device="cpu"), console, damaged) as run:
-        run.begin(1, 1, "lr")
+        run.begin(Schedule(1, 1), 1, "lr")
         run.write_report()
     assert "the report could not be written: evaluations.json cannot be read" in console.file.getvalue()
 

@@ -35,7 +35,7 @@ def test_only_but_and_get():
         ({"epoch": 3}, "unknown setting 'epoch'; did you mean epochs?"),
         ({"optimizer": {"learning": 3}}, r"unknown setting 'optimizer\.learning'"),
         ({"method": "byol"}, "setting 'method' must be a group of settings, got 'byol'"),
-        ({"epochs": "three"}, "epochs must be a whole number, got 'three'"),
+        ({"epochs": "three"}, "epochs must be a finite number, got 'three'"),
         ({"method": {"target": "lve"}}, "method.target must be stop_gradient or momentum or gradient"),
     ],
 )

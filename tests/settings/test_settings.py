@@ -52,7 +52,7 @@ def test_an_unknown_setting_is_named_with_the_nearest():
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (lambda: Settings(epochs=0), "epochs must be at least 1"),
+        (lambda: Settings(epochs=0), "epochs must be above 0"),
         (lambda: Settings(batch_size=1), "batch_size must be at least 2"),
         (lambda: Settings(seed=-1), "seed must not be negative"),
         (lambda: Settings(width=0), "width must be above 0"),
@@ -62,7 +62,7 @@ def test_an_unknown_setting_is_named_with_the_nearest():
         ),
         (lambda: Settings(method=replace(METHODS["moco_v2"], target="gradient")), "cannot be 'gradient'"),
         (lambda: Settings(devices=-1), "devices must not be negative, got -1"),
-        (lambda: Settings(timeout="10"), "timeout must be a time such as 90s, 10m or 2h, got '10'"),
+        (lambda: Settings(timeout="10"), "timeout must be a time such as 90s, 10m, 2h or 1d, got '10'"),
         (lambda: ViewSettings(scale=(0.5, 0.2)), r"views\.scale must be in ascending order, got 0\.5 0\.2"),
         (lambda: ViewSettings(scale=(0.0, 0.2)), r"views\.scale must be above 0, got 0 0\.2"),
         (lambda: ViewSettings(scale=(0.5, 1.2)), r"views\.scale must lie in \[0, 1\], got 0\.5 1\.2"),
@@ -141,8 +141,8 @@ def test_simsiam_has_the_published_settings():
         ({"views": {"scale": 0.5}}, "views.scale must be 2 numbers, got 0.5"),
         ({"views": {"scale": [0.5]}}, "views.scale must be 2 numbers"),
         ({"precision": "fp16"}, "precision must be auto or float32 or bf16"),
-        ({"epochs": "1"}, "epochs must be a whole number, got '1'"),
-        ({"epochs": True}, "epochs must be a whole number, got True"),
+        ({"epochs": "1"}, "epochs must be a finite number, got '1'"),
+        ({"epochs": True}, "epochs must be a finite number, got True"),
         ({"sync_bn": 1}, "sync_bn must be true or false, got 1"),
         ({"method": 3}, "method' must be a group of settings, got 3"),
     ],

@@ -43,7 +43,7 @@ def test_a_run_survives_five_percent_of_broken_files(tmp_path):
         "pretrain", folder, *TINY, "--loader.cache", "none", "--loader.workers", 1, "--out", run, check=0
     )
     assert "4 of 80 images could not be read" in " ".join(done.stderr.split())
-    assert "unreadable.txt lists 4" in (run / "report.html").read_text()
+    assert "4 unreadable, listed in unreadable.txt" in (run / "report.html").read_text()
     listed = dict(line.split("\t") for line in (run / "unreadable.txt").read_text().splitlines())
     assert set(listed) == {"b1.jpg", "b2.jpg", "b3.jpg", "b4.jpg"}
     assert "empty" in listed["b1.jpg"]
@@ -254,3 +254,21 @@ def test_without_labels_an_accuracy_is_none(photos, tmp_path):
     outcome = siam.pretrain(photos, out=tmp_path / "run", **SHORT)
     assert outcome.metrics["knn"] is outcome.metrics["pixel_knn"] is outcome.metrics["untrained_knn"] is None
     assert outcome.metrics["rank"] > 1
+
+
+def test_a_fraction_of_a_pass_ends_in_mid_epoch(photos, tmp_path):
+    """24 images in batches of 8 and 1.7 epochs: 5 steps, of which the second epoch has 2."""
+    run = tmp_path / "run"
+    run_cli("pretrain", photos, *TINY, "--epochs", 1.7, "--out", run, check=0)
+    epochs = records(run, "epoch")
+    assert [(e["epoch"], e["step"]) for e in epochs] == [(0, 3), (1, 5)]
+    assert [s["step"] for s in records(run, "step")] == [1, 2, 3, 4, 5]
+    assert records(run, "end")[0]["steps"] == 5
+    assert (run / "report.html").exists()
+
+
+def test_metrics_are_measured_every_few_epochs_and_at_the_end(photos, tmp_path):
+    run = tmp_path / "run"
+    run_cli("pretrain", photos, *TINY, "--epochs", 5, "--monitor.every", 2, "--out", run, check=0)
+    measured = [e["epoch"] for e in records(run, "epoch") if e["rank"] is not None]
+    assert measured == [1, 3, 4]

@@ -61,7 +61,7 @@ def test_a_recipe_fits_the_data(recipe, layout, years, images, expected):
         ({"candidates": (100, 0)}, "candidates must be at least 1, got 100 0"),
         ({"candidates": (100,)}, "candidates must be 2 numbers"),
         ({"anchors": (32, "64")}, "anchors must be numbers"),
-        ({"timeout": "soon"}, "timeout must be a time such as 90s, 10m or 2h, got 'soon'"),
+        ({"timeout": "soon"}, "timeout must be a time such as 90s, 10m, 2h or 1d, got 'soon'"),
         ({"seed": -1}, "seed must not be negative, got -1"),
         (
             {"detector": "fpn", "anchors": (32,)},

@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 SIDE = 16
 _COUNTS = {"train": 5000, "test": 1000}
 _LUMA = (0.42, 0.58)
-"""Lightness of the background and the shape, in [0, 1]."""
+"""Luma of the background and the shape, in [0, 1]."""
 _CHROMA = 0.2
 """Distance from gray in the YIQ chroma plane; larger values leave the RGB cube."""
 
@@ -141,7 +141,7 @@ def _draw(rng: np.random.Generator, distance: Callable[[Array, Array], Array], n
 
 
 def _colors(luma: float, hue: Array) -> Array:
-    """Return RGB colors (n, 3) of the given lightness and hues.
+    """Return RGB colors (n, 3) with the given luma and hues.
 
     hue: angles in the chroma plane, in radians (n,).
     """

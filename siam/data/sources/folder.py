@@ -11,6 +11,7 @@ from siam.data.packed import PackedStrings
 from siam.data.patterns import IMAGE_SUFFIXES, expand_shards
 from siam.data.splits import split_by_folder
 from siam.errors import DataError
+from siam.system.files import regular
 
 LOOKS_LIKE = "a folder of images"
 ORDER = 10
@@ -35,7 +36,7 @@ class FolderImages(Encoded):
 
     def encoded(self, i: int) -> bytes:
         try:
-            return (self.root / self.names[i]).read_bytes()
+            return regular(self.root / self.names[i]).read_bytes()
         except OSError as error:
             raise BrokenImage(error.strerror or "cannot be opened") from None
 
@@ -66,6 +67,6 @@ def _entry(entry: os.DirEntry[str]) -> str:
         return ""
     if entry.is_dir(follow_symlinks=False):
         return entry.name + "/"
-    # broken symlinks are reported as unreadable; reading a pipe would block forever
+    # symlinks that are broken, or lead to a pipe, are reported as unreadable
     is_image = entry.name.lower().endswith(IMAGE_SUFFIXES) and (entry.is_symlink() or entry.is_file())
     return entry.name if is_image else ""

@@ -15,6 +15,7 @@ from siam.data.labels import sorted_classes
 from siam.data.packed import PackedStrings
 from siam.data.sources.folder import FolderImages
 from siam.errors import DataError
+from siam.system.files import regular
 
 LOOKS_LIKE = "a .txt list of paths"
 ORDER = 60
@@ -30,7 +31,7 @@ def open(name: str) -> ImageSets:
     labels = array("q")
 
     def names() -> Iterator[str]:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+        with regular(path).open(encoding="utf-8-sig", errors="surrogateescape") as lines:
             for line in lines:
                 entry, _, label = line.rstrip("\n").partition("\t")
                 if not entry.strip():

@@ -22,6 +22,7 @@ from siam.data.patterns import expand_shards
 from siam.data.splits import split_by_name
 from siam.data.tars import read_member, tar_members
 from siam.errors import DataError
+from siam.system.files import regular
 
 LOOKS_LIKE = "shards (x-{000..099}.tar)"
 ORDER = 30
@@ -159,7 +160,7 @@ def _index_next_to(url: str) -> dict[str, int]:
     """
     index = f"{url.rpartition('/')[0]}/{INDEX}"
     try:
-        plain: Any = json.loads(remote.read(index) if remote.is_remote(url) else Path(index).read_text())
+        plain: Any = json.loads(remote.read(index) if remote.is_remote(url) else regular(index).read_text())
         return {Path(entry["url"]).name: int(entry["nsamples"]) for entry in plain["shardlist"]}
     except (DataError, OSError, ValueError, KeyError, TypeError):
         return {}

@@ -1,4 +1,4 @@
-"""A tar of image files, read in place, and split into train/ and val/ if both exist."""
+"""A tar archive of image files, read in place; train/ and val/ define the split if both exist."""
 
 import os
 from pathlib import Path

@@ -35,7 +35,7 @@ FIGURE3 = {
         "asymmetric_2x": "asymmetric loss on two pairs per image",
     },
 }
-"""Descriptions of the choices in SimSiam, Figure 3: Method field -> value -> text.
+"""Descriptions of the design choices compared in SimSiam, Figure 3: Method field -> value -> text.
 
 Each module in siam/objectives describes its own objective.
 """
@@ -50,7 +50,7 @@ def html(run: Contents) -> Markup:
         "Method": _method(settings.method),
         "Data": _data(settings.data, latest, run.unreadable),
         "Backbone": _backbone(settings, latest),
-        "Training": f"{settings.epochs} epochs in batches of {settings.batch_size}, {optimizer.name} at "
+        "Training": f"{settings.epochs:g} epochs in batches of {settings.batch_size}, {optimizer.name} at "
         f"{optimizer.lr:g} × batch / 256, seed {settings.seed}",
     }
     cards = _cards(run.history, latest)
@@ -128,7 +128,7 @@ def _cards(history: History, latest: dict[str, Any]) -> list[Card]:
         steps = latest.get("steps", latest.get("step"))
         epochs = sum(record["kind"] == "epoch" for record in history.records)
         took = duration(latest["seconds"]) if "seconds" in latest else "running"
-        cards.append(Card(took, f"{epochs} of {history.settings.epochs} epochs, {steps:,} steps"))
+        cards.append(Card(took, f"{epochs} of {history.settings.epochs:g} epochs, {steps:,} steps"))
     return sorted(cards, key=lambda card: not card.bars)
 
 

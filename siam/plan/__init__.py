@@ -1,0 +1,1 @@
+"""Plans: settings that fit the images, the machine and the time."""

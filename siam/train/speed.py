@@ -1,0 +1,106 @@
+"""Measure how fast this machine trains on the user's images, for plans."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from siam.data.images import Images
+from siam.data.loader import ViewLoader
+from siam.data.subset import Subset
+from siam.network import Network
+from siam.objectives import build_objective
+from siam.plan.machine import Speed
+from siam.plan.rules import METHOD, Row, rows_for, settings_for
+from siam.settings.pretraining import Precision, Settings
+from siam.system.device import find_device, tune_process, uses_bf16
+from siam.train.step import Step
+
+_SAMPLE = 512  # images, evenly spaced
+_SECONDS = 2.0  # for each measurement
+_MIN_STEPS = 3  # after the first
+
+
+class ThisMachine:
+    """Measures this machine on a sample of the user's images, a few seconds for each measurement."""
+
+    def __init__(self, images: Images, device: str = "auto") -> None:
+        self.images, self.device_name = images, device
+        self.device = find_device(device).type
+
+    def estimate(self, row: Row) -> float:
+        """Estimate a row's speed, in pairs per second, from that of the smallest network."""
+        return self._gflops / row.gflops_per_pair
+
+    @cached_property
+    def _gflops(self) -> float:
+        """Speed of training the smallest network, in 10^9 floating-point operations per second."""
+        row = rows_for(min(self.images.size_hint))[0]
+        settings = settings_for(row, self.images.name, len(self.images), METHOD)
+        return _steps_per_second(settings, self.device_name) * settings.batch_size * row.gflops_per_pair
+
+    def measure(self, settings: Settings) -> Speed:
+        """Measure training with these settings, reading included, and choose the faster precision."""
+        precision = settings.precision
+        device = find_device(settings.device)
+        if precision == "auto" and device.type == "cpu" and uses_bf16("auto", device):
+            # Not every processor that knows bf16 is faster with it.
+            choices: tuple[Precision, ...] = ("float32", "bf16")
+            rates = [_steps_per_second(replace(settings, precision=p), settings.device) for p in choices]
+            precision = choices[int(np.argmax(rates))]
+        rate, reading = _measure_training(self.images, replace(settings, precision=precision))
+        return Speed(rate, reading, precision)
+
+
+def _steps_per_second(settings: Settings, device_name: str) -> float:
+    """Measure optimizer steps alone, on noise."""
+    device = find_device(device_name)
+    tune_process(device)
+    step, (batch, size) = _step(settings, device), (settings.batch_size, settings.views.size)
+    noise = torch.randn(2, batch, 3, size, size, device=device)
+    views = [x.contiguous(memory_format=torch.channels_last) for x in noise]
+    return _per_second(lambda: step(views, torch.arange(batch), epoch=1), device)
+
+
+def _measure_training(images: Images, settings: Settings) -> tuple[float, float]:
+    """Return the pairs per second of training, and the seconds until all images are read into the cache."""
+    device = find_device(settings.device)
+    tune_process(device)
+    count = max(_SAMPLE, settings.batch_size)
+    sample = images
+    if len(images) > count:
+        sample = Subset(images, np.linspace(0, len(images) - 1, count).astype(np.int64))
+    step, start = _step(settings, device), time.perf_counter()
+    loader = ViewLoader(sample, replace(settings, epochs=10**6, duration=""), device)
+    reading = (time.perf_counter() - start) * len(images) / len(sample) if loader.cached else 0.0
+    batches = loader.batches()
+
+    def train() -> None:
+        batch = next(batches)
+        step(batch.views, torch.arange(len(batch.indices)), epoch=1)
+
+    return settings.batch_size * _per_second(train, device), reading
+
+
+def _step(settings: Settings, device: torch.device) -> Step:
+    """Build the training step as pretraining does, without changing torch's random state."""
+    with torch.random.fork_rng(devices=[]):
+        method = settings.method
+        network = Network(method, settings.backbone, settings.views.size, settings.width, settings.stem)
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return Step(network, build_objective(method, settings.batch_size).to(device), settings, device)
+
+
+def _per_second(call: Callable[[], object], device: torch.device) -> float:
+    """Return how often `call` completes per second, after one call to warm up."""
+    call()
+    done, start = 0, time.perf_counter()
+    while done < _MIN_STEPS or time.perf_counter() - start < _SECONDS:
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        done += 1
+    return done / (time.perf_counter() - start)
