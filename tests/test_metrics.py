@@ -3,8 +3,10 @@
 import inspect
 
 import pytest
+import torch
 
-from siam.metrics import all_metrics
+from siam.metrics import Look, all_metrics, knn
+from siam.settings.pretraining import MonitorSettings
 
 OPTIONAL = {"CAPTION", "LABEL", "LIVE", "ORDER", "QUERIES", "BASELINES", "due", "draw", "note"}
 
@@ -26,3 +28,22 @@ def test_a_metric_has_the_form_that_the_package_asks_for(name):
 def test_metrics_have_places_of_their_own():
     orders = [metric.ORDER for metric in all_metrics().values()]
     assert len(set(orders)) == len(orders)
+
+
+def test_k_never_exceeds_the_smallest_class():
+    """With k = 20 and a class of 2 images among 30, the larger class would win every vote."""
+    rng = torch.Generator().manual_seed(0)
+    few, many = torch.randn(2, 8, generator=rng) + 3, torch.randn(28, 8, generator=rng)
+    labels = torch.tensor([0, 0] + [1] * 28)
+    queries = torch.randn(10, 8, generator=rng) + 3
+    look = Look(
+        MonitorSettings(knn_k=20),
+        torch.cat([few, many]),
+        few,
+        None,
+        labels,
+        2,
+        queries,
+        torch.zeros(10).long(),
+    )
+    assert knn.measure(look) == 1.0

@@ -36,6 +36,8 @@ def measure(look: Look) -> float | None:
     fraction = 0.0
     if len(look.queries):
         bank, queries = (look.features, look.labels), (look.queries, look.query_labels)
-        fraction = knn_accuracy(*bank, *queries, look.classes, m.knn_k, m.knn_temperature)
+        per_class = look.labels.bincount()
+        smallest = int(per_class[per_class > 0].min())
+        fraction = knn_accuracy(*bank, *queries, look.classes, min(m.knn_k, smallest), m.knn_temperature)
     counts = all_gather_object((round(fraction * len(look.queries)), len(look.queries)))
     return sum(correct for correct, _ in counts) / sum(total for _, total in counts)

@@ -81,7 +81,7 @@ def settings_for(row: Row, data: str, images: int, method: str) -> Settings:
         views=ViewSettings(size=row.size, blur_p=0.5 if row.size > 96 else 0.0),
         method=heads,
         optimizer=optimizer,
-        monitor=MonitorSettings(knn_k=20, bank=5000),
+        monitor=MonitorSettings(bank=5000),
     )
 
 

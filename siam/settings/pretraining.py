@@ -97,8 +97,8 @@ class MonitorSettings:
     """Epochs between measurements of the metrics; the last epoch is always measured."""
     knn_every: Annotated[int, AtLeast(0)] = 1
     """Epochs between kNN evaluations, which need labels; the last epoch is always evaluated. 0: disabled."""
-    knn_k: Count = 200
-    """Number of neighbors k for kNN."""
+    knn_k: Count = 20
+    """Number of neighbors k for kNN; never more than the smallest class has images."""
     knn_temperature: Annotated[float, Above(0)] = 0.1
     """Temperature for weighting the neighbors' votes (Wu et al. 2018)."""
     bank: Count = 10000

@@ -13,6 +13,7 @@ from torch import nn
 from siam.data.images import ImageSets
 from siam.data.loader import ViewLoader
 from siam.measure.collapse import ADVICE, embedding_std, std_at_collapse, verdict
+from siam.measure.usefulness import usefulness
 from siam.metrics import Values, all_metrics, in_words, live_metrics
 from siam.network import Network
 from siam.objectives import build_objective
@@ -186,6 +187,8 @@ def _finish(run: Session, settings: Settings, sets: ImageSets) -> Outcome:
         seconds=seconds,
         pairs_per_second=run.total_steps * settings.batch_size / seconds,
     )
+    if words := " ".join(usefulness(outcome.metrics)).strip():
+        run.print(words)
     run.log.log("end", **{name: value for name, value in outcome.flat().items() if name != "run"})
     run.write_report()
     return outcome

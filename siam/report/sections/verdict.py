@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from siam import objectives
 from siam.measure.collapse import ADVICE
+from siam.measure.usefulness import usefulness
 from siam.methods import METHODS, Method, title
 from siam.report.contents import Contents
 from siam.report.curves import Panel, panels
@@ -74,20 +75,9 @@ def _verdict(history: History, latest: dict[str, Any]) -> tuple[str, str, str, s
         advice = ADVICE[verdict]
         style = "risk" if verdict == "at risk" else "collapsed"
         return verdict + so_far, style, meaning, advice[0].upper() + advice[1:]
-    meaning = f"The images have distinct representations: {meaning}{_not_better(latest)}"
-    return verdict + so_far, "healthy", meaning, ""
-
-
-def _not_better(latest: dict[str, Any]) -> str:
-    """Return a sentence naming the baselines that kNN does not beat, or "" if none.
-
-    Features that are evenly spread are not necessarily good features.
-    """
-    if "knn" not in latest:
-        return ""
-    baselines = {"pixel_knn": "on raw pixels", "untrained_knn": "with random weights"}
-    reached = [words for name, words in baselines.items() if latest.get(name, -1.0) >= latest["knn"]]
-    return f" However, kNN accuracy is no better than {' or '.join(reached)}." if reached else ""
+    compared, advice = usefulness(latest)
+    meaning = f"The images have distinct representations: {meaning} {compared[:1].upper()}{compared[1:]}"
+    return verdict + so_far, "healthy", meaning.strip(), advice
 
 
 def _method(method: Method) -> Markup:
