@@ -26,7 +26,7 @@ from siam.processes.rendezvous import local_device, process_group
 from siam.runs.bars import OnProgress, running_total, transient_progress
 from siam.runs.encoder import Layer, load
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK
-from siam.system.device import find_device, uses_bf16
+from siam.system.device import find_device, float32_by_default, uses_bf16
 from siam.system.files import regular, write_atomically
 
 Precision = Literal["float32", "float16"]
@@ -61,6 +61,7 @@ class Embedder:
             yield features.numpy(), embedded
 
 
+@float32_by_default()
 def embed(
     run: str | Path,
     data: str | Path,
@@ -89,6 +90,7 @@ def embed(
     return np.concatenate(vectors), paths
 
 
+@float32_by_default()
 def embed_to_parquet(
     run: str | Path,
     data: str | Path,

@@ -11,6 +11,7 @@ import queue
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from threading import Thread
@@ -58,11 +59,11 @@ def batches_of(
         workers = 0  # a worker of a multiprocessing.Pool or of Celery may not start processes
     received, lost_at, unstarted = 0, -1, 0
     while True:
-        loader = _loader(dataset, keys(received), workers, prefetch, pinned)
         samples: Iterator[Any] | None = None
         try:
-            with without_main_reimport():
-                samples = iter(loader)
+            with without_main_reimport(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "This DataLoader will create")  # the user chose the number
+                samples = iter(_loader(dataset, keys(received), workers, prefetch, pinned))
             while (batch := _next_batch(samples, workers, patience)) is not _END:
                 if isinstance(batch, SiamError):
                     raise batch

@@ -14,7 +14,7 @@ from siam.parts.heads import build_projector
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK, open_run
 from siam.runs.tensors import load_checkpoint
 from siam.settings.pretraining import Settings
-from siam.system.device import find_device
+from siam.system.device import find_device, float32_by_default
 from siam.system.files import regular, write_atomically
 
 Layer = Literal["backbone", "projector"]
@@ -44,6 +44,7 @@ class Encoder(nn.Module):
         return (out if self.projector is None else self.projector(out)).float()
 
 
+@float32_by_default()
 def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Encoder:
     """Load a run's encoder in eval mode with frozen weights: `siam.load("runs/photos")`.
 
