@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from siam.data.patterns import IMAGE_SUFFIXES
+from siam.data.kinds import IMAGE_SUFFIXES
 from siam.system.environment import environment
 
 DATA = Path(os.environ.get("SIAM_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from siam.data.patterns import IMAGE_SUFFIXES
+from siam.data.kinds import IMAGE_SUFFIXES
 from siam.network import Network
 from siam.objectives import build_objective
 from siam.recipes import starting_point

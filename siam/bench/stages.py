@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from torch import Tensor
 
 from siam import recipes
@@ -27,6 +28,7 @@ from siam.data.unreadable import Unreadable, read_or_replace
 from siam.data.views import view_batches
 from siam.network import Network
 from siam.objectives import build_objective
+from siam.runs.bars import print_sets
 from siam.settings.overrides import Overrides
 from siam.settings.pretraining import Settings
 from siam.system.device import find_device, tune_process, uses_bf16
@@ -58,7 +60,11 @@ class Bench:
     machine: dict[str, Any]
 
 
-def bench(overrides: Overrides, announce: Callable[[str], None] = lambda stage: None) -> Bench:
+def bench(
+    overrides: Overrides,
+    announce: Callable[[str], None] = lambda stage: None,
+    console: Console | None = None,
+) -> Bench:
     """Measure the throughput of each stage of `siam pretrain` and find the bottleneck.
 
     announce: called with the name of each stage before it is measured. Raises
@@ -66,7 +72,9 @@ def bench(overrides: Overrides, announce: Callable[[str], None] = lambda stage: 
     """
     announce("images")
     data = overrides.only("data").over(Settings()).data
-    all_images = open_images(data).train
+    sets = open_images(data)
+    print_sets(console or Console(stderr=True), sets)
+    all_images = sets.to_train_on()
     require_several(all_images)
     images = _sample(all_images)
     height, width = images.size_hint

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import nn
 
 from siam.convert.importer import import_checkpoint
@@ -15,6 +16,7 @@ from siam.errors import DataError
 from siam.measure.collapse import effective_rank, embedding_std, verdict
 from siam.measure.features import center_views, extract
 from siam.network import Network
+from siam.runs.bars import print_sets
 from siam.runs.encoder import load_network
 from siam.runs.folder import SETTINGS, open_run
 from siam.system.device import find_device, uses_bf16
@@ -74,7 +76,9 @@ def _health(network: Network, heads: bool, data: str | Path, device: str) -> dic
     better early on, while BN's running statistics still lag behind.
     """
     found_device = find_device(device)
-    images = open_images(data).train
+    sets = open_images(data)
+    print_sets(Console(stderr=True), sets)
+    images = sets.train
     if len(images) < 2:  # one image would always look collapsed
         raise DataError(f"{images.name} has only one image: the collapse check needs at least 2")
     chosen = np.unique(np.linspace(0, len(images) - 1, min(_MAX_IMAGES, len(images))).astype(np.int64))

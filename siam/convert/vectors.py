@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.console import Console
 
-from siam.data.images import Images, ImageSets
+from siam.data.images import Images, ImageSets, class_of
 from siam.data.loader import choose_workers
 from siam.data.sources import open_images
 from siam.errors import DataError, RunError, SettingsError
@@ -23,7 +23,7 @@ from siam.measure.features import center_views, stream
 from siam.processes.agree import all_gather_object, on_rank_zero
 from siam.processes.gather import rank, world_size
 from siam.processes.rendezvous import local_device, process_group
-from siam.runs.bars import OnProgress, running_total, transient_progress
+from siam.runs.bars import OnProgress, print_sets, running_total, transient_progress
 from siam.runs.encoder import Layer, load
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK
 from siam.system.device import find_device, float32_by_default, uses_bf16
@@ -81,7 +81,10 @@ def embed(
     embedder = Embedder(run, device, batch_size, workers, layer)
     vectors: list[NDArray[np.float32]] = []
     paths: list[str] = []
-    for images in _all_sets(open_images(data)):
+    sets = open_images(data)
+    if sets.left_out or sets.unreadable_files:
+        print_sets(Console(stderr=True), sets)
+    for images in _all_sets(sets):
         for features, indices in embedder.vectors(images, np.arange(len(images))):
             vectors.append(features)
             paths += [images.path(int(i)) for i in indices]
@@ -114,12 +117,14 @@ def embed_to_parquet(
     if out.is_dir():
         raise RunError(f"{out} is a folder: specify a file, such as {out / 'vectors.parquet'}")
     parts = out.with_name(out.name + ".parts")
-    sets = _all_sets(open_images(data))
+    opened = open_images(data)
+    sets = _all_sets(opened)
     job = {
         "weights": _digest(run), "data": str(data), "images": [len(images) for images in sets],
         "batch_size": batch_size, "layer": layer, "precision": precision,
     }  # fmt: skip
     console = console or Console(stderr=True, quiet=rank() > 0)
+    print_sets(console, opened)
     with process_group(device, seconds=3600), transient_progress(console) as bar:
         try:
             on_rank_zero(lambda: _continue_or_start(parts, job))
@@ -245,11 +250,7 @@ def _table(
     images: Images, features: NDArray[np.float32], indices: NDArray[np.int64], precision: Precision
 ) -> pa.Table:
     values = features.astype(precision).ravel()
-    labels = (
-        [None] * len(indices)
-        if images.labels is None
-        else [images.classes[images.labels[i]] for i in indices]
-    )
+    labels = [class_of(images, int(i)) for i in indices]
     return pa.table(
         {
             "path": pa.array([images.path(int(i)) for i in indices], pa.string()),

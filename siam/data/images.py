@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siam.data.decode import BrokenImage, decode, size_of
+from siam.data.left_out import LeftOut, first_few
 from siam.data.packed import PackedStrings
 from siam.data.unreadable import Unreadable, read_or_replace
 from siam.errors import DataError
+
+UNLABELED = -1
+"""Label of an image without a class, in a dataset in which others have one."""
 
 
 class Images(Protocol):
@@ -25,7 +29,7 @@ class Images(Protocol):
     name: str
     """The dataset's name or path, as given by the user."""
     labels: NDArray[np.int64] | None
-    """Class index of each image (N,); None if unlabeled."""
+    """Class index of each image (N,), UNLABELED for those without; None if no image is labeled."""
     classes: tuple[str, ...]
     """Class names; () if there are no labels."""
 
@@ -61,6 +65,13 @@ class Images(Protocol):
 
     def stacked(self) -> Tensor | None:
         """Return all images as uint8 (N, 3, H, W) if stored as an array, else None."""
+
+
+def class_of(images: Images, i: int) -> str | None:
+    """Return the class of image i; None if it has no label."""
+    if images.labels is None or images.labels[i] == UNLABELED:
+        return None
+    return images.classes[images.labels[i]]
 
 
 class Encoded:
@@ -101,11 +112,64 @@ class Encoded:
 
 @dataclass(frozen=True)
 class ImageSets:
-    """A source's training and validation images."""
+    """A source's training and validation images, and an account of what was left out."""
 
     train: Images
     val: Images | None
     unreadable_files: dict[str, str] = field(default_factory=dict)
     """Tar and Parquet files that are wholly or partly unreadable: path -> reason."""
-    ignored: str = ""
-    """Message about images outside the training and validation folders, or ""."""
+    left_out: LeftOut = field(default_factory=LeftOut)
+    """Files and images that are not used, and why."""
+    folders: tuple[str, str] = ("", "")
+    """Folders of the training and validation images, such as "train/"; "" if not split by folder.
+
+    If `val` is None and the second folder is not "", there are validation images but no
+    training images, and `train` holds all images.
+    """
+
+    def to_train_on(self) -> Images:
+        """Return the training images. Raises DataError if there are only validation images."""
+        if self.val is None and self.folders[1]:
+            raise DataError(
+                f"{self.train.name} has {self.folders[1]} but no train/: put the training images into "
+                "train/, or pass the folder that holds them"
+            )
+        return self.train
+
+    def describe(self) -> str:
+        """Return what was taken for what: "24 images in train/, 12 for validation in val/, 2 classes"."""
+        train, val = self.train, self.val
+        words = [_described(train, "images" if len(train) != 1 else "image", self.folders[0])]
+        if val is not None:
+            words.append(_described(val, "for validation", self.folders[1]))
+            if val.labels is None and train.labels is not None:
+                words[-1] += " without labels"
+        if train.labels is not None:
+            words.append(f"{len(train.classes)} classes" + _without_images(train, val))
+        return ", ".join(words)
+
+    def lines(self) -> list[str]:
+        """Return a line on what was taken and left out, and one for each unreadable file."""
+        left_out = f"; left out: {self.left_out}" if self.left_out else ""
+        unreadable = [f"{file}: {reason}" for file, reason in self.unreadable_files.items()]
+        return [f"{self.train.name}: {self.describe()}{left_out}", *unreadable]
+
+
+def _described(images: Images, noun: str, folder: str) -> str:
+    """Return the number of images, their folder, and the number of those without a label."""
+    words = f"{len(images):,} {noun}" + (f" in {folder}" if folder else "")
+    if images.labels is None:
+        return words
+    unlabeled = np.flatnonzero(images.labels == UNLABELED)
+    if not len(unlabeled):
+        return words
+    return f"{words} ({len(unlabeled):,} without a label: {first_few(map(images.path, unlabeled.tolist()))})"
+
+
+def _without_images(train: Images, val: Images | None) -> str:
+    """Return text that names the classes without validation images, if there are others."""
+    if val is None or val.labels is None:
+        return ""
+    present = set(np.unique(val.labels).tolist())
+    absent = [c for i, c in enumerate(train.classes) if i not in present]
+    return f" (no validation images for {first_few(absent)})" if absent else ""

@@ -29,7 +29,7 @@ class Order(Sampler[Key]):
     size: number of images in the dataset. processes: number of ranks, among which each
     global batch is split evenly. groups: see `Images.groups`. The last epoch is
     incomplete if `settings.epochs` is fractional. If the run's length depends on time
-    (`settings.duration`), there is no end.
+    (`settings.time_limit`), there is no end.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Order(Sampler[Key]):
 
     def __iter__(self) -> Iterator[Key]:
         first_epoch, first_step = self.start
-        end = math.inf if self.settings.duration else self.total_steps
+        end = math.inf if self.settings.time_limit else self.total_steps
         for epoch in itertools.count(first_epoch):
             batches = self.epoch(epoch)
             for step in range(first_step if epoch == first_epoch else 0, self.steps):

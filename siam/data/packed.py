@@ -52,3 +52,23 @@ class PackedStrings:
         """
         after = folder[:-1] + "0"  # "0" follows "/", so this sorts after every name in the folder
         return range(bisect.bisect_left(self, folder), bisect.bisect_left(self, after))
+
+    def folders(self, above: str) -> Iterator[str]:
+        """Yield the names of the folders inside `above`, which must be "" or end in "/".
+
+        The names must be sorted. Gives up after 1,000 files that are not in a folder
+        inside `above`.
+        """
+        part = self.below(above) if above else range(len(self))
+        i, files = part.start, 0
+        while i < part.stop:
+            folder, slash, _ = self[i][len(above) :].partition("/")
+            if slash:
+                yield folder
+                i = self.below(f"{above}{folder}/").stop
+            elif above:
+                files += 1
+                i = i + 1 if files < 1000 else part.stop
+            else:  # skip the files up to the next one in a folder
+                found = self.block.find(b"/", self.offsets[i])
+                i = int(np.searchsorted(self.offsets, found, side="right")) - 1 if found >= 0 else part.stop

@@ -6,11 +6,12 @@ import os
 import re
 from functools import lru_cache
 
+from siam.data.kinds import IMAGE_SUFFIXES, is_side_folder
 from siam.data.remote import is_remote, listed
 from siam.errors import DataError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 SHARDS = (".tar", ".parquet")
+_DEEPEST = 3  # levels of folders in which to look for shards
 
 
 @lru_cache(maxsize=8)
@@ -39,17 +40,31 @@ def expand_shards(name: str) -> tuple[str, ...]:
 
 
 def _shards_in(folder: str) -> list[str]:
-    """Return a folder's shards, sorted; [] if the folder also holds images or subfolders."""
-    found = []
+    """Return the shards in a folder and its subfolders, sorted; [] if there are also images.
+
+    A dataset from the Hugging Face Hub has a README.md and, in data/ or a folder per
+    configuration and split, Parquet files.
+    """
+    return sorted(_shards_below(folder, _DEEPEST) or [])
+
+
+def _shards_below(folder: str, levels: int) -> list[str] | None:
+    """Return the shards in a folder and `levels` of subfolders; None if there are images or more levels."""
+    found: list[str] = []
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            if is_side_folder(entry.name):
                 continue
-            if entry.name.endswith(SHARDS):
+            if entry.is_dir(follow_symlinks=False):
+                below = _shards_below(entry.path, levels - 1) if levels else None
+                if below is None:
+                    return None
+                found += below
+            elif entry.name.endswith(SHARDS):
                 found.append(entry.path)
-            elif entry.is_dir() or entry.name.lower().endswith(IMAGE_SUFFIXES):
-                return []
-    return sorted(found)
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+                return None
+    return found
 
 
 def _braces(pattern: str) -> list[str]:

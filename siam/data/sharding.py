@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from siam.data.decode import BrokenImage
-from siam.data.images import Images
-from siam.data.patterns import IMAGE_SUFFIXES
+from siam.data.images import UNLABELED, Images
+from siam.data.kinds import IMAGE_SUFFIXES
 from siam.data.sources import open_images
 from siam.data.sources.shards import INDEX
 from siam.errors import DataError, SettingsError
@@ -31,20 +31,23 @@ def shard(
     out: str | Path,
     size: str = "512MB",
     progress: Callable[[int, int], None] = lambda done, total: None,
+    announce: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Copy images to WebDataset shards in `out`: train-000000.tar and so on.
 
     Encoded images are copied unchanged and in order; images from arrays are encoded as
     PNG. Each image keeps its name; its class index, if any, is stored in a .cls file
     with the same stem. Unreadable images are skipped. size: maximum shard size, such as
-    "512MB". progress: called with the number of images processed and the total. Returns
-    the output folder and the numbers of images, unreadable images and shards. Raises
-    SiamError.
+    "512MB". progress: called with the number of images processed and the total.
+    announce: called with each line on what was found. Returns the output folder and the
+    numbers of images, unreadable images and shards. Raises SiamError.
     """
     limit, folder = bytes_of(size), Path(out)
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty: choose another --out")
     sets = open_images(data)
+    for line in sets.lines():
+        announce(line)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         entries, unreadable = [], 0
@@ -81,7 +84,7 @@ def _write(
         if pending and size + added > limit:
             entries.append(_write_shard(folder / f"{split}-{len(entries):06d}.tar", pending))
             pending, size = [], 0
-        label = None if images.labels is None else int(images.labels[i])
+        label = None if images.labels is None or images.labels[i] == UNLABELED else int(images.labels[i])
         pending.append((_member(images.path(i), i, data), data, label))
         size += added
         progress(i + 1, len(images))

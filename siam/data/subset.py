@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siam.data.decode import BrokenImage
-from siam.data.images import Images
+from siam.data.images import UNLABELED, Images
 from siam.data.random import permutation
 from siam.errors import DataError
 
@@ -52,11 +52,19 @@ class Subset:
         return BrokenImage(error.reason, until)
 
 
+def labeled(images: Images) -> Images:
+    """Return the images that have a label. Raises DataError if there are none."""
+    if images.labels is None:
+        raise DataError(f"{images.name} has no labels: put its images into one folder per class")
+    chosen = np.flatnonzero(images.labels != UNLABELED)
+    return images if len(chosen) == len(images) else Subset(images, chosen)
+
+
 def hold_out(images: Images, fraction: float, seed: int = 0) -> tuple[Subset, Subset]:
     """Hold out a random fraction of images, stratified by class if they are labeled.
 
     Returns (remaining images, held-out images). At least one image is held out, and at
-    least one image of each class remains.
+    least one image of each class remains. Raises DataError if no class has two images.
     """
     order = permutation(seed, 0, len(images))
     labels = np.zeros(len(images), dtype=np.int64) if images.labels is None else images.labels
@@ -64,8 +72,14 @@ def hold_out(images: Images, fraction: float, seed: int = 0) -> tuple[Subset, Su
     for kind in np.unique(labels):
         members = order[labels[order] == kind]
         held[members[: min(round(fraction * len(members)), len(members) - 1)]] = True
-    if not held.any():
-        held[order[0]] = True
+    if not held.any():  # the fraction of each class is less than an image
+        several = np.bincount(labels)[labels[order]] > 1
+        if not several.any():
+            raise DataError(
+                f"{images.name} has only one image of each class, so none can be held out for validation: "
+                "add validation images"
+            )
+        held[order[several][0]] = True
     everything = np.arange(len(images))
     return Subset(images, everything[~held]), Subset(images, everything[held])
 
@@ -73,7 +87,7 @@ def hold_out(images: Images, fraction: float, seed: int = 0) -> tuple[Subset, Su
 def labeled_subset(images: Images, fraction: float, seed: int = 0) -> Subset:
     """Draw the same fraction of images from every class, for semi-supervised evaluation.
 
-    Each class has at least one image in the subset. With the same seed, a smaller
+    Each class with images has at least one in the subset. With the same seed, a smaller
     fraction yields a subset of the images for a larger one. Raises DataError if there
     are no labels or the fraction is outside (0, 1].
     """

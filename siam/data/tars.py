@@ -1,6 +1,7 @@
 """List the images in a tar file, and read them in place."""
 
 import contextlib
+import os
 import tarfile
 from array import array
 from collections.abc import Iterator
@@ -10,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from siam.data.decode import BrokenImage
+from siam.data.kinds import HIDDEN, OUTSIDE, Reason, is_image, is_side_folder, reason
+from siam.data.left_out import LeftOut
 from siam.data.packed import PackedStrings
-from siam.data.patterns import IMAGE_SUFFIXES
 from siam.errors import DataError
 from siam.system.files import regular
 
 
-def tar_members(file: Path) -> tuple[PackedStrings, NDArray[np.int64], str]:
-    """List the images in a tar file.
+def tar_members(file: Path, left_out: LeftOut | None = None) -> tuple[PackedStrings, NDArray[np.int64], str]:
+    """List the images in a tar file; record other members in `left_out`.
 
     Returns their sorted names, their byte offsets and sizes (N, 2), and a warning. If
     the file is corrupt, only the images before the corrupt part are returned, and the
@@ -32,9 +34,12 @@ def tar_members(file: Path) -> tuple[PackedStrings, NDArray[np.int64], str]:
             for member in _until_damage(tar):
                 tar.members.clear()  # type: ignore[attr-defined]
                 name = member.name.removeprefix("./")
-                if _is_image(member, name):
+                why = _why_not(member, name)
+                if why is None:
                     rows[name] = len(spans) // 2
                     spans.extend((member.offset_data, member.size))
+                elif why and left_out is not None:
+                    left_out.add(why, [name])
             end = tar.offset
         with file.open("rb") as opened:
             opened.seek(end)
@@ -56,10 +61,16 @@ def _until_damage(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         yield from tar
 
 
-def _is_image(member: tarfile.TarInfo, name: str) -> bool:
-    hidden = any(part.startswith(".") for part in name.split("/"))  # also rules out ".."
-    plain = member.isfile() and not member.issparse() and not name.startswith("/")
-    return plain and not hidden and name.lower().endswith(IMAGE_SUFFIXES)
+def _why_not(member: tarfile.TarInfo, name: str) -> Reason | tuple[()] | None:
+    """Return None for an image, the reason to leave out another member, or () if there is no need to say."""
+    *folders, base = name.split("/")
+    if not (member.isfile() and not member.issparse()):
+        return ()
+    if name.startswith("/") or ".." in folders:
+        return OUTSIDE
+    if any(map(is_side_folder, folders)):
+        return HIDDEN
+    return None if is_image(base) else reason(base) or ()
 
 
 def read_member(file: Path, span: NDArray[np.int64], until: int | None = None) -> bytes:
@@ -70,10 +81,9 @@ def read_member(file: Path, span: NDArray[np.int64], until: int | None = None) -
     offset, size = span.tolist()
     try:
         with regular(file).open("rb") as opened:
+            if opened.seek(0, os.SEEK_END) < offset + size:  # before memory for `size` is asked for
+                raise BrokenImage(f"{file.name} is truncated", until)
             opened.seek(offset)
-            data = opened.read(size)
+            return opened.read(size)
     except OSError as error:
         raise BrokenImage(f"{file.name}: {error.strerror or 'cannot be opened'}", until) from None
-    if len(data) < size:
-        raise BrokenImage(f"{file.name} is truncated", until)
-    return data

@@ -1,7 +1,7 @@
 """Record unreadable images, and replace them with readable ones."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
 from siam.data.decode import BrokenImage
@@ -27,6 +27,23 @@ class HasPaths(Protocol):
     def __len__(self) -> int: ...
 
     def path(self, i: int) -> str: ...
+
+
+class Readable(HasPaths, Protocol):
+    """A dataset of images."""
+
+    def read(self, i: int) -> object: ...
+
+
+def unreadable_among(images: Readable, indices: Iterable[int]) -> Unreadable:
+    """Return those of the images at `indices` that cannot be read, with their reasons."""
+    found = Unreadable()
+    for i in indices:
+        try:
+            images.read(int(i))
+        except BrokenImage as error:
+            found[images.path(int(i))] = error.reason
+    return found
 
 
 def read_or_replace(

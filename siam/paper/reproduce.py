@@ -101,7 +101,7 @@ def _settings_of_rows(
     data = overrides.get("data", standard)
     if data is None:
         raise SettingsError(f"--scale {scale} requires DATA: specify the image folder")
-    train = open_once(data).train
+    train = open_once(data).to_train_on()
     side, size = min(train.size_hint), len(train)
 
     def base(method: str) -> Settings:

@@ -135,7 +135,7 @@ def _with_length(
         twice = f"more time changes nothing: {MAX_EPOCHS:,} passes are as many as a set of this size can use"
     every = max(1, round(MEASUREMENT / MEASURED / epoch_seconds))
     monitor = replace(settings.monitor, every=every)
-    settings = replace(settings, epochs=epochs, duration=duration, monitor=monitor)
+    settings = replace(settings, epochs=epochs, time_limit=duration, monitor=monitor)
     return Plan(settings, dataset.images, rate, seconds, twice)
 
 

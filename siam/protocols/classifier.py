@@ -1,8 +1,9 @@
 """The classifier and training loop shared by linear evaluation and fine-tuning."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from siam.data.images import Images
 from siam.data.loader import ViewLoader
 from siam.data.subset import Subset
+from siam.data.unreadable import Unreadable, unreadable_among
 from siam.errors import DataError, Diverged
 from siam.measure.features import center_views, extract
 from siam.runs.encoder import Encoder
@@ -43,6 +45,14 @@ class ClassifierSettings:
     lr: float
     """Learning rate of the head for a batch size of 256; scaled by batch_size / 256."""
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Training and validation images that could not be read."""
+
+    train: Unreadable = field(default_factory=Unreadable)
+    val: Unreadable = field(default_factory=Unreadable)
 
 
 class Classifier(nn.Module):
@@ -109,15 +119,19 @@ class Training:
                     raise Diverged(f"the loss is no longer finite at step {step + 1}: lower --lr")
                 progress(step + 1, total, value)
 
-    def score(self, images: Images) -> tuple[Tensor, Tensor]:
+    def score(self, images: Images, lost: Lost | None = None) -> tuple[Tensor, Tensor]:
         """Return scores (M, classes) and labels (M,) of the readable images.
 
-        The images are center-cropped.
+        The images are center-cropped. lost: filled with the unreadable ones, and with
+        those of the training.
         """
         if images.labels is None:
             raise DataError(f"{images.name} has no labels: put its images into one folder per class")
         views = center_views(images, self.model.encoder.image_size, workers=self.compute.workers)
         scores, indices = extract(self.model, views, self.compute.device, self.compute.bf16)
+        if lost is not None:
+            lost.train.update(self.loader.unreadable)
+            lost.val.update(unreadable_among(images, np.setdiff1d(np.arange(len(images)), indices)))
         return scores, torch.from_numpy(images.labels[indices])
 
 

@@ -12,20 +12,22 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from siam.data.images import Images
+from siam.data.images import UNLABELED, Images
+from siam.data.labels import align_classes
 from siam.data.loader import choose_workers
 from siam.data.sources import open_images
-from siam.data.subset import Subset, hold_out, labeled_subset
+from siam.data.subset import Subset, hold_out, labeled, labeled_subset
+from siam.data.unreadable import Unreadable, unreadable_among
 from siam.errors import DataError
 from siam.measure.features import center_views, extract
 from siam.measure.knn import knn_predict
-from siam.protocols.classifier import Compute
+from siam.protocols.classifier import Compute, Lost
 from siam.protocols.finetune import FinetuneSettings, finetune
 from siam.protocols.linear import LinearSettings, linear
 from siam.protocols.probe import probe
 from siam.protocols.score import score
 from siam.protocols.settings import EvaluateSettings
-from siam.runs.bars import Bars, running_total
+from siam.runs.bars import Bars, print_line, print_sets, running_total
 from siam.runs.encoder import Encoder, load, untrained
 from siam.runs.results import Evaluation
 from siam.settings.overrides import Overrides
@@ -60,19 +62,21 @@ def evaluate(
     console = console or Console(stderr=True)
     device = find_device(settings.device)
     encoder = (untrained if settings.untrained else load)(run, str(device))
-    train, val, held_out = _labeled_sets(data, settings)
-    absent = sorted(set(train.classes) - {train.classes[i] for i in set(np.asarray(val.labels).tolist())})
-    if absent:
-        console.print(f"no validation images for {', '.join(absent[:5])}: these classes are not evaluated")
+    train, val, held_out = _labeled_sets(data, settings, console)
     workers = choose_workers(settings.workers, device)
     compute = Compute(device, uses_bf16("auto", device), workers)
     bars = Bars(console, transient=True)
     with bars.progress:
-        measured = _PROTOCOLS[protocol](_Task(encoder, train, val, settings, compute, bars))
+        task = _Task(encoder, train, val, settings, compute, bars, Lost())
+        measured = _PROTOCOLS[protocol](task)
+    for images, kind, lost in ((train, "training", task.lost.train), (val, "validation", task.lost.val)):
+        if lost:
+            count = f"{len(lost)} of {len(images)} {kind} images"
+            print_line(console, f"{count} cannot be read and are not used: {lost.first_few()}")
     return Evaluation(
         **score(measured.scores, measured.truth, train.classes),  # type: ignore[arg-type]
         protocol=protocol,
-        train_images=len(train),
+        train_images=len(train) - len(task.lost.train),
         held_out=held_out,
         seconds=time.monotonic() - started,
         labels=settings.labels,
@@ -91,6 +95,7 @@ class _Task:
     settings: EvaluateSettings
     compute: Compute
     bars: Bars
+    lost: Lost
 
     def features(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Extract the features of all images.
@@ -98,14 +103,15 @@ class _Task:
         Returns features (N, D) and labels (N,) of the training images, then features
         (M, D) and labels (M,) of the validation images.
         """
-        training = self._features_of(self.train, "training features")
-        return *training, *self._features_of(self.val, "validation features")
+        training = self._features_of(self.train, "training features", self.lost.train)
+        return *training, *self._features_of(self.val, "validation features", self.lost.val)
 
-    def _features_of(self, images: Images, name: str) -> tuple[Tensor, Tensor]:
+    def _features_of(self, images: Images, name: str, lost: Unreadable) -> tuple[Tensor, Tensor]:
         views = center_views(images, self.encoder.image_size, workers=self.compute.workers)
         progress = running_total(partial(self.bars.update, name), len(images))
         x, indices = extract(self.encoder, views, self.compute.device, self.compute.bf16, progress)
         assert images.labels is not None
+        lost.update(unreadable_among(images, np.setdiff1d(np.arange(len(images)), indices)))
         return x, torch.from_numpy(images.labels[indices])
 
     def settings_over(self, defaults: Any) -> Any:
@@ -130,7 +136,10 @@ class _Measured:
 def _knn(task: _Task) -> _Measured:
     bank, labels, queries, truth = task.features()
     k, temperature = min(task.settings.k, len(bank)), task.settings.temperature
-    scores = knn_predict(bank, labels, queries, len(task.train.classes), k, temperature)
+    if k < task.settings.k:
+        task.bars.print(f"all {k} training images are neighbors, because k is {task.settings.k}")
+    shares = knn_predict(bank, labels, queries, len(task.train.classes), k, temperature)
+    scores = torch.where(shares > 0, shares, -torch.inf)  # a class without a vote is never among the top 5
     return _Measured(scores, truth, f"k {k}, T {temperature:g}")
 
 
@@ -143,13 +152,13 @@ def _probe(task: _Task) -> _Measured:
 
 def _linear(task: _Task) -> _Measured:
     settings: LinearSettings = task.settings_over(LinearSettings())
-    scores = linear(task.encoder, task.train, task.val, settings, task.compute, task.report_step)
+    scores = linear(task.encoder, task.train, task.val, settings, task.compute, task.report_step, task.lost)
     return _Measured(*scores, f"epochs {settings.epochs}, lr {settings.lr:g}")
 
 
 def _finetune(task: _Task) -> _Measured:
     settings: FinetuneSettings = task.settings_over(FinetuneSettings())
-    scores = finetune(task.encoder, task.train, task.val, settings, task.compute, task.report_step)
+    scores = finetune(task.encoder, task.train, task.val, settings, task.compute, task.report_step, task.lost)
     rates = f"lr {settings.lr:g}, backbone lr {settings.backbone_lr:g}"
     return _Measured(*scores, f"epochs {settings.epochs}, {rates}")
 
@@ -159,25 +168,31 @@ _PROTOCOLS: dict[str, Callable[[_Task], _Measured]] = {
 }  # fmt: skip
 
 
-def _labeled_sets(data: str | Path, settings: EvaluateSettings) -> tuple[Subset, Images, bool]:
+def _labeled_sets(
+    data: str | Path, settings: EvaluateSettings, console: Console
+) -> tuple[Subset, Images, bool]:
     """Return the training set, the validation set, and whether the latter was held out.
 
-    Raises DataError if labels are missing, or if the classes differ or are too few.
+    Only labeled images are returned. Raises DataError if there are none, or too few
+    classes.
     """
     sets = open_images(data)
-    val = sets.val if settings.val is None else open_images(settings.val).train
-    for images in (sets.train, val):
-        if images is not None and images.labels is None:
-            raise DataError(f"{images.name} has no labels: put its images into one folder per class")
-    if val is not None and val.classes != sets.train.classes:
-        differing = sorted(set(val.classes) ^ set(sets.train.classes))
-        raise DataError(
-            f"{sets.train.name} and {val.name} have different classes ({', '.join(differing[:5])}): "
-            "use the same class folders in both"
-        )
-    if len(sets.train.classes) < 2:
-        raise DataError(f"{sets.train.name} has only one class: classification needs at least 2")
+    if settings.val is not None:
+        others = open_images(settings.val)
+        align_classes(sets.train, others.train, sets.left_out)
+        print_sets(console, others)
+        sets = replace(sets, val=others.train, folders=(sets.folders[0], ""))
+    print_sets(console, sets)
+    train, val = labeled(sets.train), sets.val
+    if len(train.classes) < 2:
+        raise DataError(f"{train.name} has only one class: classification needs at least 2")
     if val is None:
-        train, held = hold_out(sets.train, _HELD_OUT)
+        train, held = hold_out(train, _HELD_OUT)
         return labeled_subset(train, settings.labels, settings.seed), held, True
-    return labeled_subset(sets.train, settings.labels, settings.seed), val, False
+    if val.labels is None or (val.labels == UNLABELED).all():
+        where = sets.folders[1] or val.name
+        raise DataError(
+            f"{data} has labels, but no validation image has one: put the images in {where} into one folder "
+            "per class, named as in training, or use other images with --val"
+        )
+    return labeled_subset(train, settings.labels, settings.seed), labeled(val), False

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from siam.data.images import Images
 from siam.data.subset import Subset
-from siam.protocols.classifier import ClassifierSettings, Compute, Progress, Training
+from siam.protocols.classifier import ClassifierSettings, Compute, Lost, Progress, Training
 from siam.runs.encoder import Encoder
 
 
@@ -34,9 +34,11 @@ def finetune(
     settings: FinetuneSettings,
     compute: Compute,
     progress: Progress | None = None,
+    lost: Lost | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Fine-tune `encoder` in place and score the validation images.
 
+    lost: filled with the unreadable images.
     Returns scores (M, classes) and true classes (M,).
     """
     training = Training(encoder.requires_grad_(True), train, settings, compute)
@@ -47,4 +49,4 @@ def finetune(
     ]
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True, fused=True)
     training.fit(encoder, optimizer, progress)
-    return training.score(val)
+    return training.score(val, lost)

@@ -14,7 +14,7 @@ from torch import Tensor
 from siam.data.images import Images
 from siam.data.subset import Subset
 from siam.errors import RunError
-from siam.protocols.classifier import ClassifierSettings, Compute, Progress, Training
+from siam.protocols.classifier import ClassifierSettings, Compute, Lost, Progress, Training
 from siam.runs.encoder import Encoder
 
 
@@ -34,11 +34,12 @@ def linear(
     settings: LinearSettings,
     compute: Compute,
     progress: Progress | None = None,
+    lost: Lost | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Train a linear classifier on frozen features and score the validation images.
 
-    Trains on random crops and flips, evaluates on center crops. Returns scores
-    (M, classes) and true classes (M,). Raises RunError if the encoder's weights change.
+    Trains on random crops and flips, evaluates on center crops. lost: filled with the unreadable images.
+    Returns scores (M, classes) and true classes (M,). Raises RunError if the encoder's weights change.
     """
     encoder.eval().requires_grad_(False)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
@@ -52,4 +53,4 @@ def linear(
     changed = [name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])]
     if changed:
         raise RunError(f"linear evaluation changed frozen weights: {', '.join(changed[:3])}")
-    return training.score(val)
+    return training.score(val, lost)

@@ -8,12 +8,17 @@ from torch import Tensor
 
 
 def score(scores: Tensor, truth: Tensor, classes: tuple[str, ...]) -> dict[str, object]:
-    """Compute `Evaluation` metrics from scores (M, classes) and true classes (M,)."""
+    """Compute `Evaluation` metrics from scores (M, classes) and true classes (M,).
+
+    A class with score -inf is not predicted at all, so it does not count as one of the top 5.
+    """
     predicted = scores.argmax(dim=1)
     correct = predicted == truth
     top5 = None
     if len(classes) > 5:
-        top5 = float((scores.topk(5, dim=1).indices == truth[:, None]).any(dim=1).double().mean())
+        best = scores.topk(5, dim=1)
+        hits = (best.indices == truth[:, None]) & (best.values > -torch.inf)
+        top5 = float(hits.any(dim=1).double().mean())
     confusion = torch.zeros(len(classes), len(classes), dtype=torch.int64)
     confusion.index_put_((truth, predicted), torch.ones_like(truth), accumulate=True)
     return {

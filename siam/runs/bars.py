@@ -13,6 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from siam.data.images import ImageSets
+
 _BETWEEN_LINES = 60.0  # seconds between plain lines, in files and pipes, where bars cannot be redrawn
 _RATE_OVER = 600.0  # seconds; rich's default, 30, covers fewer than ten steps of a large network on a CPU
 _SHORTEST, _LONGEST = 8, 40  # width of a bar, in characters
@@ -61,6 +63,12 @@ class Bars:
 def print_line(console: Console, line: str, markup: bool = False) -> None:
     """Print a line, word-wrapped in a terminal but not in a file or pipe."""
     console.print(line, highlight=False, markup=markup, soft_wrap=not console.is_terminal)
+
+
+def print_sets(console: Console, sets: ImageSets) -> None:
+    """Print what was found in a dataset: which images are used for what, and what is left out."""
+    for line in sets.lines():
+        print_line(console, line)
 
 
 OnProgress = Callable[[int, int], None]

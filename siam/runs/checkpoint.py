@@ -29,6 +29,8 @@ class Progress:
     """Size of metrics.jsonl at the last save, in bytes."""
     loss_sum: float = 0.0
     """Sum of the losses since the last reset; pretraining resets it at the end of each epoch."""
+    loss_steps: int = 0
+    """Number of steps in that sum."""
     sums: dict[str, float] = field(default_factory=dict)
     """Running sums and counts of the values whose means are logged."""
     loss: float = 0.0
@@ -42,6 +44,8 @@ class Progress:
     """Unreadable images: path -> reason."""
     schedule: list[tuple[int, float, int]] = field(default_factory=list)
     """Changes of the run's length: `Schedule.changes`."""
+    threads: int = 0
+    """Number of CPU threads in use; 0: as at the start."""
     deadline: float = 0.0
     """Training time after which the run promised to end, in seconds; 0: no promise."""
 

@@ -30,10 +30,12 @@ from siam.processes.rendezvous import local_device
 from siam.runs.bars import print_line
 from siam.runs.checkpoint import Progress, Stateful, checkpoints, load_last, restore, save_checkpoint
 from siam.runs.clock import Clock
-from siam.runs.folder import CHECKPOINT, UNREADABLE
+from siam.runs.decisions import Decisions
+from siam.runs.folder import CHECKPOINT, UNREADABLE, read_records
 from siam.runs.logger import Logger, NullLogger
 from siam.runs.pace import Pace
 from siam.runs.saving import GaveUpWaiting, RunStopped, Saver, StopRequest
+from siam.runs.threads import Threads
 from siam.settings.schedule import Schedule
 from siam.settings.session import SessionSettings
 from siam.system.device import find_device, tune_process, uses_bf16
@@ -129,6 +131,7 @@ class Session:
         self.progress.deadline = self.progress.deadline or seconds
         self.lr_setting, self.name_batch = lr_setting, name_batch
         self.log = NullLogger()
+        decisions = Decisions(read_records(self.folder) if self.resumed else [], self.step)
         if rank() == 0:
             self.log = Logger(self.folder, self.total_steps, self.step, self.progress.log_bytes, self.console)
         self._held.enter_context(self.log)
@@ -136,7 +139,11 @@ class Session:
         self.saver = Saver(self.settings.checkpoint, self.step, self.log.print)
         self.flags = AnyRankFlag()
         self.clock = Clock(self.progress.seconds, self.step)
-        self.pace = Pace(self.progress.deadline, schedule, self.clock, self.step)
+        self.pace = Pace(self.progress.deadline, schedule, self.clock, decisions, self.step)
+        alone_on_cpu = self.device.type == "cpu" and world_size() == 1
+        given = self.settings.threads if alone_on_cpu else torch.get_num_threads()
+        threads = Threads(given, self.progress.threads, self.clock, self.log, decisions)
+        self.threads = self._held.enter_context(threads)
         self.loss_sum = torch.tensor(self.progress.loss_sum, device=self.device)
         self.diverged_at = torch.tensor(math.inf, device=self.device)
 
@@ -204,7 +211,9 @@ class Session:
         first = self.diverged_at.clamp(max=self.step)
         self.diverged_at = torch.where(loss.isfinite(), self.diverged_at, first)
         self.progress.step += 1
+        self.progress.loss_steps += 1
         self.log.progress(self.step)
+        self.progress.threads = self.threads.after_step(self.step)
         # With several ranks, these are the flags that any rank raised at the previous step.
         self.stopping, self.time_is_up = self.flags(self.stop.requested, self.saver.time_is_up())
         self.should_save = ends_epoch or self.stopping or self.time_is_up or self.saver.is_due(self.step)
@@ -221,10 +230,11 @@ class Session:
                 call()
 
     def take_loss(self) -> float:
-        """Return the sum of the losses since the last call, and reset the sum."""
-        loss_sum, self.progress.loss_sum = self.progress.loss_sum, 0.0
+        """Return the mean of the losses since the last call, and reset it."""
+        mean = self.progress.loss_sum / self.progress.loss_steps
+        self.progress.loss_sum, self.progress.loss_steps = 0.0, 0
         self.loss_sum.zero_()
-        return loss_sum
+        return mean
 
     def rate(self) -> float:
         """Return the images per second since the last call, excluding measurements and saves."""

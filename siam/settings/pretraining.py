@@ -94,7 +94,7 @@ class MonitorSettings:
     log_every: Count = 10
     """Steps between records in metrics.jsonl."""
     every: Count = 1
-    """Epochs between measurements of the metrics; the last epoch is always measured."""
+    """Epochs between records, metrics and checkpoints; the last epoch always has them."""
     knn_every: Annotated[int, AtLeast(0)] = 1
     """Epochs between kNN evaluations, which need labels; the last epoch is always evaluated. 0: disabled."""
     knn_k: Count = 20
@@ -153,8 +153,8 @@ class Settings:
     """ResNet stem. `small`: 3x3, stride 1, no max-pool; `auto`: small for views below 64 pixels."""
     epochs: Annotated[float, Above(0)] = 100
     """Number of passes over the training images; may be fractional."""
-    duration: Annotated[str, Duration(or_empty=True)] = ""
-    """Time to train for (`20m`, `2h`): `epochs` is the plan, and the run ends on time. Empty: all epochs."""
+    time_limit: Annotated[str, Duration(or_empty=True)] = ""
+    """Time after which to end (`20m`, `2h`), by a shorter or longer schedule than `epochs`; empty: none."""
     batch_size: Annotated[int, AtLeast(2, "(batch norm and negatives need more than one image)")] = 256
     """Number of images per step, across all devices."""
     grad_accum: Count = 1
@@ -169,6 +169,8 @@ class Settings:
     """Device: auto, cpu, cuda, cuda:1 or mps."""
     devices: Annotated[int, AtLeast(0)] = 0
     """Data-parallel processes; on CPU they share the cores. 0: as many GPUs as divide the batch."""
+    threads: Annotated[int, AtLeast(0)] = 0
+    """CPU threads, on which the last bits of the results depend; 0: the fastest, found by trial."""
     sync_bn: bool = True
     """Synchronized batch norm: statistics over the global batch, regardless of the number of devices."""
     timeout: Annotated[str, Duration()] = "10m"

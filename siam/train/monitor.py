@@ -48,9 +48,9 @@ class Measured:
 class Monitor:
     """Measures the network on center crops of sampled images, which are decoded only once.
 
-    The bank is a sample of the training images; the queries are a sample of the validation images. Without a
-    validation set, every fifth image of the bank becomes a query instead. Each rank holds and processes its
-    own share of both samples, but has the bank's labels and indices for all ranks.
+    The bank is a sample of the training images; the queries are a sample of the validation images. Without
+    labeled validation images, every fifth image of the bank becomes a query instead. Each rank holds and
+    processes its own share of both samples, but has the bank's labels and indices for all ranks.
 
     bar: creates a progress bar with the given name and returns its callback.
     """
@@ -73,7 +73,7 @@ class Monitor:
         self.labels, self.classes = _labels(sets.train, self.bank_indices), len(sets.train.classes)
         self.queries: Tensor | None = None
         self.query_labels: Tensor | None = None
-        if self.labels is not None and sets.val is not None:
+        if self.labels is not None and sets.val is not None and sets.val.labels is not None:
             on_progress = bar("reading validation images")
             self.queries, chosen = _sample(sets.val, m.queries, size, workers, on_progress)
             self.query_labels = _labels(sets.val, chosen)
@@ -91,8 +91,6 @@ class Monitor:
         """Measure the metrics due at the end of `epoch`. The network's training mode is left unchanged."""
         due = due_metrics(self.settings, epoch, last)
         values: Values = dict.fromkeys(all_metrics())
-        if not due:
-            return Measured(values, max_rank=1)
         look = self._look(network, due, on_progress)
         assert look.z is not None
         return Measured(values | {name: m.measure(look) for name, m in due.items()}, min(look.z.shape))

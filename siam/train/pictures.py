@@ -7,7 +7,7 @@ from torch import Tensor
 
 from siam.data.augment import denormalize
 from siam.data.feeds import Batch
-from siam.data.images import Images
+from siam.data.images import Images, class_of
 from siam.network import Network
 from siam.report.pictures import Pictures
 from siam.train.monitor import Monitor
@@ -24,7 +24,8 @@ def take_pictures(batch: Batch, monitor: Monitor, network: Network, images: Imag
     def name(position: int) -> str:
         index = int(monitor.bank_indices[position])
         file = images.path(index).rpartition("/")[2]
-        return file if images.labels is None else f"{images.classes[images.labels[index]]}/{file}"
+        kind = class_of(images, index)
+        return file if kind is None else f"{kind}/{file}"
 
     return Pictures(
         pairs=_pixels(denormalize(pairs.flatten(0, 1)) * 255).reshape(-1, 2, side, side, 3),

@@ -25,7 +25,7 @@ from siam.processes.agree import all_gather_object, on_rank_zero, raise_everywhe
 from siam.processes.gather import rank, world_size
 from siam.processes.launch import how_many, launch, require_equal_shares
 from siam.processes.rendezvous import is_distributed, process_group, was_restarted
-from siam.runs.bars import print_line
+from siam.runs.bars import print_line, print_sets
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK, SETTINGS, open_run
 from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
@@ -35,7 +35,7 @@ from siam.system.device import find_device, float32_by_default
 from siam.train.pretrain import Outcome, train
 from siam.train.speed import ThisMachine
 
-MAY_CHANGE = ("device", "devices", "timeout", "loader.", "checkpoint.")
+MAY_CHANGE = ("device", "devices", "threads", "timeout", "loader.", "checkpoint.")
 """Settings that may change on resume; all others must match the original run."""
 
 Resume = bool | Literal["auto"]
@@ -123,7 +123,7 @@ def _is_planned(overrides: Overrides, recipe: str | None) -> bool:
 def plan(overrides: Overrides, duration: str | None, machine: Machine | None, open_once: Opener) -> Plan:
     """Plan a run on the user's images. machine: default: this one, measured. Raises SiamError."""
     named = overrides.only("data", "device").over(Settings())
-    train = open_once(named.data).train
+    train = open_once(named.data).to_train_on()
     require_several(train)
     machine = machine or ThisMachine(train, named.device)
     seconds = planned_seconds(duration, machine.device)
@@ -159,7 +159,7 @@ def _new_settings(
         return planned.settings
     named = overrides.only("data", "init").over(Settings())
     method = overrides.get("method.name", named.method.name)
-    train = open_once(named.data).train
+    train = open_once(named.data).to_train_on()
     require_several(train)
     base = recipes.starting_point(recipe, method, named.data, min(train.size_hint), len(train))
     base = _init_settings(named.init, base) if named.init else base
@@ -204,8 +204,7 @@ def _open_on_all_ranks(data: str, console: Console, open_once: Opener) -> ImageS
     on_rank_zero(lambda: open_once(data) and None)  # None, because the dataset itself is not broadcast
     sets = open_once(data)
     if rank() == 0:
-        for file, reason in sets.unreadable_files.items():
-            console.print(f"{file}: {reason}", highlight=False, soft_wrap=True)
+        print_sets(console, sets)
     seen = all_gather_object((len(sets.train), sets.train.path(0), sets.train.path(len(sets.train) - 1)))
     for number, other in enumerate(seen):
         if other != seen[0]:

@@ -1,6 +1,7 @@
 """Data structures for annotated images, shared by the VOC and COCO readers."""
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,10 +138,12 @@ class DetectionDataset:
 
 
 def clip_box(box: Box, width: int, height: int) -> Box | None:
-    """Clip `box` to the image; return None if less than a pixel wide or high."""
+    """Clip `box` to the image; return None if not finite, or less than a pixel wide or high."""
+    if not all(map(math.isfinite, box)):
+        return None
     left, top, right, bottom = box
     left, right = max(left, 0.0), min(right, float(width))
     top, bottom = max(top, 0.0), min(bottom, float(height))
-    if not (right - left >= 1 and bottom - top >= 1):  # NaN too
+    if right - left < 1 or bottom - top < 1:
         return None
     return left, top, right, bottom

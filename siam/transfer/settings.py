@@ -65,6 +65,8 @@ class TransferSettings:
     """Device: auto, cpu, cuda or cuda:1."""
     devices: Natural = 0
     """Data-parallel processes; 0: as many GPUs as divide the batch evenly."""
+    threads: Annotated[int, AtLeast(0)] = 0
+    """CPU threads, on which the last bits of the results depend; 0: the fastest, found by trial."""
     timeout: Annotated[str, Duration()] = "10m"
     """Time to wait for other processes before the run fails (`90s`, `10m`, `2h`)."""
     precision: Literal["auto", "float32", "bf16"] = "auto"

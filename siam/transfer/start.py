@@ -34,7 +34,7 @@ from siam.transfer.data import open_annotated
 from siam.transfer.settings import TransferSettings, starting_point
 from siam.transfer.train import train
 
-MAY_CHANGE = ("device", "devices", "timeout", "workers", "checkpoint.")
+MAY_CHANGE = ("device", "devices", "threads", "timeout", "workers", "checkpoint.")
 """Settings that may change on resume, because they do not affect the result."""
 
 Opener = Callable[[str | Path, bool], DetectionDataset]

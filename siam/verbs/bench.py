@@ -22,8 +22,9 @@ def main(options: Bench) -> "Result":
 
     from siam.bench.stages import bench
 
-    with Console(stderr=True).status("measuring") as status:
-        return bench(options.settings, lambda stage: status.update(f"measuring: {stage}"))
+    console = Console(stderr=True)
+    with console.status("measuring") as status:
+        return bench(options.settings, lambda stage: status.update(f"measuring: {stage}"), console)
 
 
 def render(result: "Result") -> Iterator[Any]:

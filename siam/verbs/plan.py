@@ -27,12 +27,21 @@ class Plan:
 
 
 def main(options: Plan) -> dict[str, Any]:
+    from rich.console import Console
+
+    from siam.data.images import ImageSets
     from siam.data.sources import open_images
     from siam.plan.machine import read_machine
+    from siam.runs.bars import print_sets
     from siam.train.start import plan
 
+    def opened(data: str) -> ImageSets:
+        sets = open_images(data)
+        print_sets(Console(stderr=True), sets)
+        return sets
+
     machine = read_machine(options.machine) if options.machine else None
-    planned: Result = plan(options.settings, options.for_, machine, open_images)
+    planned: Result = plan(options.settings, options.for_, machine, opened)
     return {**planned.flat(), "lines": list(planned.lines())}
 
 

@@ -1,6 +1,7 @@
 """write images as WebDataset shards, for remote storage"""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
@@ -22,7 +23,9 @@ def main(options: Shard) -> dict[str, Any]:
     from rich.console import Console
 
     from siam.data.sharding import shard
-    from siam.runs.bars import transient_progress
+    from siam.runs.bars import print_line, transient_progress
 
-    with transient_progress(Console(stderr=True)) as bar:
-        return shard(options.data, options.out, options.size, bar("shard"))
+    console = Console(stderr=True)
+    with transient_progress(console) as bar:
+        announce = partial(print_line, console)
+        return shard(options.data, options.out, options.size, bar("shard"), announce)

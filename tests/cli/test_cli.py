@@ -113,12 +113,12 @@ def test_a_summary_of_the_images_is_printed_before_they_are_read(capsys, tmp_pat
     save_images(classes, 1, seed=0)
     args = [classes, *TINY, "--loader.cache", "device", "--out", tmp_path / "run"]
     assert cli.main(["pretrain", *map(str, args)]) == 2
-    headline, ignored, error = capsys.readouterr().err.splitlines()
-    assert headline == (
-        f"simsiam on {classes}: 24 images (plus 12 for validation, 2 classes), resnet10t, batches of 8, "
-        f"2 epochs -> {tmp_path / 'run'}"
+    found, headline, error = capsys.readouterr().err.splitlines()
+    assert found == (
+        f"{classes}: 24 images in train/, 12 for validation in val/, 2 classes; left out: 1 image outside "
+        "train/ and val/ (000.jpg)"
     )
-    assert ignored == "ignoring 1 image outside train/ and val/"
+    assert headline == f"simsiam on {classes}: resnet10t, batches of 8, 2 epochs -> {tmp_path / 'run'}"
     assert error.startswith("siam: loader.cache device requires images of equal size")
     assert not (tmp_path / "run" / "settings.yaml").exists(), "no run to be resumed: it has yet to begin"
 

@@ -50,13 +50,14 @@ def test_regular_files_are_those_with_an_end(special, photos):
 
 
 def test_a_link_in_a_folder(special, photos, tmp_path):
-    (photos / "link.jpg").symlink_to(special)
+    """It is left out, and named; one that appears after the folder was listed is unreadable."""
     images = open_images(photos).train
-    index = [images.path(i) for i in range(len(images))].index("link.jpg")
+    (photos / "000.jpg").unlink()
+    (photos / "000.jpg").symlink_to(special)
     with pytest.raises(BrokenImage, match="not a regular file"):
-        images.read(index)
+        images.read(0)
     done = shard(photos, tmp_path / "shards")
-    assert (done["images"], done["unreadable"]) == (24, 1)
+    assert (done["images"], done["unreadable"]) == (23, 0)
 
 
 def test_an_entry_of_a_list(special, photos, tmp_path):

@@ -250,3 +250,26 @@ def test_a_metric_that_is_off_costs_no_pass(shades, monkeypatch):
     monitor.settings = replace(monitor.settings, monitor=replace(monitor.settings.monitor, knn_every=0))
     monkeypatch.setattr(monitor, "_features", None)
     assert monitor.baselines(network) == {"pixel_knn": None, "untrained_knn": None}
+
+
+def test_unlabeled_images_neither_vote_nor_count():
+    """Each query's nearest neighbor is unlabeled; the next has its class. The last query has no label."""
+    from siam.metrics import Look, knn
+    from siam.settings.pretraining import MonitorSettings
+
+    bank = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+    queries = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    settings = MonitorSettings(knn_k=1)
+    labels, truth = torch.tensor([-1, 0, -1, 1]), torch.tensor([0, 1, -1])
+    assert knn.measure(Look(settings, bank, bank, None, labels, 2, queries, truth)) == 1.0
+    nothing = torch.full((4,), -1)
+    assert knn.measure(Look(settings, bank, bank, None, nothing, 2, queries, truth)) is None
+    assert knn.measure(Look(settings, bank, bank, None, labels, 2, queries, nothing[:3])) is None
+
+
+def test_without_labeled_validation_images_a_fifth_of_the_bank_is_classified(classes):
+    for file in list((classes / "val").rglob("*.jpg")):
+        file.rename(classes / "val" / f"{file.parent.name}{file.name}")
+    monitor, _ = monitor_of(classes)
+    assert (len(monitor.bank), len(monitor.queries)) == (19, 5)
+    assert monitor.query_labels.tolist() == [0, 0, 0, 1, 1]

@@ -13,9 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siam.data.images import ImageSets
+from siam.data.images import UNLABELED, ImageSets, class_of
 from siam.data.labels import align_classes
+from siam.data.left_out import LeftOut
 from siam.errors import DataError, first_line
+
+LABELS = "array of labels without a class per image", "arrays of labels without a class per image"
 
 LOOKS_LIKE = "a .npy or .npz array"
 ORDER = 50
@@ -37,14 +40,15 @@ def open(name: str) -> ImageSets:
         raise DataError(f"{name} cannot be read: {first_line(error)}") from None
     if "images" not in arrays:
         raise DataError(f"{name} has no 'images' array, only {', '.join(sorted(arrays)) or 'nothing'}")
+    left_out = LeftOut()
     if "val_images" not in arrays:
         mapped = path if path.suffix == ".npy" else None
-        return ImageSets(_array_set(name, arrays["images"], arrays.get("labels"), "", mapped), None)
-    train = _array_set(name, arrays["images"], arrays.get("labels"), "train")
-    val = _array_set(name, arrays["val_images"], arrays.get("val_labels"), "val")
-    if train.labels is not None and val.labels is not None:
-        align_classes(name, train, val)
-    return ImageSets(train, val)
+        images = _array_set(name, arrays["images"], arrays.get("labels"), "", left_out, mapped)
+        return ImageSets(images, None, left_out=left_out)
+    train = _array_set(name, arrays["images"], arrays.get("labels"), "train", left_out)
+    val = _array_set(name, arrays["val_images"], arrays.get("val_labels"), "val", left_out)
+    align_classes(train, val, left_out)
+    return ImageSets(train, val, left_out=left_out)
 
 
 class ArrayImages:
@@ -78,7 +82,8 @@ class ArrayImages:
         return self.images.shape[1], self.images.shape[2]
 
     def path(self, i: int) -> str:
-        folder = f"{self.classes[self.labels[i]]}/" if self.labels is not None else ""
+        kind = class_of(self, i)
+        folder = "" if kind is None else f"{kind}/"
         return f"{self.prefix}{folder}{i:06d}"
 
     def encoded(self, i: int) -> None:
@@ -113,9 +118,17 @@ def _rgb(images: NDArray[Any]) -> NDArray[Any]:
 
 
 def _array_set(
-    name: str, images: NDArray[Any], labels: NDArray[Any] | None, split: str, file: Path | None = None
+    name: str,
+    images: NDArray[Any],
+    labels: NDArray[Any] | None,
+    split: str,
+    left_out: LeftOut,
+    file: Path | None = None,
 ) -> ArrayImages:
-    """Validate images and labels, and create a dataset from them. Raises DataError."""
+    """Create a dataset from images and labels. Raises DataError if the images cannot be used.
+
+    Labels that cannot be used are recorded in `left_out`.
+    """
     rgb = _rgb(images)
     if rgb.ndim != 4 or rgb.shape[3] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape[1:]:
         raise DataError(
@@ -125,9 +138,26 @@ def _array_set(
         raise DataError(f"found no images in {name}: the array is empty")
     if labels is None:
         return ArrayImages(name, rgb, None, (), split, file)
-    if labels.shape != (len(rgb),) or labels.dtype.kind not in "iu" or labels.min() < 0:
-        raise DataError(
-            f"{name}: labels must be {len(rgb)} non-negative integers, got {labels.dtype} {labels.shape}"
-        )
-    classes, numbers = np.unique(labels, return_inverse=True)
+    values = _values(labels, len(rgb))
+    if values is None:
+        array = "val_labels" if split == "val" else "labels"
+        left_out.add(LABELS, [f"{array}: {labels.dtype} {labels.shape} for {len(rgb)} images"])
+        return ArrayImages(name, rgb, None, (), split, file)
+    unlabeled = np.isin(values, ("", "-1") if values.dtype.kind == "U" else UNLABELED)
+    classes = np.unique(values[~unlabeled])
+    if not len(classes):
+        return ArrayImages(name, rgb, None, (), split, file)
+    numbers = np.where(unlabeled, UNLABELED, np.searchsorted(classes, values))
     return ArrayImages(name, rgb, numbers.astype(np.int64), (str(c) for c in classes), split)
+
+
+def _values(labels: NDArray[Any], count: int) -> NDArray[Any] | None:
+    """Return labels as integers or strings (N,), -1 for NaN; None if they are not one class per image."""
+    if labels.size != count or labels.dtype.kind not in "biufU":
+        return None
+    values = labels.reshape(count)
+    if labels.dtype.kind == "f":
+        values = np.where(np.isnan(values), UNLABELED, values)
+        whole = (values == np.round(values)) & (np.abs(values) < 2**53)
+        return values.astype(np.int64) if whole.all() else None
+    return values if labels.dtype.kind == "U" else values.astype(np.int64)

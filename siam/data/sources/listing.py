@@ -1,58 +1,129 @@
-"""A text file with one image path per line, relative to the file.
+"""A list of image paths, relative to the file: text with one path per line, or a table (CSV, TSV).
 
-A path may be followed by a tab and a label.
+In text, a path may be followed by a tab and a label. A table has a header with a column
+of paths and, optionally, of labels and of splits; or no header, and paths in the first
+column and labels in the second. Without a label, or with label -1, an image is
+unlabeled.
 """
 
+import csv
 import os
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from siam.data.images import ImageSets
-from siam.data.labels import sorted_classes
+from siam.data.images import UNLABELED, ImageSets
+from siam.data.kinds import is_image
+from siam.data.labels import align_classes, sorted_classes
+from siam.data.left_out import NAMED, LeftOut
 from siam.data.packed import PackedStrings
 from siam.data.sources.folder import FolderImages
-from siam.errors import DataError
+from siam.data.splits import outside, train_and_val
+from siam.errors import DataError, first_line
 from siam.system.files import regular
 
-LOOKS_LIKE = "a .txt list of paths"
+LOOKS_LIKE = "a .txt or .csv list of paths"
 ORDER = 60
+
+PATHS = (
+    "path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "image_file",
+    "image_name", "img", "img_path",
+)  # fmt: skip
+LABELS = ("label", "class", "class_name", "label_name", "category", "target", "cls", "labels")
+SPLITS = ("split", "subset", "partition", "set")
+"""Names of a table's columns, in any case."""
+
+_SUFFIXES = (".txt", ".csv", ".tsv")
+
+_Row = tuple[str, str, str]
+"""Path, label and split; "" if missing."""
 
 
 def recognizes(name: str) -> bool:
-    return Path(name).suffix == ".txt" and os.path.isfile(name)
+    return name.lower().endswith(_SUFFIXES) and os.path.isfile(name)
 
 
 def open(name: str) -> ImageSets:
-    path = Path(name)
+    file = Path(name)
     found: dict[str, int] = {}
-    labels = array("q")
+    split_numbers: dict[str, int] = {}
+    labels, splits = array("q"), array("q")
 
-    def names() -> Iterator[str]:
-        with regular(path).open(encoding="utf-8-sig", errors="surrogateescape") as lines:
-            for line in lines:
-                entry, _, label = line.rstrip("\n").partition("\t")
-                if not entry.strip():
-                    continue
-                if ".." in entry and ".." in Path(entry).parts:
-                    raise DataError(f"{name}: {entry} is outside the list's folder; use an absolute path")
-                if label:
-                    labels.append(found.setdefault(label, len(found)))
-                yield entry
+    def paths() -> Iterator[str]:
+        for path, label, split in _rows(file):
+            if ".." in path and ".." in Path(path).parts:
+                raise DataError(f"{name}: {path} is outside the list's folder; use an absolute path")
+            labels.append(UNLABELED if label in ("", "-1") else found.setdefault(label, len(found)))
+            splits.append(split_numbers.setdefault(split, len(split_numbers)))
+            yield path
 
     try:
-        images = FolderImages(name, path.parent, PackedStrings(names()))
+        names = PackedStrings(paths())
     except OSError as error:
         raise DataError(f"cannot read {name}: {error.strerror}") from None
-    if not len(images):
+    except csv.Error as error:
+        raise DataError(f"{name} cannot be read as a table: {first_line(error)}") from None
+    if not len(names):
         raise DataError(f"found no images in {name}: the list is empty")
-    if len(labels) not in (0, len(images)):
+    classes, numbers = sorted_classes(found, np.array(labels, dtype=np.int64))
+
+    def build(chosen: NDArray[np.bool_]) -> FolderImages:
+        kept = names if chosen.all() else PackedStrings(names[int(i)] for i in np.flatnonzero(chosen))
+        images = FolderImages(name, file.parent, kept)
+        images.classes, images.labels = (classes, numbers[chosen]) if classes else ((), None)
+        return images
+
+    train, val = train_and_val(list(split_numbers))
+    if not train or not val:
+        return ImageSets(build(np.ones(len(names), dtype=bool)), None)
+    split = np.array(splits)
+    in_train, in_val = (split == split_numbers[one] for one in (train, val))
+    left_out = LeftOut()
+    rest = np.flatnonzero(~(in_train | in_val))
+    if len(rest):
+        left_out.add(outside(f"{train} and {val}"), [names[int(i)] for i in rest[:NAMED]], len(rest))
+    sets = build(in_train), build(in_val)
+    align_classes(*sets, left_out)
+    return ImageSets(*sets, left_out=left_out, folders=(train, val))
+
+
+def _rows(file: Path) -> Iterator[_Row]:
+    """Yield the path, label and split of each line."""
+    with regular(file).open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+        if file.suffix.lower() == ".txt":
+            for line in lines:
+                path, _, label = line.rstrip("\n").partition("\t")
+                if path.strip():
+                    yield path, label, ""
+            return
+        header = lines.readline()
+        lines.seek(0)
+        delimiter = "\t" if file.suffix.lower() == ".tsv" else ";" if ";" in header else ","
+        columns: list[int | None] = []
+        for row in csv.reader(lines, delimiter=delimiter):
+            if not columns:
+                columns = _columns(file, row)
+                if not is_image(row[0].rpartition("/")[2]):
+                    continue
+            cells = ["" if at is None or at >= len(row) else row[at].strip() for at in columns]
+            if cells[0]:
+                yield cells[0], cells[1], cells[2]
+
+
+def _columns(file: Path, first: list[str]) -> list[int | None]:
+    """Return the numbers of the columns of paths, labels and splits, from the table's first row."""
+    if first and is_image(first[0].rpartition("/")[2]):  # no header
+        return [0, 1, 2]
+    names = [cell.strip().lower() for cell in first]
+    path, *rest = (
+        next((names.index(known) for known in kinds if known in names), None)
+        for kinds in (PATHS, LABELS, SPLITS)
+    )
+    if path is None:
         raise DataError(
-            f"{name} has labels on {len(labels)} of {len(images)} lines: label all of them or none"
+            f"{file} has no column of image paths, only {', '.join(first) or 'an empty line'}: name it 'path'"
         )
-    images.classes, images.labels = (), None
-    if labels:
-        images.classes, images.labels = sorted_classes(found, np.array(labels, dtype=np.int64))
-    return ImageSets(images, None)
+    return [path, *rest]

@@ -19,7 +19,7 @@ from siam.data.images import Encoded, ImageSets
 from siam.data.labels import align_classes
 from siam.data.packed import PackedStrings
 from siam.data.patterns import expand_shards
-from siam.data.splits import split_by_name
+from siam.data.splits import files_outside, split_by_name
 from siam.errors import DataError, first_line
 from siam.system.files import regular
 
@@ -45,9 +45,10 @@ def open(name: str) -> ImageSets:
         if not len(images):
             reason = f" ({next(iter(unreadable.values()))})" if unreadable else ""
             raise DataError(f"found no images in {name}{reason}")
+    left_out = files_outside(files, train, val)
     if len(sets) == 2:
-        align_classes(name, *sets)
-    return ImageSets(sets[0], sets[1] if len(sets) == 2 else None, unreadable)
+        align_classes(sets[0], sets[1], left_out)
+    return ImageSets(sets[0], sets[1] if len(sets) == 2 else None, unreadable, left_out)
 
 
 class ParquetImages(Encoded):

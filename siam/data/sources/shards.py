@@ -19,7 +19,7 @@ from siam.data.images import Encoded, Images, ImageSets
 from siam.data.labels import align_classes, class_folders
 from siam.data.packed import PackedStrings
 from siam.data.patterns import expand_shards
-from siam.data.splits import split_by_name
+from siam.data.splits import files_outside, split_by_name
 from siam.data.tars import read_member, tar_members
 from siam.errors import DataError
 from siam.system.files import regular
@@ -39,15 +39,17 @@ def recognizes(name: str) -> bool:
 def open(name: str) -> ImageSets:
     places = list(expand_shards(name))
     if not remote.is_remote(places[0]) and Path(name).is_dir():
-        indexed = (str(Path(name) / known) for known in _index_next_to(places[0]))
+        firsts = {Path(place).parent: place for place in places}
+        indexed = (str(folder / known) for folder, first in firsts.items() for known in _index_next_to(first))
         places = sorted({*places, *indexed})  # a missing shard is reported, like a corrupt one
     train, val = split_by_name(places)
     unreadable: dict[str, str] = {}
+    left_out = files_outside(places, train, val)
     if not train or not val:
-        return ImageSets(_set(name, train or places, unreadable), None, unreadable)
+        return ImageSets(_set(name, train or places, unreadable), None, unreadable, left_out)
     both = _set(name, train, unreadable), _set(name, val, unreadable)
-    align_classes(name, *both)
-    return ImageSets(*both, unreadable)
+    align_classes(*both, left_out)
+    return ImageSets(*both, unreadable, left_out)
 
 
 class ShardImages(Encoded):
