@@ -45,7 +45,8 @@ def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
     if file.is_dir():
         return _read_folder(file)
     if not file.is_file():
-        raise RunError(f"checkpoint {file} does not exist")
+        problem = "is not a regular file" if file.exists() else "does not exist"
+        raise RunError(f"checkpoint {file} {problem}")
     tensors, metadata = _read_file(file)
     _require_dense(tensors, file)
     if file.name.startswith(Path(CHECKPOINT).stem) and (file.parent / SETTINGS).is_file():

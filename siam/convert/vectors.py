@@ -29,8 +29,8 @@ from siam.runs.bars import OnProgress, print_line, print_sets, running_total, tr
 from siam.runs.encoder import Layer, load
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK
 from siam.settings.checks import AtLeast, check
-from siam.system.device import find_device, uses_bf16
-from siam.system.files import write_atomically
+from siam.system.device import find_device, float32_by_default, uses_bf16
+from siam.system.files import regular, write_atomically
 from siam.system.names import stored
 
 Precision = Literal["float32", "float16"]
@@ -70,6 +70,7 @@ class Embedder:
             yield features.numpy(), embedded
 
 
+@float32_by_default()
 def embed(
     run: str | Path,
     data: Any,
@@ -103,6 +104,7 @@ def embed(
     return np.concatenate(vectors), paths
 
 
+@float32_by_default()
 def embed_to_parquet(
     run: str | Path,
     data: str | Path,
@@ -234,7 +236,7 @@ def _digest(run: str | Path) -> str:
     for name in (ENCODER, CHECKPOINT, NETWORK):
         file = Path(run).expanduser() / name
         if file.exists():
-            with file.open("rb") as opened:
+            with regular(file).open("rb") as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()
 

@@ -53,6 +53,11 @@ class Order(Sampler[Key]):
         """
         return Order(self.size, self.settings, start, self.rank, self.processes, self.groups)
 
+    def after(self, count: int) -> "Order":
+        """Return a copy of this order without its first `count` keys."""
+        epoch, step = self.start
+        return self.at(divmod(epoch * self.steps + step + count, self.steps))
+
     def epoch(self, epoch: int) -> NDArray[np.int64]:
         """Return the image indices of an epoch's global batches (steps, B)."""
         batch, seed = self.settings.batch_size, self.settings.seed

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from siam.errors import RunError, first_line
-from siam.system.files import write_atomically
+from siam.system.files import regular, write_atomically
 
 PICTURES = "pictures.npz"
 
@@ -57,7 +57,7 @@ class Pictures:
         """
         file = folder / PICTURES
         try:
-            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+            with regular(file).open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
                 read = {f.name: arrays[f.name] for f in fields(cls)}
             _require_pictures(**read)
         except FileNotFoundError:

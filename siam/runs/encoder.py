@@ -15,8 +15,8 @@ from siam.parts.heads import build_projector
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK, open_run
 from siam.runs.tensors import load_checkpoint
 from siam.settings.pretraining import Settings
-from siam.system.device import find_device
-from siam.system.files import write_atomically
+from siam.system.device import find_device, float32_by_default
+from siam.system.files import regular, write_atomically
 
 Layer = Literal["backbone", "projector"]
 
@@ -45,6 +45,7 @@ class Encoder(nn.Module):
         return (out if self.projector is None else self.projector(out)).float()
 
 
+@float32_by_default()
 def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Encoder:
     """Load a run's encoder in eval mode with frozen weights: `siam.load("runs/photos")`.
 
@@ -86,7 +87,8 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], source: Path) ->
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
-        return load_safetensors(file.read_bytes())  # the library opens only files whose names are UTF-8
+        # The library itself opens only files whose names are UTF-8.
+        return load_safetensors(regular(file).read_bytes())
     except Exception as error:
         raise RunError(f"{file} cannot be read: {first_line(error, 200)}") from None
 

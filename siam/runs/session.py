@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -34,32 +34,15 @@ from siam.runs.decisions import Decisions
 from siam.runs.folder import CHECKPOINT, UNREADABLE, read_records
 from siam.runs.logger import Logger, NullLogger
 from siam.runs.pace import Pace
-from siam.runs.saving import RunStopped, Saver, StopRequest
+from siam.runs.saving import GaveUpWaiting, RunStopped, Saver, StopRequest
 from siam.runs.threads import Threads
-from siam.settings.pretraining import CheckpointSettings
 from siam.settings.schedule import Schedule
+from siam.settings.session import SessionSettings
 from siam.system.device import find_device, tune_process, uses_bf16
 from siam.system.files import locked, write_atomically
 from siam.system.names import shown
 
 T = TypeVar("T")
-
-
-class SessionSettings(Protocol):
-    """The settings that a session needs, common to pretraining and transfer."""
-
-    @property
-    def device(self) -> str: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def threads(self) -> int: ...
-    @property
-    def checkpoint(self) -> CheckpointSettings: ...
 
 
 class Session:
@@ -187,19 +170,31 @@ class Session:
         return self.schedule.total_steps
 
     def guard(self, batches: Iterator[T]) -> Iterator[T]:
-        """Yield batches until the last step; if the loader raises a SiamError, save a checkpoint first."""
+        """Yield batches until the last step; if the loader raises a SiamError, save a checkpoint first.
+
+        Raises RunStopped if a stop is requested while the loader waits for images.
+        """
         try:
-            for batch in batches:
+            for batch in self.stop.not_waiting_for(batches):
                 yield batch
                 if self.step == self.total_steps:
                     return
         except SiamError:
-            if world_size() == 1:  # with several ranks, the others are in the middle of a step
-                self.progress.loss_sum = float(self.loss_sum)
-                self.progress.unreadable = dict(self.unreadable)
-                self._require_finite()
-                self.save()
+            self._save_between_steps()
             raise
+        except GaveUpWaiting:
+            saved = self._save_between_steps(last_chance=True)
+            raise self._stopped("saved" if saved else "the last checkpoint is") from None
+
+    def _save_between_steps(self, last_chance: bool = False) -> bool:
+        """Save and return True, except with several ranks: the others are in the middle of a step."""
+        if world_size() > 1:
+            return False
+        self.progress.loss_sum = float(self.loss_sum)
+        self.progress.unreadable = dict(self.unreadable)
+        self._require_finite()
+        self.save(last_chance)
+        return True
 
     def seed_step(self, step: int | None = None) -> None:
         """Seed torch from (seed, step, rank), so that a resumed run draws the same random numbers."""
@@ -266,12 +261,13 @@ class Session:
         if (self.stopping or self.time_is_up) and not done:
             self.write_report()
         if self.stopping and not done:
-            raise_everywhere(
-                RunStopped(
-                    f"stopped on request after step {self.step} of {self.total_steps}, saved in {self.folder}"
-                    ": continue with --resume"
-                )
-            )
+            raise_everywhere(self._stopped("saved"))
+
+    def _stopped(self, saved: str) -> RunStopped:
+        return RunStopped(
+            f"stopped on request after step {self.step} of {self.total_steps}, {saved} in {self.folder}"
+            ": continue with --resume"
+        )
 
     def finish(self) -> None:
         """Complete the last exchange of flags between ranks, and restore the previous signal handlers."""
@@ -341,7 +337,7 @@ class Session:
         at = min(all_gather_object(float(self.diverged_at)))
         problem = f"the weights are no longer finite after step {self.step}"
         if math.isfinite(at):
-            problem = f"the loss is no longer finite at step {int(at) + 1}{self.name_batch(int(at))}"
+            problem = f"the loss is not finite at step {int(at) + 1}{self.name_batch(int(at))}"
         saved = (self.folder / CHECKPOINT).exists()
         kept = "the last good checkpoint is kept" if saved else "nothing was saved"
         fix = f"lower {self.lr_setting}, or set precision to float32"

@@ -1,7 +1,9 @@
-"""Write files atomically, and lock run folders."""
+"""Write files atomically, read regular files only, and lock run folders."""
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +36,23 @@ def write_atomically(
     then()
     temporary.replace(path)
     sync_folder(path.parent)
+
+
+def regular(path: str | Path) -> Path:
+    """Return the path of a regular file, to be read.
+
+    Raises OSError if it does not exist, or is a pipe or a device: reading these may never end.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except ValueError:  # names in lists and annotations may contain anything
+        raise OSError(errno.EINVAL, "the name contains a NUL character", str(path)) from None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path
 
 
 def sync_folder(folder: Path) -> None:

@@ -31,7 +31,7 @@ from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences
 from siam.settings.pretraining import Settings
-from siam.system.device import find_device
+from siam.system.device import find_device, float32_by_default
 from siam.system.names import LONGEST_NAME
 from siam.train.pretrain import Outcome, train
 from siam.train.speed import ThisMachine
@@ -44,6 +44,7 @@ Opener = Callable[[str], ImageSets]
 """A cached `open_images`, because listing a million files takes seconds."""
 
 
+@float32_by_default()
 def start(
     overrides: Overrides,
     recipe: str | None = None,

@@ -27,6 +27,7 @@ from siam.runs.results import TRANSFER, TransferResult, load_transfer, save_tran
 from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
+from siam.system.device import float32_by_default
 from siam.system.files import write_atomically
 from siam.system.names import LONGEST_NAME
 from siam.transfer.annotations import DetectionDataset
@@ -41,6 +42,7 @@ Opener = Callable[[str | Path, bool], DetectionDataset]
 """Type of `open_annotated`, which may be cached so that annotations are read once."""
 
 
+@float32_by_default()
 def transfer(
     run: str | Path,
     data: str | Path,
