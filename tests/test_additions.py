@@ -286,7 +286,7 @@ def test_the_verb_runs_explains_itself_and_prints_json(trained, database, capsys
 
 def test_the_source_splits_labels_embeds_and_shards(trained, database, tmp_path):
     out, said, outcome = trained
-    assert "20 images (plus 10 for validation, 2 classes)" in " ".join(said.split())
+    assert "20 images in train/, 10 for validation in val/, 2 classes" in " ".join(said.split())
     assert outcome["pixel_knn"] >= 0.9  # its labels: pixels tell dark from light
     vectors, paths = siam.embed(out, database, workers=0)
     assert paths[:2] == ["train/dark/000.jpg", "train/dark/001.jpg"]

@@ -43,9 +43,9 @@ def mixed(tmp_path):
 
 
 FOUND = (
-    "16 images in train/, 4 for validation in valid/, 3 classes; left out: 1 hidden or side file or folder "
-    "(train/a/@eaDir/), 1 image in an unsupported format (train/a/x.heic), 4 images outside train/ and "
-    "valid/ (000.jpg, test/a/000.jpg, test/a/001.jpg, ...)\n"
+    "16 images in train/, 4 for validation in valid/, 3 classes (no validation images for c); left out: "
+    "1 hidden or side file or folder (train/a/@eaDir/), 1 image in an unsupported format (train/a/x.heic), "
+    "4 images outside train/ and valid/ (000.jpg, test/a/000.jpg, test/a/001.jpg, ...)\n"
 )
 
 
