@@ -2,7 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all lint format types bench clean
+MINUTES ?= 10
+RUNS ?= 100
+
+.PHONY: demo test test-all fuzz torture lint format types bench clean
 
 demo: $(BIN)/siam            ## train on the built-in shapes, in minutes on two cores
 	$(BIN)/siam pretrain
@@ -12,6 +15,12 @@ test: $(BIN)/.dev            ## the fast tests
 
 test-all: test               ## the slow ones too, three at a time: they mostly wait for processes of their own
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m slow
+
+fuzz: $(BIN)/.dev            ## mutated files of every kind; make fuzz MINUTES=30 SEED=7
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+torture: $(BIN)/.dev         ## faults at random moments of every verb; make torture RUNS=100 SEED=7
+	$(BIN)/python -m tests.torture --runs $(RUNS) $(if $(SEED),--seed $(SEED))
 
 lint: $(BIN)/.dev
 	$(BIN)/ruff check .

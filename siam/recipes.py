@@ -101,16 +101,22 @@ collapse in batches of 32 (see `std_at_collapse`).
 RECIPES = {"imagenet": IMAGENET, "cifar10": CIFAR10, "imagenette": IMAGENETTE, "demo": DEMO}
 
 
+def require_method(name: str) -> str:
+    """Return the name of a method. Raises SettingsError, with a suggestion, if it does not exist."""
+    if name not in METHODS:
+        raise SettingsError(
+            f"unknown method '{name}'{did_you_mean(name, METHODS)}; choose from {', '.join(METHODS)}"
+        )
+    return name
+
+
 def starting_point(recipe: str | None, method: str, data: str, side: int, size: int) -> Settings:
     """Return a recipe's settings, adapted to the method and dataset; the user's settings override them.
 
     recipe: name, or None to choose a recipe that suits the images. side: length of a typical image's shorter
     side, in pixels. size: number of images. Raises SettingsError if the method or recipe is unknown.
     """
-    if method not in METHODS:
-        raise SettingsError(
-            f"unknown method '{method}'{did_you_mean(method, METHODS)}; choose from {', '.join(METHODS)}"
-        )
+    require_method(method)
     if recipe is not None and recipe not in RECIPES:
         raise SettingsError(
             f"unknown recipe '{recipe}'{did_you_mean(recipe, RECIPES)}; choose from {', '.join(RECIPES)}"

@@ -11,14 +11,19 @@ import torch
 from siam.cli import command as cli
 
 
-def run(args, out, err):
-    """Run the command in the new process, on one thread. out, err: files that receive its output."""
+def run(args, out, err, before):
+    """Run the command in the new process, on one thread.
+
+    out, err: files that receive its output. before: a function to call first, or None.
+    """
     os.setpgrp()  # so that it can be killed with all the processes it starts
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
     os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side: more threads would wait for each other
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a server of forks may ignore it
+    if before is not None:
+        before()
     sys.exit(cli.main(args))
 
 
@@ -33,10 +38,10 @@ class Command:
         ["siam.train.pretrain", "siam.report.page", "siam.protocols.evaluate", "siam.cli.arguments", __name__]
     )
 
-    def __init__(self, *args):
+    def __init__(self, *args, before=None):
         self.outputs = [os.memfd_create("stdout"), os.memfd_create("stderr")]
         paths = [f"/proc/{os.getpid()}/fd/{output}" for output in self.outputs]
-        self.process = self.start.Process(target=run, args=([str(arg) for arg in args], *paths))
+        self.process = self.start.Process(target=run, args=([str(arg) for arg in args], *paths, before))
         self.process.start()
 
     @property

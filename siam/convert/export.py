@@ -48,7 +48,7 @@ def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
     encoder = load(run)
     state = {key: value.contiguous() for key, value in encoder.backbone.state_dict().items()}
     about = describe(settings, encoder)
-    out = Path(out)
+    out = Path(out).expanduser()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         match format:
@@ -74,7 +74,8 @@ def describe(settings: Settings, encoder: Encoder) -> dict[str, str]:
     return {
         "method": settings.method.name,
         "backbone": settings.backbone,
-        "width": f"{settings.width:g}",
+        "width": repr(settings.width),
+        "stem": settings.stem,
         "features": str(encoder.features),
         "image_size": str(encoder.image_size),
         "mean": " ".join(map(str, IMAGENET_MEAN)),
@@ -121,6 +122,8 @@ def _save_timm(out: Path, state: State, about: dict[str, str], settings: Setting
             "safetensors instead"
         )
     side = encoder.image_size
+    own: Any = encoder.backbone.pretrained_cfg
+    adapts = ("first_conv", "classifier", "pool_size", "fixed_input_size")  # to other channels and classes
     config = {
         "architecture": settings.backbone,
         "num_classes": 0,
@@ -128,6 +131,7 @@ def _save_timm(out: Path, state: State, about: dict[str, str], settings: Setting
         "pretrained_cfg": {
             "input_size": [3, side, side], "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD),
             "num_classes": 0, "interpolation": "bilinear", "crop_pct": 0.875,
+            **{key: own[key] for key in adapts if own.get(key) is not None},
         },
         "siam": about,
     }  # fmt: skip

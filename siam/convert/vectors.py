@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.console import Console
 
+from siam.data.given import open_given
 from siam.data.images import Images, ImageSets, class_of
 from siam.data.loader import choose_workers
 from siam.data.sources import open_images
 from siam.data.unreadable import Unreadable
-from siam.errors import DataError, RunError, SettingsError
+from siam.errors import DataError, RunError, first_line
 from siam.measure.features import center_views, stream
 from siam.processes.agree import all_gather_object, on_rank_zero
 from siam.processes.gather import rank, world_size
@@ -27,6 +28,7 @@ from siam.processes.rendezvous import local_device, process_group
 from siam.runs.bars import OnProgress, print_line, print_sets, running_total, transient_progress
 from siam.runs.encoder import Layer, load
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK
+from siam.settings.checks import AtLeast, check
 from siam.system.device import find_device, uses_bf16
 from siam.system.files import write_atomically
 from siam.system.names import stored
@@ -44,15 +46,14 @@ Vectors = tuple[NDArray[np.float32], NDArray[np.int64]]
 class Embedder:
     """Computes embeddings of images with a run's encoder."""
 
-    run: str | Path
+    run: Path | str
     device: str = "auto"
-    batch_size: int = 256
-    workers: int = -1
+    batch_size: Annotated[int, AtLeast(1)] = 256
+    workers: Annotated[int, AtLeast(-1, "(automatic)")] = -1
     layer: Layer = "backbone"
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise SettingsError(f"batch_size must be at least 1, got {self.batch_size}")
+        check(self)
 
     def vectors(
         self, images: Images, indices: NDArray[np.int64], unreadable: dict[int, str] | None = None
@@ -63,7 +64,7 @@ class Embedder:
         """
         device = find_device(local_device(self.device))
         encoder = load(self.run, str(device), self.layer)
-        workers = choose_workers(self.workers, device)
+        workers = choose_workers(self.workers, device, len(indices))
         views = center_views(images, encoder.image_size, indices, self.batch_size, workers, unreadable)
         for features, embedded in stream(encoder, views, device, uses_bf16("auto", device)):
             yield features.numpy(), embedded
@@ -71,7 +72,7 @@ class Embedder:
 
 def embed(
     run: str | Path,
-    data: str | Path,
+    data: Any,
     device: str = "auto",
     batch_size: int = 256,
     workers: int = -1,
@@ -80,7 +81,8 @@ def embed(
     """Return the embeddings, float32 (N, D), and paths of all images, in dataset order.
 
     run: run folder. data: images, as in `siam.pretrain`; training images come first,
-    then validation images. layer: `backbone` for features, or `projector` for projector
+    then validation images. Also an image file, a list of them, PIL images, or uint8
+    arrays (H, W, 3) or (N, H, W, 3). layer: `backbone` for features, or `projector` for projector
     outputs z (N, d). workers: data-loading workers; -1: based on the number of cores.
     Unreadable images are skipped. Raises SettingsError, RunError if the run has no
     encoder, or DataError if no image is readable.
@@ -88,7 +90,7 @@ def embed(
     embedder = Embedder(run, device, batch_size, workers, layer)
     vectors: list[NDArray[np.float32]] = []
     paths: list[str] = []
-    sets = open_images(data)
+    sets = open_given(data)
     if sets.left_out or sets.unreadable_files:
         print_sets(Console(stderr=True), sets)
     for images in _all_sets(sets):
@@ -96,7 +98,8 @@ def embed(
             vectors.append(features)
             paths += [images.path(int(i)) for i in indices]
     if not vectors:
-        raise DataError(f"none of the images in {data} can be read")
+        name = data if isinstance(data, str | Path) else "the list"
+        raise DataError(f"none of the images in {name} can be read")
     return np.concatenate(vectors), paths
 
 
@@ -120,7 +123,7 @@ def embed_to_parquet(
     summary. Raises SiamError.
     """
     embedder = Embedder(run, device, batch_size, workers, layer)
-    out = Path(out)
+    out = Path(out).expanduser()
     if out.is_dir():
         raise RunError(f"{out} is a folder: specify a file, such as {out / 'vectors.parquet'}")
     parts = out.with_name(out.name + ".parts")
@@ -180,7 +183,7 @@ def _write_parts(
     """
     size = _PART * embedder.batch_size
     files = [folder / f"{number}-{part:08d}.parquet" for part in range(-(-len(images) // size))]
-    missing = on_rank_zero(lambda: [part for part, file in enumerate(files) if not file.exists()])
+    missing = on_rank_zero(lambda: [part for part, file in enumerate(files) if not _is_whole(file)])
     own = missing[rank() :: world_size()]
     part_of = np.arange(len(images)) // size
     done = int((~np.isin(part_of, missing)).sum())
@@ -229,11 +232,33 @@ def _digest(run: str | Path) -> str:
     """Return a SHA-256 digest of the run's weight files."""
     digest = hashlib.sha256()
     for name in (ENCODER, CHECKPOINT, NETWORK):
-        file = Path(run) / name
+        file = Path(run).expanduser() / name
         if file.exists():
             with file.open("rb") as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()
+
+
+def _is_whole(part: Path) -> bool:
+    """Return whether a part exists and its footer, which is written last, can be read."""
+    try:
+        metadata = pq.read_metadata(part)
+    except (OSError, pa.ArrowException):
+        return False
+    schema = metadata.schema.to_arrow_schema()
+    return _UNREADABLE in (schema.metadata or {}) and (not metadata.num_rows or "embedding" in schema.names)
+
+
+def _row_groups(part: Path) -> Iterator[pa.Table]:
+    """Yield the row groups of a part. Raises RunError if it is corrupt."""
+    try:
+        opened = pq.ParquetFile(part)
+        for group in range(opened.num_row_groups if opened.metadata.num_rows else 0):
+            yield opened.read_row_group(group)
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(
+            f"{part} is corrupt ({first_line(error)}): delete it, and run the command again"
+        ) from None
 
 
 def _join(parts: Path, out: Path) -> tuple[int, int, Unreadable]:
@@ -247,10 +272,8 @@ def _join(parts: Path, out: Path) -> tuple[int, int, Unreadable]:
     def tables() -> Iterator[pa.Table]:
         nonlocal rows, dimension
         for file in sorted(parts.glob("*.parquet"), key=lambda path: tuple(map(int, path.stem.split("-")))):
-            opened = pq.ParquetFile(file)
-            unreadable.update(json.loads(opened.schema_arrow.metadata[_UNREADABLE]))
-            for group in range(opened.num_row_groups if opened.metadata.num_rows else 0):
-                table = opened.read_row_group(group)
+            unreadable.update(json.loads(pq.read_schema(file).metadata[_UNREADABLE]))
+            for table in _row_groups(file):
                 rows, dimension = rows + len(table), table.schema.field("embedding").type.list_size
                 yield table
 

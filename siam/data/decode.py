@@ -2,10 +2,11 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import simplejpeg
@@ -14,18 +15,31 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from siam.data.metadata import JPEG, exif_orientation, jpeg_orientation, tag_bytes, without_metadata
 from siam.errors import first_line
 
-MAX_PIXELS = 178_956_970
-"""Pillow's decompression-bomb limit; larger images are rejected before allocation."""
+T = TypeVar("T")
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
+MAX_BYTES = 2**29
+"""Limit for an image as a file and, in 8-bit RGB, as pixels: 512 MiB. It is the same for every format."""
+MAX_PIXELS = MAX_BYTES // 3
+"""Limit for width x height, 178,956,970, checked before memory for the pixels is allocated."""
+
+_FORMATS = (
+    "JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000"
+)  # fmt: skip
 """Formats that Pillow may open, regardless of the file extension.
 
 Some others are unsafe: decoding an EPS file runs Ghostscript.
 """
+_MAX_SLOW_PIXELS = 2**20
+"""Limit for files that Pillow decodes pixel by pixel in Python, such as plain-text PPM."""
+_MAX_METADATA = 2**20
+"""Largest file whose metadata Pillow may parse: its loops over segments and bytes are slow."""
+_LARGEST = tuple(2**depth - 1 for depth in (8, 10, 12, 14, 16))
+"""Largest values of the bit depths of cameras and scanners, which are stored in 16 or 32 bits."""
+_ROWS = 256  # rows converted at a time, to save memory
 
-_JPEG = b"\xff\xd8"
 _FAST_COLORS = ("Gray", "YCbCr", "RGB")
 """JPEG color spaces that the fast decoder supports; Pillow reads the others."""
 
@@ -39,6 +53,19 @@ class BrokenImage(Exception):
     def __init__(self, reason: str, until: int | None = None) -> None:
         super().__init__(reason)
         self.reason, self.until = reason, until
+
+
+def read_file(path: Path) -> bytes:
+    """Read an encoded image. Raises BrokenImage if it cannot be read, or is larger than MAX_BYTES."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise BrokenImage(f"has {size:,} bytes, more than {MAX_BYTES:,}")
+        return path.read_bytes()
+    except OSError as error:
+        raise BrokenImage(error.strerror or "cannot be opened") from None
+    except ValueError:  # a list may contain any characters
+        raise BrokenImage("its name contains a null character") from None
 
 
 def decode(data: bytes, downscale: int = 1, smooth_chroma: bool = True) -> Tensor:
@@ -65,7 +92,7 @@ def decode(data: bytes, downscale: int = 1, smooth_chroma: bool = True) -> Tenso
         pixels = simplejpeg.decode_jpeg(
             data, "RGB", fastupsample=not smooth_chroma, min_height=min_size[0], min_width=min_size[1]
         )
-    except ValueError:  # corrupt or merely unusual: Pillow is more tolerant, and its errors are clearer
+    except (ValueError, MemoryError):  # corrupt or merely unusual: Pillow is more tolerant and clearer
         return _decode_any(data)
     return torch.from_numpy(_upright(pixels, header.orientation)).permute(2, 0, 1)
 
@@ -89,8 +116,7 @@ def size_of(data: bytes) -> tuple[int, int]:
         raise BrokenImage("the file is empty")
     size = scalable_size(data)
     if size is None:
-        with _opened(data) as image:
-            size = image.height, image.width
+        size = _with_pillow(data, lambda image: (image.height, image.width))
     return size
 
 
@@ -107,34 +133,15 @@ class _JpegHeader:
 
 def _jpeg_header(data: bytes) -> _JpegHeader | None:
     """Parse the header of a JPEG that the fast decoder supports; return None for any other file."""
-    if not data.startswith(_JPEG):
+    if not data.startswith(JPEG):
         return None
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
     if height * width > MAX_PIXELS:
-        raise BrokenImage(f"has too many pixels: {width} x {height}")
-    return _JpegHeader(height, width, _orientation(data)) if colors in _FAST_COLORS else None
-
-
-def _orientation(data: bytes) -> int:
-    """Return a JPEG's EXIF orientation, or 1 if it has none.
-
-    Reads only the segments before the start of scan.
-    """
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4])
-        if marker == 0xDA:  # start of scan: image data follows
-            break
-        if marker == 0xFF or 0xD0 <= marker <= 0xD8 or marker == 0x01:  # padding, or a marker without a body
-            at += 1 if marker == 0xFF else 2
-            continue
-        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
-            return _exif_orientation(data[at + 10 : at + 2 + length])
-        at += 2 + length
-    return 1
+        raise _too_large(width, height)
+    return _JpegHeader(height, width, jpeg_orientation(data)) if colors in _FAST_COLORS else None
 
 
 def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
@@ -147,67 +154,117 @@ def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1])
 
 
+def _too_large(width: int, height: int) -> BrokenImage:
+    return BrokenImage(f"has too many pixels: {width} x {height}, more than {MAX_PIXELS:,}")
+
+
 def _decode_any(data: bytes) -> Tensor:
-    with _opened(data) as image:
-        pixels = np.array(_to_rgb(ImageOps.exif_transpose(image)))
+    def read(image: Image.Image) -> NDArray[np.uint8]:
+        pixels = _to_rgb(image)
+        # Pillow itself turns TIFFs; that it fails on the EXIF data of others must not cost their pixels
+        turned = image.format == "TIFF" or data.startswith(JPEG)
+        return pixels if turned else _upright(pixels, exif_orientation(image.info.get("exif", b"")))
+
+    pixels = _with_pillow(data, read)
+    if data.startswith(JPEG):
+        pixels = _upright(pixels, jpeg_orientation(data))
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """Convert a PIL image of any mode to upright uint8 RGB (3, H, W)."""
+    return torch.from_numpy(_to_rgb(ImageOps.exif_transpose(image))).permute(2, 0, 1)
+
+
+def _with_pillow(data: bytes, read: Callable[[Image.Image], T]) -> T:
+    """Open an image with Pillow and return `read(image)`, if necessary without the file's metadata.
+
+    Raises BrokenImage.
+    """
+    problem = None
+    if len(data) <= _MAX_METADATA:
+        try:
+            with _opened(data) as image:
+                return read(image)
+        except BrokenImage as error:
+            problem = error
+    bare = without_metadata(data)
+    if problem is not None and bare == data:
+        raise problem
+    try:
+        with _opened(bare) as image:
+            return read(image)
+    except BrokenImage as error:
+        raise problem or error from None
 
 
 @contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
     """Open an image with Pillow; turn any error in the block into BrokenImage."""
+    if tag_bytes(data) > 4 * len(data) + _MAX_METADATA:
+        raise BrokenImage("is a corrupt TIFF: its tags claim more bytes than it has")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # unusual metadata does not make an image unreadable
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                _require_small(image)
                 yield image
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise BrokenImage("has too many pixels") from None
+    except BrokenImage:
+        raise
+    except Image.DecompressionBombError:
+        raise BrokenImage(f"has too many pixels, more than {MAX_PIXELS:,}") from None
     except UnidentifiedImageError:
-        raise BrokenImage("is a corrupt JPEG" if data.startswith(_JPEG) else "is not an image") from None
+        raise BrokenImage("is a corrupt JPEG" if data.startswith(JPEG) else "is not an image") from None
+    except MemoryError:
+        raise BrokenImage("needs more memory than is available") from None
     except Exception as error:  # corrupt bytes make Pillow's readers raise errors of any kind
         raise BrokenImage(first_line(error)) from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _require_small(image: Image.Image) -> None:
+    """Raise BrokenImage if the image's header declares more pixels than can be decoded."""
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        raise _too_large(image.width, image.height)
+    if pixels > _MAX_SLOW_PIXELS and any(
+        tile.codec_name in Image.DECODERS for tile in getattr(image, "tile", ())
+    ):
+        raise BrokenImage(
+            f"is a {image.format} that is slow to decode, {image.width} x {image.height}: save it as PNG"
+        )
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Convert to 8-bit RGB (H, W, 3)."""
     if image.mode.startswith(("I", "F")):  # 16 bits and more: convert() would clip
-        return Image.fromarray(_to_8_bit(np.asarray(image), image.mode)).convert("RGB")
+        return np.repeat(_to_8_bit(np.asarray(image), image.mode)[..., None], 3, axis=2)
+    image.load()  # may add to image.info
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        return np.array(white)
+    return np.array(image.convert("RGB"))
 
 
 def _to_8_bit(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
-    """Convert 16-bit, 32-bit or float pixels of a Pillow `mode` to 8 bits.
+    """Convert 16-bit, 32-bit or float pixels (H, W) of a Pillow `mode` to 8 bits.
 
-    16-bit values are divided by 257. Floats are multiplied by 255 if none exceeds 1,
-    and left unchanged if none exceeds 255. Images with negative values or values above
-    65535 are rescaled to [0, 255]. NaN and infinities become 0.
+    Integers have the smallest bit depth (8, 10, 12, 14 or 16) that holds the largest
+    one: 12 bits if that is between 1024 and 4095. So have floats, unless none exceeds 1:
+    then they are multiplied by 255. Images with negative values or values above 65535
+    are rescaled to [0, 255]. NaN and infinities become 0.
     """
-    values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
+    if mode == "F":
+        values = np.nan_to_num(values, posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > 65535:
-        scaled = (values - low) / max(high - low, 1e-12) * 255
-    elif mode != "F" or high > 255:
-        scaled = values / 257
+        top = max(high, low + 1e-12)
     else:
-        scaled = values * 255 if high <= 1 else values
-    return np.rint(scaled).astype(np.uint8)
-
-
-def _exif_orientation(tiff: bytes) -> int:
-    """Return the orientation (TIFF 6.0, tag 274) stored in the first IFD of EXIF data.
-
-    Returns 1 if the tag is missing or out of range.
-    """
-    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
-    start = int.from_bytes(tiff[4:8], order)
-    for entry in range(int.from_bytes(tiff[start : start + 2], order)):
-        field = tiff[start + 2 + 12 * entry : start + 14 + 12 * entry]
-        if int.from_bytes(field[:2], order) == 274:
-            value = int.from_bytes(field[8:10], order)
-            return value if 1 <= value <= 8 else 1
-    return 1
+        low = 0.0
+        top = 1.0 if mode == "F" and high <= 1 else next(m for m in _LARGEST if high <= m)
+    out = np.empty(values.shape, dtype=np.uint8)
+    for at in range(0, len(values), _ROWS):
+        rows = values[at : at + _ROWS].astype(np.float64)
+        out[at : at + _ROWS] = np.rint((rows - low) / (top - low) * 255)
+    return out

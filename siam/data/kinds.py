@@ -5,7 +5,7 @@ Reason = tuple[str, str]
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
-    ".jpe", ".jif", ".jfif", ".pjpeg", ".apng", ".dib",
+    ".jpe", ".jif", ".jfif", ".pjpeg", ".apng", ".dib", ".avif", ".jp2", ".j2k",
 )  # fmt: skip
 
 HIDDEN = "hidden or side file or folder", "hidden or side files and folders"
@@ -27,7 +27,7 @@ _SIDE_FOLDERS = (
 
 _SIDE_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 _UNSUPPORTED = (
-    ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".jpm", ".j2c", ".jxr", ".psd",
+    ".heic", ".heif", ".hif", ".jxl", ".jpf", ".jpx", ".jpm", ".j2c", ".jxr", ".psd",
     ".svg", ".eps", ".ai", ".ico", ".icns", ".tga", ".dds", ".exr", ".hdr", ".pcx", ".xcf", ".dng", ".raw",
     ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".dcm", ".nii", ".thm",
 )  # fmt: skip

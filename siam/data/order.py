@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from siam.data.random import permutation
+from siam.data.random import generator, permutation
 from siam.settings.pretraining import Settings
 from siam.settings.schedule import Schedule
 
@@ -29,7 +29,7 @@ class Order(Sampler[Key]):
     size: number of images in the dataset. processes: number of ranks, among which each
     global batch is split evenly. groups: see `Images.groups`. The last epoch is
     incomplete if `settings.epochs` is fractional. If the run's length depends on time
-    (`settings.duration`), there is no end.
+    (`settings.time_limit`), there is no end.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Order(Sampler[Key]):
 
     def __iter__(self) -> Iterator[Key]:
         first_epoch, first_step = self.start
-        end = math.inf if self.settings.duration else self.total_steps
+        end = math.inf if self.settings.time_limit else self.total_steps
         for epoch in itertools.count(first_epoch):
             batches = self.epoch(epoch)
             for step in range(first_step if epoch == first_epoch else 0, self.steps):
@@ -87,7 +87,7 @@ def grouped_order(seed: int, epoch: int, groups: NDArray[np.int64], batch: int) 
     count = len(groups) - 1
     lanes = max(n for n in range(1, min(_LANES, count, batch) + 1) if batch % n == 0)
     shuffled = permutation(seed, epoch, count)
-    rng = np.random.Generator(np.random.Philox(key=[seed, epoch + 2**32]))
+    rng = generator(seed, epoch + 2**32)
     dealt = []
     for lane in range(lanes):
         own = shuffled[lane::lanes]

@@ -17,6 +17,8 @@ from filelock import FileLock
 from siam.errors import DataError, first_line
 
 _ATTEMPTS = 4
+_SILENCE = 60.0
+"""Seconds without a byte after which a connection is given up. A slow download may take any time."""
 _EXTRAS = {
     "s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp",
     "hf": "huggingface_hub",
@@ -35,7 +37,7 @@ def read(url: str) -> bytes:
     try:
         data: bytes = file.cat_file(path)
     except Exception as error:  # each protocol has its own errors
-        raise DataError(f"{url} cannot be read: {first_line(error)}") from None
+        raise DataError(f"{url} cannot be read: {first_line(_cause(error))}") from None
     return data
 
 
@@ -49,7 +51,7 @@ def listed(url: str) -> list[str]:
     try:
         found = system.glob(path) if any(c in url for c in "*?[") else system.ls(path, detail=False)
     except Exception as error:
-        raise DataError(f"{url} cannot be listed: {first_line(error)}") from None
+        raise DataError(f"{url} cannot be listed: {first_line(_cause(error))}") from None
     return sorted(one if is_remote(one) else f"{scheme}://{one.lstrip('/')}" for one in found)
 
 
@@ -78,17 +80,24 @@ def _download(url: str, file: Path) -> None:
         try:
             with system.open(path, "rb") as source, part.open("wb") as target:
                 shutil.copyfileobj(source, target, 2**22)
-        except FileNotFoundError:
-            part.unlink(missing_ok=True)
-            raise DataError(f"{url} does not exist") from None
         except Exception as error:
             part.unlink(missing_ok=True)
+            cause = _cause(error)
+            if isinstance(cause, FileNotFoundError) or getattr(cause, "status", 0) in (404, 410):
+                raise DataError(f"{url} does not exist") from None
             if attempt == _ATTEMPTS:
-                raise DataError(f"{url} cannot be downloaded: {first_line(error)}") from None
+                raise DataError(f"{url} cannot be downloaded: {first_line(cause)}") from None
             time.sleep(2.0 ** (attempt - 2))
         else:
             part.replace(file)
             return
+
+
+def _cause(error: BaseException) -> Exception:
+    """Return what happened: fsspec reports a server that refuses or cannot be reached as a missing file."""
+    while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error if isinstance(error, Exception) else Exception(str(error))
 
 
 def _make_room(folder: Path, keep: Path) -> None:
@@ -117,8 +126,19 @@ def _system(url: str) -> tuple[Any, str]:
 
     scheme = url.partition("://")[0]
     try:
-        system, path = fsspec.core.url_to_fs(url)
+        system, path = fsspec.core.url_to_fs(url, **_options(scheme))
     except (ImportError, ValueError) as error:
         remedy = f": pip install {_EXTRAS[scheme]}" if scheme in _EXTRAS else f" ({first_line(error)})"
         raise DataError(f"cannot read {scheme}:// URLs{remedy}") from None
     return system, path
+
+
+def _options(scheme: str) -> dict[str, Any]:
+    """Return fsspec options. aiohttp's default ends every download after 5 minutes, however well it goes."""
+    if scheme not in ("http", "https"):
+        return {}
+    from aiohttp import ClientTimeout
+
+    return {
+        "client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)}
+    }

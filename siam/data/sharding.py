@@ -42,7 +42,7 @@ def shard(
     with each line on what was found. Returns the output folder and the numbers of images,
     unreadable images and shards. Raises SiamError.
     """
-    limit, folder = bytes_of(size), Path(out)
+    limit, folder = bytes_of(size), Path(out).expanduser()
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty: choose another --out")
     sets = open_images(data)

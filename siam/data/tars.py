@@ -1,6 +1,7 @@
 """List the images in a tar file, and read them in place."""
 
 import contextlib
+import os
 import tarfile
 from array import array
 from collections.abc import Iterator
@@ -118,10 +119,9 @@ def read_member(file: Path, span: NDArray[np.int64], until: int | None = None) -
     offset, size = span.tolist()
     try:
         with file.open("rb") as opened:
+            if opened.seek(0, os.SEEK_END) < offset + size:  # before memory for `size` is asked for
+                raise BrokenImage(f"{file.name} is truncated", until)
             opened.seek(offset)
-            data = opened.read(size)
+            return opened.read(size)
     except OSError as error:
         raise BrokenImage(f"{file.name}: {error.strerror or 'cannot be opened'}", until) from None
-    if len(data) < size:
-        raise BrokenImage(f"{file.name} is truncated", until)
-    return data

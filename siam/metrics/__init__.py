@@ -11,7 +11,7 @@ and optionally
     CAPTION                     caption of the curve in the report
     LABEL                       short name in the terminal and tables (default: module name); "" to hide
     ORDER                       sort key among the metrics (default: 0)
-    due(settings, epoch, last)  returns False to skip an epoch (default: measure every monitor.every epochs)
+    due(settings, epoch, last)  returns False to skip an epoch (default: every monitor.every epochs)
     LIVE                        True to show the latest value next to the progress bar
     QUERIES                     True if the metric needs features of the validation images
     BASELINES                   True to also measure raw pixels and the untrained network (pixel_NAME,
@@ -65,8 +65,6 @@ def all_metrics() -> dict[str, ModuleType]:
 
 def due_metrics(settings: Settings, epoch: int, last: bool) -> dict[str, ModuleType]:
     """Return the metrics to measure at the end of `epoch`, by name. last: True for the run's last epoch."""
-    if not last and (epoch + 1) % settings.monitor.every:
-        return {}
     due = (settings, epoch, last)
     return {name: m for name, m in all_metrics().items() if not hasattr(m, "due") or m.due(*due)}
 

@@ -10,6 +10,7 @@ from typing import Any
 from siam.errors import SettingsError
 from siam.plan.machine import Machine, Speed
 from siam.plan.rules import MAX_EPOCHS, METHOD, Row, choose, rows_for, settings_for
+from siam.recipes import require_method
 from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
 from siam.settings.pretraining import Settings
@@ -105,7 +106,8 @@ def make_plan(
     start, twice = time.monotonic(), "the same network, twice as many steps"
     row = _choose(dataset, machine, seconds)
     if base is None:
-        base = settings_for(row, dataset.name, dataset.images, overrides.get("method.name", METHOD))
+        method = require_method(overrides.get("method.name", METHOD))
+        base = settings_for(row, dataset.name, dataset.images, method)
         larger = _choose(dataset, machine, 2 * seconds)
         twice = f"{_network(larger)} on views of {larger.size} px" if larger != row else twice
     settings = overrides.over(base)
@@ -135,7 +137,7 @@ def _with_length(
         twice = f"more time changes nothing: {MAX_EPOCHS:,} passes are as many as a set of this size can use"
     every = max(1, round(MEASUREMENT / MEASURED / epoch_seconds))
     monitor = replace(settings.monitor, every=every)
-    settings = replace(settings, epochs=epochs, duration=duration, monitor=monitor)
+    settings = replace(settings, epochs=epochs, time_limit=duration, monitor=monitor)
     return Plan(settings, dataset.images, rate, seconds, twice)
 
 

@@ -1,9 +1,10 @@
 """The contents of a run folder, parsed for the report."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from siam.errors import RunError
 from siam.report.pictures import Pictures
 from siam.runs.folder import TRANSFERS, UNREADABLE, Run, open_run
 from siam.runs.history import History
@@ -13,6 +14,9 @@ from siam.runs.results import SavedEvaluation, TransferResult, load_evaluations,
 @dataclass(frozen=True)
 class Contents(Run):
     """A run with its parsed files, which are loaded on first access and cached."""
+
+    damaged: list[str] = field(default_factory=list)
+    """Messages about files that cannot be read; the report is written without them."""
 
     @cached_property
     def history(self) -> History:
@@ -37,14 +41,17 @@ class Contents(Run):
 
     @cached_property
     def transfers(self) -> dict[Path, TransferResult]:
-        """The results of all finished transfer runs, keyed and sorted by folder.
-
-        Raises RunError if a result file is corrupt.
-        """
+        """The results of all finished transfer runs that can be read, keyed and sorted by folder."""
         parent = self.folder / TRANSFERS
-        children = sorted(parent.iterdir()) if parent.is_dir() else []
-        loaded = {child: load_transfer(child) for child in children}
-        return {child: result for child, result in loaded.items() if result is not None}
+        loaded: dict[Path, TransferResult] = {}
+        for child in sorted(parent.iterdir()) if parent.is_dir() else []:
+            try:
+                result = load_transfer(child)
+            except RunError as error:
+                self.damaged.append(str(error))
+            else:
+                loaded |= {child: result} if result is not None else {}
+        return loaded
 
     @cached_property
     def unreadable(self) -> int:

@@ -2,10 +2,9 @@
 
 import base64
 import io
-import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,14 +59,43 @@ class Pictures:
         try:
             with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
                 read = {f.name: arrays[f.name] for f in fields(cls)}
+            _require_pictures(**read)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # corrupt bytes make numpy and zipfile raise errors of many kinds
             reason = first_line(error, 200)
             raise RunError(f"{file} cannot be read ({reason}): delete it to continue without it") from None
         read["query_names"] = read["query_names"].tolist()
         read["neighbor_names"] = read["neighbor_names"].tolist()
         return cls(**read)
+
+
+def _require_pictures(
+    pairs: NDArray[Any],
+    queries: NDArray[Any],
+    neighbors: NDArray[Any],
+    query_names: NDArray[Any],
+    neighbor_names: NDArray[Any],
+) -> None:
+    """Raise ValueError unless the arrays have the types and shapes that `Pictures` describes."""
+    for name, images, dimensions in (
+        ("pairs", pairs, 5),
+        ("queries", queries, 4),
+        ("neighbors", neighbors, 5),
+    ):
+        if (
+            images.dtype != np.uint8
+            or images.ndim != dimensions
+            or images.shape[-1] != 3
+            or 0 in images.shape[1:]
+        ):
+            raise ValueError(f"{name} are {images.dtype} {images.shape}")
+    names = query_names.shape + neighbor_names.shape
+    if names != queries.shape[:1] + neighbors.shape[:2] or {
+        query_names.dtype.kind,
+        neighbor_names.dtype.kind,
+    } > {"U"}:
+        raise ValueError(f"there are {names} names for {queries.shape[:1] + neighbors.shape[:2]} images")
 
 
 @dataclass(frozen=True)

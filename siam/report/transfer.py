@@ -1,9 +1,9 @@
 """Write report.html for a transfer run: APs, predictions and curves."""
 
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
-import yaml
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
@@ -13,11 +13,17 @@ from siam.report.formats import percent
 from siam.report.html import Card, header, render, settings_table, table, write_page
 from siam.report.pictures import data_uri
 from siam.report.published import compared
-from siam.runs.folder import read_records
+from siam.runs.folder import read_records, read_yaml
 from siam.runs.history import Records
 from siam.runs.results import DRAWN, PRECISIONS, TRANSFER, TransferResult, load_transfer
 
 MAX_CLASSES = 80
+
+_USED: dict[str, type | UnionType] = {
+    "run": str, "data": str, "task": str, "init": str, "detector": str, "iterations": int, "batch_size": int,
+    "lr": int | float, "seed": int,
+}  # fmt: skip
+"""The settings in transfer.yaml that the page describes."""
 
 
 def write_transfer_report(folder: Path) -> Path:
@@ -29,7 +35,10 @@ def write_transfer_report(folder: Path) -> Path:
     result = load_transfer(folder)
     if result is None:
         raise RunError(f"transfer run {folder} has not finished: resume it with siam transfer --resume")
-    settings = yaml.safe_load((folder / TRANSFER).read_text())
+    settings = read_yaml(folder / TRANSFER)
+    for setting, kind in _USED.items():
+        if not isinstance(settings.get(setting), kind):
+            raise RunError(f"{folder / TRANSFER} cannot be read: {setting} is missing or of another type")
     run, data = settings.pop("run"), settings.pop("data")
     name = folder.resolve().name
     sections = [
@@ -44,7 +53,7 @@ def write_transfer_report(folder: Path) -> Path:
 
 def photographs(folder: Path) -> Markup | str:
     """Render test images with predictions; return "" if there are none."""
-    files = sorted((folder / DRAWN).glob("*.jpg"))
+    files = sorted(file for file in (folder / DRAWN).glob("*.jpg") if file.stem.isdecimal())
     if not files:
         return ""
     drawn = [(int(file.stem), data_uri("image/jpeg", file.read_bytes())) for file in files]

@@ -14,6 +14,7 @@ from siam.errors import RunError, first_line
 from siam.network import Network
 from siam.runs.folder import CHECKPOINT
 from siam.runs.tensors import load_checkpoint
+from siam.settings.checks import require_types
 from siam.system.files import write_atomically
 
 
@@ -29,6 +30,8 @@ class Progress:
     """Size of metrics.jsonl at the last save, in bytes."""
     loss_sum: float = 0.0
     """Sum of the losses since the last reset; pretraining resets it at the end of each epoch."""
+    loss_steps: int = 0
+    """Number of steps in that sum."""
     sums: dict[str, float] = field(default_factory=dict)
     """Running sums and counts of the values whose means are logged."""
     loss: float = 0.0
@@ -42,6 +45,8 @@ class Progress:
     """Unreadable images: path -> reason."""
     schedule: list[tuple[int, float, int]] = field(default_factory=list)
     """Changes of the run's length: `Schedule.changes`."""
+    threads: int = 0
+    """Number of CPU threads in use; 0: as at the start."""
     deadline: float = 0.0
     """Training time after which the run promised to end, in seconds; 0: no promise."""
 
@@ -135,12 +140,14 @@ def restore(contents: dict[str, Any], folder: Path, **parts: Stateful) -> Progre
     try:
         for name, part in parts.items():
             part.load_state_dict(contents[name])
-        return Progress(**contents["progress"])
-    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        progress = Progress(**contents["progress"])
+        require_types(progress)
+    except Exception as error:  # a damaged or foreign checkpoint may hold anything under these names
         reason = first_line(error, 200)
         raise RunError(
             f"the checkpoint in {folder} does not match this run ({reason}): choose another --out"
         ) from None
+    return progress
 
 
 def load_init(run: str, weights: dict[str, Tensor], network: Network) -> str:

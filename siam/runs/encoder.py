@@ -1,5 +1,6 @@
 """Load and save the encoder of a run."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -57,14 +58,16 @@ def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Enc
     projector = None
     if layer == "projector":
         weights = load_network(run)
+        if not _submodule(weights, "projector."):
+            raise RunError(f"{opened.folder} has no projector: leave out the layer, for backbone features")
         projector = build_projector(features_of(backbone), settings.method)
-        _load_state(projector, _submodule(weights, "projector."), opened.folder)
-        _load_state(backbone, _submodule(weights, "backbone."), opened.folder)
+        load_weights(projector, _submodule(weights, "projector."), opened.folder)
+        load_weights(backbone, _submodule(weights, "backbone."), opened.folder)
     else:
         file = opened.folder / ENCODER
         if not file.exists():
             raise RunError(f"{opened.folder} has no {ENCODER} yet: let the run finish its first epoch")
-        _load_state(backbone, _read_safetensors(file), file)
+        load_weights(backbone, _read_safetensors(file), file)
     encoder = Encoder(backbone, settings.views.size, projector).requires_grad_(False)
     return encoder.to(found).eval()
 
@@ -73,7 +76,8 @@ def _submodule(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
 
 
-def _load_state(module: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
+def load_weights(module: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
+    """Load `weights`, which are from `source`, into `module`. Raises RunError if they do not match."""
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
@@ -103,13 +107,24 @@ def save_encoder(folder: Path, backbone: nn.Module, settings: Settings) -> None:
     from siam import __version__
 
     tensors = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
-    metadata = {"method": settings.method.name, "backbone": settings.backbone, "siam": __version__}
+    metadata = {
+        "method": settings.method.name, "backbone": settings.backbone, "width": repr(settings.width),
+        "stem": settings.stem, "image_size": str(settings.views.size), "siam": __version__,
+    }  # fmt: skip
     write_atomically(folder / ENCODER, lambda file: file.write(save(tensors, metadata)))
 
 
-def save_network(folder: Path, network: nn.Module) -> None:
-    """Write the full network of an imported run, which has no checkpoint, to network.safetensors."""
-    tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+def save_network(folder: Path, network: nn.Module, parts: Collection[str] | None = None) -> None:
+    """Write the network of an imported run, which has no checkpoint, to network.safetensors.
+
+    parts: the parts to write, such as backbone and projector: those that the imported checkpoint had. None:
+    all of them.
+    """
+    tensors = {
+        key: value.detach().cpu().contiguous()
+        for key, value in network.state_dict().items()
+        if parts is None or key.partition(".")[0] in parts
+    }
     write_atomically(folder / NETWORK, lambda file: file.write(save(tensors)))
 
 
@@ -120,8 +135,11 @@ def load_network(run: str | Path) -> dict[str, Tensor]:
     """
     folder = open_run(run).folder
     if (folder / CHECKPOINT).exists():
-        weights: dict[str, Tensor] = load_checkpoint(folder / CHECKPOINT)["network"]
-        return weights
+        weights = load_checkpoint(folder / CHECKPOINT).get("network")
+        found = list(weights.values()) if isinstance(weights, dict) else []
+        if not found or not all(isinstance(one, Tensor) for one in found):
+            raise RunError(f"{folder / CHECKPOINT} is not a checkpoint of Siam's: it has no network")
+        return weights or {}
     if not (folder / NETWORK).exists():
         raise RunError(f"{folder} has no {CHECKPOINT} or {NETWORK} yet: let the run save a checkpoint first")
     return _read_safetensors(folder / NETWORK)

@@ -17,6 +17,12 @@ ENCODER, REPORT, UNREADABLE = "encoder.safetensors", "report.html", "unreadable.
 EVALUATIONS, NETWORK = "evaluations.json", "network.safetensors"
 TRANSFERS = "transfer"
 
+_MAX_SETTINGS = 2**16
+"""Largest settings file in bytes; Siam writes some 3,000, and YAML is slow to parse."""
+_TEXT = ("kind", "verdict", "device", "precision", "from", "layout")
+_COUNTS = ("epoch", "step", "steps", "images", "val_images", "parameters")
+"""Names in metrics.jsonl of strings and of whole numbers; `parts` is a list, and all others are numbers."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -26,33 +32,75 @@ class Run:
     settings: Settings
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Read the records in metrics.jsonl, in order, skipping an incomplete last line."""
+        """Read the records in metrics.jsonl, in order, leaving out what is damaged. Raises RunError."""
         return read_records(self.folder)
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Read the records in a folder's metrics.jsonl, in order, skipping an incomplete last line."""
+    """Read the records in a folder's metrics.jsonl, in order.
+
+    What is damaged is left out: lines that are not records, such as an incomplete last line, and values of
+    the wrong type. Raises RunError if the file cannot be read at all.
+    """
     file = folder / METRICS
-    lines = file.read_text().split("\n")[:-1] if file.exists() else []
-    return [json.loads(line) for line in lines]
+    try:
+        lines = file.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunError(f"{file} cannot be read: {error.strerror}") from None
+    return [record for record in map(_record, lines) if record]
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """Parse a line of metrics.jsonl; return {} if it is not a record."""
+    try:
+        plain = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    record = {k: v for k, v in plain.items() if _is_value(k, v)} if isinstance(plain, dict) else {}
+    needed = {"epoch": {"epoch", "step"}, "step": {"step"}}.get(record.get("kind", ""), set())
+    return record if "kind" in record and needed <= record.keys() else {}
+
+
+def _is_value(name: str, value: Any) -> bool:
+    if name in _TEXT:
+        return isinstance(value, str)
+    if name == "parts":
+        return isinstance(value, list)
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+    return is_count or (name not in _COUNTS and (value is None or isinstance(value, float)))
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Read a settings file that Siam wrote and that may have been edited. Raises RunError."""
+    try:
+        if file.stat().st_size > _MAX_SETTINGS:
+            raise RunError(f"{file} is not a settings file: it is larger than {_MAX_SETTINGS:,} bytes")
+        plain = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:  # ValueError: an impossible date
+        raise RunError(f"{file} cannot be read: {first_line(error, 200)}") from None
+    if not isinstance(plain, dict):
+        raise RunError(f"{file} does not contain settings")
+    return plain
 
 
 def open_run(folder: str | Path) -> Run:
     """Open a run and read its settings. Raises RunError if the run is missing or its settings are invalid."""
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     file = folder / SETTINGS
     if not folder.is_dir():
+        if folder.is_file() and (folder.parent / SETTINGS).is_file():
+            raise RunError(f"{folder} is a file of the run {folder.parent}: specify the folder instead")
         if folder.is_file():
             raise RunError(f"{folder} is a file, not a run folder: run siam import {folder} --out RUN")
         raise RunError(f"no run at {folder}: the folder does not exist")
     if not file.is_file():
         raise RunError(f"{folder} is not a run: it has no {SETTINGS}")
+    plain = read_yaml(file)
     try:
-        plain = yaml.safe_load(file.read_text())
-        if not isinstance(plain, dict):
-            raise RunError(f"{file} does not contain settings")
         return Run(folder, from_dict(plain))
-    except (yaml.YAMLError, UnicodeDecodeError, SettingsError) as error:
+    except SettingsError as error:
         raise RunError(f"{file} cannot be read: {first_line(error, 200)}") from None
 
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from rich.console import Console
 
+from siam.errors import RunError
 from siam.runs.bars import Bars
 from siam.runs.folder import METRICS
 
@@ -26,12 +27,19 @@ class Logger:
 
     def __init__(self, folder: Path, total_steps: int, step: int, position: int, console: Console) -> None:
         file = folder / METRICS
-        file.touch()
-        os.truncate(file, position)
-        self.file = file.open("ab", buffering=0)
-        self.waiting = b""  # records not yet written to the file
-        self.board = _tensorboard(folder, step)
         self.bars, self.total_steps = Bars(console), total_steps
+        try:
+            if not _cut(file, position):
+                self.print(f"{file} has lost records: the curves show those that are left")
+            self.file = file.open("ab", buffering=0)
+        except OSError as error:
+            raise RunError(f"cannot write to {file}: {error.strerror or error}") from None
+        self.waiting = b""  # records not yet written to the file
+        self.board = None
+        try:
+            self.board = _tensorboard(folder, step)
+        except OSError as error:
+            self._without_board(error)
         self.progress(step)
 
     def __enter__(self) -> Self:
@@ -70,8 +78,11 @@ class Logger:
                     if isinstance(value, float) and math.isfinite(value):
                         self.board.add_scalar(f"{kind}/{name}", value, values["step"])
             except OSError as error:
-                self.board = None
-                self.print(f"cannot write TensorBoard events ({error.strerror}): continuing without them")
+                self._without_board(error)
+
+    def _without_board(self, error: OSError) -> None:
+        self.board = None
+        self.print(f"cannot write TensorBoard events ({error.strerror}): continuing without them")
 
     def progress(self, step: int, facts: Sequence[str] | None = None) -> None:
         """Advance the bar to `step`. facts: texts to show after the bar; None keeps the current texts."""
@@ -105,6 +116,15 @@ class NullLogger(Logger):
 
     def print(self, line: str, markup: bool = False) -> None:
         """Do nothing."""
+
+
+def _cut(file: Path, position: int) -> bool:
+    """Cut metrics.jsonl at `position`, and an incomplete line off its end; return False if it was shorter."""
+    file.touch()
+    with file.open("r+b") as opened:
+        contents = opened.read(position)
+        opened.truncate(len(contents) if contents.endswith(b"\n") else contents.rfind(b"\n") + 1)
+    return len(contents) == position
 
 
 def _tensorboard(folder: Path, step: int) -> Any:

@@ -4,6 +4,7 @@ from collections import deque
 
 from siam.processes.agree import on_rank_zero
 from siam.runs.clock import Clock
+from siam.runs.decisions import Decisions
 from siam.runs.logger import Logger
 from siam.settings.schedule import Schedule
 
@@ -21,8 +22,11 @@ class Pace:
     so far. One more measurement and the report follow the last step.
     """
 
-    def __init__(self, seconds: float, schedule: Schedule, clock: Clock, step: int) -> None:
+    def __init__(
+        self, seconds: float, schedule: Schedule, clock: Clock, decisions: Decisions, step: int
+    ) -> None:
         self.seconds, self.schedule, self.clock, self.first_step = seconds, schedule, clock, step
+        self.decisions, self.began = decisions, clock.seconds()
         self.samples = deque([(step, self._without_pauses())])
         self.told = schedule.total_steps
 
@@ -46,13 +50,16 @@ class Pace:
 
     def steps_in_time(self, step: int) -> int:
         """Return how many steps, in total, the run can complete on time."""
+        if self.decisions.repeating("schedule", step):
+            made = self.decisions.made("schedule", step)
+            return int(made["total_steps"]) if made else self.schedule.total_steps
         now = self._without_pauses()
         self.samples.append((step, now))
         window = max(_MIN_WINDOW, _WINDOW * self.seconds)
         while len(self.samples) > 2 and now - self.samples[1][1] > window:
             self.samples.popleft()
         since, then = self.samples[0]
-        if now - then < _MIN_WINDOW / 2 and self.seconds > _MIN_WINDOW:
+        if self.clock.seconds() - self.began < min(_MIN_WINDOW, _WINDOW * self.seconds):
             return self.schedule.total_steps  # too early to tell
         step_seconds = (now - then) / (step - since)
         pause_seconds = self.clock.pauses / (step - self.first_step)

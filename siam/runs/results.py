@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from siam.errors import RunError, first_line
 from siam.runs.folder import EVALUATIONS
+from siam.settings.checks import require_types
 from siam.system.files import in_turn, write_atomically
 
 TRANSFER, RESULT, TRUTH = "transfer.yaml", "result.json", "truth.json"
@@ -114,7 +115,7 @@ def load_evaluations(folder: Path) -> list[SavedEvaluation]:
     file = folder / EVALUATIONS
     if not file.exists():
         return []
-    return _read(file, lambda plain: [SavedEvaluation(**entry) for entry in plain])
+    return _read(file, lambda plain: [_checked(SavedEvaluation(**entry)) for entry in plain])
 
 
 def add_evaluation(run: str | Path, evaluation: Evaluation, data: str) -> None:
@@ -122,7 +123,7 @@ def add_evaluation(run: str | Path, evaluation: Evaluation, data: str) -> None:
 
     data: the dataset, as given by the user.
     """
-    folder = Path(run)
+    folder = Path(run).expanduser()
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     try:
         with in_turn(folder):
@@ -148,15 +149,21 @@ def save_transfer(folder: Path, result: TransferResult) -> None:
 
 def _transfer_result(plain: dict[str, Any]) -> TransferResult:
     precisions = {
-        kind: None if plain[kind] is None else Precision(**plain[kind]) for kind in ("boxes", "masks")
+        kind: None if plain[kind] is None else _checked(Precision(**plain[kind]))
+        for kind in ("boxes", "masks")
     }
-    return TransferResult(**{**plain, **precisions})
+    return _checked(TransferResult(**{**plain, **precisions}))
+
+
+def _checked(record: T) -> T:
+    require_types(record)
+    return record
 
 
 def _read(file: Path, build: Callable[[Any], T]) -> T:
     try:
-        return build(json.loads(file.read_text()))
-    except (ValueError, TypeError, KeyError) as error:
+        return build(json.loads(file.read_bytes()))
+    except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
         raise RunError(
             f"{file} cannot be read ({first_line(error)}): move or delete it to continue without it"
         ) from None

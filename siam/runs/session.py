@@ -30,10 +30,12 @@ from siam.processes.rendezvous import local_device
 from siam.runs.bars import print_line
 from siam.runs.checkpoint import Progress, Stateful, checkpoints, load_last, restore, save_checkpoint
 from siam.runs.clock import Clock
-from siam.runs.folder import CHECKPOINT, UNREADABLE
+from siam.runs.decisions import Decisions
+from siam.runs.folder import CHECKPOINT, UNREADABLE, read_records
 from siam.runs.logger import Logger, NullLogger
 from siam.runs.pace import Pace
 from siam.runs.saving import RunStopped, Saver, StopRequest
+from siam.runs.threads import Threads
 from siam.settings.pretraining import CheckpointSettings
 from siam.settings.schedule import Schedule
 from siam.system.device import find_device, tune_process, uses_bf16
@@ -55,6 +57,8 @@ class SessionSettings(Protocol):
     @property
     def seed(self) -> int: ...
     @property
+    def threads(self) -> int: ...
+    @property
     def checkpoint(self) -> CheckpointSettings: ...
 
 
@@ -62,7 +66,8 @@ class Session:
     """`with Session(folder, settings, console) as run:` locks the run folder and selects the device.
 
     Call `restore` to load the last checkpoint, `begin` to open the log, and `advance` after each optimizer
-    step to set `should_log`, `should_save` and `stopping`. write_report: writes a run folder's report.html.
+    step to set `should_log`, `should_save` and `stopping`. write_report: writes a run folder's report.html,
+    and passes warnings to its second argument.
     """
 
     device: torch.device
@@ -78,7 +83,7 @@ class Session:
         folder: Path,
         settings: SessionSettings,
         console: Console,
-        write_report: Callable[[Path], object] = lambda folder: None,
+        write_report: Callable[[Path, Callable[[str], object]], object] = lambda folder, warn: None,
     ) -> None:
         self.folder, self.settings = folder, settings
         self.console = console if rank() == 0 else Console(quiet=True)
@@ -145,6 +150,7 @@ class Session:
         self.progress.deadline = self.progress.deadline or seconds
         self.lr_setting, self.name_batch = lr_setting, name_batch
         self.log = NullLogger()
+        decisions = Decisions(read_records(self.folder) if self.resumed else [], self.step)
         if rank() == 0:
             self.log = Logger(self.folder, self.total_steps, self.step, self.progress.log_bytes, self.console)
         self._held.enter_context(self.log)
@@ -152,7 +158,11 @@ class Session:
         self.saver = Saver(self.settings.checkpoint, self.step, self.log.print)
         self.flags = AnyRankFlag()
         self.clock = Clock(self.progress.seconds, self.step)
-        self.pace = Pace(self.progress.deadline, schedule, self.clock, self.step)
+        self.pace = Pace(self.progress.deadline, schedule, self.clock, decisions, self.step)
+        alone_on_cpu = self.device.type == "cpu" and world_size() == 1
+        given = self.settings.threads if alone_on_cpu else torch.get_num_threads()
+        threads = Threads(given, self.progress.threads, self.clock, self.log, decisions)
+        self.threads = self._held.enter_context(threads)
         self.loss_sum = torch.tensor(self.progress.loss_sum, device=self.device)
         self.diverged_at = torch.tensor(math.inf, device=self.device)
 
@@ -208,7 +218,9 @@ class Session:
         first = self.diverged_at.clamp(max=self.step)
         self.diverged_at = torch.where(loss.isfinite(), self.diverged_at, first)
         self.progress.step += 1
+        self.progress.loss_steps += 1
         self.log.progress(self.step)
+        self.progress.threads = self.threads.after_step(self.step)
         # With several ranks, these are the flags that any rank raised at the previous step.
         self.stopping, self.time_is_up = self.flags(self.stop.requested, self.saver.time_is_up())
         self.should_save = ends_epoch or self.stopping or self.time_is_up or self.saver.is_due(self.step)
@@ -225,10 +237,11 @@ class Session:
                 call()
 
     def take_loss(self) -> float:
-        """Return the sum of the losses since the last call, and reset the sum."""
-        loss_sum, self.progress.loss_sum = self.progress.loss_sum, 0.0
+        """Return the mean of the losses since the last call, and reset it."""
+        mean = self.progress.loss_sum / self.progress.loss_steps
+        self.progress.loss_sum, self.progress.loss_steps = 0.0, 0
         self.loss_sum.zero_()
-        return loss_sum
+        return mean
 
     def rate(self) -> float:
         """Return the images per second since the last call, excluding measurements and saves."""
@@ -278,7 +291,7 @@ class Session:
     def write_report(self) -> None:
         """Write report.html; if that fails, warn and continue."""
         with self.clock.paused():
-            self.try_to_write("the report", lambda: self._write_report(self.folder))
+            self.try_to_write("the report", lambda: self._write_report(self.folder, self.log.print))
 
     def try_to_write(self, name: str, write: Callable[[], object]) -> None:
         """Call `write` on rank 0; if the disk is full or a file is corrupt, warn and continue."""

@@ -18,16 +18,20 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     """
     try:
         with zipfile.ZipFile(file) as members:
+            if sum(member.file_size for member in members.infolist()) > file.stat().st_size:
+                raise RunError(f"{file} is not a checkpoint of Siam's: it is compressed")
             damaged = members.testzip()
         if damaged is not None:
             raise RunError(f"{file} is corrupt: the checksum of {damaged} is wrong")
-        contents: dict[str, Any] = load_tensors(file)
+        contents: Any = load_tensors(file)
     except RunError:
         raise
     except FileNotFoundError:
         raise RunError(f"there is no checkpoint at {file}") from None
     except Exception as error:
         raise RunError(f"{file} cannot be read: {first_line(error)}") from None
+    if not isinstance(contents, dict) or not all(isinstance(name, str) for name in contents):
+        raise RunError(f"{file} is not a checkpoint of Siam's: it has no named parts")
     return contents
 
 

@@ -6,6 +6,7 @@ type and rules. Checks that involve several fields are in `__post_init__`.
 
 import math
 import re
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -41,8 +42,17 @@ def AtLeast(bound: float, unit: str = "") -> Rule:
     return Rule(words, lambda value: value >= bound)
 
 
+def AtMost(bound: float, unit: str = "") -> Rule:
+    return Rule(f"be at most {bound:,} {unit}".rstrip(), lambda value: value <= bound)
+
+
 def Within(low: float, high: float, unit: str = "") -> Rule:
     return Rule(f"lie in [{low:g}, {high:g}] {unit}".rstrip(), lambda value: low <= value <= high)
+
+
+def Seed() -> Rule:
+    """Accept what torch and numpy take as a seed, if it is not negative."""
+    return Rule("be below 2**64", lambda value: value < 2**64)
 
 
 def Ascending() -> Rule:
@@ -75,10 +85,39 @@ def check(settings: object, group: str = "") -> None:
             kind = next(one for one in get_args(kind) if one is not NoneType)
         expected = _type_error(value, kind)
         if expected:
-            raise SettingsError(f"{group}{name} must be {expected}, got {value!r}{_suggestion(value, kind)}")
+            raise SettingsError(
+                f"{group}{name} must be {expected}, got {reprlib.repr(value)}{_suggestion(value, kind)}"
+            )
         for rule in rules:
             if isinstance(rule, Rule) and not _holds(rule, value):
                 raise SettingsError(f"{group}{name} must {rule.words}, got {_format(value)}")
+
+
+def require_types(record: Any) -> None:
+    """Raise TypeError if a field of a dataclass, read from a file, does not have its annotated type."""
+    owner: Any = type(record)
+    for name, hint in _hints(owner).items():
+        value = getattr(record, name)
+        if not _has_type(value, hint):
+            raise TypeError(f"{name} is {reprlib.repr(value)}")
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    origin, kinds = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        return any(_has_type(value, kind) for kind in kinds)
+    if origin is tuple:
+        fits = isinstance(value, (tuple, list)) and len(value) == len(kinds)
+        return fits and all(map(_has_type, value, kinds))
+    if origin is list:
+        return isinstance(value, list) and all(_has_type(one, kinds[0]) for one in value)
+    if origin is dict:
+        pairs = value.items() if isinstance(value, dict) else [(None, None)]
+        return all(_has_type(key, kinds[0]) and _has_type(one, kinds[1]) for key, one in pairs)
+    if hint in (int, float):  # no integer of Siam's is larger, and larger ones cannot be converted to floats
+        number = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+        return number or (hint is float and isinstance(value, float))
+    return isinstance(value, origin or hint)
 
 
 @cache
@@ -122,7 +161,7 @@ def _holds(rule: Rule, value: Any) -> bool:
 def _format(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(f"{number:g}" for number in value) or "none"
-    return repr(value)
+    return reprlib.repr(value)
 
 
 def parse_duration(text: str, name: str) -> float:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from siam.errors import SettingsError, did_you_mean
 from siam.plugins import names
-from siam.settings.checks import Above, AtLeast, Within, check
+from siam.settings.checks import Above, AtLeast, AtMost, Within, check
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Method:
     # The heads (Sec. 3, Table 3 and App. B)
     projector_layers: Annotated[int, Within(1, 4)] = 3
     """Number of layers in the projector: 3 for ImageNet, 2 for CIFAR-10."""
-    projector_hidden: Annotated[int, AtLeast(1)] = 2048
+    projector_hidden: Annotated[int, AtLeast(1), AtMost(65536)] = 2048
     """Number of hidden units in the projector."""
-    dim: Annotated[int, AtLeast(1)] = 2048
+    dim: Annotated[int, AtLeast(1), AtMost(65536)] = 2048
     """Dimension d of z and p."""
-    predictor_hidden: Annotated[int, AtLeast(1)] = 512
+    predictor_hidden: Annotated[int, AtLeast(1), AtMost(65536)] = 512
     """Number of hidden units in the predictor, a bottleneck: d/4 in the paper."""
     batch_norm: Literal["none", "hidden", "default", "all"] = "default"
     """BN in the heads: `none`, `hidden` layers, `default` (also the projector's output), `all` (Table 3)."""
@@ -48,9 +48,9 @@ class Method:
     """Steps between momentum-encoder updates; with momentum 0 this is the k-step alternation of Sec. 5.2."""
     temperature: Annotated[float, Above(0)] = 0.1
     """Softmax temperature (objectives `nt_xent`, `info_nce`, `swapped_prediction`)."""
-    queue: Annotated[int, AtLeast(1)] = 65536
+    queue: Annotated[int, AtLeast(1), AtMost(2**24)] = 65536
     """Number of keys from earlier batches, used as negatives (objective `info_nce`)."""
-    prototypes: Annotated[int, AtLeast(2, "clusters")] = 3000
+    prototypes: Annotated[int, AtLeast(2, "clusters"), AtMost(2**20, "clusters")] = 3000
     """Number of clusters (objective `swapped_prediction`)."""
 
     def __post_init__(self) -> None:

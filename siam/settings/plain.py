@@ -1,10 +1,12 @@
 """Convert settings to and from the nested dicts stored in settings.yaml."""
 
+import reprlib
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any
 
-from siam.errors import SettingsError, did_you_mean
+from siam.errors import SettingsError
 from siam.settings.pretraining import Settings
+from siam.settings.renamed import suggestion
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
@@ -28,11 +30,14 @@ def from_dict(plain: dict[str, Any], base: Any = None, path: str = "") -> Any:
     changes: dict[str, Any] = {}
     for key, value in plain.items():
         if key not in known:
-            raise SettingsError(f"unknown setting '{path}{key}'{did_you_mean(key, known)}")
+            name = str(key)[:100]
+            raise SettingsError(f"unknown setting '{path}{name}'{suggestion(name, base, path)}")
         current = getattr(base, key)
         if is_dataclass(current):
             if not isinstance(value, dict):
-                raise SettingsError(f"setting '{path}{key}' must be a group of settings, got {value!r}")
+                raise SettingsError(
+                    f"setting '{path}{key}' must be a group of settings, got {reprlib.repr(value)}"
+                )
             value = from_dict(value, current, f"{path}{key}.")
         changes[key] = tuple(value) if isinstance(value, list) else value
     return replace(base, **changes)

@@ -9,7 +9,18 @@ from typing import Annotated, Literal
 
 from siam.errors import SettingsError
 from siam.plugins import load
-from siam.settings.checks import Above, Ascending, AtLeast, Below, Duration, Within, check, parse_duration
+from siam.settings.checks import (
+    Above,
+    Ascending,
+    AtLeast,
+    AtMost,
+    Below,
+    Duration,
+    Seed,
+    Within,
+    check,
+    parse_duration,
+)
 from siam.settings.method import Method
 
 Probability = Annotated[float, Within(0, 1)]
@@ -22,7 +33,7 @@ Precision = Literal["auto", "float32", "bf16"]
 class ViewSettings:
     """Augmentation settings; the defaults are SimSiam's for ImageNet (the same as MoCo v2's)."""
 
-    size: Annotated[int, AtLeast(8, "pixels")] = 224
+    size: Annotated[int, AtLeast(8, "pixels"), AtMost(8192, "pixels")] = 224
     """Height and width of a view, in pixels."""
     scale: Annotated[tuple[float, float], Above(0), Within(0, 1), Ascending()] = (0.2, 1.0)
     """Minimum and maximum crop area, as fractions of the image area."""
@@ -94,7 +105,7 @@ class MonitorSettings:
     log_every: Count = 10
     """Steps between records in metrics.jsonl."""
     every: Count = 1
-    """Epochs between measurements of the metrics; the last epoch is always measured."""
+    """Epochs between records, metrics and checkpoints; the last epoch always has them."""
     knn_every: Annotated[int, AtLeast(0)] = 1
     """Epochs between kNN evaluations, which need labels; the last epoch is always evaluated. 0: disabled."""
     knn_k: Count = 20
@@ -147,21 +158,21 @@ class Settings:
     """Images: folder, list file, .tar, .npy, .npz, cifar10, cifar100 or stl10; default: the demo dataset."""
     backbone: str = "resnet50"
     """Backbone: name of any timm model."""
-    width: Annotated[float, Above(0)] = 1.0
+    width: Annotated[float, Above(0), AtMost(16)] = 1.0
     """Channel multiplier for ResNets."""
     stem: Literal["auto", "small", "standard"] = "auto"
     """ResNet stem. `small`: 3x3, stride 1, no max-pool; `auto`: small for views below 64 pixels."""
     epochs: Annotated[float, Above(0)] = 100
     """Number of passes over the training images; may be fractional."""
-    duration: Annotated[str, Duration(or_empty=True)] = ""
-    """Time to train for (`20m`, `2h`): `epochs` is the plan, and the run ends on time. Empty: all epochs."""
+    time_limit: Annotated[str, Duration(or_empty=True)] = ""
+    """Time after which to end (`20m`, `2h`), by a shorter or longer schedule than `epochs`; empty: none."""
     batch_size: Annotated[int, AtLeast(2, "(batch norm and negatives need more than one image)")] = 256
     """Number of images per step, across all devices."""
     grad_accum: Count = 1
     """Micro-batches per step (gradient accumulation). Batch norm and negatives use one at a time."""
     activation_checkpointing: bool = False
     """Activation checkpointing: recompute activations in the backward pass, trading speed for memory."""
-    seed: Annotated[int, AtLeast(0)] = 0
+    seed: Annotated[int, AtLeast(0), Seed()] = 0
     """Random seed for initialization, data order and augmentation."""
     init: str = ""
     """Run to initialize weights from; also sets the backbone and, if the methods match, the heads."""
@@ -169,6 +180,8 @@ class Settings:
     """Device: auto, cpu, cuda, cuda:1 or mps."""
     devices: Annotated[int, AtLeast(0)] = 0
     """Data-parallel processes; on CPU they share the cores. 0: as many GPUs as divide the batch."""
+    threads: Annotated[int, AtLeast(0)] = 0
+    """CPU threads, on which the last bits of the results depend; 0: the fastest, found by trial."""
     sync_bn: bool = True
     """Synchronized batch norm: statistics over the global batch, regardless of the number of devices."""
     timeout: Annotated[str, Duration()] = "10m"

@@ -19,3 +19,10 @@ def free_memory(device: torch.device) -> int:
     if "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", ()):  # Linux
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     return _UNKNOWN
+
+
+def total_memory() -> int:
+    """Return this machine's memory in bytes; 4 GiB if it is unknown."""
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return _UNKNOWN

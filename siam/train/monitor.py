@@ -91,8 +91,6 @@ class Monitor:
         """Measure the metrics due at the end of `epoch`. The network's training mode is left unchanged."""
         due = due_metrics(self.settings, epoch, last)
         values: Values = dict.fromkeys(all_metrics())
-        if not due:
-            return Measured(values, max_rank=1)
         look = self._look(network, due, on_progress)
         assert look.z is not None
         return Measured(values | {name: m.measure(look) for name, m in due.items()}, min(look.z.shape))

@@ -1,6 +1,7 @@
 """The pretraining loop: Algorithm 1 of SimSiam (Chen & He 2021), with logging, metrics and checkpoints."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -66,7 +67,7 @@ def train(
 
     All ranks must call this function; only rank 0 writes files. Checkpoints are saved at the end of each
     epoch, at the intervals set by `checkpoint.every`, and when a stop is requested. Raises SiamError.
-    began: when the run's `duration` began, in seconds since the epoch; default: now.
+    began: when the run's time limit began, in seconds since the epoch; default: now.
     """
     method = settings.method
     with Session(folder, settings, console, _write_report) as run:
@@ -81,9 +82,9 @@ def train(
         run.track_unreadable(loader.unreadable, loader.record_unreadable)
         on_rank_zero(lambda: save_settings(folder, settings))  # from now on, the run can be resumed
 
-        schedule, log_every = Schedule(loader.steps, settings.epochs), settings.monitor.log_every
+        schedule, every = Schedule(loader.steps, settings.epochs), settings.monitor.every
         seconds = _seconds_left(settings, began)
-        run.begin(schedule, log_every, "optimizer.lr", partial(_name_batch, loader), seconds)
+        run.begin(schedule, settings.monitor.log_every, "optimizer.lr", partial(_name_batch, loader), seconds)
         run.with_checkpoint(lambda: save_encoder(folder, network.backbone, settings))
         if not settings.sync_bn:
             run.before_save(lambda: average_statistics(network))
@@ -103,18 +104,18 @@ def train(
                 network.update_target(momentum_at(t, method.momentum, method.momentum_schedule))
 
             last = run.step + 1 == run.total_steps
-            ends_epoch = last or batch.step + 1 == loader.steps
+            ends_epoch = last or (batch.step + 1 == loader.steps and (batch.epoch + 1) % every == 0)
             run.advance(loss, ends_epoch)
             if run.should_log:
                 _log_step(run, batch.epoch, float(embedding_std(all_gather(z))), lr)
             if ends_epoch:
                 with run.clock.paused():
                     measured = monitor.measure(network, batch.epoch, last, run.show_measuring)
-                _end_epoch(run, settings, batch.epoch, batch.step + 1, measured)
-                if batch.epoch == 0 or last:
+                _end_epoch(run, settings, batch.epoch, measured)
+                if batch.epoch < every or last:
                     pictures = take_pictures(batch, monitor, network, sets.train)
                     run.try_to_write("the report's images", lambda: pictures.save(folder))  # noqa: B023
-                if batch.epoch == 0 and not last:
+                if batch.epoch < every and not last:
                     run.write_report()
             run.save_or_stop()
         return _finish(run, settings, sets)
@@ -133,10 +134,10 @@ def build(settings: Settings, images: int, run: Session) -> tuple[Network, Objec
 
 def _seconds_left(settings: Settings, began: float | None) -> float:
     """Return the training time that the settings leave for the steps, in seconds; 0 if it is not limited."""
-    if not settings.duration:
+    if not settings.time_limit:
         return 0.0
     spent = 0.0 if began is None else time.time() - began
-    return max(1.0, parse_duration(settings.duration, "duration") - spent)
+    return max(1.0, parse_duration(settings.time_limit, "time_limit") - spent)
 
 
 def _log_step(run: Session, epoch: int, std: float, lr: float) -> None:
@@ -149,10 +150,10 @@ def _log_step(run: Session, epoch: int, std: float, lr: float) -> None:
     run.log.progress(run.step, [f"loss {run.loss:.3f}", f"std {std:.2f}", *live, f"{rate:.0f} pairs/s"])
 
 
-def _end_epoch(run: Session, settings: Settings, epoch: int, steps: int, measured: Measured) -> None:
+def _end_epoch(run: Session, settings: Settings, epoch: int, measured: Measured) -> None:
     """Log the epoch's mean loss and std, its metrics and its verdict, and print a summary line."""
     sums, before = run.progress.take(), run.progress.verdict
-    loss, std = run.take_loss() / steps, sums["std"] / sums["logged"]
+    loss, std = run.take_loss(), sums["std"] / sums["logged"]
     images_per_norm = settings.batch_size // settings.grad_accum  # batch size of BN in the heads
     if not settings.sync_bn:
         images_per_norm //= world_size()
@@ -194,10 +195,10 @@ def _finish(run: Session, settings: Settings, sets: ImageSets) -> Outcome:
     return outcome
 
 
-def _write_report(folder: Path) -> None:
+def _write_report(folder: Path, warn: Callable[[str], object]) -> None:
     from siam.report.page import write_report  # matplotlib takes a second to import
 
-    write_report(folder)
+    write_report(folder, warn)
 
 
 def _name_batch(loader: ViewLoader, step: int) -> str:

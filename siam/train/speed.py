@@ -74,7 +74,7 @@ def _measure_training(images: Images, settings: Settings) -> tuple[float, float]
     if len(images) > count:
         sample = Subset(images, np.linspace(0, len(images) - 1, count).astype(np.int64))
     step, start = _step(settings, device), time.perf_counter()
-    loader = ViewLoader(sample, replace(settings, epochs=10**6, duration=""), device)
+    loader = ViewLoader(sample, replace(settings, epochs=10**6, time_limit=""), device)
     reading = (time.perf_counter() - start) * len(images) / len(sample) if loader.cached else 0.0
     batches = loader.batches()
 

@@ -36,7 +36,7 @@ from siam.system.names import LONGEST_NAME
 from siam.train.pretrain import Outcome, train
 from siam.train.speed import ThisMachine
 
-MAY_CHANGE = ("device", "devices", "timeout", "loader.", "checkpoint.")
+MAY_CHANGE = ("device", "devices", "threads", "timeout", "loader.", "checkpoint.")
 """Settings that may change on resume; all others must match the original run."""
 
 Resume = bool | Literal["auto"]
@@ -103,12 +103,13 @@ def resolve(
     named = overrides.only("data").over(Settings()).data
     default = METHOD if _is_planned(overrides, recipe) else Settings().method.name
     method = overrides.get("method.name", default)
-    folder = Path(out) if out is not None else _default_folder(method, named, bool(resume))
+    folder = Path(out).expanduser() if out is not None else _default_folder(method, named, bool(resume))
     if out is None and resume and not (folder / SETTINGS).exists():
         # The run may have been planned, or not, with other flags than these.
         folder = max(_runs_on(named), key=lambda run: (run / SETTINGS).stat().st_mtime, default=folder)
     if _is_resumed(folder, resume):
         return _resumed_settings(folder, overrides), folder
+    _require_writable(folder)
     settings = _new_settings(overrides, recipe, open_once, duration, console)
     _make_folder(folder)
     return settings, folder
@@ -216,6 +217,14 @@ def _open_on_all_ranks(data: str, console: Console, open_once: Opener) -> ImageS
                 )
             )
     return sets
+
+
+def _require_writable(folder: Path) -> None:
+    """Raise RunError if the run folder cannot be created, before anything is measured for it."""
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        reason = "it is not a folder" if not above.is_dir() else "permission denied"
+        raise RunError(f"cannot write to {folder}: {above}: {reason}; choose another --out")
 
 
 def _make_folder(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Data structures for annotated images, shared by the VOC and COCO readers."""
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from siam.data.decode import BrokenImage, decode
+from siam.data.decode import MAX_PIXELS, BrokenImage, decode, read_file, size_of
+from siam.transfer.values import whole
 
 Box = tuple[float, float, float, float]
 """Box as (left, top, right, bottom) in pixels; right and bottom are exclusive."""
@@ -92,10 +94,7 @@ class AnnotatedImages:
         annotation.
         """
         example = self[i]
-        try:
-            image = decode(example.file.read_bytes())
-        except OSError as error:
-            raise BrokenImage(error.strerror or "cannot be opened") from None
+        image = decode(read_file(example.file))
         height, width = image.shape[1:]
         if (width, height) != (example.width, example.height):
             annotated = f"{example.width} x {example.height}"
@@ -136,10 +135,26 @@ class DetectionDataset:
 
 
 def clip_box(box: Box, width: int, height: int) -> Box | None:
-    """Clip `box` to the image; return None if less than a pixel wide or high."""
+    """Clip `box` to the image; return None if not finite, or less than a pixel wide or high."""
+    if not all(map(math.isfinite, box)):
+        return None
     left, top, right, bottom = box
     left, right = max(left, 0.0), min(right, float(width))
     top, bottom = max(top, 0.0), min(bottom, float(height))
-    if not (right - left >= 1 and bottom - top >= 1):  # NaN too
+    if right - left < 1 or bottom - top < 1:
         return None
     return left, top, right, bottom
+
+
+def read_size(width: Any, height: Any, file: Path, where: str, skipped: Skipped) -> tuple[int, int] | None:
+    """Return the (width, height) that an annotation gives, else the image's own, else None."""
+    stated = whole(width) or 0, whole(height) or 0
+    if min(stated) >= 1 and stated[0] * stated[1] <= MAX_PIXELS:
+        return stated
+    try:
+        rows, columns = size_of(read_file(file))
+    except BrokenImage:
+        skipped.note("an annotation without a size, for an image that cannot be read", where)
+        return None
+    skipped.note("an annotation without a size, which was read from the image", where)
+    return columns, rows

@@ -1,8 +1,13 @@
-"""Read datasets in COCO format: annotations/instances_*.json (Lin et al. 2014)."""
+"""Read datasets in COCO format: annotations/instances_*.json (Lin et al. 2014).
+
+Annotation tools differ: ids may be strings, sizes floats, masks one of five forms. What
+is plain is read, the rest is counted with the reason.
+"""
 
 import json
-import math
 from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,10 @@ from siam.transfer.annotations import (
     Instance,
     Skipped,
     clip_box,
+    read_size,
 )
+from siam.transfer.masks import plain_segmentation
+from siam.transfer.values import Id, find_file, flag, identity, inside, number, numbered
 
 Rows = dict[str, list[dict[str, Any]]]
 """A parsed annotation file: lists under `images`, `annotations` and `categories`."""
@@ -32,6 +40,15 @@ def coco_files(root: Path) -> tuple[Path, Path] | None:
     return None
 
 
+@dataclass(frozen=True)
+class _Image:
+    """A listed image that exists."""
+
+    file: Path
+    width: int
+    height: int
+
+
 def open_coco(name: str, files: tuple[Path, Path], masks: bool) -> DetectionDataset:
     """Load a COCO dataset from its (training, test) annotation files.
 
@@ -40,36 +57,47 @@ def open_coco(name: str, files: tuple[Path, Path], masks: bool) -> DetectionData
     """
     skipped = Skipped()
     contents = [_read(file) for file in files]
-    train_names, test_names = (_categories(rows, file) for rows, file in zip(contents, files, strict=True))
-    for number in train_names.keys() & test_names.keys():
-        if train_names[number] != test_names[number]:
+    train_names, test_names = (
+        _categories(rows, file, skipped) for rows, file in zip(contents, files, strict=True)
+    )
+    for key in train_names.keys() & test_names.keys():
+        if train_names[key] != test_names[key]:
             raise DataError(
-                f"category {number} is '{test_names[number]}' in {files[1]}, but "
-                f"'{train_names[number]}' in {files[0].name}: use the same category ids in both files"
+                f"category {key} is '{test_names[key]}' in {files[1]}, but "
+                f"'{train_names[key]}' in {files[0].name}: use the same category ids in both files"
             )
-    ids = tuple(sorted(train_names))
-    label_of = {number: i + 1 for i, number in enumerate(ids)}
+    ids = numbered(list(train_names))
+    order = sorted(ids, key=ids.__getitem__)
+    label_of = {key: i + 1 for i, key in enumerate(order)}
     train, test = (
         _examples(rows, file, label_of, masks, skipped) for rows, file in zip(contents, files, strict=True)
     )
-    learnable = (example for example in train if not all(one.iscrowd for one in example.instances))
     return DetectionDataset(
         name=name,
         layout="coco",
         years=1,
-        classes=tuple(train_names[number] for number in ids),
-        category_ids=ids,
-        train=AnnotatedImages(f"{name} (train)", learnable),
+        classes=tuple(train_names[key] for key in order),
+        category_ids=tuple(ids[key] for key in order),
+        train=AnnotatedImages(f"{name} (train)", _learnable(train, skipped)),
         test=AnnotatedImages(f"{name} (test)", test),
         masks=True,
         skipped=skipped,
     )
 
 
+def _learnable(examples: list[Example], skipped: Skipped) -> Iterator[Example]:
+    """Yield the examples with an object that is not a crowd."""
+    for example in examples:
+        if not all(one.iscrowd for one in example.instances):
+            yield example
+        elif example.instances:
+            skipped.note("a training image with only crowds (iscrowd 1)", example.file.name)
+
+
 def _read(file: Path) -> Rows:
     try:
         plain = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as JSON: {first_line(error)}") from None
     for part in ("images", "annotations", "categories"):
         rows = plain.get(part) if isinstance(plain, dict) else None
@@ -78,116 +106,136 @@ def _read(file: Path) -> Rows:
     return plain
 
 
-def _categories(rows: Rows, file: Path) -> dict[int, str]:
+def _categories(rows: Rows, file: Path, skipped: Skipped) -> dict[Id, str]:
     """Map category ids to names."""
-    try:
-        return {int(row["id"]): str(row["name"]) for row in rows["categories"]}
-    except (KeyError, TypeError, ValueError):
-        raise DataError(f"{file} is not in COCO format: every category needs an id and a name") from None
+    found: dict[Id, str] = {}
+    for at, row in enumerate(rows["categories"], start=1):
+        key, name = identity(row.get("id")), row.get("name")
+        if key is None or not isinstance(name, (str, int)):
+            skipped.note("a category without an id or a name", f"{file.name}: category {at}")
+        elif found.setdefault(key, str(name)) != str(name):
+            raise DataError(f"{file}: category {key} is both '{found[key]}' and '{name}'")
+    return found
 
 
 def _examples(
-    rows: Rows, file: Path, label_of: dict[int, int], masks: bool, skipped: Skipped
+    rows: Rows, file: Path, label_of: dict[Id, int], masks: bool, skipped: Skipped
 ) -> list[Example]:
     """Build an example, with its valid instances, for each image found on disk."""
-    images: dict[Any, dict[str, Any]] = {}
-    for row in rows["images"]:
-        usable = isinstance(row.get("id"), int) and isinstance(row.get("file_name"), str)
-        if usable and all(isinstance(row.get(side), int) and row[side] >= 1 for side in ("width", "height")):
-            images[row["id"]] = row
-        else:
-            skipped.note("an image without an id, file name or size", f"{file.name}: {row.get('id')}")
-    folder = _folder_of(images, file)
-    instances = _instances(rows["annotations"], file, images, label_of, masks, skipped)
-    found = []
-    for number, row in images.items():
-        path = folder / row["file_name"]
-        if path.is_file():
-            found.append(Example(number, path, row["width"], row["height"], tuple(instances[number])))
-        else:
-            skipped.note("an image that is listed but missing", f"{file.name}: {row['file_name']}")
-    return found
+    images = dict(_images(rows["images"], file, skipped))
+    known = {key for key in (identity(row.get("id")) for row in rows["images"]) if key is not None}
+    instances = _instances(rows["annotations"], file, images, known, label_of, masks, skipped)
+    ids = numbered(list(images))
+    return [
+        Example(ids[key], image.file, image.width, image.height, tuple(instances[key]))
+        for key, image in images.items()
+    ]
+
+
+def _images(rows: list[dict[str, Any]], file: Path, skipped: Skipped) -> Iterator[tuple[Id, _Image]]:
+    """Yield the id of each image found on disk, and the image."""
+    root, folder = file.parent.parent, _folder_of(rows, file)
+    seen: set[Id] = set()
+    for row in rows:
+        key, name = identity(row.get("id")), row.get("file_name")
+        where = f"{file.name}: {name or row.get('id')}"
+        if key is None or not isinstance(name, str):
+            skipped.note("an image without an id or a file name", where)
+            continue
+        if key in seen:
+            skipped.note("an image with the id of another one", where)
+            continue
+        seen.add(key)
+        path = inside(root, folder, name)
+        if path is None:
+            skipped.note("an image outside the dataset's folder", where)
+            continue
+        found = find_file(path)
+        if found is None:
+            skipped.note("an image that is listed but missing", where)
+            continue
+        size = read_size(row.get("width"), row.get("height"), found, where, skipped)
+        if size is not None:
+            yield key, _Image(found, *size)
+
+
+def _folder_of(rows: list[dict[str, Any]], file: Path) -> Path:
+    """Find the image folder of an annotation file, such as train2017/ or images/."""
+    root, part = file.parent.parent, file.stem.removeprefix("instances_")
+    folders = [root / part, root / "images" / part, root / "images", root]
+    names = [name for row in rows[:100] if isinstance(name := row.get("file_name"), str)]
+
+    def fits(folder: Path) -> bool:
+        paths = (inside(root, folder, name) for name in names)
+        return any(path is not None and find_file(path) is not None for path in paths)
+
+    return next(filter(fits, folders), folders[0])
 
 
 def _instances(
     rows: list[dict[str, Any]],
     file: Path,
-    images: dict[Any, dict[str, Any]],
-    label_of: dict[int, int],
+    images: dict[Id, _Image],
+    known: set[Id],
+    label_of: dict[Id, int],
     masks: bool,
     skipped: Skipped,
-) -> dict[Any, list[Instance]]:
-    """Group the valid instances by image id."""
-    instances: dict[Any, list[Instance]] = defaultdict(list)
-    ids = [row.get("id") for row in rows]
+) -> dict[Id, list[Instance]]:
+    """Group the valid instances by image id. known: ids of all images, including those that were skipped."""
+    instances: dict[Id, list[Instance]] = defaultdict(list)
     # Evaluation matches objects by id, and pycocotools treats id 0 as "no match".
-    valid_ids = all(isinstance(n, int) and n > 0 for n in ids) and len(set(ids)) == len(ids)
-    for at, row in enumerate(rows, start=1):
+    keys = [identity(row.get("id")) for row in rows]
+    ids = numbered([key for key in keys if key is not None], first=1)
+    all_valid = len(ids) == len(rows)
+    all_crowds = len(rows) > 1 and all(flag(row.get("iscrowd")) for row in rows)  # CVAT marks every mask
+    for at, (key, row) in enumerate(zip(keys, rows, strict=True), start=1):
         where = f"{file.name}: annotation {row.get('id', at)}"
-        image = images.get(row.get("image_id"))
-        if image is None:
+        image_id, category = identity(row.get("image_id")), identity(row.get("category_id"))
+        if image_id is None or image_id not in known:
             skipped.note("an annotation without an image", where)
-        elif row.get("category_id") not in label_of:
+        elif image_id not in images:
+            continue  # skipped with its image
+        elif category is None or category not in label_of:
             skipped.note("an annotation of a category absent from the training data", where)
         else:
-            number, label = row["id"] if valid_ids else at, label_of[row["category_id"]]
-            instance = _instance(row, number, label, image, masks, where, skipped)
-            if instance is not None:
-                instances[image["id"]].append(instance)
+            own = ids[key] if all_valid and key is not None else at
+            instance = _instance(row, own, label_of[category], images[image_id], masks, where, skipped)
+            if instance is None:
+                continue
+            if all_crowds:
+                skipped.note("a crowd (iscrowd 1) used as an object, because all objects are crowds", where)
+            crowd = flag(row.get("iscrowd")) and not all_crowds
+            instances[image_id].append(replace(instance, iscrowd=crowd))
     return instances
-
-
-def _folder_of(images: dict[Any, dict[str, Any]], file: Path) -> Path:
-    """Find the image folder of an annotation file, such as train2017/ or images/."""
-    root, part = file.parent.parent, file.stem.removeprefix("instances_")
-    folders = [root / part, root / "images" / part, root / "images", root]
-    names = [row["file_name"] for row in list(images.values())[:100]]
-    fits = (folder for folder in folders if any((folder / name).is_file() for name in names))
-    return next(fits, folders[0])
 
 
 def _instance(
     row: dict[str, Any],
-    number: int,
+    own: int,
     label: int,
-    image: dict[str, Any],
+    image: _Image,
     masks: bool,
     where: str,
     skipped: Skipped,
 ) -> Instance | None:
+    segmentation, problem = plain_segmentation(row.get("segmentation"), image.width, image.height)
     box = _box(row.get("bbox"))
-    if box is None or clip_box(box, image["width"], image["height"]) is None:
+    if box is None or clip_box(box, image.width, image.height) is None:
         skipped.note("a box that is empty or outside its image", where)
         return None
-    segmentation = row.get("segmentation")
-    if not _is_segmentation(segmentation, image):
-        if masks:
-            skipped.note("an object without a segmentation", where)
-            return None
-        segmentation = None
+    if segmentation is None and masks:
+        skipped.note(problem, where)
+        return None
     left, top, right, bottom = box
-    area = row.get("area")
-    area = float(area) if isinstance(area, (int, float)) else (right - left) * (bottom - top)
-    crowd = bool(row.get("iscrowd", 0))
-    return Instance(number, box, label, area, iscrowd=crowd, segmentation=segmentation)
+    area = number(row.get("area"))
+    area = area if area is not None and area > 0 else (right - left) * (bottom - top)
+    return Instance(own, box, label, area, segmentation=segmentation)
 
 
 def _box(bbox: Any) -> Box | None:
     """Convert a COCO bbox to (left, top, right, bottom); None if invalid."""
-    try:
-        x, y, width, height = (float(side) for side in bbox)
-    except (TypeError, ValueError):
+    sides = [number(side) for side in bbox] if isinstance(bbox, list) and len(bbox) == 4 else [None]
+    if None in sides:
         return None
-    return (x, y, x + width, y + height) if math.isfinite(x + y + width + height) else None
-
-
-def _is_segmentation(value: Any, image: dict[str, Any]) -> bool:
-    """Return True for valid polygons, or for RLE of the image's size."""
-    if isinstance(value, list):
-        return bool(value) and all(
-            isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in value
-        )
-    if not isinstance(value, dict):
-        return False
-    is_rle = isinstance(value.get("counts"), (list, str))
-    return is_rle and value.get("size") == [image["height"], image["width"]]
+    x, y, width, height = (side for side in sides if side is not None)
+    return x, y, x + width, y + height

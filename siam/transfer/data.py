@@ -22,6 +22,7 @@ from siam.errors import DataError
 from siam.transfer.annotations import AnnotatedImages, DetectionDataset, Example, clip_box
 from siam.transfer.coco import coco_files, open_coco
 from siam.transfer.masks import decode_mask
+from siam.transfer.values import listed
 from siam.transfer.voc import open_voc, voc_years
 
 MAX_UNREADABLE = 0.1
@@ -41,6 +42,7 @@ def open_annotated(data: str | Path, masks: bool) -> DetectionDataset:
     set has no annotated objects.
     """
     name, root = str(data), Path(data)
+    listed.cache_clear()
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
         raise DataError(f"{name} {problem}: transfer needs an unpacked dataset folder in VOC or COCO format")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from siam.errors import SettingsError, did_you_mean
-from siam.settings.checks import Above, Ascending, AtLeast, Below, Duration, NotEmpty, check
+from siam.settings.checks import Above, Ascending, AtLeast, Below, Duration, NotEmpty, Seed, check
 from siam.settings.pretraining import CheckpointSettings, Count
 
 Task = Literal["detection", "segmentation"]
@@ -59,12 +59,14 @@ class TransferSettings:
     """Score threshold; predictions with lower scores are discarded."""
     precise_bn: Natural = 200
     """Batches for precise batch norm statistics after training; 0: off."""
-    seed: Natural = 0
+    seed: Annotated[int, AtLeast(0), Seed()] = 0
     """Random seed for data order, augmentation, RoI sampling and new layers."""
     device: str = "auto"
     """Device: auto, cpu, cuda or cuda:1."""
     devices: Natural = 0
     """Data-parallel processes; 0: as many GPUs as divide the batch evenly."""
+    threads: Annotated[int, AtLeast(0)] = 0
+    """CPU threads, on which the last bits of the results depend; 0: the fastest, found by trial."""
     timeout: Annotated[str, Duration()] = "10m"
     """Time to wait for other processes before the run fails (`90s`, `10m`, `2h`)."""
     precision: Literal["auto", "float32", "bf16"] = "auto"

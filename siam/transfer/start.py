@@ -11,8 +11,7 @@ import yaml
 from rich.console import Console
 from torch import nn
 
-from siam.convert.importer import read_tensors
-from siam.convert.layouts import recognize, translate
+from siam.convert.importer import backbone_weights
 from siam.errors import RunError, SettingsError, first_line
 from siam.parts.backbone import build_backbone
 from siam.processes.agree import on_rank_zero
@@ -23,7 +22,7 @@ from siam.report.page import write_report
 from siam.report.transfer import write_transfer_report
 from siam.runs.bars import print_line
 from siam.runs.encoder import load
-from siam.runs.folder import METRICS, TRANSFERS, open_run
+from siam.runs.folder import METRICS, TRANSFERS, open_run, read_yaml
 from siam.runs.results import TRANSFER, TransferResult, load_transfer, save_transfer
 from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
@@ -35,7 +34,7 @@ from siam.transfer.data import open_annotated
 from siam.transfer.settings import TransferSettings, starting_point
 from siam.transfer.train import train
 
-MAY_CHANGE = ("device", "devices", "timeout", "workers", "checkpoint.")
+MAY_CHANGE = ("device", "devices", "threads", "timeout", "workers", "checkpoint.")
 """Settings that may change on resume, because they do not affect the result."""
 
 Opener = Callable[[str | Path, bool], DetectionDataset]
@@ -96,7 +95,7 @@ def _train(
     require_equal_shares(settings.batch_size, world_size())
     annotated = open_once(data, settings.task == "segmentation")
     outcome = train(annotated, init_backbone(run, settings.init, settings.seed), settings, folder, console)
-    on_rank_zero(lambda: _save(Path(run), folder, outcome))
+    on_rank_zero(lambda: _save(Path(run).expanduser(), folder, outcome))
     return outcome
 
 
@@ -108,7 +107,7 @@ def _save(run: Path, folder: Path, outcome: TransferResult) -> None:
     save_transfer(folder, outcome)
     write_transfer_report(folder)
     if folder.parent.resolve() == (run / TRANSFERS).resolve():
-        write_report(run)
+        write_report(run, lambda line: print_line(Console(stderr=True), line))
 
 
 def resolve(
@@ -132,7 +131,7 @@ def resolve(
         print_line(console, f"skipped: {line}")
     base = starting_point(recipe, annotated.layout, annotated.years, len(annotated.train))
     settings = overrides.over(base)
-    folder = Path(out) if out is not None else _default_folder(Path(run), str(data), settings)
+    folder = Path(out).expanduser() if out is not None else _default_folder(Path(run), str(data), settings)
     if not (folder / TRANSFER).exists():
         init_backbone(run, settings.init, settings.seed)  # raises before anything is written
     _claim(folder, resume, {"run": str(run), "data": str(data), **to_dict(settings)}, settings)
@@ -153,23 +152,15 @@ def init_backbone(run: str | Path, init: str, seed: int) -> nn.Module:
     """
     if not init or (Path(init).is_dir() and init != "random"):
         return load(init or run).backbone
-    settings = open_run(run).settings
+    opened = open_run(run)
+    settings = opened.settings
     torch.manual_seed(seed)
     resnet = build_backbone(settings.backbone, settings.views.size, settings.width, settings.stem)
     if init == "random":
         return resnet
     if not Path(init).is_file():
         raise RunError(f"--init must be `random`, a run folder or a checkpoint file, got {init}")
-    tensors, _ = read_tensors(Path(init))
-    state, _ = translate(tensors, recognize(list(tensors)))
-    weights = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
-    try:
-        resnet.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise RunError(
-            f"{init} does not match the {settings.backbone} backbone of {run}: {reason[:200]}"
-        ) from None
+    resnet.load_state_dict({**resnet.state_dict(), **backbone_weights(Path(init), opened)})
     return resnet
 
 
@@ -195,10 +186,10 @@ def _claim(folder: Path, resume: bool, plain: dict[str, Any], settings: Transfer
 def _require_same(file: Path, plain: dict[str, Any], settings: TransferSettings) -> None:
     """Raise RunError if run, data or training settings differ from transfer.yaml."""
     try:
-        before = yaml.safe_load(file.read_text())
+        before = read_yaml(file)
         same = {name: before.pop(name) == plain[name] for name in ("run", "data")}
         other = from_dict(before, TransferSettings())
-    except (yaml.YAMLError, UnicodeDecodeError, SettingsError, AttributeError, KeyError) as error:
+    except (SettingsError, KeyError) as error:
         raise RunError(f"{file} cannot be read: {first_line(error)}") from None
     changed = [name for name in differences(other, settings) if not name.startswith(MAY_CHANGE)]
     changed += [name for name, holds in same.items() if not holds]

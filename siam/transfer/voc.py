@@ -5,14 +5,14 @@ images of all years are combined, and so are the test images. VOC pixel coordina
 start at 1, and boxes include their last row and column.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from PIL import Image
-
-from siam.errors import DataError
+from siam.data.kinds import IMAGE_SUFFIXES
+from siam.errors import DataError, first_line
 from siam.transfer.annotations import (
     AnnotatedImages,
     Box,
@@ -21,10 +21,11 @@ from siam.transfer.annotations import (
     Instance,
     Skipped,
     clip_box,
+    read_size,
 )
+from siam.transfer.values import find_file, flag, inside, number
 
 _LISTS = Path("ImageSets") / "Main"
-_ENDINGS = (".jpg", ".jpeg", ".JPEG", ".png")
 
 
 @dataclass(frozen=True)
@@ -101,30 +102,36 @@ def _lists(name: str, years: list[Path]) -> tuple[list[_List], list[_List]]:
 
 def _read_all(lists: list[_List], skipped: Skipped) -> Iterator[_Read]:
     for year, part in lists:
-        lines = (year / _LISTS / f"{part}.txt").read_text(errors="replace").splitlines()
+        file = year / _LISTS / f"{part}.txt"
+        try:
+            lines = file.read_text("utf-8-sig", "surrogateescape").splitlines()
+        except OSError as error:
+            raise DataError(f"{file} cannot be read: {first_line(error)}") from None
         for line in filter(None, map(str.strip, lines)):
-            read = _read(year, line.split()[0], skipped)
+            read = _read(year, line, skipped)
             if read is not None:
                 yield read
 
 
-def _read(year: Path, stem: str, skipped: Skipped) -> _Read | None:
+def _read(year: Path, line: str, skipped: Skipped) -> _Read | None:
     """Read an image's annotation; if invalid, record the reason and return None."""
-    xml = year / "Annotations" / f"{stem}.xml"
-    files = (year / "JPEGImages" / (stem + ending) for ending in _ENDINGS)
-    file = next((file for file in files if file.is_file()), None)
+    file = _find(year, "JPEGImages", line, IMAGE_SUFFIXES)
+    xml = _find(year, "Annotations", line, (".xml",))
+    where = f"{year.name}: {line}"
     if file is None:
-        skipped.note("an image that is listed but missing", f"{year.name}: {stem}")
+        left = inside(year, year / "JPEGImages", line) is None
+        reason = "an image outside the dataset's folder" if left else "an image that is listed but missing"
+        skipped.note(reason, where)
+        return None
+    if xml is None:
+        skipped.note("an image without an annotation", where)
         return None
     try:
         root = ElementTree.parse(xml).getroot()
-    except FileNotFoundError:
-        skipped.note("an image without an annotation", f"{year.name}: {stem}")
-        return None
     except (ElementTree.ParseError, OSError, ValueError, LookupError):  # LookupError: an unknown encoding
         skipped.note("an annotation that is not valid XML", xml.name)
         return None
-    size = _size(root, file, xml.name, skipped)
+    size = read_size(root.findtext("size/width"), root.findtext("size/height"), file, xml.name, skipped)
     if size is None:
         return None
     width, height = size
@@ -132,41 +139,36 @@ def _read(year: Path, stem: str, skipped: Skipped) -> _Read | None:
     return file, width, height, [one for one in named if one is not None]
 
 
-def _size(root: ElementTree.Element, file: Path, where: str, skipped: Skipped) -> tuple[int, int] | None:
-    """Return (width, height) from the annotation, else from the image, else None."""
-    try:
-        width, height = int(root.findtext("size/width", "")), int(root.findtext("size/height", ""))
-    except ValueError:
-        width = height = 0
-    if width >= 1 and height >= 1:
-        return width, height
-    try:
-        with Image.open(file) as image:
-            width, height = image.size
-    except (OSError, Image.DecompressionBombError):
-        skipped.note("an annotation without a size, for an image that cannot be read", where)
-        return None
-    skipped.note("an annotation without a size, which was read from the image", where)
-    return width, height
+def _find(year: Path, folder: str, line: str, suffixes: tuple[str, ...]) -> Path | None:
+    """Find the file that a line of an image list names, in a folder of the year.
+
+    Names may contain spaces, end in a suffix, or be followed by 1, 0 or -1, as in the lists of a class.
+    """
+    unflagged = re.sub(r"\s+-?[01]$", "", line)
+    for name in dict.fromkeys((line, unflagged)):
+        stem = name[: name.rindex(".")] if name.lower().endswith(IMAGE_SUFFIXES) else name
+        for candidate in dict.fromkeys((name, stem)):
+            path = inside(year, year / folder, candidate)
+            found = None if path is None else find_file(path, suffixes)
+            if found is not None:
+                return found
+    return None
 
 
 def _named(
     element: ElementTree.Element, width: int, height: int, where: str, skipped: Skipped
 ) -> _Named | None:
     name = (element.findtext("name") or "").strip()
-    try:
-        sides = (float(element.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax"))
-        left, top, right, bottom = sides
-    except ValueError:
-        name = ""
-    if not name:
+    sides = [number(element.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
+    left, top, right, bottom = (side or 0.0 for side in sides)
+    if not name or None in sides:
         skipped.note("an object without a name or box", where)
         return None
     box = (left - 1, top - 1, right, bottom)
     if clip_box(box, width, height) is None:
         skipped.note("a box that is empty or outside its image", where)
         return None
-    return _Named(name, box, element.findtext("difficult", "0").strip() == "1")
+    return _Named(name, box, flag(element.findtext("difficult")))
 
 
 def _examples(

@@ -1,6 +1,7 @@
 """evaluate an encoder on labeled images"""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -26,8 +27,10 @@ class Evaluate:
 
 def main(options: Evaluate) -> "Evaluation":
     from siam.protocols.evaluate import evaluate
+    from siam.runs.results import load_evaluations
     from siam.system.device import find_device, tune_process
 
+    load_evaluations(Path(options.run))  # a damaged file is reported before hours of computing, not after
     tune_process(find_device(options.settings.device))
     return evaluate(options.run, options.data, **vars(options.settings))
 
@@ -41,12 +44,15 @@ def render(result: "Evaluation") -> list[Any]:
 
 def after(options: Evaluate, result: "Evaluation") -> None:
     """Save the result in the run folder, and update the run's report."""
+    from rich.console import Console
+
     from siam.report.page import write_report
+    from siam.runs.bars import print_line
     from siam.runs.results import add_evaluation
 
     add_evaluation(options.run, result, options.data)
     try:
-        write_report(options.run)
+        write_report(options.run, lambda line: print_line(Console(stderr=True), line))
     except OSError as error:
         page = f"{options.run}/report.html"
         raise RunError(f"the result was saved, but {page} could not be updated: {error.strerror}") from None

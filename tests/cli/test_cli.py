@@ -12,12 +12,16 @@ from tests.conftest import TINY, save_images
 
 
 def refused(capsys, *args):
-    """Run the command in this process. Check status 2 and one line on stderr, and return the line."""
+    """Run the command in this process. Check status 2 and one line of error, and return stderr.
+
+    Lines about the images or the plan may come first.
+    """
     assert cli.main([str(arg) for arg in args]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("siam: ")
-    assert err.count("\n") == 1
+    assert err.splitlines()[-1].startswith("siam: ")
+    assert err.count("siam: ") == 1
+    assert err.count("\n") <= 5
     return err
 
 
@@ -39,7 +43,7 @@ def test_help_needs_neither_torch_nor_tyro():
         (["pretrain", "--method.targt", "gradient"], "did you mean --method.target"),
         (["pretrain", "--method.target", "lve"], "invalid choice 'lve'"),
         (["pretrain", "--epochs", "many"], "Error parsing --epochs"),
-        (["pretrain", "--epochs", "0"], "epochs must be at least 1"),
+        (["pretrain", "--epochs", "0"], "epochs must be above 0"),
         (["pretrain", "--method", "simsiamm"], "unknown method 'simsiamm'; did you mean simsiam"),
         (["pretrain", "--recipe", "cifar"], "unknown recipe 'cifar'; did you mean cifar10"),
         (["pretrain", "--backbone", "resnet51"], "unknown backbone 'resnet51'; did you mean resnet"),
@@ -77,7 +81,7 @@ def test_invalid_settings_are_an_error_of_one_line(capsys, tmp_path, monkeypatch
     ("args", "says"),
     [
         (["pretrain", "--lr", "0.1"], "unknown setting '--lr'; did you mean --optimizer.lr?"),
-        (["pretrain", "--epochs", "three"], "'three' is not a whole number"),
+        (["pretrain", "--epochs", "three"], "'three' is not a number"),
         (["pretrain", "--method", "simclr", "--batch-size", "1"],
          "batch_size must be at least 2 (batch norm and negatives need more than one image), got 1"),
         (["reproduce", "methods", "--method", "byol"],

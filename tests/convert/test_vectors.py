@@ -124,6 +124,35 @@ def test_parts_of_another_job_are_discarded(run, photos, tmp_path):
     assert embed_to_parquet(run, photos, tmp_path / "v.parquet")["images"] == 24
 
 
+def interrupted(run, photos, out, monkeypatch):
+    """Write the parts of 24 images, 16 in the first, but not the file; return the first part."""
+    with monkeypatch.context() as patched:
+        patched.setattr(vectors_module, "_join", lambda *_: pytest.fail("interrupted"))
+        with pytest.raises(pytest.fail.Exception):
+            embed_to_parquet(run, photos, out, batch_size=1)
+    return out.with_name(f"{out.name}.parts") / "0-00000000.parquet"
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-100], lambda data: b"", lambda data: bytes(len(data))]
+)
+def test_a_part_without_its_end_is_written_again(run, photos, tmp_path, monkeypatch, damage):
+    part = interrupted(run, photos, tmp_path / "v.parquet", monkeypatch)
+    part.write_bytes(damage(part.read_bytes()))
+    assert embed_to_parquet(run, photos, tmp_path / "v.parquet", batch_size=1)["images"] == 24
+
+
+def test_a_part_with_damaged_pages_is_named(run, photos, tmp_path, monkeypatch):
+    part = interrupted(run, photos, tmp_path / "v.parquet", monkeypatch)
+    data = part.read_bytes()
+    part.write_bytes(data[:4] + b"\xff" * 300 + data[304:])
+    with pytest.raises(RunError, match=r"0-00000000\.parquet is corrupt \(.*\): delete it") as raised:
+        embed_to_parquet(run, photos, tmp_path / "v.parquet", batch_size=1)
+    assert "\n" not in str(raised.value)
+    part.unlink()
+    assert embed_to_parquet(run, photos, tmp_path / "v.parquet", batch_size=1)["images"] == 24
+
+
 def test_projector_output_in_half_precision(run, photos, tmp_path):
     written = embed_to_parquet(run, photos, tmp_path / "v.parquet", layer="projector", precision="float16")
     assert written["dimension"] == 16  # d of this run

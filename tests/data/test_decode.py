@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from siam.data.decode import BrokenImage, decode, scalable_size, size_of
+from siam.data.decode import BrokenImage, decode, read_file, scalable_size, size_of
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (12, 20, 3), dtype=np.uint8)
@@ -105,10 +105,12 @@ def test_memory_is_channels_last():
         assert decode(encoded(Image.fromarray(RGB), kind)).permute(1, 2, 0).is_contiguous()
 
 
-def png(header, body):
-    def chunk(name, body):
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+def chunk(name, body, checksum=None):
+    checksum = zlib.crc32(name + body) if checksum is None else checksum
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", checksum)
 
+
+def png(header, body):
     start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
     return start + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
 
@@ -178,9 +180,16 @@ def test_an_invalid_orientation_is_ignored(senseless):
     assert pixels(encoded(Image.fromarray(RGB), "JPEG", exif=exif)).shape == RGB.shape
 
 
-def test_a_nearly_black_16_bit_image_stays_black():
-    """Levels are scaled by the bit depth of the file, not by the largest value in it."""
-    assert pixels(encoded(Image.fromarray(np.array([[0, 1]], np.uint16)))).max() == 0
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize(
+    ("largest", "bits"),
+    [(1, 8), (255, 8), (256, 10), (1023, 10), (1024, 12), (4095, 12), (4096, 14), (16384, 16), (65535, 16)],
+)
+def test_deep_gray_is_scaled_by_the_smallest_bit_depth_that_holds_it(kind, largest, bits):
+    dtype = np.uint16 if kind == "PNG" else np.int32
+    out = pixels(encoded(Image.fromarray(np.array([[0, largest // 2, largest]], dtype)), kind))
+    expected = [0, largest // 2 * 255 / (2**bits - 1), largest * 255 / (2**bits - 1)]
+    assert abs(out[0, :, 0] - expected).max() <= 0.5
 
 
 @pytest.mark.parametrize(
@@ -256,6 +265,112 @@ def test_a_format_that_starts_programs_is_refused():
 def test_a_file_over_the_limit_is_refused_where_pillow_only_warns():
     with pytest.raises(BrokenImage, match="too many pixels"):
         decode(png_declaring(15_000, 15_000))
+
+
+def declaring(kind, width, height):
+    """A file of the format whose header declares this size; its pixels are missing."""
+    if kind == "PNG":
+        return png_declaring(width, height)
+    if kind == "JPEG":
+        return jpeg_declaring(width, height)
+    if kind == "PPM":
+        return b"P6 %d %d 255\n" % (width, height)
+    data = bytearray(encoded(Image.fromarray(RGB), kind))
+    at, form = {"BMP": (18, "<ii"), "GIF": (6, "<HH"), "JPEG2000": (48, ">II")}[kind]
+    if kind == "JPEG2000":
+        data[data.index(b"ihdr") + 4 : data.index(b"ihdr") + 12] = struct.pack(">II", height, width)
+    else:
+        data[at : at + struct.calcsize(form)] = struct.pack(form, width, height)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "PPM", "BMP", "GIF", "JPEG2000"])
+def test_all_formats_have_the_same_limit(kind):
+    """178,956,970 pixels: 512 MiB of RGB."""
+    assert size_of(declaring(kind, 13_300, 13_400)) == (13_400, 13_300)
+    with pytest.raises(BrokenImage, match="too many pixels"):
+        size_of(declaring(kind, 13_400, 13_400))
+
+
+def test_a_file_larger_than_the_limit_is_not_read(tmp_path):
+    file = tmp_path / "sparse.jpg"
+    with file.open("wb") as opened:
+        opened.truncate(2**40)
+    with pytest.raises(BrokenImage, match="1,099,511,627,776 bytes"):
+        read_file(file)
+
+
+EXIF_SIX = struct.pack("<2sHIHHHIHHI", b"II", 42, 8, 1, 274, 3, 1, 6, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "turned"),
+    [
+        (chunk(b"eXIf", b"garbage" * 9), False),
+        (chunk(b"eXIf", b"II*\0" + b"\xff" * 200), False),
+        (chunk(b"eXIf", EXIF_SIX), True),
+        (chunk(b"tEXt", b"a\0b", checksum=1), False),
+        (chunk(b"zTXt", b"a\0\0" + zlib.compress(b"x" * 3_000_000)), False),
+        (chunk(b"iTXt", b"\xff\0\x01\0\0\0garbage") + chunk(b"pHYs", b"1"), False),
+        (chunk(b"zTXt", b"a\0\0" + zlib.compress(b"x" * 3_000_000)) + chunk(b"eXIf", EXIF_SIX), True),
+        (chunk(b"prVt", b"") * 100_000, False),
+    ],
+    ids=["exif", "endless exif", "turned", "checksum", "long text", "text", "long text, turned", "many"],
+)
+def test_metadata_of_a_png_never_costs_its_pixels(chunks, turned):
+    data = encoded(Image.fromarray(RGB))
+    out = pixels(data[:33] + chunks + data[33:])
+    assert (out == (np.rot90(RGB, -1) if turned else RGB)).all()
+
+
+def test_metadata_of_a_webp_never_costs_its_pixels():
+    for exif in (b"Exif\0\0garbage", b"b'Exif\\x00", b"II*\0" + b"\xff" * 99):
+        assert (pixels(encoded(Image.fromarray(RGB), "WEBP", lossless=True, exif=exif)) == RGB).all()
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        b"\xff\xe1\x00\x0aExif\0\0II",
+        b"\xff\xed\x00\x1aPhotoshop 3.0\x008BIM\xff\xff\xff\xff",
+        b"\xff" * 3_000_000,
+    ],
+    ids=["exif", "photoshop", "padding"],
+)
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_metadata_of_a_jpeg_never_costs_its_pixels(segments, mode):
+    """RGB is read by the fast decoder, CMYK by Pillow."""
+    data = encoded(Image.fromarray(RGB).convert(mode), "JPEG", quality=95)
+    assert (pixels(data[:2] + segments + data[2:]) == pixels(data)).all()
+
+
+def test_a_jpeg_that_only_pillow_reads_is_turned_once():
+    exif = Image.Exif()
+    exif[274] = 6
+    data = encoded(Image.fromarray(RGB).convert("CMYK"), "JPEG", quality=95, exif=exif)
+    assert decode(data).shape == (3, RGB.shape[1], RGB.shape[0])
+
+
+def test_tiff_tags_that_all_refer_to_the_same_bytes_are_refused():
+    """60,000 tags of a megabyte each would take 60 GB."""
+    entries = b"".join(struct.pack("<HHII", tag, 7, 2**20, 8) for tag in range(1000, 61_000))
+    data = struct.pack("<2sHIH", b"II", 42, 8, 60_000) + entries + bytes(2**20)
+    with pytest.raises(BrokenImage, match="tags claim more"):
+        decode(data)
+
+
+@pytest.mark.parametrize("header", [b"P3 2000 1000 255\n", b"P1 2000 1000\n", b"P5 2000 1000 4095\n"])
+def test_a_file_that_is_decoded_in_python_must_be_small(header):
+    with pytest.raises(BrokenImage, match="slow to decode, 2000 x 1000"):
+        decode(header + b"1 " * 100)
+    assert decode(header.replace(b"2000 1000", b"2 2") + b"1 " * 12).shape == (3, 2, 2)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "JPEG2000"])
+def test_newer_formats(kind):
+    soft = Image.fromarray(RGB).resize((64, 48))
+    options = {"quality": 98, "subsampling": "4:4:4"} if kind == "AVIF" else {}
+    assert abs(pixels(encoded(soft, kind, **options)).astype(int) - np.asarray(soft)).mean() < 3
 
 
 SEEDS = [

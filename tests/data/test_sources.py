@@ -1,6 +1,7 @@
 """Sources: exactly one for each kind of name. tests/test_additions.py adds one."""
 
 import tarfile
+import zipfile
 
 import numpy as np
 import pyarrow as pa
@@ -78,3 +79,22 @@ def test_a_set_opened_again_is_listed_again(samples, tmp_path):
     before = len(open_images("tables").train)
     (tmp_path / "tables" / "2.parquet").write_bytes((tmp_path / "tables" / "0.parquet").read_bytes())
     assert len(open_images("tables").train) == before * 3 / 2
+
+
+def test_an_array_file_that_claims_more_than_the_memory_is_refused(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", images=np.zeros((50, 100, 100, 3), np.uint8))
+    monkeypatch.setattr("siam.data.sources.arrays.total_memory", lambda: 10**6)
+    with pytest.raises(DataError, match=r"a\.npz cannot be read: its arrays have 0\.0 GiB, more than"):
+        open_images(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("shape", ["(-1, 8, 8, 3)", "(10**12, 8, 8, 3)", "(1000000000000000, 8, 8, 3)"])
+def test_an_array_header_that_claims_more_than_the_file_is_refused(tmp_path, shape):
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}".ljust(117).encode() + b"\n"
+    contents = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(600)
+    (tmp_path / "a.npy").write_bytes(contents)
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("images.npy", contents)
+    for name in ("a.npy", "a.npz"):
+        with pytest.raises(DataError, match=f"{name} cannot be read"):
+            open_images(tmp_path / name)

@@ -31,7 +31,7 @@ def test_twenty_images_end_early():
     planned = plan(20, 300, 30 * MINUTE)
     assert planned.settings.batch_size == 8
     assert planned.settings.epochs == MAX_EPOCHS
-    assert planned.settings.duration == ""
+    assert planned.settings.time_limit == ""
     assert planned.seconds < 5 * MINUTE
     assert "more time changes nothing" in planned.twice
 
@@ -85,7 +85,7 @@ def test_the_length_fills_the_time():
     planned = plan(5000, 300, 10 * MINUTE)
     assert planned.pairs_per_second == pytest.approx(150 / (6 * 0.073))
     assert planned.steps == int(0.95 * (600 - 15) * planned.pairs_per_second / 64)
-    assert planned.settings.duration == "600s"
+    assert planned.settings.time_limit == "600s"
 
 
 def test_measurements_take_little_of_the_time():
@@ -105,7 +105,7 @@ def test_a_recipe_is_only_given_its_length():
     planned = make_plan(Dataset("cifar10", 50_000, 32), GPU, HOUR, Overrides(), CIFAR10)
     assert planned.settings.views == CIFAR10.views
     assert planned.settings.method == CIFAR10.method
-    assert planned.settings.duration == "3600s"
+    assert planned.settings.time_limit == "3600s"
 
 
 class Measured(DescribedMachine):

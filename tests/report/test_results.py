@@ -2,8 +2,9 @@
 
 import json
 import multiprocessing
+import re
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import yaml
@@ -77,16 +78,30 @@ def test_the_confusions_of_the_newest_evaluation(run):
     assert read(folder).find("div", "confusion") == [], "too large to read"
 
 
-@pytest.mark.parametrize("contents", ["", "[{}]", "{", '[{"top1": 1, "unknown": 2}]'])
+def of_evaluation(**changes):
+    return json.dumps([{**asdict(EVALUATION), "data": "photos", "date": "2026", **changes}])
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        "", "[{}]", "{", '[{"top1": 1, "unknown": 2}]', "3", "[" * 100_000, "\udcff",
+        of_evaluation(top1="high"), of_evaluation(interval=[1]), of_evaluation(confusion=[1, 2]),
+        of_evaluation(per_class={"a": []}), of_evaluation(train_images=2**70), of_evaluation(date=None),
+    ],
+)  # fmt: skip
 def test_damaged_evaluations(run, contents):
     folder = run([])
-    (folder / "evaluations.json").write_text(contents)
-    for fails in (lambda: write_report(folder), lambda: add_evaluation(folder, EVALUATION, "photos")):
-        with pytest.raises(
-            RunError, match=r"evaluations\.json cannot be read .*: move or delete it to continue without it"
-        ):
-            fails()
-    assert (folder / "evaluations.json").read_text() == contents
+    (folder / "evaluations.json").write_text(contents, errors="surrogateescape")
+    message = r"evaluations\.json cannot be read .*: move or delete it to continue without it"
+    with pytest.raises(RunError, match=message):
+        add_evaluation(folder, EVALUATION, "photos")
+    assert (folder / "evaluations.json").read_text(errors="surrogateescape") == contents
+    warnings = []
+    page = write_report(folder, warnings.append).read_text()
+    assert re.fullmatch("left out of the report: .*" + message, *warnings)
+    assert "evaluations.json cannot be read" in page
+    assert "batch_size" in page, "only the evaluations are lost"
 
 
 BOXES = Precision(0.5, 0.75, 0.4321, None, 0.25, 0.625, {"cat": 0.25, "d<o>g": 0.75})
@@ -169,6 +184,35 @@ def test_a_transfer_round_trips(tmp_path):
     (folder / "result.json").write_text('{"boxes": 1')
     with pytest.raises(RunError, match=r"result\.json cannot be read"):
         load_transfer(folder)
+
+
+@pytest.mark.parametrize(
+    "contents", ['{"boxes": 1}', "[]", "[" * 100_000, '{"boxes": {"ap": "high"}, "masks": null}', "\0"]
+)
+def test_a_damaged_transfer_costs_only_itself(run, contents):
+    folder = run([])
+    make_transfer(folder / "transfer" / "whole")
+    make_transfer(folder / "transfer" / "torn")
+    (folder / "transfer" / "torn" / "result.json").write_text(contents)
+    with pytest.raises(RunError, match=r"torn.result\.json cannot be read"):
+        load_transfer(folder / "transfer" / "torn")
+    warnings = []
+    page = write_report(folder, warnings.append).read_text()
+    assert "whole" in page
+    assert "torn" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "contents", ["", "run: 1", "[]", "run: a\ndata: b\nlr: 0.1", "[" * 3000, "d: 2001-13-45"]
+)
+def test_a_damaged_transfer_yaml_is_named(tmp_path, contents):
+    folder = make_transfer(tmp_path / "voc")
+    (folder / "transfer.yaml").write_text(contents)
+    with pytest.raises(
+        RunError, match=r"transfer\.yaml (cannot be read|does not contain settings)"
+    ) as raised:
+        write_transfer_report(folder)
+    assert "\n" not in str(raised.value)
 
 
 def test_an_unfinished_transfer_has_no_page(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from siam.runs import clock as clock_module
 from siam.runs.clock import Clock
+from siam.runs.decisions import Decisions
 from siam.runs.logger import NullLogger
 from siam.runs.pace import Pace
 from siam.settings.schedule import Schedule
@@ -32,7 +33,7 @@ def hours(monkeypatch):
 def simulate(hours, promised, planned_steps, step_seconds, measure_every=0, measure_seconds=0.0):
     """Return the seconds and steps of a run whose step i takes step_seconds(i)."""
     clock, schedule = Clock(0.0, 0), Schedule(1, planned_steps)
-    pace, step = Pace(promised, schedule, clock, 0), 0
+    pace, step = Pace(promised, schedule, clock, Decisions([], 0), 0), 0
     while step < schedule.total_steps:
         hours.now += step_seconds(step)
         step += 1
@@ -70,7 +71,7 @@ def test_a_run_on_a_busy_machine_says_so(hours):
     lines, log = [], NullLogger()
     log.print = lambda line, markup=False: lines.append(line)
     clock, schedule = Clock(0.0, 0), Schedule(1, 1000)
-    pace = Pace(100, schedule, clock, 0)
+    pace = Pace(100, schedule, clock, Decisions([], 0), 0)
     hours.now = 20.0
     pace.keep(50, log)  # 0.4 s a step: 245 steps in all
     assert schedule.total_steps == 50 + 195
@@ -84,7 +85,7 @@ def test_a_real_run_ends_on_time_and_records_it(photos, tmp_path):
         *TINY,
         "--epochs",
         100_000,
-        "--duration",
+        "--time-limit",
         "15s",
         "--monitor.every",
         200,

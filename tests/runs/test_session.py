@@ -139,7 +139,7 @@ def test_after_its_end_a_signal_ends_the_process_as_before(tmp_path):
 
 
 def test_a_report_that_cannot_be_drawn_costs_a_line(tmp_path):
-    def damaged(folder):
+    def damaged(folder, warn):
         raise RunError("evaluations.json cannot be read")
 
     folder = tmp_path / "run"

@@ -11,7 +11,7 @@ from PIL import Image
 from siam.errors import DataError
 from siam.transfer.annotations import Example, Instance, clip_box
 from siam.transfer.data import Batches, open_annotated, with_target
-from siam.transfer.masks import decode_mask, encode_mask
+from siam.transfer.masks import decode_mask, encode_mask, plain_segmentation
 from tests.conftest import run_cli
 from tests.transfer.conftest import LITTLE, few_of_coco, few_of_voc, names_of_voc
 
@@ -160,7 +160,7 @@ def test_bad_coco_is_skipped_and_counted(tmp_path):
         "an annotation of a category absent from the training data": 1,
         "a box that is empty or outside its image": 4,
         "an object without a segmentation": 2,
-        "an image without an id, file name or size": 1,
+        "an annotation without a size, which was read from the image": 1,
         "an image that is listed but missing": 1,
     }
     assert found.category_ids == (7, 9)
@@ -319,3 +319,228 @@ def test_a_subset_of_coco_is_in_coco_format(coco, tmp_path):
     found = open_annotated(few_of_coco(coco, tmp_path / "few", 5, 4), masks=True)
     assert len(found.test) == 4
     assert not found.skipped
+
+
+DOG = ((9, "dog"),)
+
+
+def only(found):
+    """The single object of the single training image."""
+    ((thing,),) = (found.train[i].instances for i in range(len(found.train)))
+    return thing
+
+
+def coco_of(tmp_path, objects, image=None, categories=((7, "cat"), (9, "dog"))):
+    """A COCO folder with these objects in a.jpg, 40 x 40."""
+    plain = coco_json(objects, categories)
+    plain["images"][0].update(image or {})
+    return open_annotated(make_coco(tmp_path / "c", plain), masks=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "image", "categories"),
+    [
+        ({"image_id": "3", "category_id": "9", "id": "1"}, {"id": "3"}, ((7, "cat"), (9, "dog"))),
+        ({"image_id": "b7f0", "category_id": "x"}, {"id": "b7f0"}, (("c", "cat"), ("x", "dog"))),
+        ({"image_id": [3], "category_id": [9], "id": [1]}, {}, ((7, "cat"), (9, "dog"))),
+        ({"image_id": 3.0, "category_id": 9.0, "id": 1.0}, {"id": 3.0}, ((7.0, "cat"), (9.0, "dog"))),
+        ({"image_id": 2**70, "id": 2**70}, {"id": 2**70}, ((7, "cat"), (9, "dog"))),
+        ({"category_id": 1}, {}, ((0, "cat"), (1, "dog"))),
+        ({"bbox": ["10", "10.0", 10, 10.0], "area": "100", "iscrowd": "0"}, {}, ((7, "cat"), (9, "dog"))),
+        ({}, {"width": 40.0, "height": "40"}, ((7, "cat"), (9, "dog"))),
+        ({}, {"width": 10**9, "height": 10**9}, ((7, "cat"), (9, "dog"))),
+        ({"segmentation": SQUARE[0]}, {}, ((7, "cat"), (9, "dog"))),
+        ({"segmentation": [[[10, 10], [20, 10], [20, 20], [10, 20]]]}, {}, ((7, "cat"), (9, "dog"))),
+        ({"segmentation": [[10, 10], [20, 10], [20, 20], [10, 20]]}, {}, ((7, "cat"), (9, "dog"))),
+        ({"segmentation": [[1, 2], *SQUARE, ["a"] * 6]}, {}, ((7, "cat"), (9, "dog"))),
+        ({"segmentation": {"size": [40.0, "40"], "counts": [410, *[10, 30] * 9, 10, 820]}}, {}, DOG),
+    ],
+    ids=["strings", "names", "lists", "floats", "huge", "from 0", "boxes", "sizes", "huge sizes", "flat",
+         "points", "one of points", "some bad polygons", "runs"],
+)  # fmt: skip
+def test_coco_as_tools_write_it_is_the_same_object(tmp_path, change, image, categories):
+    thing = only(found := coco_of(tmp_path, [{**GOOD, **change}], image, categories))
+    assert found.classes[thing.label - 1] == "dog"
+    assert (thing.box, thing.area, thing.iscrowd) == ((10, 10, 20, 20), 100, False)
+    expected = np.zeros((40, 40), np.uint8)
+    expected[10:20, 10:20] = 1
+    assert (decode_mask(thing.segmentation, 40, 40) == expected).all()
+    for number in (found.train[0].id, thing.id, *found.category_ids):
+        assert isinstance(number, int)
+        assert 0 <= number < 2**53
+
+
+UNFILLED = "a mask whose run lengths do not fill its image"
+FULL = encode_mask(np.ones((40, 40), dtype=bool))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"image_id": [1, 2]}, "an annotation without an image"),
+        ({"category_id": [7, 9]}, "an annotation of a category absent from the training data"),
+        ({"category_id": {"id": 9}}, "an annotation of a category absent from the training data"),
+        ({"bbox": [1e300, 1, 5, 5]}, "a box that is empty or outside its image"),
+        ({"bbox": {"x": 1}}, "a box that is empty or outside its image"),
+        ({"bbox": [1, 2, 3]}, "a box that is empty or outside its image"),
+        ({"segmentation": {"size": [40, 30], "counts": [600, 600]}}, "a mask of another size than its image"),
+        ({"segmentation": {"size": [40, 40], "counts": [600, 600]}}, UNFILLED),
+        ({"segmentation": {"size": [40, 40], "counts": [-1, 1601]}}, UNFILLED),
+        ({"segmentation": {"size": [40, 40], "counts": "o" * 99}}, UNFILLED),
+        ({"segmentation": {**FULL, "counts": FULL["counts"] + "1"}}, UNFILLED),
+        ({"segmentation": {"size": "40x40", "counts": []}}, "a mask of another size than its image"),
+        ({"segmentation": [[1, 2, 3, 4, 5, None]]}, "an object without a segmentation"),
+        ({"segmentation": "none"}, "an object without a segmentation"),
+    ],
+)  # fmt: skip
+def test_coco_that_has_no_plain_meaning_is_counted_with_the_reason(tmp_path, change, reason):
+    found = coco_of(tmp_path, [{**GOOD, **change}, {**GOOD, "id": 2}])
+    assert {why: count for why, (count, _) in found.skipped.items()} == {reason: 2}  # training and test
+    assert only(found).id == 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_compressed_run_lengths_of_any_mask_fill_it(seed):
+    """Against faster-coco-eval's own compression, whose runs are differences of up to three characters."""
+    r = np.random.default_rng(seed)
+    mask = r.random((97, 211)) < r.choice([0.001, 0.02, 0.5, 0.999])
+    segmentation = encode_mask(mask)
+    kept, problem = plain_segmentation(segmentation, 211, 97)
+    assert (kept, problem) == (segmentation, "")
+    assert (decode_mask(kept, 211, 97) == mask).all()
+    cut = {**segmentation, "counts": segmentation["counts"][:-1]}
+    assert plain_segmentation(cut, 211, 97)[0] is None
+
+
+def test_crowds_are_objects_where_a_tool_marks_all_as_crowds(tmp_path):
+    crowds = [{**GOOD, "id": number, "iscrowd": 1} for number in (1, 2)]
+    found = coco_of(tmp_path, crowds)
+    assert [one.iscrowd for one in found.train[0].instances] == [False, False]
+    assert found.skipped.lines()[0].startswith("4 x a crowd (iscrowd 1) used as an object")
+
+
+def test_an_image_with_only_crowds_is_not_trained_on_and_counted(tmp_path):
+    plain = coco_json([GOOD, {**GOOD, "id": 2, "image_id": 4, "iscrowd": True}])
+    plain["images"].append({"id": 4, "file_name": "b.jpg", "width": 40, "height": 40})
+    found = open_annotated(make_coco(tmp_path / "c", plain), masks=False)
+    assert (len(found.train), len(found.test)) == (1, 2)
+    assert found.skipped == {"a training image with only crowds (iscrowd 1)": (1, "b.jpg")}
+
+
+@pytest.mark.parametrize(
+    "name", ["../../secret.jpg", "ABSOLUTE", "..\\..\\secret.jpg", "/etc/passwd", "x/../../../secret.jpg"]
+)
+def test_no_file_name_leads_out_of_a_coco_folder(tmp_path, name):
+    photo(tmp_path / "secret.jpg")
+    plain = coco_json([GOOD, {**GOOD, "id": 2, "image_id": 4}])
+    root = make_coco(tmp_path / "c", plain)
+    other = {
+        "id": 4,
+        "file_name": name.replace("ABSOLUTE", str(tmp_path / "secret.jpg")),
+        "width": 40,
+        "height": 40,
+    }
+    plain["images"].insert(0, other)
+    for part in ("train2017", "val2017"):
+        (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(plain))
+    found = open_annotated(root, masks=False)
+    assert [found.train.path(i) for i in range(len(found.train))] == [str(root / "train2017" / "a.jpg")]
+    assert found.skipped["an image outside the dataset's folder"][0] == 2
+
+
+@pytest.mark.parametrize("name", ["A.JPG", "./a.jpg", "../train2017/a.jpg", "INSIDE"])
+def test_file_names_that_plainly_mean_a_file_in_the_folder(tmp_path, name):
+    root = make_coco(tmp_path / "c", plain := coco_json([GOOD]))
+    plain["images"][0]["file_name"] = name.replace("INSIDE", str(root / "train2017" / "a.jpg"))
+    (root / "annotations" / "instances_train2017.json").write_text(json.dumps(plain))
+    found = open_annotated(root, masks=False)
+    assert [found.train.path(i) for i in range(len(found.train))] == [str(root / "train2017" / "a.jpg")]
+
+
+@pytest.mark.parametrize("name", ["a\0b.jpg", "a" * 300 + ".jpg", "\ud800.jpg", ""])
+def test_file_names_that_cannot_exist_are_missing(tmp_path, name):
+    root = make_coco(tmp_path / "c", plain := coco_json([GOOD]))
+    plain["images"].append({"id": 4, "file_name": name, "width": 40, "height": 40})
+    (root / "annotations" / "instances_train2017.json").write_text(json.dumps(plain))
+    found = open_annotated(root, masks=False)
+    assert found.skipped["an image that is listed but missing"][0] == 1
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"images": Infinity', "\udfff"])
+def test_a_coco_file_that_is_no_json_is_named(tmp_path, text):
+    root = make_coco(tmp_path / "c", coco_json([GOOD]))
+    (root / "annotations" / "instances_val2017.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(DataError, match=r"instances_val2017\.json cannot be read as JSON") as raised:
+        open_annotated(root, masks=False)
+    assert "\n" not in str(raised.value)
+
+
+CAT = ("cat", 0, (1, 1, 20, 20))
+
+
+def one_of_voc(tmp_path, text=None, line="1", image="1.jpg", annotation="1.xml"):
+    """A VOC folder with one training image; `line` is its entry in trainval.txt."""
+    year = make_voc(tmp_path / "VOC2007", {"trainval": {"1": text or xml([CAT])}, "test": {"2": xml([CAT])}})
+    (year / "JPEGImages" / "1.jpg").rename(year / "JPEGImages" / image)
+    (year / "Annotations" / "1.xml").rename(year / "Annotations" / annotation)
+    (year / "ImageSets" / "Main" / "trainval.txt").write_bytes(
+        line.encode("utf-8", "surrogateescape") + b"\r\n"
+    )
+    return open_annotated(tmp_path, masks=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "image", "annotation"),
+    [
+        ("1", "1.JPG", "1.xml"),
+        ("img 1", "img 1.jpeg", "img 1.xml"),
+        ("img 1", "img 1.Jpeg", "img 1.XML"),
+        ("1.jpg", "1.jpg", "1.xml"),
+        ("1.v2", "1.v2.png", "1.v2.xml"),
+        ("1  1", "1.jpg", "1.xml"),
+        ("img 1 -1", "img 1.jpg", "img 1.xml"),
+        ("\ufeff1", "1.bmp", "1.xml"),
+        ("caf\udce9", "caf\udce9.jpg", "caf\udce9.xml"),
+    ],
+)
+def test_voc_lists_as_tools_write_them(tmp_path, line, image, annotation):
+    if image.endswith("bmp"):
+        photo(tmp_path / "x.bmp")
+    found = one_of_voc(tmp_path, line=line, image=image, annotation=annotation)
+    assert (len(found.train), found.train[0].file.name) == (1, image)
+    assert not found.skipped
+    assert only(found).box == (0, 0, 20, 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (xml([CAT], "<size><width>40.0</width><height> 40 </height><depth>3</depth></size>"), None),
+        (xml([CAT]).replace("<difficult>0</difficult>", ""), None),
+        (xml([("cat", 0, ("1.0", "1", 20.0, "20"))]), None),
+        (xml([CAT], "<size><width>0</width><height>0</height></size>"), "which was read from the image"),
+        (xml([CAT], "<size><width>99999999</width><height>99999999</height></size>"), "read from the image"),
+        (xml([CAT], "<size><width>wide</width></size>"), "read from the image"),
+    ],
+)
+def test_voc_annotations_as_tools_write_them(tmp_path, text, reason):
+    found = one_of_voc(tmp_path, text)
+    assert (found.train[0].width, found.train[0].height, only(found).box) == (40, 40, (0, 0, 20, 20))
+    assert [reason in line for line in found.skipped.lines()] == ([True] if reason else [])
+
+
+@pytest.mark.parametrize(
+    "box", [("1", "1", "inf", "20"), ("nan", 1, 20, 20), ("", 1, 20, 20), (1, 1, "1e300", 2)]
+)
+def test_a_voc_box_that_is_no_box_is_counted(tmp_path, box):
+    found = one_of_voc(tmp_path, xml([CAT, ("cat", 0, box)]))
+    assert found.skipped["an object without a name or box"][0] == 1
+    assert only(found).box == (0, 0, 20, 20)
+
+
+def test_no_line_leads_out_of_a_voc_folder(tmp_path):
+    photo(tmp_path / "secret.jpg")
+    (tmp_path / "secret.xml").write_text(xml([CAT]))
+    for name in ("../../secret", str(tmp_path / "secret"), "../../secret.jpg"):
+        with pytest.raises(DataError, match="outside the dataset's folder"):
+            one_of_voc(tmp_path / str(abs(hash(name))), line=name)

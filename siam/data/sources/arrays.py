@@ -4,6 +4,7 @@ A .npz file contains `images` and, optionally, `labels`, `val_images` and `val_l
 """
 
 import os
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from siam.data.images import UNLABELED, ImageSets, class_of
 from siam.data.labels import align_classes
 from siam.data.left_out import LeftOut
 from siam.errors import DataError, first_line
+from siam.system.resources import total_memory
 
 LABELS = "array of labels without a class per image", "arrays of labels without a class per image"
 
@@ -34,6 +36,10 @@ def open(name: str) -> ImageSets:
         if path.suffix == ".npy":
             arrays = {"images": _map(path)}
         else:
+            with zipfile.ZipFile(path) as members:
+                size = sum(member.file_size for member in members.infolist())
+            if size > total_memory():
+                raise DataError(f"its arrays have {size / 2**30:,.1f} GiB, more than this machine's memory")
             with path.open("rb") as file, np.load(file, allow_pickle=False) as loaded:
                 arrays = dict(loaded)
     except Exception as error:  # corrupt bytes make numpy and zipfile raise errors of many kinds

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from siam.data.decode import BrokenImage
+from siam.data.decode import read_file
 from siam.data.images import Encoded, ImageSets
 from siam.data.kinds import BROKEN, HIDDEN, LINKS, LOCKED, NOT_FILES, Reason, is_image, is_side_folder, reason
 from siam.data.labels import class_folders
@@ -36,12 +36,7 @@ class FolderImages(Encoded):
         self.classes, self.labels = class_folders(names)
 
     def encoded(self, i: int) -> bytes:
-        try:
-            return (self.root / self.names[i]).read_bytes()
-        except OSError as error:
-            raise BrokenImage(error.strerror or "cannot be opened") from None
-        except ValueError:  # a list may hold any characters
-            raise BrokenImage("its name holds a null character") from None
+        return read_file(self.root / self.names[i])
 
 
 class _Walk:

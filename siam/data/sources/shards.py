@@ -28,6 +28,7 @@ from siam.errors import DataError
 LOOKS_LIKE = "shards (x-{000..099}.tar)"
 ORDER = 30
 
+_MAX_SAMPLES = 10**7  # shards that are said to have more are counted
 INDEX = "index.json"
 """Index of shard names and image counts, in wids format; written by `siam shard`."""
 
@@ -169,9 +170,10 @@ def _counted(urls: list[str], unreadable: dict[str, str]) -> tuple[list[str], li
 def _index_next_to(url: str) -> dict[str, int]:
     """Return the number of images in each shard, by name, from the index next to a shard, if there is one."""
     try:
-        return {Path(entry["url"]).name: int(entry["nsamples"]) for entry in _index(url)["shardlist"]}
+        counts = {Path(entry["url"]).name: entry["nsamples"] for entry in _index(url)["shardlist"]}
     except (ValueError, KeyError, TypeError):
         return {}
+    return {name: n for name, n in counts.items() if isinstance(n, int) and 0 <= n <= _MAX_SAMPLES}
 
 
 def _class_names(url: str) -> tuple[str, ...]:

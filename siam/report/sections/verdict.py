@@ -67,7 +67,7 @@ def _verdict(history: History, latest: dict[str, Any]) -> tuple[str, str, str, s
     if not all(math.isfinite(latest.get(name, 0.0)) for name in ("loss", "std")):
         meaning = "The loss is no longer finite, so training cannot continue."
         return "diverged", "collapsed", meaning, "Lower optimizer.lr, or set precision to float32."
-    if "verdict" not in latest:
+    if "verdict" not in latest or "std" not in latest:
         return "no verdict yet", "", "The verdict appears at the end of the first epoch.", ""
     verdict, so_far = latest["verdict"], "" if history.records[-1]["kind"] == "end" else " so far"
     meaning = f"std × √d is {latest['std']:.3f}, where 1 means evenly spread directions and 0 means collapse."

@@ -1,0 +1,1 @@
+"""What is fuzzed, one file per subject; tests/fuzz/cases.py describes the interface."""
