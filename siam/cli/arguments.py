@@ -105,7 +105,8 @@ def _leaves(settings: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[
 
 def _flag(path: tuple[str, ...]) -> str:
     """Return a setting's flag, such as --optimizer.lr; method.name becomes --method."""
-    return "--" + ".".join(path).replace("_", "-").replace("method.name", "method")
+    name = ".".join(path).rstrip("_")  # for_, because `for` is a keyword
+    return "--" + name.replace("_", "-").replace("method.name", "method")
 
 
 def _complaint(argument: str, known: list[str], hints: Mapping[str, str]) -> str:

@@ -55,7 +55,7 @@ def read_tensors(file: Path) -> tuple[State, dict[str, str]]:
 
 
 def _read_folder(folder: Path) -> tuple[State, dict[str, str]]:
-    found = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    found = next((folder / name for name in _WEIGHTS if (folder / name).exists()), None)
     index = next((folder / name for name in _INDEXES if (folder / name).is_file()), None)
     if found is not None:
         tensors, metadata = read_tensors(found)

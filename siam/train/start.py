@@ -1,5 +1,6 @@
 """Start or resume a run: resolve its settings and folder, open its images, and launch its processes."""
 
+import errno
 import itertools
 import os
 import re
@@ -224,8 +225,10 @@ def _require_writable(folder: Path) -> None:
     """Raise RunError if the run folder cannot be created, before anything is measured for it."""
     above = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        reason = "it is not a folder" if not above.is_dir() else "permission denied"
-        raise RunError(f"cannot write to {folder}: {above}: {reason}; choose another --out")
+        reason = os.strerror(errno.EACCES if above.is_dir() else errno.ENOTDIR)
+        if hasattr(os, "statvfs") and os.statvfs(above).f_flag & os.ST_RDONLY:
+            reason = os.strerror(errno.EROFS)
+        raise RunError(f"cannot write to {folder}: {reason}; choose another --out")
 
 
 def _make_folder(folder: Path) -> None:

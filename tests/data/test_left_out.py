@@ -107,7 +107,7 @@ def test_side_files_of_servers_and_tools_are_not_images(tmp_path, left):
 def test_images_that_cannot_be_read_here_are_counted(photos):
     for name in (
         "a.HEIC",
-        "b.avif",
+        "b.psd",
         "c.jxl",
         "d.cr2",
         "e.svg",
