@@ -37,7 +37,7 @@ def pretrain(
     """
     given: dict[str, Any] = dict(settings)
     if data is not None:
-        given["data"] = str(data)
+        given["data"] = str(data) if isinstance(data, Path) else data
     if method is not None:
         given["method"] = {"name": method} if isinstance(method, str) else method
     return start(Overrides(given), recipe, out, resume, duration=duration)

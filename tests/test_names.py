@@ -192,7 +192,7 @@ def test_errors_are_one_line_of_harmless_characters(args, capfd):
 def test_null_characters_cost_only_their_image(photos, tmp_path):
     (tmp_path / "list.txt").write_bytes(b"photos/000.jpg\nphotos/0\x000.jpg\nphotos/001.jpg\n")
     images = open_images(tmp_path / "list.txt").train
-    with pytest.raises(siam.data.decode.BrokenImage, match="null character"):
+    with pytest.raises(siam.data.decode.BrokenImage, match="NUL character"):
         images.read(1)
     data = (photos / "000.jpg").read_bytes()
     table = pa.table({"image": pa.array([{"bytes": data, "path": f"a\0{i}.jpg"} for i in range(3)])})

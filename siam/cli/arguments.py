@@ -14,18 +14,9 @@ import tyro
 from siam.cli.flags import CommandLine, Switch
 from siam.errors import SettingsError, did_you_mean
 from siam.settings.overrides import Overrides
+from siam.settings.renamed import new_name
 
 T = TypeVar("T")
-
-_RENAMED = {
-    "accumulate": "grad-accum",
-    "recompute": "activation-checkpointing",
-    "network": "method",
-    "loader.resident": "loader.cache",
-    "views.grey-p": "views.grayscale-p",
-    "random-init": "untrained",
-}
-"""Renamed flags and flag groups (old -> new), for suggestions in error messages."""
 
 _JSON = Annotated[Switch, tyro.conf.arg(help="Print the result as one JSON object on stdout.")]
 
@@ -114,7 +105,8 @@ def _leaves(settings: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[
 
 def _flag(path: tuple[str, ...]) -> str:
     """Return a setting's flag, such as --optimizer.lr; method.name becomes --method."""
-    return "--" + ".".join(path).replace("_", "-").replace("method.name", "method")
+    name = ".".join(path).rstrip("_")  # for_, because `for` is a keyword
+    return "--" + name.replace("_", "-").replace("method.name", "method")
 
 
 def _complaint(argument: str, known: list[str], hints: Mapping[str, str]) -> str:
@@ -130,10 +122,9 @@ def _complaint(argument: str, known: list[str], hints: Mapping[str, str]) -> str
 def _suggestion(flag: str, known: list[str]) -> str:
     """Return a suggestion: the flag's new name, its full name (--optimizer.lr for --lr) or similar flags."""
     name = flag.lstrip("-").replace("_", "-")
-    for old, new in _RENAMED.items():
-        renamed = "--" + re.sub(rf"^{re.escape(old)}(?=\.|$)", new, name)
-        if renamed != f"--{name}" and renamed in known:
-            return f"; did you mean {renamed}?"
+    renamed = new_name(name.replace("-", "_"), {other.lstrip("-").replace("-", "_") for other in known})
+    if renamed is not None:
+        return f"; did you mean --{renamed.replace('_', '-')}?"
     same = [other for other in known if re.split(r"[.]|--", other)[-1] == name]
     return f"; did you mean {' or '.join(same)}?" if same else did_you_mean(flag, known)
 

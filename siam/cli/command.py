@@ -29,6 +29,7 @@ from typing import Any
 from siam import plugins
 from siam.errors import SettingsError, SiamError, did_you_mean
 from siam.system.names import shown
+from siam.system.signals import Stopped, raising_on_signals
 
 HELP = """usage: siam VERB ...
 
@@ -49,24 +50,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit status.
 
     0: success; 2: user error; 75: the run stopped after saving a checkpoint and can be
-    resumed; 130: interrupted; 141: broken pipe.
+    resumed; 129, 130, 143: stopped by SIGHUP, SIGINT or SIGTERM; 141: broken pipe.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # class names may be beyond the terminal's encoding
     try:
         try:
-            _run(args)
+            with raising_on_signals():
+                _run(args)
         finally:
             sys.stdout.flush()  # here, where BrokenPipeError is handled
     except SiamError as error:
         if not error.on_all_ranks or is_rank_zero():
             print(f"siam: {shown(error)}", file=sys.stderr)
         return error.exit_status
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if is_rank_zero():
-            print("siam: interrupted", file=sys.stderr)
-        return 130
+            print(f"siam: {stop if isinstance(stop, Stopped) else 'interrupted'}", file=sys.stderr)
+        return stop.exit_status if isinstance(stop, Stopped) else 130
     except BrokenPipeError:
         if not _reader_has_left():
             raise

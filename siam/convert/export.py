@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from siam import __version__
-from siam.convert.importer import read_tensors
 from siam.convert.layouts import State, to_detectron2
+from siam.convert.reading import read_tensors
 from siam.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from siam.errors import RunError, SettingsError, did_you_mean
 from siam.runs.encoder import Encoder, load
@@ -57,7 +57,7 @@ def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
     encoder = load(run)
     state = {key: value.contiguous() for key, value in encoder.backbone.state_dict().items()}
     about = describe(settings, encoder)
-    out = Path(out)
+    out = Path(out).expanduser()
     _check_out(out, format)
     match format:
         case "torchvision":
@@ -115,7 +115,8 @@ def describe(settings: Settings, encoder: Encoder) -> dict[str, str]:
     return {
         "method": settings.method.name,
         "backbone": settings.backbone,
-        "width": f"{settings.width:g}",
+        "width": repr(settings.width),
+        "stem": settings.stem,
         "features": str(encoder.features),
         "image_size": str(encoder.image_size),
         "mean": " ".join(map(str, IMAGENET_MEAN)),
@@ -164,6 +165,8 @@ def _timm(
             "safetensors instead"
         )
     side = encoder.image_size
+    own: Any = encoder.backbone.pretrained_cfg
+    adapts = ("first_conv", "classifier", "pool_size", "fixed_input_size")  # to other channels and classes
     config = {
         "architecture": settings.backbone,
         "num_classes": 0,
@@ -171,6 +174,7 @@ def _timm(
         "pretrained_cfg": {
             "input_size": [3, side, side], "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD),
             "num_classes": 0, "interpolation": "bilinear", "crop_pct": 0.875,
+            **{key: own[key] for key in adapts if own.get(key) is not None},
         },
         "siam": about,
     }  # fmt: skip

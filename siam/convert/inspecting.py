@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from torch import nn
 
 from siam.convert.importer import import_checkpoint
-from siam.data.loader import default_workers
-from siam.data.sources import open_images
+from siam.data.given import open_given
+from siam.data.loader import choose_workers
 from siam.errors import DataError
 from siam.measure.collapse import effective_rank, embedding_std, verdict
 from siam.measure.features import center_views, extract
@@ -22,11 +21,10 @@ from siam.runs.folder import SETTINGS, open_run
 from siam.system.device import find_device, uses_bf16
 
 _MAX_IMAGES = 2048
-_MIN_IMAGES_FOR_WORKERS = 500  # for fewer, starting workers takes longer than reading
 
 
 def inspect(
-    source: str | Path, data: str | Path | None = None, backbone: str | None = None, device: str = "auto"
+    source: str | Path, data: Any = None, backbone: str | None = None, device: str = "auto"
 ) -> dict[str, Any]:
     """Describe a run or checkpoint: method, backbone, heads, epochs and verdict.
 
@@ -38,16 +36,17 @@ def inspect(
     SettingsError, RunError if `source` is neither a run nor a checkpoint, or DataError
     for fewer than 2 images.
     """
-    if (Path(source) / SETTINGS).exists():
-        return _inspect_run(Path(source), data, device)
-    with tempfile.TemporaryDirectory() as folder:
-        imported = import_checkpoint(source, Path(folder) / "run", backbone)
+    folder = Path(source).expanduser()
+    if (folder / SETTINGS).exists():
+        return _inspect_run(folder, data, device)
+    with tempfile.TemporaryDirectory() as temporary:
+        imported = import_checkpoint(source, Path(temporary) / "run", backbone)
         facts = _inspect_run(Path(imported.run), data, device)
     left = len(imported.left_out)
     return {**facts, "run": str(source), "layout": imported.layout, "keys_left_out": left}
 
 
-def _inspect_run(folder: Path, data: str | Path | None, device: str) -> dict[str, Any]:
+def _inspect_run(folder: Path, data: Any, device: str) -> dict[str, Any]:
     run = open_run(folder)
     s, weights = run.settings, load_network(folder)
     network = Network(s.method, s.backbone, s.views.size, s.width, s.stem)
@@ -61,28 +60,28 @@ def _inspect_run(folder: Path, data: str | Path | None, device: str) -> dict[str
         "parameters": sum(p.numel() for p in network.backbone.parameters()),
         "image_size": s.views.size,
         "heads": ", ".join(heads) or None,
-        "dim": s.method.dim,
+        "dim": s.method.dim if "projector" in heads else None,
         "trained_on": s.data,
         "epochs": f"{latest['epoch'] + 1} of {s.epochs:g}" if "epoch" in latest else None,
         "verdict_in_training": latest.get("verdict"),
     }
-    return facts if data is None else {**facts, **_health(network, bool(heads), data, device)}
+    return facts if data is None else {**facts, **_health(network, "projector" in heads, data, device)}
 
 
-def _health(network: Network, heads: bool, data: str | Path, device: str) -> dict[str, Any]:
+def _health(network: Network, projector: bool, data: Any, device: str) -> dict[str, Any]:
     """Measure the embedding std and effective ranks on center crops, in eval mode.
 
     Training uses random crops and batch statistics instead, so its verdict may be
     better early on, while BN's running statistics still lag behind.
     """
     found_device = find_device(device)
-    sets = open_images(data)
+    sets = open_given(data)
     print_sets(Console(stderr=True), sets)
     images = sets.train
     if len(images) < 2:  # one image would always look collapsed
         raise DataError(f"{images.name} has only one image: the collapse check needs at least 2")
     chosen = np.unique(np.linspace(0, len(images) - 1, min(_MAX_IMAGES, len(images))).astype(np.int64))
-    workers = default_workers(found_device) if len(chosen) > _MIN_IMAGES_FOR_WORKERS else 0
+    workers = choose_workers(-1, found_device, len(chosen))
     views = center_views(images, network.image_size, chosen, workers=workers)
     backbone = network.backbone.to(found_device)
     features, _ = extract(backbone, views, found_device, uses_bf16("auto", found_device))
@@ -91,10 +90,9 @@ def _health(network: Network, heads: bool, data: str | Path, device: str) -> dic
         "rank": effective_rank(features),
         "features": features.shape[1],
     }
-    if heads:
-        projector: nn.Module = network.projector.eval()
+    if projector:
         with torch.no_grad():
-            z = projector(features)
+            z = network.projector.eval()(features)
         std = float(embedding_std(z))
         rank_z = effective_rank(z)
         found |= {"rank_z": rank_z, "std": std, "verdict": verdict(std, rank=rank_z, max_rank=min(z.shape))}

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,11 +20,12 @@ from rich.console import Console
 
 from siam.convert.parts import UNREADABLE, continue_or_start, is_whole, parts_folder, remove, row_groups
 from siam.data.fingerprint import fingerprint
+from siam.data.given import open_given
 from siam.data.images import Images, ImageSets, class_of
 from siam.data.loader import choose_workers
 from siam.data.sources import open_images
 from siam.data.unreadable import Unreadable
-from siam.errors import DataError, RunError, SettingsError
+from siam.errors import DataError, RunError
 from siam.measure.features import center_views, stream
 from siam.processes.agree import all_gather_object, on_rank_zero
 from siam.processes.gather import rank, world_size
@@ -32,7 +33,8 @@ from siam.processes.rendezvous import local_device, process_group
 from siam.runs.bars import OnProgress, print_line, print_sets, running_total, transient_progress
 from siam.runs.encoder import Layer, load
 from siam.runs.folder import require_free
-from siam.system.device import find_device, uses_bf16
+from siam.settings.checks import AtLeast, check
+from siam.system.device import find_device, float32_by_default, uses_bf16
 from siam.system.files import write_atomically, writing
 from siam.system.names import stored
 
@@ -50,15 +52,14 @@ Vectors = tuple[NDArray[np.float32], NDArray[np.int64]]
 class Embedder:
     """Computes embeddings of images with a run's encoder."""
 
-    run: str | Path
+    run: Path | str
     device: str = "auto"
-    batch_size: int = 256
-    workers: int = -1
+    batch_size: Annotated[int, AtLeast(1)] = 256
+    workers: Annotated[int, AtLeast(-1, "(automatic)")] = -1
     layer: Layer = "backbone"
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise SettingsError(f"batch_size must be at least 1, got {self.batch_size}")
+        check(self)
 
     def vectors(
         self, images: Images, indices: NDArray[np.int64], unreadable: dict[int, str] | None = None
@@ -69,15 +70,16 @@ class Embedder:
         """
         device = find_device(local_device(self.device))
         encoder = load(self.run, str(device), self.layer)
-        workers = choose_workers(self.workers, device)
+        workers = choose_workers(self.workers, device, len(indices))
         views = center_views(images, encoder.image_size, indices, self.batch_size, workers, unreadable)
         for features, embedded in stream(encoder, views, device, uses_bf16("auto", device)):
             yield features.numpy(), embedded
 
 
+@float32_by_default()
 def embed(
     run: str | Path,
-    data: str | Path,
+    data: Any,
     device: str = "auto",
     batch_size: int = 256,
     workers: int = -1,
@@ -86,7 +88,8 @@ def embed(
     """Return the embeddings, float32 (N, D), and paths of all images, in dataset order.
 
     run: run folder. data: images, as in `siam.pretrain`; training images come first,
-    then validation images. layer: `backbone` for features, or `projector` for projector
+    then validation images. Also an image file, a list of them, PIL images, or uint8
+    arrays (H, W, 3) or (N, H, W, 3). layer: `backbone` for features, or `projector` for projector
     outputs z (N, d). workers: data-loading workers; -1: based on the number of cores.
     Unreadable images are skipped. Raises SettingsError, RunError if the run has no
     encoder, or DataError if no image is readable.
@@ -94,7 +97,7 @@ def embed(
     embedder = Embedder(run, device, batch_size, workers, layer)
     vectors: list[NDArray[np.float32]] = []
     paths: list[str] = []
-    sets = open_images(data)
+    sets = open_given(data)
     if sets.left_out or sets.unreadable_files:
         print_sets(Console(stderr=True), sets)
     for images in _all_sets(sets):
@@ -102,10 +105,12 @@ def embed(
             vectors.append(features)
             paths += [images.path(int(i)) for i in indices]
     if not vectors:
-        raise DataError(f"none of the images in {data} can be read")
+        name = data if isinstance(data, str | Path) else "the list"
+        raise DataError(f"none of the images in {name} can be read")
     return np.concatenate(vectors), paths
 
 
+@float32_by_default()
 def embed_to_parquet(
     run: str | Path,
     data: str | Path,
@@ -172,7 +177,7 @@ def _list_of(out: Path) -> Path:
 
 def _output(out: str | Path) -> Path:
     """Return the path of the output file. Raises RunError if it cannot be a Parquet file."""
-    out = Path(out)
+    out = Path(out).expanduser()
     if out.is_dir():
         raise RunError(f"{out} is a folder: specify a file, such as {out / 'vectors.parquet'}")
     if out.suffix.lower() not in ("", ".parquet", ".pq"):

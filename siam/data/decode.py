@@ -12,11 +12,12 @@ import numpy as np
 import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from siam.data.metadata import JPEG, exif_orientation, jpeg_orientation, tag_bytes, without_metadata
 from siam.errors import first_line
+from siam.system.files import regular
 
 T = TypeVar("T")
 
@@ -58,14 +59,12 @@ class BrokenImage(Exception):
 def read_file(path: Path) -> bytes:
     """Read an encoded image. Raises BrokenImage if it cannot be read, or is larger than MAX_BYTES."""
     try:
-        size = path.stat().st_size
+        size = regular(path).stat().st_size
         if size > MAX_BYTES:
             raise BrokenImage(f"has {size:,} bytes, more than {MAX_BYTES:,}")
         return path.read_bytes()
     except OSError as error:
         raise BrokenImage(error.strerror or "cannot be opened") from None
-    except ValueError:  # a list may contain any characters
-        raise BrokenImage("its name contains a null character") from None
 
 
 def decode(data: bytes, downscale: int = 1, smooth_chroma: bool = True) -> Tensor:
@@ -169,6 +168,11 @@ def _decode_any(data: bytes) -> Tensor:
     if data.startswith(JPEG):
         pixels = _upright(pixels, jpeg_orientation(data))
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """Convert a PIL image of any mode to upright uint8 RGB (3, H, W)."""
+    return torch.from_numpy(_to_rgb(ImageOps.exif_transpose(image))).permute(2, 0, 1)
 
 
 def _with_pillow(data: bytes, read: Callable[[Image.Image], T]) -> T:

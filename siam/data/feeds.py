@@ -5,11 +5,9 @@ on the device. `CachedFeed` keeps a dataset of small images on the device as uin
 crops them there as well.
 """
 
-import signal
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,12 +17,13 @@ from torch import Tensor
 from siam.data.augment import DRAWS, Augment
 from siam.data.geometry import crop_resize
 from siam.data.images import Images
-from siam.data.order import Order, Position
+from siam.data.order import Order
 from siam.data.random import COLOR, counter_uniform
 from siam.data.unreadable import Unreadable
 from siam.data.views import Sample, draw_crops, view_batches
 from siam.data.workers import batches_of
-from siam.errors import DataError, RunError
+from siam.errors import DataError
+from siam.settings.checks import parse_duration
 from siam.settings.pretraining import Settings
 
 _PREFETCH = 4  # batches that each worker prepares in advance
@@ -96,7 +95,7 @@ class WorkerFeed:
         """Create a feed that reads `images`.
 
         count: number of views per image. warn: called with a message when a worker
-        dies.
+        is lost.
         """
         self.name, self.settings, self.device = images.name, settings, device
         self.workers, self.warn = workers, warn
@@ -118,41 +117,12 @@ class WorkerFeed:
             yield Batch(epoch, step, _unbind_views(views), indices, unreadable)
 
     def _samples(self, order: Order) -> Iterator[Sample]:
-        """Yield the workers' samples in order.
-
-        If a worker dies, restarts all workers from the batch after the last one
-        received. Raises RunError if a worker dies twice on the same batch.
-        """
-        pinned = self.device.type == "cuda"
-        position: Position = order.start
-        died_at: Position | None = None
-        while True:
-            samples: Iterator[Any] | None = None
-            try:  # starting workers may fail too: Ctrl-C also reaches the fork server
-                rest, begin = order.at(position), _ignore_interrupts
-                samples = batches_of(self.dataset, rest, self.workers, _PREFETCH, pinned, begin)
-                for sample in samples:
-                    position = sample.epoch, sample.step + 1
-                    yield sample
-                return
-            except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
-                if self.workers == 0 or not _is_death(error):
-                    raise
-                cause = _how_a_worker_died(samples)
-            if position == died_at:
-                raise RunError(
-                    f"a data worker {cause} twice on the same batch: lower loader.workers if memory is "
-                    "tight, then continue with --resume"
-                )
-            self.warn(f"a data worker {cause}; restarting the workers")
-            died_at = position
-
-
-def _is_death(error: Exception) -> bool:
-    """Return True if `error` means that a worker died, False if a worker raised it."""
-    if str(error).startswith("Caught "):  # torch's wording for exceptions raised in workers
-        return False
-    return not isinstance(error, RuntimeError) or "DataLoader worker (pid" in str(error)
+        """Yield the workers' samples in order. Raises RunError if one is lost twice on the same batch."""
+        return batches_of(
+            self.dataset, order.after, self.workers, _PREFETCH, self.device.type == "cuda", self.warn,
+            parse_duration(self.settings.timeout, "timeout"),
+            "lower loader.workers if memory is tight, then continue with --resume",
+        )  # fmt: skip
 
 
 def _augmented(augment: Augment, seed: int, epoch: int, indices: NDArray[np.int64], crops: Tensor) -> Tensor:
@@ -166,21 +136,3 @@ def _augmented(augment: Augment, seed: int, epoch: int, indices: NDArray[np.int6
 def _unbind_views(views: Tensor) -> tuple[Tensor, ...]:
     """Split (B, V, 3, S, S) into V channels-last tensors (B, 3, S, S)."""
     return tuple(v.contiguous(memory_format=torch.channels_last) for v in views.unbind(dim=1))
-
-
-def _ignore_interrupts(worker: int) -> None:
-    """Ignore Ctrl-C in a worker, so that the current step can finish.
-
-    The terminal sends SIGINT to every process in the foreground group.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _how_a_worker_died(samples: Any) -> str:
-    workers = getattr(samples, "_workers", [])  # torch has no public name for this list
-    if not any(worker.exitcode for worker in workers):
-        time.sleep(1)  # a worker's pipe closes before its exit code is known
-    codes = [worker.exitcode for worker in workers if worker.exitcode]
-    if codes and codes[0] < 0:
-        return f"was killed by {signal.Signals(-codes[0]).name}"
-    return f"exited with status {codes[0]}" if codes else "exited"

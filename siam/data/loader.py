@@ -21,6 +21,8 @@ from siam.system.resources import available_cores
 MAX_UNREADABLE = 0.1
 """Maximum fraction of unreadable images; above it, the run stops with an error."""
 
+_MIN_IMAGES_FOR_WORKERS = 500  # for fewer, starting workers takes longer than reading
+
 
 def require_several(images: Images) -> None:
     """Raise DataError if the dataset has fewer than two images."""
@@ -103,9 +105,14 @@ class ViewLoader:
             )
 
 
-def choose_workers(workers: int, device: torch.device) -> int:
-    """Return `workers`, or the default number for `device` if `workers` is negative."""
-    return workers if workers >= 0 else default_workers(device)
+def choose_workers(workers: int, device: torch.device, images: int | None = None) -> int:
+    """Return `workers`, or the default number for `device` if `workers` is negative.
+
+    images: the number to be read once; for a few hundred, the default is 0.
+    """
+    if workers >= 0:
+        return workers
+    return 0 if images is not None and images < _MIN_IMAGES_FOR_WORKERS else default_workers(device)
 
 
 def default_workers(device: torch.device) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from siam.data.random import permutation
+from siam.data.random import generator, permutation
 from siam.settings.pretraining import Settings
 from siam.settings.schedule import Schedule
 
@@ -53,6 +53,11 @@ class Order(Sampler[Key]):
         """
         return Order(self.size, self.settings, start, self.rank, self.processes, self.groups)
 
+    def after(self, count: int) -> "Order":
+        """Return a copy of this order without its first `count` keys."""
+        epoch, step = self.start
+        return self.at(divmod(epoch * self.steps + step + count, self.steps))
+
     def epoch(self, epoch: int) -> NDArray[np.int64]:
         """Return the image indices of an epoch's global batches (steps, B)."""
         batch, seed = self.settings.batch_size, self.settings.seed
@@ -87,7 +92,7 @@ def grouped_order(seed: int, epoch: int, groups: NDArray[np.int64], batch: int) 
     count = len(groups) - 1
     lanes = max(n for n in range(1, min(_LANES, count, batch) + 1) if batch % n == 0)
     shuffled = permutation(seed, epoch, count)
-    rng = np.random.Generator(np.random.Philox(key=[seed, epoch + 2**32]))
+    rng = generator(seed, epoch + 2**32)
     dealt = []
     for lane in range(lanes):
         own = shuffled[lane::lanes]

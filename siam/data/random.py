@@ -40,4 +40,9 @@ def counter_uniform(
 
 def permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
     """Return a random permutation (size,) that depends only on the seed and the epoch."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(size)
+    return generator(seed, epoch).permutation(size)
+
+
+def generator(seed: int, stream: int) -> np.random.Generator:
+    """Return a generator that depends only on the seed and the stream, both below 2**64."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, stream], dtype=np.uint64)))

@@ -43,7 +43,7 @@ def shard(
     with each line on what was found. Returns the output folder and the numbers of images,
     unreadable images and shards. Raises SiamError.
     """
-    limit, folder = bytes_of(size), Path(out)
+    limit, folder = bytes_of(size), Path(out).expanduser()
     if folder.suffix == ".tar" or folder.is_file():
         raise SettingsError(f"--out is a folder of shards, got {folder}: choose a folder")
     if folder.exists() and any(folder.iterdir()):

@@ -18,6 +18,7 @@ from siam.data.left_out import LeftOut
 from siam.data.packed import PackedStrings
 from siam.data.samples import LARGEST_LABEL, TarMembers, label_in, split_key
 from siam.errors import DataError
+from siam.system.files import regular
 
 REPLACED = "image with the name of a later one", "images with the names of later ones"
 """The reason to leave out an image in a tar: extraction would overwrite it."""
@@ -36,7 +37,7 @@ def tar_members(file: Path, left_out: LeftOut | None = None) -> TarMembers:
     complaint = ""
     left_out = LeftOut() if left_out is None else left_out
     try:
-        with tarfile.open(file, "r:") as tar:
+        with tarfile.open(regular(file), "r:") as tar:
             for member in _until_damage(tar):
                 tar.members.clear()  # type: ignore[attr-defined]
                 name = member.name.removeprefix("./")
@@ -118,7 +119,7 @@ def read_member(file: Path, span: NDArray[np.int64], until: int | None = None) -
     """
     offset, size = span.tolist()
     try:
-        with file.open("rb") as opened:
+        with regular(file).open("rb") as opened:
             if opened.seek(0, os.SEEK_END) < offset + size:  # before memory for `size` is asked for
                 raise BrokenImage(f"{file.name} is truncated", until)
             opened.seek(offset)

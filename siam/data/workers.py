@@ -1,47 +1,186 @@
-"""Data workers: processes that prepare batches, and exit when the main process does."""
+"""Data workers: processes that prepare batches, and exit when the main process does.
 
+No wait for a batch is unlimited: a worker that dies or does not answer is replaced, and a second loss on the
+same batch is an error.
+"""
+
+import contextlib
 import multiprocessing
 import os
+import queue
+import signal
+import sys
+import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
+from siam.data.handover import send_tensors
+from siam.errors import RunError, SiamError, first_line
 from siam.system.main_module import without_main_reimport
 from siam.system.malloc import keep_freed_memory
+from siam.system.resources import raise_file_limit
+
+T = TypeVar("T")
+
+PATIENCE = 600.0
+"""Seconds to wait for a batch before its worker counts as lost; remote shards may take minutes."""
+
+_END = object()
+
+
+def _print_warning(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def batches_of(
     dataset: Dataset[Any],
-    keys: Iterable[Any],
+    keys: Callable[[int], Iterable[Any]],
     workers: int,
     prefetch: int = 2,
     pinned: bool = False,
-    begin: Callable[[int], None] | None = None,
+    warn: Callable[[str], None] = _print_warning,
+    patience: float = PATIENCE,
+    remedy: str = "use fewer workers if memory is tight",
 ) -> Iterator[Any]:
-    """Start the workers, and return an iterator over `dataset[key]` for each of `keys`.
+    """Yield `dataset[key]` for each key, in order, prepared by worker processes.
 
-    Batches are in the order of `keys`. workers: number of processes; 0: load batches in
-    this process. prefetch: number of batches that each worker prepares in advance.
-    pinned: put batches in pinned memory, for asynchronous copies to a GPU. begin:
-    called with the worker's number when a worker starts.
+    keys: returns the keys that follow the first n. workers: number of processes; 0: prepare batches in this
+    process, as also happens where processes cannot be started. prefetch: number of batches that each worker
+    prepares in advance. pinned: put batches in pinned memory, for asynchronous copies to a GPU. warn: called
+    with a message when workers are replaced. patience: seconds to wait for a batch. remedy: advice for a
+    worker that is lost twice on the same batch. Raises RunError then, and any SiamError of the dataset.
     """
-    method = _start_method(dataset) if workers else None
-    loader: DataLoader[Any] = DataLoader(
-        dataset,
+    if multiprocessing.current_process().daemon:
+        workers = 0  # a worker of a multiprocessing.Pool or of Celery may not start processes
+    received, lost_at, unstarted = 0, -1, 0
+    while True:
+        samples: Iterator[Any] | None = None
+        try:
+            with without_main_reimport(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "This DataLoader will create")  # the user chose the number
+                samples = iter(_loader(dataset, keys(received), workers, prefetch, pinned))
+            while (batch := _next_batch(samples, workers, patience)) is not _END:
+                if isinstance(batch, SiamError):
+                    raise batch
+                received += 1
+                yield batch
+            return
+        except (RuntimeError, EOFError, OSError) as error:
+            if workers == 0 or not _is_loss(error):
+                raise
+            unstarted += samples is None
+            if unstarted == 2:
+                warn(f"data workers cannot be started ({first_line(error)}): reading without them")
+                workers = 0
+                continue
+            cause = _cause(samples, error)
+        finally:
+            _end(samples, pinned)
+        if received == lost_at:
+            raise RunError(f"a data worker {cause} twice on the same batch: {remedy}")
+        warn(f"a data worker {cause}; restarting the workers")
+        lost_at = received
+
+
+def _loader(
+    dataset: Dataset[Any], keys: Iterable[Any], workers: int, prefetch: int, pinned: bool
+) -> DataLoader[Any]:
+    in_pipes = workers > 0 and raise_file_limit() < 64 * (1 + workers)
+    return DataLoader(
+        _Answers(dataset),
         batch_size=None,
         sampler=keys,
         num_workers=workers,
         collate_fn=_identity,
         pin_memory=pinned,
         prefetch_factor=prefetch if workers else None,
-        multiprocessing_context=method,
-        worker_init_fn=partial(_begin, begin) if workers else None,
+        multiprocessing_context=_start_method(dataset) if workers else None,
+        worker_init_fn=partial(_begin, in_pipes) if workers else None,
     )
-    with without_main_reimport():
-        return iter(loader)
+
+
+class _Answers(Dataset[Any]):
+    """Returns the errors that users can fix, because torch would add the worker's traceback to them."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.dataset[key]
+        except SiamError as error:
+            return error
+        except MemoryError:
+            return RunError("a data worker ran out of memory: use fewer workers or smaller images")
+
+
+def _next_batch(samples: Iterator[Any], workers: int, patience: float) -> Any:
+    """Return the next batch, or _END. Raises TimeoutError if the workers do not answer."""
+    if workers == 0:
+        return next(samples, _END)
+    return _within(patience, lambda: next(samples, _END))
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """Return `call()`, or raise TimeoutError after some seconds.
+
+    The call runs in a thread, because pipes and sockets of a stopped process block without a limit.
+    """
+    answers: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put((call(), None))
+        except BaseException as error:
+            answers.put((None, error))
+
+    Thread(target=run, daemon=True).start()
+    try:
+        value, error = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"has not answered for {seconds:.0f} s") from None
+    if error is not None:
+        raise error
+    return value  # type: ignore[return-value]
+
+
+def _is_loss(error: Exception) -> bool:
+    """Return True if `error` means that a worker was lost or not started, False if a worker raised it."""
+    if str(error).startswith("Caught "):  # torch's wording for exceptions raised in workers
+        return False
+    return not isinstance(error, RuntimeError) or "DataLoader worker (pid" in str(error)
+
+
+def _cause(samples: Iterator[Any] | None, error: Exception) -> str:
+    """Return how a worker was lost, as in "was killed by SIGKILL"."""
+    if samples is None:
+        return f"could not be started ({first_line(error)})"
+    if not isinstance(error, TimeoutError) and not any(worker.exitcode for worker in _processes(samples)):
+        time.sleep(1)  # a worker's pipe closes before its exit code is known
+    codes = [worker.exitcode for worker in _processes(samples) if worker.exitcode]
+    if codes and codes[0] < 0:
+        return f"was killed by {signal.Signals(-codes[0]).name}"
+    if codes:
+        return f"exited with status {codes[0]}"
+    return str(error) if isinstance(error, TimeoutError) else "exited"
+
+
+def _end(samples: Iterator[Any] | None, pinned: bool) -> None:
+    """Kill the workers: Python would wait for stopped ones without a limit when it exits."""
+    if pinned:  # torch's thread that pins batches must end first, because it reads what the workers write
+        with contextlib.suppress(TimeoutError, RuntimeError):
+            _within(10, getattr(samples, "_shutdown_workers", lambda: None))
+    for worker in _processes(samples):
+        worker.kill()
+
+
+def _processes(samples: Iterator[Any] | None) -> list[Any]:
+    return getattr(samples, "_workers", [])  # torch has no public name for this list
 
 
 def _start_method(dataset: Dataset[Any]) -> str:
@@ -74,12 +213,14 @@ def _start_server(module: str) -> None:
             os.environ["PYTHONSAFEPATH"] = before
 
 
-def _begin(begin: Callable[[int], None] | None, number: int) -> None:
-    """Set up a new worker, then call `begin` with its number."""
+def _begin(in_pipes: bool, number: int) -> None:
+    """Set up a new worker. in_pipes: send batches through pipes, because files are scarce."""
     Thread(target=_exit_with_parent, daemon=True).start()
     keep_freed_memory()
-    if begin is not None:
-        begin(number)
+    for name in ("SIGINT", "SIGHUP"):  # a terminal sends them to all processes: finish the step
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    send_tensors(in_pipes)
 
 
 def _exit_with_parent() -> None:

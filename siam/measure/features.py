@@ -60,7 +60,8 @@ def center_views(
     indices = np.arange(len(images)) if indices is None else indices
     batches = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
     pinned = torch.cuda.is_available()
-    for views, read, skipped in batches_of(_CenterViews(images, size), batches, workers, pinned=pinned):
+    dataset = _CenterViews(images, size)
+    for views, read, skipped in batches_of(dataset, lambda n: batches[n:], workers, pinned=pinned):
         if unreadable is not None:
             unreadable.update(skipped)
         if len(read):

@@ -4,10 +4,12 @@ torchrun's `elastic_launch` is unsuitable: on SIGTERM, it discards its workers' 
 and workers that have already saved and returned hang until it kills them.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
-import threading
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
@@ -17,13 +19,14 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from siam.errors import RunError, SettingsError, SiamError
+from siam.errors import SettingsError, SiamError
 from siam.processes.rendezvous import ProcessLostError
 from siam.system.main_module import without_main_reimport
+from siam.system.signals import DUPLICATE, handling
 
 T = TypeVar("T")
 
-_GRACE = 20.0  # seconds the other processes have to exit once one has died
+_GRACE = 20.0  # seconds the other processes have to exit once one has ended
 _LAUNCHER = "SIAM_LAUNCHED_BY"  # id of the process that called `launch`
 
 
@@ -70,13 +73,16 @@ def _is_shared_equally(batch_size: int, among: int) -> bool:
 def launch(processes: int, work: Callable[..., T], *arguments: Any) -> T:
     """Run work(*arguments) in several processes on this machine and return rank 0's result.
 
-    The result must not contain tensors. SIGTERM and SIGINT are forwarded to the
-    processes. Raises RunError if a process dies, and re-raises any SiamError from a
-    process.
+    The result must not contain tensors. Stop signals are forwarded to the processes. Raises
+    ProcessLostError if a process dies or does not respond, and re-raises any SiamError from a process.
     """
+    if multiprocessing.current_process().daemon:
+        raise SettingsError(
+            f"devices {processes} needs processes of its own, which a daemonic process such as a worker of "
+            "multiprocessing.Pool or Celery cannot start: use devices 1, or start the run from elsewhere"
+        )
     context = multiprocessing.get_context("spawn")
-    # Host the store on a free port; the processes connect to it, as under torchrun.
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    store = _store_on_loopback()
     members: list[BaseProcess] = []
     receivers: list[Connection] = []
     for number in range(processes):
@@ -92,19 +98,46 @@ def launch(processes: int, work: Callable[..., T], *arguments: Any) -> T:
         sender.close()
         members.append(member)
         receivers.append(receiver)
-    with _forwarding_signals(members):
-        answers, lost = _collect(members, receivers)
+    with _forwarding_signals(members) as stopped_by:
+        answers, silent = _collect(members, receivers)
+    if stopped_by and any(member.exitcode == -stopped_by[0] for member in members):
+        signal.raise_signal(stopped_by[0])  # before the run could be stopped and saved: end like any program
+    return _result(answers, silent, members)
+
+
+def _result(answers: dict[int, Any], silent: list[int], members: list[BaseProcess]) -> Any:
+    """Return rank 0's result, or raise the cause of the failure.
+
+    If one process fails, the others lose contact with it, so their errors are not the cause.
+    """
+    lost = [n for n in range(len(members)) if n not in answers and n not in silent]
+    errors = [value for value in answers.values() if isinstance(value, SiamError)]
+    causes = [error for error in errors if not isinstance(error, ProcessLostError)]
     if lost:
         code = members[lost[0]].exitcode or 0
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
-        raise RunError(
-            f"process {lost[0]} of {processes} {how}; continue from the last checkpoint with --resume"
+        raise ProcessLostError(
+            f"process {lost[0]} of {len(members)} {how}; continue from the last checkpoint with --resume"
         )
-    errors = [value for value in answers.values() if isinstance(value, SiamError)]
-    if errors:  # if one process fails, the others lose contact: raise the cause
-        raise next((error for error in errors if not isinstance(error, ProcessLostError)), errors[0])
-    result: T = answers[0]
-    return result
+    if causes:
+        raise causes[0]
+    if 0 in silent or (silent and errors):
+        raise ProcessLostError(
+            f"process {silent[0]} of {len(members)} did not respond and was ended; continue from the last "
+            "checkpoint with --resume"
+        )
+    if errors:
+        raise errors[0]
+    return answers[0]
+
+
+def _store_on_loopback() -> Any:
+    """Host the store through which the processes find each other, reachable from this machine only."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        "127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
+    )
 
 
 def _member(
@@ -126,52 +159,61 @@ def _member(
 def _collect(members: list[BaseProcess], receivers: list[Connection]) -> tuple[dict[int, Any], list[int]]:
     """Wait for all processes to exit.
 
-    Returns results (or errors) by rank, and the ranks that died without reporting. Once
-    a process has died, the others have 20 s to exit before they are killed.
+    Returns results (or errors) by rank, and the ranks that did not respond. Processes end together, after a
+    last exchange: once one has ended or died, the others have 20 s before they are killed.
     """
     answers: dict[int, Any] = {}
-    lost: list[int] = []
+    silent: list[int] = []
     pending = {receiver: number for number, receiver in enumerate(receivers)}
     while pending:
-        ready = wait(list(pending), _GRACE if lost else None)
+        ready = wait(list(pending), _GRACE if len(pending) < len(members) else None)
         if not ready:
-            for number in pending.values():
+            silent = list(pending.values())
+            for number in silent:
                 members[number].kill()
+            break
         for receiver in ready:
             assert isinstance(receiver, Connection)
             number = pending.pop(receiver)
-            try:
+            with contextlib.suppress(EOFError):  # it died without an answer
                 answers[number] = receiver.recv()
-            except EOFError:
-                lost.append(number)
     for member in members:
         member.join(_GRACE)
         member.kill()
         member.join()
-    return answers, lost
+    return answers, silent
 
 
 @contextmanager
-def _forwarding_signals(members: list[BaseProcess]) -> Iterator[None]:
-    """Forward SIGTERM and SIGINT to the processes.
+def _forwarding_signals(members: list[BaseProcess]) -> Iterator[list[int]]:
+    """Forward stop signals to the processes, and yield a list of those that arrived.
 
-    A no-op outside the main thread, where Python does not allow signal handlers.
+    Stopped processes are continued, so that they hear the signal too. A second signal kills all processes. A
+    no-op outside the main thread, where Python does not allow signal handlers.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    arrived: list[int] = []
+    first = 0.0
 
     def forward(number: int, frame: Any) -> None:
+        nonlocal first
+        if not arrived:
+            first = time.monotonic()
+            numbers = [number, getattr(signal, "SIGCONT", number)]
+        elif time.monotonic() - first > DUPLICATE:
+            numbers = [getattr(signal, "SIGKILL", number)]
+        else:
+            return
+        arrived.append(number)
         for member in members:
-            if member.pid and member.is_alive():
-                os.kill(member.pid, number)
+            for each in numbers:
+                if member.pid and member.is_alive():
+                    os.kill(member.pid, each)
+        if len(arrived) > 1:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    with handling(forward):
+        yield arrived
 
 
 def orphaned() -> bool:

@@ -5,6 +5,7 @@ on this machine. Both set RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 """
 
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +59,8 @@ def process_group(device: str, seconds: float) -> Iterator[None]:
         return
     on_gpus = device != "cpu" and torch.cuda.is_available()
     backend, timeout = "cpu:gloo,cuda:nccl" if on_gpus else "gloo", timedelta(seconds=seconds)
+    if _all_are_here():
+        _use_loopback()
     try:
         store, rank, processes = next(rendezvous("env://", timeout=timeout))
         fresh = PrefixStore(_agree_on_prefix(store, rank, processes, timeout), store)
@@ -74,6 +77,21 @@ def process_group(device: str, seconds: float) -> Iterator[None]:
         ) from None
     else:
         dist.destroy_process_group()
+
+
+def _all_are_here() -> bool:
+    """Return True if all processes of the run are on this machine, as torchrun and `launch` say."""
+    return os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+
+
+def _use_loopback() -> None:
+    """Make gloo and NCCL connect, and listen, on the loopback interface only.
+
+    gloo would use the address that the host name resolves to, which other machines may reach.
+    """
+    names = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]  # Linux, macOS
+    for library in ("GLOO", "NCCL") if names else ():
+        os.environ[f"{library}_SOCKET_IFNAME"] = names[0]
 
 
 def _agree_on_prefix(store: Store, rank: int, processes: int, timeout: timedelta) -> str:

@@ -31,11 +31,12 @@ from siam.runs.bars import Bars, print_line, print_sets, running_total
 from siam.runs.encoder import Encoder, load, untrained
 from siam.runs.results import Evaluation
 from siam.settings.overrides import Overrides
-from siam.system.device import find_device, uses_bf16
+from siam.system.device import find_device, float32_by_default, uses_bf16
 
 _HELD_OUT = 0.2
 
 
+@float32_by_default()
 def evaluate(
     run: str | Path,
     data: str | Path,

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from siam.settings.checks import Above, AtLeast, Within, check
-from siam.settings.pretraining import Seed
+from siam.settings.checks import Above, AtLeast, Seed, Within, check
 
 Protocol = Literal["knn", "probe", "linear", "finetune"]
 
@@ -36,7 +35,7 @@ class EvaluateSettings:
     """Head learning rate for batch size 256 (default: linear 0.02, finetune 0.5)."""
     backbone_lr: Annotated[float | None, Above(0)] = None
     """Backbone learning rate for batch size 256 (default: 0.05; finetune only)."""
-    seed: Seed = 0
+    seed: Annotated[int, AtLeast(0), Seed()] = 0
     """Seed for random crops, image order and the selection of labeled images."""
     device: str = "auto"
     """Device: auto, cpu, cuda or mps."""

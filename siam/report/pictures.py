@@ -12,7 +12,7 @@ from PIL import Image
 
 from siam.errors import RunError, first_line
 from siam.runs.folder import PICTURES
-from siam.system.files import write_atomically
+from siam.system.files import regular, write_atomically
 
 PIXELATED = 48
 """Images with a side of at most this many pixels are upscaled without interpolation."""
@@ -56,7 +56,7 @@ class Pictures:
         """
         file = folder / PICTURES
         try:
-            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+            with regular(file).open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
                 read = {f.name: arrays[f.name] for f in fields(cls)}
             _require_pictures(**read)
         except FileNotFoundError:

@@ -1,5 +1,6 @@
 """Load and save the encoder of a run."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +14,8 @@ from siam.parts.heads import build_projector
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK, open_run
 from siam.runs.tensors import load_checkpoint, safetensors_file
 from siam.settings.pretraining import Settings
-from siam.system.device import find_device
-from siam.system.files import Write, write_atomically
+from siam.system.device import find_device, float32_by_default
+from siam.system.files import Write, regular, write_atomically
 
 Layer = Literal["backbone", "projector"]
 
@@ -43,6 +44,7 @@ class Encoder(nn.Module):
         return (out if self.projector is None else self.projector(out)).float()
 
 
+@float32_by_default()
 def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Encoder:
     """Load a run's encoder in eval mode with frozen weights: `siam.load("runs/photos")`.
 
@@ -56,6 +58,8 @@ def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Enc
     projector = None
     if layer == "projector":
         weights = load_network(run)
+        if not _submodule(weights, "projector."):
+            raise RunError(f"{opened.folder} has no projector: leave out the layer, for backbone features")
         projector = build_projector(features_of(backbone), settings.method)
         load_weights(projector, _submodule(weights, "projector."), opened.folder)
         load_weights(backbone, _submodule(weights, "backbone."), opened.folder)
@@ -82,7 +86,8 @@ def load_weights(module: nn.Module, weights: dict[str, Tensor], source: Path) ->
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
-        return load_safetensors(file.read_bytes())  # the library opens only files whose names are UTF-8
+        # The library itself opens only files whose names are UTF-8.
+        return load_safetensors(regular(file).read_bytes())
     except Exception as error:
         raise RunError(f"{file} cannot be read: {first_line(error, 200)}") from None
 
@@ -107,8 +112,28 @@ def encoder_file(backbone: nn.Module, settings: Settings) -> Write:
     """
     from siam import __version__
 
-    metadata = {"method": settings.method.name, "backbone": settings.backbone, "siam": __version__}
+    metadata = {
+        "method": settings.method.name, "backbone": settings.backbone, "width": repr(settings.width),
+        "stem": settings.stem, "image_size": str(settings.views.size), "siam": __version__,
+    }  # fmt: skip
     return safetensors_file(backbone.state_dict(), metadata)
+
+
+def save_network(folder: Path, network: nn.Module) -> None:
+    """Write the network of an imported run, which has no checkpoint, to network.safetensors."""
+    write_atomically(folder / NETWORK, network_file(network))
+
+
+def network_file(network: nn.Module, parts: Collection[str] | None = None) -> Write:
+    """Return a function that writes the contents of network.safetensors.
+
+    parts: the parts to write, such as backbone and projector: those that the imported checkpoint had. None:
+    all of them.
+    """
+    state = network.state_dict()
+    return safetensors_file(
+        {key: value for key, value in state.items() if parts is None or key.partition(".")[0] in parts}
+    )
 
 
 def load_network(run: str | Path) -> dict[str, Tensor]:

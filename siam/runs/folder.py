@@ -117,9 +117,11 @@ def require_new(folder: Path) -> None:
 
 def open_run(folder: str | Path) -> Run:
     """Open a run and read its settings. Raises RunError if the run is missing or its settings are invalid."""
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     file = folder / SETTINGS
     if not folder.is_dir():
+        if folder.is_file() and (folder.parent / SETTINGS).is_file():
+            raise RunError(f"{folder} is a file of the run {folder.parent}: specify the folder instead")
         if folder.is_file():
             raise RunError(f"{folder} is a file, not a run folder: run siam import {folder} --out RUN")
         raise RunError(f"no run at {folder}: the folder does not exist")

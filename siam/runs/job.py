@@ -3,39 +3,25 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from siam.data.fingerprint import Fingerprint, changes
 from siam.errors import RunError
+from siam.processes.agree import on_rank_zero
 from siam.processes.gather import world_size
 from siam.runs.checkpoint import checkpoints, load_last
 from siam.settings.plain import to_dict
-from siam.settings.pretraining import CheckpointSettings
+
+if TYPE_CHECKING:
+    from siam.runs.session import Session
 
 MAY_CHANGE = ("data", "device", "threads", "timeout", "loader.", "workers", "checkpoint.")
 """Names, or beginnings of names, of settings that may change on resume.
 
 The images may be at another place, as long as they are the same images.
 """
-
-
-class SessionSettings(Protocol):
-    """The settings that a session needs, common to pretraining and transfer."""
-
-    @property
-    def device(self) -> str: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def threads(self) -> int: ...
-    @property
-    def checkpoint(self) -> CheckpointSettings: ...
 
 
 @dataclass(frozen=True)
@@ -69,14 +55,24 @@ class Job:
     settings: dict[str, Any]
     machine: Machine
 
-    @classmethod
-    def of(cls, images: Fingerprint, settings: Any, machine: Machine) -> Self:
-        """Create a job; `settings` is a dataclass."""
-        return cls(images, to_dict(settings), machine)
-
     def plain(self) -> dict[str, Any]:
         """Return the job as plain values."""
         return asdict(self)
+
+
+def require_same_job(run: "Session", images: Callable[[], Fingerprint], fix: str) -> None:
+    """Raise RunError if images or settings differ from those of the checkpoint; print how the machine differs.
+
+    Call after `restore` and before `begin`, on all ranks. images: called on rank 0 only. fix: an alternative
+    to restoring images and settings, for the error message.
+    """
+    before = run.progress.job
+    job = Job(on_rank_zero(images), to_dict(run.settings), Machine.of(run.device, run.bf16))
+    if before:
+        run.moved = on_rank_zero(lambda: compare(before, job, run.folder, fix))
+    if run.moved:
+        run.print(run.moved)
+    run.progress.job = job.plain()
 
 
 def require_same_images(before: Fingerprint, now: Fingerprint, run: str | Path, fix: str) -> None:

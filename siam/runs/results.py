@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from siam.errors import RunError, first_line
 from siam.runs.folder import EVALUATIONS
 from siam.settings.checks import require_types
-from siam.system.files import in_turn, write_atomically
+from siam.system.files import in_turn, regular, write_atomically
 
 TRANSFER, RESULT, TRUTH = "transfer.yaml", "result.json", "truth.json"
 BOXES, MASKS = "predictions-boxes.json", "predictions-masks.json"
@@ -123,7 +123,7 @@ def add_evaluation(run: str | Path, evaluation: Evaluation, data: str) -> None:
 
     data: the dataset, as given by the user.
     """
-    folder = Path(run)
+    folder = Path(run).expanduser()
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     try:
         with in_turn(folder):
@@ -162,7 +162,7 @@ def _checked(record: T) -> T:
 
 def _read(file: Path, build: Callable[[Any], T]) -> T:
     try:
-        return build(json.loads(file.read_bytes()))
+        return build(json.loads(regular(file).read_bytes()))
     except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
         raise RunError(
             f"{file} cannot be read ({first_line(error)}): move or delete it to continue without it"

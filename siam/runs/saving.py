@@ -4,19 +4,21 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Self, TypeVar
 
 from siam.errors import RunError, SiamError
 from siam.processes.gather import rank
 from siam.processes.launch import orphaned
 from siam.settings.pretraining import CheckpointSettings
+from siam.system.signals import DUPLICATE, handling, leave_lost_terminal
+
+T = TypeVar("T")
 
 RESUME_ME = 75
 """Exit status of a run that stopped on request and can be resumed: EX_TEMPFAIL in sysexits.h."""
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class RunStopped(SiamError):
@@ -25,20 +27,24 @@ class RunStopped(SiamError):
     exit_status = RESUME_ME
 
 
-class StopRequest:
-    """Turns SIGTERM and SIGINT into a flag: `with StopRequest() as stop: ... if stop.requested`.
+class GaveUpWaiting(BaseException):
+    """A stop was requested, and the images that the next step needs did not come."""
 
-    A second signal kills the process. Job managers signal the whole process tree, and each parent forwards
-    the signal to its children, so a signal within two seconds of the first is ignored as a duplicate. Python
-    allows signal handlers only in the main thread, so other threads install none.
+
+class StopRequest:
+    """Turns stop signals into a flag: `with StopRequest() as stop: ... if stop.requested`.
+
+    A second signal, at least two seconds after the first, kills the process. Python allows signal handlers
+    only in the main thread, so other threads install none.
     """
 
-    DUPLICATE = 2.0
-    """Seconds after the first signal during which another signal counts as a duplicate."""
+    LIMIT = 5.0
+    """Seconds that a requested stop waits for images."""
 
     def __init__(self) -> None:
         self.signaled_at: float | None = None
-        self.previous: dict[signal.Signals, Any] = {}
+        self._waiting = self._give_up = False
+        self._held = ExitStack()
 
     @property
     def requested(self) -> bool:
@@ -46,21 +52,49 @@ class StopRequest:
         return self.signaled_at is not None or orphaned()
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self.previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        self._held.enter_context(handling(self._handle))
         return self
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Raise GaveUpWaiting if the block is still running 5 s after a stop was requested."""
+        self._waiting = True
+        try:
+            yield
+        finally:
+            self._waiting = False
+
+    def not_waiting_for(self, batches: Iterator[T]) -> Iterator[T]:
+        """Yield the batches; raise GaveUpWaiting if a stop is requested and the next one does not come."""
+        while True:
+            with self.waiting():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        leave_lost_terminal()
+        if self._give_up and self._waiting:
+            self._give_up = False
+            raise GaveUpWaiting
         if self.signaled_at is None:
             self.signaled_at = time.monotonic()
-        elif time.monotonic() - self.signaled_at > self.DUPLICATE:
+            timer = threading.Timer(self.LIMIT, self._end_wait, [number])
+            timer.daemon = True
+            timer.start()
+        elif time.monotonic() - self.signaled_at > DUPLICATE:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
+    def _end_wait(self, number: int) -> None:
+        if self._waiting and hasattr(signal, "pthread_kill"):
+            self._give_up = True
+            signal.pthread_kill(threading.main_thread().ident or 0, number)  # wakes a system call that blocks
+
     def release(self) -> None:
         """Restore the previous signal handlers; later signals do not set `requested`."""
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
+        self._held.close()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -16,7 +16,6 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from siam.data.fingerprint import Fingerprint
 from siam.data.random import STEP, counter_uniform
 from siam.errors import Diverged, RunError, SiamError
 from siam.processes.agree import (
@@ -33,12 +32,13 @@ from siam.runs.checkpoint import Progress, Stateful, checkpoints, load_last, res
 from siam.runs.clock import Clock
 from siam.runs.decisions import Decisions
 from siam.runs.folder import CHECKPOINT, UNREADABLE, read_records
-from siam.runs.job import Job, Machine, SessionSettings, compare
 from siam.runs.logger import Logger, NullLogger
 from siam.runs.pace import Pace
-from siam.runs.saving import RunStopped, Saver, StopRequest
+from siam.runs.saving import GaveUpWaiting, RunStopped, Saver, StopRequest
+from siam.runs.tensors import is_finite
 from siam.runs.threads import Threads
 from siam.settings.schedule import Schedule
+from siam.settings.session import SessionSettings
 from siam.system.device import find_device, tune_process, uses_bf16
 from siam.system.files import locked, write_atomically
 from siam.system.names import shown
@@ -71,7 +71,7 @@ class Session:
     ) -> None:
         self.folder, self.settings = folder, settings
         self.console = console if rank() == 0 else Console(quiet=True)
-        self.progress, self.resumed, self._moved = Progress(), False, ""
+        self.progress, self.resumed, self.moved = Progress(), False, ""
         self.unreadable: dict[str, str] = {}
         self._record_unreadable: Callable[[dict[str, str]], None] = self.unreadable.update
         self._parts: dict[str, Stateful] = {}
@@ -106,17 +106,6 @@ class Session:
             if warning:
                 self.print(warning)
 
-    def require_same_job(self, images: Callable[[], Fingerprint], fix: str) -> None:
-        """Raise RunError if images or settings differ from the checkpoint's; print how the machine differs.
-
-        images: called on rank 0 only. fix: the end of the error message.
-        """
-        job = Job.of(on_rank_zero(images), self.settings, Machine.of(self.device, self.bf16))
-        if self.progress.job:
-            self._moved = on_rank_zero(lambda: compare(self.progress.job, job, self.folder, fix))
-            self.print(self._moved) if self._moved else None
-        self.progress.job = job.plain()
-
     def track_unreadable(self, found: dict[str, str], record: Callable[[dict[str, str]], None]) -> None:
         """Save a loader's unreadable images in checkpoints and share them across ranks.
 
@@ -149,8 +138,8 @@ class Session:
         if rank() == 0:
             self.log = Logger(self.folder, self.total_steps, self.step, self.progress.log_bytes, self.console)
         self._held.enter_context(self.log)
-        if self._moved:
-            self.log.log("resume", step=self.step, difference=self._moved)
+        if self.moved:
+            self.log.log("resume", step=self.step, difference=self.moved)
         self.stop = self._held.enter_context(StopRequest())
         self.saver = Saver(self.settings.checkpoint, self.step, self.log.print)
         self.flags = AnyRankFlag()
@@ -184,19 +173,31 @@ class Session:
         return self.schedule.total_steps
 
     def guard(self, batches: Iterator[T]) -> Iterator[T]:
-        """Yield batches until the last step; if the loader raises a SiamError, save a checkpoint first."""
+        """Yield batches until the last step; if the loader raises a SiamError, save a checkpoint first.
+
+        Raises RunStopped if a stop is requested while the loader waits for images.
+        """
         try:
-            for batch in batches:
+            for batch in self.stop.not_waiting_for(batches):
                 yield batch
                 if self.step == self.total_steps:
                     return
         except SiamError:
-            if world_size() == 1:  # with several ranks, the others are in the middle of a step
-                self.progress.loss_sum = float(self.loss_sum)
-                self.progress.unreadable = dict(self.unreadable)
-                self._require_finite()
-                self.save()
+            self._save_between_steps()
             raise
+        except GaveUpWaiting:
+            saved = self._save_between_steps(last_chance=True)
+            raise self._stopped("saved" if saved else "the last checkpoint is") from None
+
+    def _save_between_steps(self, last_chance: bool = False) -> bool:
+        """Save and return True, except with several ranks: the others are in the middle of a step."""
+        if world_size() > 1:
+            return False
+        self.progress.loss_sum = float(self.loss_sum)
+        self.progress.unreadable = dict(self.unreadable)
+        self._require_finite()
+        self.save(last_chance)
+        return True
 
     def seed_step(self, step: int | None = None) -> None:
         """Seed torch from (seed, step, rank), so that a resumed run draws the same random numbers."""
@@ -263,12 +264,13 @@ class Session:
         if (self.stopping or self.time_is_up) and not done:
             self.write_report()
         if self.stopping and not done:
-            raise_everywhere(
-                RunStopped(
-                    f"stopped on request after step {self.step} of {self.total_steps}, saved in {self.folder}"
-                    ": continue with --resume"
-                )
-            )
+            raise_everywhere(self._stopped("saved"))
+
+    def _stopped(self, saved: str) -> RunStopped:
+        return RunStopped(
+            f"stopped on request after step {self.step} of {self.total_steps}, {saved} in {self.folder}"
+            ": continue with --resume"
+        )
 
     def finish(self) -> None:
         """Complete the last exchange of flags between ranks, and restore the previous signal handlers."""
@@ -330,7 +332,7 @@ class Session:
         A finite loss can have an infinite gradient; weights updated by it must not reach the checkpoint.
         """
         modules = [part for part in self._parts.values() if isinstance(part, nn.Module)]
-        if math.isfinite(self.progress.loss_sum) and all(map(_is_finite, modules)):
+        if math.isfinite(self.progress.loss_sum) and all(map(is_finite, modules)):
             return
         self.log.log("step", step=self.step, loss=math.nan)
         self.log.log("diverged", step=self.step, verdict="diverged")
@@ -338,13 +340,8 @@ class Session:
         at = min(all_gather_object(float(self.diverged_at)))
         problem = f"the weights are no longer finite after step {self.step}"
         if math.isfinite(at):
-            problem = f"the loss is no longer finite at step {int(at) + 1}{self.name_batch(int(at))}"
+            problem = f"the loss is not finite at step {int(at) + 1}{self.name_batch(int(at))}"
         saved = (self.folder / CHECKPOINT).exists()
         kept = "the last good checkpoint is kept" if saved else "nothing was saved"
         fix = f"lower {self.lr_setting}, or set precision to float32"
         raise_everywhere(Diverged(f"{problem}; {kept}: {fix}"))
-
-
-def _is_finite(module: nn.Module) -> bool:
-    parameters = [p.detach() for p in module.parameters()]
-    return not parameters or bool(torch.nn.utils.get_total_norm(parameters).isfinite())

@@ -10,10 +10,10 @@ from typing import Any, BinaryIO
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from siam.errors import RunError, first_line
-from siam.system.files import Write
+from siam.system.files import Write, regular
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     A checkpoint is a zip archive with a checksum per member; this function verifies them, unlike torch.load.
     """
     try:
-        with zipfile.ZipFile(file) as members:
+        with zipfile.ZipFile(regular(file)) as members:
             if sum(member.file_size for member in members.infolist()) > file.stat().st_size:
                 raise RunError(f"{file} is not a checkpoint of Siam's: it is compressed")
             damaged = members.testzip()
@@ -46,7 +46,7 @@ def load_tensors(file: Path) -> Any:
     Raises ValueError with the reason if the file contains anything else, and torch's own errors if the file
     is corrupt.
     """
-    with file.open("rb") as opened:
+    with regular(file).open("rb") as opened:
         pickled = opened.read(2) in (b"PK", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
     if not pickled:
         raise ValueError("it is not a checkpoint")
@@ -88,3 +88,9 @@ def safetensors_file(tensors: dict[str, Tensor], metadata: dict[str, str] | None
         file.write(data[start:])
 
     return write
+
+
+def is_finite(module: nn.Module) -> bool:
+    """Return whether all weights of a module are finite."""
+    parameters = [p.detach() for p in module.parameters()]
+    return not parameters or bool(torch.nn.utils.get_total_norm(parameters).isfinite())

@@ -50,6 +50,11 @@ def Within(low: float, high: float, unit: str = "") -> Rule:
     return Rule(f"lie in [{low:g}, {high:g}] {unit}".rstrip(), lambda value: low <= value <= high)
 
 
+def Seed() -> Rule:
+    """Accept what torch and numpy take as a seed, if it is not negative."""
+    return Rule("be below 2**64", lambda value: value < 2**64)
+
+
 def Ascending() -> Rule:
     return Rule("be in ascending order", lambda values: list(values) == sorted(values), each=False)
 

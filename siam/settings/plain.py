@@ -4,8 +4,9 @@ import reprlib
 from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any
 
-from siam.errors import SettingsError, did_you_mean
+from siam.errors import SettingsError
 from siam.settings.pretraining import Settings
+from siam.settings.renamed import suggestion
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def from_dict(plain: dict[str, Any], base: Any = None, path: str = "") -> Any:
     for key, value in plain.items():
         if key not in known:
             name = str(key)[:100]
-            raise SettingsError(f"unknown setting '{path}{name}'{did_you_mean(name, known)}")
+            raise SettingsError(f"unknown setting '{path}{name}'{suggestion(name, base, path)}")
         current = getattr(base, key)
         if is_dataclass(current):
             if not isinstance(value, dict):

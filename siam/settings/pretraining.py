@@ -16,6 +16,7 @@ from siam.settings.checks import (
     AtMost,
     Below,
     Duration,
+    Seed,
     Within,
     check,
     parse_duration,
@@ -25,7 +26,6 @@ from siam.settings.method import Method
 Probability = Annotated[float, Within(0, 1)]
 Strength = Annotated[float, AtLeast(0)]
 Count = Annotated[int, AtLeast(1)]
-Seed = Annotated[int, AtLeast(0), AtMost(2**63 - 1)]
 Precision = Literal["auto", "float32", "bf16"]
 
 
@@ -158,7 +158,7 @@ class Settings:
     """Images: folder, list file, .tar, .npy, .npz, cifar10, cifar100 or stl10; default: the demo dataset."""
     backbone: str = "resnet50"
     """Backbone: name of any timm model."""
-    width: Annotated[float, Above(0), AtMost(64)] = 1.0
+    width: Annotated[float, Above(0), AtMost(16)] = 1.0
     """Channel multiplier for ResNets."""
     stem: Literal["auto", "small", "standard"] = "auto"
     """ResNet stem. `small`: 3x3, stride 1, no max-pool; `auto`: small for views below 64 pixels."""
@@ -172,7 +172,7 @@ class Settings:
     """Micro-batches per step (gradient accumulation). Batch norm and negatives use one at a time."""
     activation_checkpointing: bool = False
     """Activation checkpointing: recompute activations in the backward pass, trading speed for memory."""
-    seed: Seed = 0
+    seed: Annotated[int, AtLeast(0), Seed()] = 0
     """Random seed for initialization, data order and augmentation."""
     init: str = ""
     """Run to initialize weights from; also sets the backbone and, if the methods match, the heads."""

@@ -1,5 +1,8 @@
 """Select the device and precision, and set process-wide performance options."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from siam.errors import SettingsError
@@ -22,6 +25,17 @@ def find_device(name: str) -> torch.device:
             f"device '{name}' is not available here: choose {' or '.join(_available())}"
         ) from None
     return device
+
+
+@contextmanager
+def float32_by_default() -> Iterator[None]:
+    """Build and compute in float32 in this block or function, whatever the user's torch.set_default_dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def tune_process(device: torch.device) -> None:

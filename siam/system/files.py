@@ -1,8 +1,10 @@
-"""Write files atomically, and lock run folders."""
+"""Write files atomically, read regular files only, and lock run folders."""
 
 import contextlib
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -120,6 +122,23 @@ def writing(place: str | Path, fix: str = "") -> Iterator[None]:
 
 
 ELSEWHERE = "; choose another --out"
+
+
+def regular(path: str | Path) -> Path:
+    """Return the path of a regular file, to be read.
+
+    Raises OSError if it does not exist, or is a pipe or a device: reading these may never end.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except ValueError:  # names in lists and annotations may contain anything
+        raise OSError(errno.EINVAL, "the name contains a NUL character", str(path)) from None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return path
 
 
 def sync_folder(folder: Path) -> None:

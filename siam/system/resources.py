@@ -1,5 +1,6 @@
-"""The CPU cores and memory available to this process."""
+"""The CPU cores, memory and open files available to this process."""
 
+import contextlib
 import os
 
 import torch
@@ -26,3 +27,18 @@ def total_memory() -> int:
     if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return _UNKNOWN
+
+
+def raise_file_limit(enough: int = 4096) -> int:
+    """Raise the limit of open files to `enough` if this process may, and return it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return enough
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = enough if hard == resource.RLIM_INFINITY else min(enough, hard)
+    if 0 <= soft < highest:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft >= 0 else enough

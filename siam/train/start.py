@@ -1,5 +1,6 @@
 """Start or resume a run: resolve its settings and folder, open its images, and launch its processes."""
 
+import errno
 import itertools
 import os
 import re
@@ -31,7 +32,7 @@ from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences
 from siam.settings.pretraining import Settings
-from siam.system.device import find_device
+from siam.system.device import find_device, float32_by_default
 from siam.system.files import ELSEWHERE, writing
 from siam.system.names import LONGEST_NAME
 from siam.train.finished import Opener, finished
@@ -42,6 +43,7 @@ Resume = bool | Literal["auto"]
 _SCHEDULE = " (its learning rate has followed a schedule for its own number of epochs)"
 
 
+@float32_by_default()
 def start(
     overrides: Overrides,
     recipe: str | None = None,
@@ -104,7 +106,7 @@ def resolve(
     named = overrides.only("data").over(Settings()).data
     default = METHOD if _is_planned(overrides, recipe) else Settings().method.name
     method = overrides.get("method.name", default)
-    folder = Path(out) if out is not None else _default_folder(method, named, bool(resume))
+    folder = Path(out).expanduser() if out is not None else _default_folder(method, named, bool(resume))
     if out is None and resume and not (folder / SETTINGS).exists():
         # The run may have been planned, or not, with other flags than these.
         folder = max(_runs_on(named), key=lambda run: (run / SETTINGS).stat().st_mtime, default=folder)
@@ -223,8 +225,10 @@ def _require_writable(folder: Path) -> None:
     """Raise RunError if the run folder cannot be created, before anything is measured for it."""
     above = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        reason = "it is not a folder" if not above.is_dir() else "permission denied"
-        raise RunError(f"cannot write to {folder}: {above}: {reason}; choose another --out")
+        reason = os.strerror(errno.EACCES if above.is_dir() else errno.ENOTDIR)
+        if hasattr(os, "statvfs") and os.statvfs(above).f_flag & os.ST_RDONLY:
+            reason = os.strerror(errno.EROFS)
+        raise RunError(f"cannot write to {folder}: {reason}; choose another --out")
 
 
 def _make_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from siam.errors import DataError, first_line
+from siam.system.files import regular
 from siam.transfer.annotations import (
     AnnotatedImages,
     Box,
@@ -96,7 +97,7 @@ def _learnable(examples: list[Example], skipped: Skipped) -> Iterator[Example]:
 
 def _read(file: Path) -> Rows:
     try:
-        plain = json.loads(file.read_bytes())
+        plain = json.loads(regular(file).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as JSON: {first_line(error)}") from None
     for part in ("images", "annotations", "categories"):

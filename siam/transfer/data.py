@@ -93,8 +93,11 @@ class Batches:
 
         Raises DataError if more than 10 % of the images are unreadable.
         """
-        order = _Order(len(self.images), *self.order, first, last)
-        for examples, unreadable, reason in batches_of(self.dataset, order, self.workers):
+
+        def keys(n: int) -> _Order:
+            return _Order(len(self.images), *self.order, first + n, last)
+
+        for examples, unreadable, reason in batches_of(self.dataset, keys, self.workers):
             self.unreadable.update(unreadable)
             if len(self.unreadable) > MAX_UNREADABLE * len(self.images):
                 raise DataError(

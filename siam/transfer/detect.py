@@ -42,7 +42,7 @@ def detect(
     """
     detector.eval()
     _set_test_size(detector, settings)
-    tests = batches_of(TestImages(data.test, indices), range(len(indices)), workers)
+    tests = batches_of(TestImages(data.test, indices), lambda n: range(n, len(indices)), workers)
     predictions: list[Prediction] = []
     unread: dict[int, str] = {}
     for done, (index, image, reason) in enumerate(tests, start=1):

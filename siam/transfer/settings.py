@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from siam.errors import SettingsError, did_you_mean
-from siam.settings.checks import Above, Ascending, AtLeast, Below, Duration, NotEmpty, check
-from siam.settings.pretraining import CheckpointSettings, Count, Seed
+from siam.settings.checks import Above, Ascending, AtLeast, Below, Duration, NotEmpty, Seed, check
+from siam.settings.pretraining import CheckpointSettings, Count
 
 Task = Literal["detection", "segmentation"]
 Detector = Literal["c4", "fpn"]
@@ -59,7 +59,7 @@ class TransferSettings:
     """Score threshold; predictions with lower scores are discarded."""
     precise_bn: Natural = 200
     """Batches for precise batch norm statistics after training; 0: off."""
-    seed: Seed = 0
+    seed: Annotated[int, AtLeast(0), Seed()] = 0
     """Random seed for data order, augmentation, RoI sampling and new layers."""
     device: str = "auto"
     """Device: auto, cpu, cuda or cuda:1."""

@@ -12,8 +12,7 @@ import yaml
 from rich.console import Console
 from torch import nn
 
-from siam.convert.importer import read_tensors
-from siam.convert.layouts import recognize, translate
+from siam.convert.importer import backbone_weights
 from siam.errors import RunError, SettingsError, first_line
 from siam.parts.backbone import build_backbone
 from siam.processes.agree import on_rank_zero
@@ -50,6 +49,7 @@ from siam.runs.results import (
 from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
+from siam.system.device import float32_by_default
 from siam.system.files import ELSEWHERE, make_folder, write_atomically, writing
 from siam.system.names import LONGEST_NAME
 from siam.transfer.annotations import DetectionDataset
@@ -61,6 +61,7 @@ Opener = Callable[[str | Path, bool], DetectionDataset]
 """Type of `open_annotated`, which may be cached so that annotations are read once."""
 
 
+@float32_by_default()
 def transfer(
     run: str | Path,
     data: str | Path,
@@ -126,7 +127,7 @@ def _train(
     require_equal_shares(settings.batch_size, world_size())
     annotated = open_once(data, settings.task == "segmentation")
     outcome = train(annotated, init_backbone(run, settings.init, settings.seed), settings, folder, console)
-    on_rank_zero(lambda: _save(Path(run), folder, outcome))
+    on_rank_zero(lambda: _save(Path(run).expanduser(), folder, outcome))
     return outcome
 
 
@@ -164,7 +165,7 @@ def resolve(
         print_line(console, f"skipped: {line}")
     base = starting_point(recipe, annotated.layout, annotated.years, len(annotated.train))
     settings = overrides.over(base)
-    folder = Path(out) if out is not None else _default_folder(Path(run), str(data), settings)
+    folder = Path(out).expanduser() if out is not None else _default_folder(Path(run), str(data), settings)
     if not (folder / TRANSFER).exists():
         init_backbone(run, settings.init, settings.seed)  # raises before anything is written
     _claim(folder, resume, {"run": str(run), "data": str(data), **to_dict(settings)}, settings)
@@ -185,23 +186,15 @@ def init_backbone(run: str | Path, init: str, seed: int) -> nn.Module:
     """
     if not init or (Path(init).is_dir() and init != "random"):
         return load(init or run).backbone
-    settings = open_run(run).settings
+    opened = open_run(run)
+    settings = opened.settings
     torch.manual_seed(seed)
     resnet = build_backbone(settings.backbone, settings.views.size, settings.width, settings.stem)
     if init == "random":
         return resnet
     if not Path(init).is_file():
         raise RunError(f"--init must be `random`, a run folder or a checkpoint file, got {init}")
-    tensors, _ = read_tensors(Path(init))
-    state, _ = translate(tensors, recognize(list(tensors)))
-    weights = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
-    try:
-        resnet.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise RunError(
-            f"{init} does not match the {settings.backbone} backbone of {run}: {reason[:200]}"
-        ) from None
+    resnet.load_state_dict({**resnet.state_dict(), **backbone_weights(Path(init), opened)})
     return resnet
 
 

@@ -14,6 +14,7 @@ from siam.errors import DataError
 from siam.processes.agree import all_gather_object, all_reduce_mean, on_rank_zero
 from siam.processes.data_parallel import data_parallel
 from siam.processes.gather import rank, world_size
+from siam.runs.job import require_same_job
 from siam.runs.results import BOXES, DRAWN, MASKS, TRUTH, Precision, TransferResult
 from siam.runs.session import Session
 from siam.settings.schedule import Schedule
@@ -41,7 +42,7 @@ def train(
         workers = choose_workers(settings.workers, run.device)
         detector, optimizer = build(resnet, len(data.classes), settings, run.device)
         run.restore(detector=detector, optimizer=optimizer)
-        run.require_same_job(data.fingerprint, "choose another --out")
+        require_same_job(run, data.fingerprint, "choose another --out")
         batches = Batches(
             data.train, settings.batch_size, settings.seed, settings.task == "segmentation", workers,
             rank(), world_size(),

@@ -14,11 +14,11 @@ class Import:
     """Import a checkpoint as a run; its format is detected from its keys."""
 
     checkpoint: Annotated[Positional[str], arg(metavar="CHECKPOINT")]
-    """Checkpoint file, or a folder written by timm or Siam."""
+    """Checkpoint file, or a folder written by timm, Transformers or Siam."""
     out: str
     """Run folder to create."""
     backbone: str | None = None
-    """timm name of the backbone, unless it is a plain ResNet or in the checkpoint."""
+    """timm name of the backbone, unless it is a ResNet or the checkpoint names it."""
     image_size: int | None = None
     """Input size in pixels; if omitted, the checkpoint's, else 224 (small stem: 32)."""
 

@@ -124,7 +124,7 @@ def test_every_suggested_flag_exists(verb, capsys):
     expected = {f"--{path}".replace("_", "-") for path in paths(settings)} - {"--data", "--method.name"}
     if verb == "reproduce":
         expected -= {"--seed"}
-    own = {"--out", "--recipe", "--resume", "--json", "--method", "--seeds", "--scale", "--runs"}
+    own = {"--for", "--out", "--recipe", "--resume", "--json", "--method", "--seeds", "--scale", "--runs"}
     assert expected <= shown
     assert shown - expected <= own
     assert ("--method" in shown) == (verb in ("pretrain", "bench"))

@@ -175,7 +175,7 @@ def test_a_set_without_readable_shards_is_refused(shards):
         file.write_bytes(b"no tar")
     with pytest.raises(DataError, match=r"no images in the \d+ shards"):
         open_images(shards)
-    with pytest.raises(DataError, match="no such file or folder"):
+    with pytest.raises(DataError, match="no files match"):
         open_images(f"{shards}/none-*.tar")
 
 

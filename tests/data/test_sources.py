@@ -45,6 +45,7 @@ def samples(photos, tmp_path, monkeypatch):
         f"shards/train-{{000000..{last:06d}}}.tar": "shards", REMOTE: "shards", f"{REMOTE}/*.tar": "shards",
         "tables": "parquet", "tables/0.parquet": "parquet", "tables/*.parquet": "parquet",
         "memory://tables": "parquet", "photos/*.jpg": "pattern", "photos/{000..003}.jpg": "pattern",
+        "photos/000.jpg": "picture",
     }  # fmt: skip
     memory.rm("/set", recursive=True)
     memory.rm("/tables", recursive=True)

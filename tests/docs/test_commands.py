@@ -22,7 +22,7 @@ from tests.docs import PAGES, ROOT, blocks, spans
 VERBS = find_verbs()
 EXAMPLES = re.findall(r"^# siam/verbs/(\w+)\.py$", (ROOT / "docs/contributing.md").read_text(), re.MULTILINE)
 """Verbs that docs/contributing.md adds."""
-OTHERS = {"--rdzv-conf", "--max-restarts", "--signal"}
+OTHERS = {"--rdzv-conf", "--rdzv-endpoint", "--standalone", "--max-restarts", "--signal"}
 """Flags of torchrun and sbatch."""
 
 

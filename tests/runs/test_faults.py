@@ -8,6 +8,7 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -105,23 +106,65 @@ def test_sigterm_saves_and_exits_with_a_resumable_status(classes, tmp_path, caps
     assert_same_run(whole, stopped)
 
 
+BUSY = """
+import time
+from siam.runs.saving import StopRequest
+with StopRequest():
+    print("here", flush=True)
+    while True:
+        time.sleep(0.1)
+"""
+
+
 @pytest.mark.slow
-def test_a_second_signal_ends_at_once(photos, tmp_path):
-    """The step never ends: one of the images is a pipe that nobody writes to."""
-    os.mkfifo(photos / "pipe")
-    names = ["000.jpg", "pipe", *(f"{i:03d}.jpg" for i in range(1, 23))]  # 1: not among the 10 of the bank
-    (photos / "list.txt").write_text("\n".join(names))
-    run = tmp_path / "run"
-    process = Command(
-        "pretrain", photos / "list.txt", *RUN, "--monitor.bank", 10, "--epochs", 1, "--out", run
-    )
-    wait_until(lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size)
-    time.sleep(0.5)
-    for wait in (0.2, 2.5):  # the first is followed by its echo
-        process.signal(signal.SIGTERM)
-        assert not process.ended(wait)
-    process.signal(signal.SIGTERM)
-    assert process.wait() == -signal.SIGTERM
+def test_a_second_signal_ends_at_once():
+    """Even if the step never ends; the first may be followed by its echo."""
+    here = str(Path(__file__).parents[2])
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": here}
+    ) as process:
+        assert process.stdout.readline() == b"here\n"
+        for wait in (0.2, 2.5):
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(wait)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == -signal.SIGTERM
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks for processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_does_not_wait_for_silent_workers(photos, tmp_path, number):
+    """They never answer: the run is saved within seconds, and continues as if it had not ended."""
+    flags = [*RUN, "--epochs", 24, "--loader.workers", 1, "--monitor.knn-every", 0]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert Command("pretrain", photos, *flags, "--out", whole).wait() == 0
+    process = Command("pretrain", photos, *flags, "--out", run)
+    wait_until((run / "checkpoint.pt").exists)
+    main, group = process.process.pid, of_group(process.process.pid)
+    workers = [pid for pid, parent in group.items() if parent in group and parent != main]
+    assert workers
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(1)
+    process.signal(number)
+    assert process.ended(30), process.stderr
+    assert process.wait() == 75, process.stderr
+    assert "siam: stopped on request after step" in process.said()
+    assert Command("pretrain", photos, *flags, "--out", run, "--resume").wait() == 0
+    assert_same_run(whole, run)
+
+
+def of_group(group):
+    """Return the live processes of a process group: id -> parent's id."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in "ZX":
+                found[int(stat.parent.name)] = int(parent)
+    return found
 
 
 def test_resume_needs_a_run_and_auto_does_not(photos, tmp_path, capsys):
@@ -380,7 +423,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_batch(photos, tmp_path, ca
     assert status == 2
     order = ViewLoader(open_images(photos).train, open_run(run).settings, torch.device("cpu")).order
     names = ", ".join(open_images(photos).train.path(int(i)) for i in order.epoch(1)[1][:3])
-    assert f"the loss is no longer finite at step 5 (epoch 2; images {names}, ...);" in err
+    assert f"the loss is not finite at step 5 (epoch 2; images {names}, ...);" in err
     saved = load_checkpoint(run / "checkpoint.pt")["progress"]
     assert saved["step"] == 4
 

@@ -155,7 +155,7 @@ def test_the_backbones_initialization(encoder, tmp_path):
     )
 
     torch.save({"state_dict": {key: value for key, value in changed.items() if ".conv1." in key}}, file)
-    with pytest.raises(RunError, match=r"does not match the resnet18 backbone of .*: Missing key"):
+    with pytest.raises(RunError, match=r"has missing keys: .*; it does not match the resnet18 backbone of"):
         init_backbone(encoder, str(file), 0)
     with pytest.raises(RunError, match="--init must be `random`, a run folder or a checkpoint file, got"):
         init_backbone(encoder, "rundom", 0)

@@ -26,6 +26,11 @@ def open_images(data: str | Path | None) -> ImageSets:
 
     Raises DataError if `data` does not exist, holds no images, or cannot be read.
     """
+    if not (data is None or isinstance(data, str | Path)):
+        raise DataError(
+            f"DATA must be a name or a path, got {type(data).__name__}: write the paths to a .txt list, one "
+            "per line (siam.embed and siam.inspect also take lists, PIL images and arrays)"
+        )
     name = "demo" if data is None else str(data)
     if name.startswith("~") and not os.path.exists(name):
         name = os.path.expanduser(name)

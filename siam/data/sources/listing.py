@@ -23,6 +23,7 @@ from siam.data.packed import PackedStrings
 from siam.data.sources.folder import FolderImages
 from siam.data.splits import outside, train_and_val
 from siam.errors import DataError, first_line
+from siam.system.files import regular
 
 LOOKS_LIKE = "a .txt or .csv list of paths"
 ORDER = 60
@@ -91,7 +92,7 @@ def open(name: str) -> ImageSets:
 
 def _rows(file: Path) -> Iterator[_Row]:
     """Yield the path, label and split of each line."""
-    with file.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
+    with regular(file).open(encoding="utf-8-sig", errors="surrogateescape") as lines:
         if file.suffix.lower() == ".txt":
             for line in lines:
                 path, _, label = line.rstrip("\n").partition("\t")

@@ -25,6 +25,7 @@ from siam.data.packed import PackedStrings
 from siam.data.patterns import expand_shards
 from siam.data.splits import files_outside, split_by_name
 from siam.errors import DataError, first_line
+from siam.system.files import regular
 
 LOOKS_LIKE = "Parquet files"
 ORDER = 40
@@ -129,7 +130,7 @@ def _open(file: str) -> Any:
         import fsspec
 
         return pq.ParquetFile(fsspec.open(file, "rb").open())
-    return pq.ParquetFile(file, memory_map=True)
+    return pq.ParquetFile(regular(file), memory_map=True)
 
 
 def _read_table(file: str) -> _Table:

@@ -24,6 +24,7 @@ from siam.data.samples import TarMembers, labels_of, one_per_sample
 from siam.data.splits import files_outside, split_by_name
 from siam.data.tars import read_member, tar_members
 from siam.errors import DataError
+from siam.system.files import regular
 
 LOOKS_LIKE = "shards (x-{000..099}.tar)"
 ORDER = 30
@@ -191,7 +192,7 @@ def _index(url: str) -> dict[str, Any]:
     folder, slash, _ = url.rpartition("/")
     index = f"{folder}{slash}{INDEX}"
     try:
-        text = remote.read(index) if remote.is_remote(url) else Path(index).read_bytes()
+        text = remote.read(index) if remote.is_remote(url) else regular(index).read_bytes()
         plain = json.loads(text)
     except (DataError, OSError, ValueError, RecursionError):
         return {}
