@@ -4,7 +4,8 @@ A verb is a module with
 - a docstring, whose first line `siam --help` shows;
 - an options dataclass, whose docstrings become the verb's --help;
 - `main(options: TheDataclass)`, which returns the result as a dict or dataclass;
-- optionally `render(result)`, which returns strings and rich renderables to print without --json (default: a
+- optionally `keep(options, result)`, which saves the result before it is printed;
+  `render(result)`, which returns strings and rich renderables to print without --json (default: a
   table of the result's fields); `after(options, result)`, called after the result is printed; and `HINTS`, a
   dict of flag -> explanation for flags that the verb deliberately does not have.
 
@@ -12,7 +13,10 @@ A verb is a module with
 """
 
 import ast
+import contextlib
+import errno
 import inspect
+import io
 import os
 import select
 import sys
@@ -38,6 +42,8 @@ Run siam VERB --help for the settings of a verb. Examples:
   siam pretrain photos/ --out runs/mine  a folder of your own images
 """
 _PACKAGE = "siam.verbs"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Errors of a full, or read-only, file system, which the user can fix."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     resumed; 129, 130, 143: stopped by SIGHUP, SIGINT or SIGTERM; 141: broken pipe.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # class names may be beyond the terminal's encoding
     try:
         try:
             with raising_on_signals():
@@ -65,6 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _reader_has_left():
             raise
         return 141  # the status of a process killed by SIGPIPE
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        _discard_output()
+        place = error.filename or "the output"
+        print(f"siam: cannot write to {place}: {error.strerror}; free some space", file=sys.stderr)
+        return SiamError.exit_status
     return 0
 
 
@@ -96,7 +111,11 @@ def _run(args: list[str]) -> None:
     options, as_json = parse(_options_of(module), args[len(verb.split()) :], f"siam {verb}", hints)
     result = module.main(options)
     if is_rank_zero():
-        show(result, as_json, getattr(module, "render", None))
+        try:
+            if hasattr(module, "keep"):
+                module.keep(options, result)
+        finally:  # a result that cannot be saved is still printed
+            show(result, as_json, getattr(module, "render", None))
         if hasattr(module, "after"):
             module.after(options, result)
 
@@ -134,5 +153,11 @@ def _reader_has_left() -> bool:
         poll.register(output, 0)
         if not poll.poll(0):
             return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    _discard_output()
     return True
+
+
+def _discard_output() -> None:
+    """Discard what is left to write to stdout, which cannot be written."""
+    with contextlib.suppress(OSError):  # a stdout that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

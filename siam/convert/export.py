@@ -5,22 +5,26 @@ version.
 """
 
 import json
+import os
 from collections import OrderedDict
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from siam import __version__
 from siam.convert.layouts import State, to_detectron2
+from siam.convert.reading import read_tensors
 from siam.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from siam.errors import RunError, SettingsError, did_you_mean
 from siam.runs.encoder import Encoder, load
 from siam.runs.folder import open_run
+from siam.runs.tensors import safetensors_file, torch_file
 from siam.settings.pretraining import Settings
-from siam.system.files import write_atomically
+from siam.system.files import Write, make_folder, write_together, writing
 
 Format = Literal["torchvision", "timm", "detectron2", "onnx", "safetensors"]
 
@@ -28,6 +32,11 @@ _TORCHVISION = {
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
     "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2",
 }  # fmt: skip
+_SUFFIXES: dict[str, tuple[str, ...]] = {
+    "torchvision": (".pth", ".pt", ".tar", ".ckpt", ".bin"), "detectron2": (".pth", ".pkl", ".pt"),
+    "onnx": (".onnx",), "safetensors": (".safetensors",), "timm": (),
+}  # fmt: skip
+"""Suffixes that promise a format."""
 _ONNX_TOLERANCE = 1e-4
 
 
@@ -35,9 +44,9 @@ def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
     """Export the encoder of `run` to `out` (for timm, a folder; otherwise, a file).
 
     format: torchvision, timm, detectron2, onnx or safetensors. Returns a summary that
-    includes the metadata. Raises SettingsError for an unknown format, and RunError if
-    the run has no encoder, the format does not support the backbone, or the output
-    cannot be written.
+    includes the metadata. Only an earlier export is replaced. Raises SettingsError for an
+    unknown format, and RunError if the run has no encoder, the format does not support
+    the backbone, or the output exists or cannot be written.
     """
     if format not in get_args(Format):
         known = get_args(Format)
@@ -49,24 +58,56 @@ def export(run: str | Path, format: str, out: str | Path) -> dict[str, Any]:
     state = {key: value.contiguous() for key, value in encoder.backbone.state_dict().items()}
     about = describe(settings, encoder)
     out = Path(out).expanduser()
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        match format:
-            case "torchvision":
-                _check_torchvision(settings)
-                _save_torch(out, state, about, wrap=False)
-            case "detectron2":
-                _check_torchvision(settings)
-                _save_torch(out, {to_detectron2(key): v for key, v in state.items()}, about, wrap=True)
-            case "safetensors":
-                write_atomically(out, lambda file: file.write(save(state, about)))
-            case "timm":
-                _save_timm(out, state, about, settings, encoder)
-            case "onnx":
-                _save_onnx(out, encoder, about)
-    except OSError as error:
-        raise RunError(f"cannot write {out}: {error.strerror or error}") from None
+    _check_out(out, format)
+    match format:
+        case "torchvision":
+            _check_torchvision(settings)
+            files = {out: _torch(state, about, wrap=False)}
+        case "detectron2":
+            _check_torchvision(settings)
+            files = {out: _torch({to_detectron2(key): v for key, v in state.items()}, about, wrap=True)}
+        case "timm":
+            files = _timm(out, state, about, settings, encoder)
+        case "onnx":
+            files = {out: _onnx(encoder, about)}
+        case _:
+            files = {out: safetensors_file(state, about)}
+    _require_replaceable(out, files)
+    with writing(out), make_folder(next(iter(files)).parent):
+        write_together(files)
     return {"out": str(out), "format": format, **about}
+
+
+def _check_out(out: Path, format: str) -> None:
+    """Raise RunError if `out` has the suffix of another format, or is a folder instead of a file."""
+    other = next((name for name, suffixes in _SUFFIXES.items() if out.suffix.lower() in suffixes), format)
+    if other != format and out.suffix.lower() not in _SUFFIXES[format]:
+        ending = f"a name that ends in {_SUFFIXES[format][0]}" if _SUFFIXES[format] else "a folder"
+        raise RunError(f"{out} is not a name for the format {format}: choose {ending}, or --format {other}")
+    if out.is_dir() and format != "timm":
+        raise RunError(f"{out} is a folder: specify a file, such as {out}/encoder{_SUFFIXES[format][0]}")
+
+
+def _require_replaceable(out: Path, files: Iterable[Path]) -> None:
+    """Raise RunError if one of `files` exists, unless `out`, which they make up, is an earlier export."""
+    taken = next((file for file in files if os.path.lexists(file)), None)
+    if taken is not None and not _is_export(out):
+        raise RunError(
+            f"{taken} exists and was not written by siam export: choose another --out, or delete it"
+        )
+
+
+def _is_export(out: Path) -> bool:
+    """Return whether the metadata of a file or of a timm folder is that of an export."""
+    if out.suffix == ".onnx":
+        with suppress(Exception):  # corrupt bytes make protobuf raise errors of many kinds
+            import onnx
+
+            props = onnx.load(out, load_external_data=False).metadata_props
+            return "siam" in {prop.key for prop in props}
+    with suppress(RunError):
+        return "features" in read_tensors(out)[1]
+    return False
 
 
 def describe(settings: Settings, encoder: Encoder) -> dict[str, str]:
@@ -101,8 +142,8 @@ def _check_torchvision(settings: Settings) -> None:
         )
 
 
-def _save_torch(out: Path, state: State, about: dict[str, str], wrap: bool) -> None:
-    """Save a checkpoint that torch.load(weights_only=True) can read.
+def _torch(state: State, about: dict[str, str], wrap: bool) -> Write:
+    """Return a checkpoint that torch.load(weights_only=True) can read.
 
     wrap: put the tensors under 'model' and request heuristic name matching, as
     Detectron2's checkpointer expects.
@@ -111,11 +152,13 @@ def _save_torch(out: Path, state: State, about: dict[str, str], wrap: bool) -> N
     if not wrap:
         contents = OrderedDict(state)  # carries metadata, like the result of Module.state_dict()
         contents._metadata = {"": {"version": 1, "siam": about}}
-    write_atomically(out, lambda file: torch.save(contents, file))
+    return torch_file(contents)
 
 
-def _save_timm(out: Path, state: State, about: dict[str, str], settings: Settings, encoder: Encoder) -> None:
-    """Write a folder that timm.create_model('local-dir:OUT', num_classes=0, pretrained=True) can load."""
+def _timm(
+    out: Path, state: State, about: dict[str, str], settings: Settings, encoder: Encoder
+) -> dict[Path, Write]:
+    """Return the files of a folder for timm.create_model('local-dir:OUT', num_classes=0, pretrained=True)."""
     if settings.width != 1.0 or (settings.stem == "small") or _stem_differs(settings):
         raise RunError(
             f"timm supports {settings.backbone} only with its standard width and stem: export as onnx or "
@@ -135,17 +178,19 @@ def _save_timm(out: Path, state: State, about: dict[str, str], settings: Setting
         },
         "siam": about,
     }  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "model.safetensors", lambda file: file.write(save(state, about)))
-    write_atomically(out / "config.json", lambda file: file.write(json.dumps(config, indent=1).encode()))
+    text = json.dumps(config, indent=1)
+    return {
+        out / "model.safetensors": safetensors_file(state, about),
+        out / "config.json": lambda file: file.write(text.encode()),
+    }
 
 
 def _stem_differs(settings: Settings) -> bool:
     return settings.backbone.startswith("res") and settings.stem == "auto" and settings.views.size < 64
 
 
-def _save_onnx(out: Path, encoder: Encoder, about: dict[str, str]) -> None:
-    """Write an ONNX model: normalized images (batch, 3, S, S) -> features (batch, D).
+def _onnx(encoder: Encoder, about: dict[str, str]) -> Write:
+    """Return an ONNX model: normalized images (batch, 3, S, S) -> features (batch, D).
 
     Raises RunError if the model's features differ from PyTorch's.
     """
@@ -176,4 +221,4 @@ def _save_onnx(out: Path, encoder: Encoder, about: dict[str, str]) -> None:
                 f"the ONNX model's features differ from PyTorch's by {difference:.1e} (relative), "
                 f"more than {_ONNX_TOLERANCE:.0e}"
             )
-    write_atomically(out, lambda file: file.write(contents))
+    return lambda file: file.write(contents)

@@ -16,9 +16,10 @@ from siam.convert.resnets import find_resnet
 from siam.errors import RunError, SettingsError
 from siam.methods import METHODS, Method
 from siam.network import Network
-from siam.runs.encoder import save_encoder, save_network
-from siam.runs.folder import METRICS, SETTINGS, Run, save_settings
+from siam.runs.encoder import encoder_file, network_file
+from siam.runs.folder import ENCODER, METRICS, NETWORK, SETTINGS, Run, require_free, settings_file
 from siam.settings.pretraining import Settings, ViewSettings
+from siam.system.files import ELSEWHERE, make_folder, write_together, writing
 
 _HEADS = ("projector", "predictor", "target_encoder")
 _MAX_WIDTH, _MAX_LAYERS, _MAX_DIM = 16.0, 4, 65536
@@ -50,8 +51,7 @@ def import_checkpoint(
     contains a run; raises SettingsError for an unknown backbone or method.
     """
     checkpoint, out = Path(checkpoint).expanduser(), Path(out).expanduser()
-    if (out / SETTINGS).exists():
-        raise RunError(f"{out} already contains a run: choose another --out")
+    require_free(out)
     tensors, metadata = read_tensors(checkpoint)
     layout = recognize(list(tensors))
     found = translate(tensors, layout)
@@ -67,15 +67,17 @@ def import_checkpoint(
         network.update_target(0.0)
 
     parts = tuple(name for name in ("backbone", *_HEADS) if _has(state, name))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        save_encoder(out, network.backbone, settings)
-        save_network(out, network, parts)
-        record = {"kind": "imported", "from": str(checkpoint), "layout": layout.name, "parts": parts}
-        (out / METRICS).write_text(json.dumps(record) + "\n")
-    except OSError as error:
-        raise RunError(f"cannot write to {out}: {error.strerror or error}") from None
-    save_settings(out, settings)  # last, because it makes the folder a run
+    record = {"kind": "imported", "from": str(checkpoint), "layout": layout.name, "parts": parts}
+    line = json.dumps(record) + "\n"
+    with writing(out, ELSEWHERE), make_folder(out):
+        write_together(
+            {
+                out / ENCODER: encoder_file(network.backbone, settings),
+                out / NETWORK: network_file(network, parts),
+                out / METRICS: lambda file: file.write(line.encode()),
+                out / SETTINGS: settings_file(settings),  # last, because it makes the folder a run
+            }
+        )
     return Imported(str(out), layout.name, settings.backbone, settings.method.name, parts, tuple(left))
 
 

@@ -1,9 +1,11 @@
 """Embed images, and return the embeddings or stream them to a Parquet file."""
 
 import hashlib
+import itertools
 import json
-import shutil
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,31 +14,35 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
+from siam.convert.parts import UNREADABLE, continue_or_start, is_whole, parts_folder, remove, row_groups
+from siam.data.fingerprint import fingerprint
 from siam.data.given import open_given
 from siam.data.images import Images, ImageSets, class_of
 from siam.data.loader import choose_workers
 from siam.data.sources import open_images
 from siam.data.unreadable import Unreadable
-from siam.errors import DataError, RunError, first_line
+from siam.errors import DataError, RunError
 from siam.measure.features import center_views, stream
 from siam.processes.agree import all_gather_object, on_rank_zero
 from siam.processes.gather import rank, world_size
 from siam.processes.rendezvous import local_device, process_group
 from siam.runs.bars import OnProgress, print_line, print_sets, running_total, transient_progress
 from siam.runs.encoder import Layer, load
-from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK
+from siam.runs.folder import require_free
 from siam.settings.checks import AtLeast, check
 from siam.system.device import find_device, float32_by_default, uses_bf16
-from siam.system.files import regular, write_atomically
+from siam.system.files import write_atomically, writing
 from siam.system.names import stored
 
 Precision = Literal["float32", "float16"]
 
 _PART = 16  # batches per temporary file
-_UNREADABLE = b"unreadable"  # metadata of a temporary file: its unreadable images, path -> reason
+_ABOUT = b"siam"
+"""Key of the Parquet metadata that names the encoder and the images, as JSON."""
 
 Vectors = tuple[NDArray[np.float32], NDArray[np.int64]]
 """A batch of embeddings (B, D) and the images' dataset indices (B,)."""
@@ -121,33 +127,30 @@ def embed_to_parquet(
     Each batch becomes one row group, so memory use does not grow with the dataset.
     Until the file is complete, finished parts are kept in OUT.parts, and an interrupted
     call can be repeated to write only the missing parts. Unreadable images are named and
-    listed in OUT.unreadable.txt. Processes started by torchrun share the work. Returns a
-    summary. Raises SiamError.
+    listed in OUT.unreadable.txt. Processes started by torchrun share the work. An existing
+    file is replaced only if it contains vectors of the same encoder for the same data.
+    Returns a summary. Raises SiamError.
     """
     embedder = Embedder(run, device, batch_size, workers, layer)
-    out = Path(out).expanduser()
-    if out.is_dir():
-        raise RunError(f"{out} is a folder: specify a file, such as {out / 'vectors.parquet'}")
-    parts = out.with_name(out.name + ".parts")
-    opened = open_images(data)
-    sets = _all_sets(opened)
-    job = {
-        "weights": _digest(run), "data": str(data), "images": [len(images) for images in sets],
-        "batch_size": batch_size, "layer": layer, "precision": precision,
-    }  # fmt: skip
+    out = _output(out)
+    both = open_images(data)
+    sets = _all_sets(both)
     console = console or Console(stderr=True, quiet=rank() > 0)
-    print_sets(console, opened)
-    with process_group(device, seconds=3600), transient_progress(console) as bar:
-        try:
-            on_rank_zero(lambda: _continue_or_start(parts, job))
-            for number, images in enumerate(sets):
-                progress = bar(f"embed {images.name}" + " (validation)" * number)
-                _write_parts(embedder, images, parts, number, precision, progress)
-            all_gather_object(None)  # a barrier: all parts now exist
-            written, dimension, unreadable = on_rank_zero(lambda: _join(parts, out))
-            listed = on_rank_zero(lambda: _list_unreadable(unreadable, out)) if written else ""
-        except OSError as error:
-            raise RunError(f"cannot write {out}: {error.strerror or error}") from None
+    print_sets(console, both)
+    with (
+        process_group(device, seconds=3600),
+        transient_progress(console) as bar,
+        ExitStack() as held,
+        writing(out),
+    ):
+        about = on_rank_zero(lambda: _about(run, layer, data, both))
+        parts = on_rank_zero(lambda: _parts_of(out, about, batch_size, precision, console, held))
+        for number, images in enumerate(sets):
+            progress = bar(f"embed {images.name}" + " (validation)" * number)
+            _write_parts(embedder, images, parts, number, precision, progress)
+        all_gather_object(None)  # a barrier: all parts now exist
+        written, dimension, unreadable = on_rank_zero(lambda: _join(parts, out, about))
+        listed = on_rank_zero(lambda: _list_unreadable(unreadable, out)) if written else ""
     if not written:
         raise DataError(
             f"none of the {len(unreadable)} images in {data} can be read: {unreadable.first_few()}"
@@ -160,11 +163,72 @@ def embed_to_parquet(
 
 def _list_unreadable(unreadable: Unreadable, out: Path) -> str:
     """Write OUT.unreadable.txt, one path and reason per line, if any image is unreadable."""
-    file = out.with_name(out.name + ".unreadable.txt")
+    file = _list_of(out)
     if unreadable:
         text = unreadable.as_text().encode()
-        write_atomically(file, lambda opened: opened.write(text))
+        with writing(file):
+            write_atomically(file, lambda opened: opened.write(text))
     return str(file)
+
+
+def _list_of(out: Path) -> Path:
+    return out.with_name(out.name + ".unreadable.txt")
+
+
+def _output(out: str | Path) -> Path:
+    """Return the path of the output file. Raises RunError if it cannot be a Parquet file."""
+    out = Path(out).expanduser()
+    if out.is_dir():
+        raise RunError(f"{out} is a folder: specify a file, such as {out / 'vectors.parquet'}")
+    if out.suffix.lower() not in ("", ".parquet", ".pq"):
+        raise RunError(
+            f"siam embed writes Parquet, not {out.suffix}: choose a name such as "
+            f"{out.with_suffix('.parquet')}, or use siam.embed, which returns an array"
+        )
+    return out
+
+
+def _about(run: str | Path, layer: Layer, data: str | Path, sets: ImageSets) -> dict[str, Any]:
+    """Return the contents' origin: encoder, layer, and images, as stored in the file."""
+    encoder = load(run, layer=layer)
+    weights = hashlib.sha256(str(encoder.image_size).encode())
+    for key, value in encoder.state_dict().items():
+        weights.update(key.encode() + value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return {
+        "weights": weights.hexdigest(), "layer": layer, "data": Path(data).name, "images": fingerprint(sets),
+    }  # fmt: skip
+
+
+def _parts_of(
+    out: Path, about: dict[str, Any], batch_size: int, precision: Precision, console: Console, held: ExitStack
+) -> Path:
+    """Return the folder of parts, locked as long as `held` is open. Raises RunError.
+
+    A file of that name is replaced only if it contains vectors of the same encoder for the same data.
+    """
+    if not os.path.lexists(out):
+        require_free(out.parent, [_list_of(out).name])
+    elif not _may_replace(out, about):
+        raise RunError(
+            f"{out} exists and was not written from the same encoder and data: choose another --out, or "
+            "delete it"
+        )
+    job = {**{name: about[name] for name in ("weights", "layer", "images")}, "batch_size": batch_size}
+    with writing(out):
+        parts = held.enter_context(parts_folder(out))
+        message = continue_or_start(parts, {**job, "precision": precision})
+    if message:
+        print_line(console, message)
+    return parts
+
+
+def _may_replace(out: Path, about: dict[str, Any]) -> bool:
+    try:
+        before = json.loads((pq.read_schema(out).metadata or {})[_ABOUT])
+        same = all(before[name] == about[name] for name in ("weights", "layer"))
+        return same and (before["data"] == about["data"] or before["images"] == about["images"])
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+        return False
 
 
 def _all_sets(sets: ImageSets) -> list[Images]:
@@ -185,7 +249,7 @@ def _write_parts(
     """
     size = _PART * embedder.batch_size
     files = [folder / f"{number}-{part:08d}.parquet" for part in range(-(-len(images) // size))]
-    missing = on_rank_zero(lambda: [part for part, file in enumerate(files) if not _is_whole(file)])
+    missing = on_rank_zero(lambda: [part for part, file in enumerate(files) if not is_whole(file)])
     own = missing[rank() :: world_size()]
     part_of = np.arange(len(images)) // size
     done = int((~np.isin(part_of, missing)).sum())
@@ -202,7 +266,7 @@ def _write_parts(
     for part, rows in _by_part(batches(), own, size):
         tables = [_table(images, features, indices, precision) for features, indices in rows]
         noted = {images.path(i): reason for i, reason in unreadable.items() if i // size == part}
-        metadata = {_UNREADABLE: json.dumps(noted)}
+        metadata = {UNREADABLE: json.dumps(noted)}
         write_atomically(files[part], partial(_write_tables, tables=tables, metadata=metadata))
     progress(len(images), len(images))  # counts unreadable images too
 
@@ -221,49 +285,7 @@ def _by_part(batches: Iterator[Vectors], parts: list[int], size: int) -> Iterato
         yield part, rows
 
 
-def _continue_or_start(parts: Path, job: dict[str, Any]) -> None:
-    """Create the `parts` folder, deleting parts that belong to a different job."""
-    file = parts / "job.json"
-    if parts.exists() and not (file.exists() and file.read_text() == json.dumps(job)):
-        shutil.rmtree(parts)
-    parts.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, lambda opened: opened.write(json.dumps(job).encode()))
-
-
-def _digest(run: str | Path) -> str:
-    """Return a SHA-256 digest of the run's weight files."""
-    digest = hashlib.sha256()
-    for name in (ENCODER, CHECKPOINT, NETWORK):
-        file = Path(run).expanduser() / name
-        if file.exists():
-            with regular(file).open("rb") as opened:
-                digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _is_whole(part: Path) -> bool:
-    """Return whether a part exists and its footer, which is written last, can be read."""
-    try:
-        metadata = pq.read_metadata(part)
-    except (OSError, pa.ArrowException):
-        return False
-    schema = metadata.schema.to_arrow_schema()
-    return _UNREADABLE in (schema.metadata or {}) and (not metadata.num_rows or "embedding" in schema.names)
-
-
-def _row_groups(part: Path) -> Iterator[pa.Table]:
-    """Yield the row groups of a part. Raises RunError if it is corrupt."""
-    try:
-        opened = pq.ParquetFile(part)
-        for group in range(opened.num_row_groups if opened.metadata.num_rows else 0):
-            yield opened.read_row_group(group)
-    except (OSError, pa.ArrowException) as error:
-        raise RunError(
-            f"{part} is corrupt ({first_line(error)}): delete it, and run the command again"
-        ) from None
-
-
-def _join(parts: Path, out: Path) -> tuple[int, int, Unreadable]:
+def _join(parts: Path, out: Path, about: dict[str, Any]) -> tuple[int, int, Unreadable]:
     """Merge the parts into `out`, and delete them.
 
     Returns the number of rows, the embedding size and the unreadable images.
@@ -274,17 +296,17 @@ def _join(parts: Path, out: Path) -> tuple[int, int, Unreadable]:
     def tables() -> Iterator[pa.Table]:
         nonlocal rows, dimension
         for file in sorted(parts.glob("*.parquet"), key=lambda path: tuple(map(int, path.stem.split("-")))):
-            unreadable.update(json.loads(pq.read_schema(file).metadata[_UNREADABLE]))
-            for table in _row_groups(file):
+            unreadable.update(json.loads(pq.read_schema(file).metadata[UNREADABLE]))
+            for table in row_groups(file):
                 rows, dimension = rows + len(table), table.schema.field("embedding").type.list_size
                 yield table
 
-    joined = parts / "joined"
-    with joined.open("wb") as file:
-        _write_tables(file, tables())
-    if rows:
-        joined.replace(out)
-    shutil.rmtree(parts)
+    first = next(merged := tables(), None)
+    if first is not None:
+        whole, metadata = itertools.chain([first], merged), {_ABOUT: json.dumps(about)}
+        with writing(out):
+            write_atomically(out, lambda file: _write_tables(file, whole, metadata))
+    remove(parts)
     return rows, dimension, unreadable
 
 

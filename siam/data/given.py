@@ -104,6 +104,11 @@ class _Given:
     def encoded(self, i: int) -> bytes | None:
         return self.files.encoded(i) if isinstance(self.images[i], str) else None
 
+    def signature(self) -> bytes:
+        return self.files.signature() + b"".join(
+            one.numpy().tobytes() for one in self.images if isinstance(one, Tensor)
+        )
+
     def read(self, i: int) -> Tensor:
         one = self.images[i]
         return one if isinstance(one, Tensor) else self.files.read(i)

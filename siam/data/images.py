@@ -66,6 +66,12 @@ class Images(Protocol):
     def stacked(self) -> Tensor | None:
         """Return all images as uint8 (N, 3, H, W) if stored as an array, else None."""
 
+    def signature(self) -> bytes:
+        """Return bytes that change if the images change, such as the sizes of their files.
+
+        Must be cheap, because it is called at the start of every run.
+        """
+
 
 def class_of(images: Images, i: int) -> str | None:
     """Return the class of image i; None if it has no label."""
@@ -108,6 +114,10 @@ class Encoded:
 
     def stacked(self) -> Tensor | None:
         return None
+
+    def signature(self) -> bytes:
+        """Return no bytes: only names are compared. Sources that know their sizes override this."""
+        return b""
 
 
 @dataclass(frozen=True)

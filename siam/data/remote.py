@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock
 
 from siam.errors import DataError, first_line
+from siam.system.files import write_atomically
 
 _ATTEMPTS = 4
 _SILENCE = 60.0
@@ -75,13 +76,11 @@ def fetch(url: str) -> Path:
 
 def _download(url: str, file: Path) -> None:
     system, path = _system(url)
-    part = file.with_name(file.name + ".part")
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            with system.open(path, "rb") as source, part.open("wb") as target:
-                shutil.copyfileobj(source, target, 2**22)
+            with system.open(path, "rb") as source:
+                write_atomically(file, lambda target: shutil.copyfileobj(source, target, 2**22))
         except Exception as error:
-            part.unlink(missing_ok=True)
             cause = _cause(error)
             if isinstance(cause, FileNotFoundError) or getattr(cause, "status", 0) in (404, 410):
                 raise DataError(f"{url} does not exist") from None
@@ -89,7 +88,6 @@ def _download(url: str, file: Path) -> None:
                 raise DataError(f"{url} cannot be downloaded: {first_line(cause)}") from None
             time.sleep(2.0 ** (attempt - 2))
         else:
-            part.replace(file)
             return
 
 
@@ -106,7 +104,7 @@ def _make_room(folder: Path, keep: Path) -> None:
     files = []
     for file in folder.iterdir():
         with contextlib.suppress(OSError):  # another process may be removing the file
-            if not file.name.endswith((".lock", ".part")):
+            if not file.name.endswith((".lock", ".writing")):
                 files.append((file.stat().st_mtime, file.stat().st_size, file))
     total = sum(size for _, size, _ in files)
     for _, size, file in sorted(files):

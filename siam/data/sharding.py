@@ -4,7 +4,8 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +20,7 @@ from siam.data.sources import open_images
 from siam.data.sources.shards import CLASSES, INDEX
 from siam.data.unreadable import Unreadable
 from siam.errors import DataError, SettingsError
-from siam.system.files import write_atomically
+from siam.system.files import ELSEWHERE, make_folder, write_atomically, writing
 
 _Sample = tuple[str, bytes, int | None]
 """Name in the shard, encoded image, and label."""
@@ -43,13 +44,14 @@ def shard(
     unreadable images and shards. Raises SiamError.
     """
     limit, folder = bytes_of(size), Path(out).expanduser()
+    if folder.suffix == ".tar" or folder.is_file():
+        raise SettingsError(f"--out is a folder of shards, got {folder}: choose a folder")
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty: choose another --out")
     sets = open_images(data)
     for line in sets.lines():
         announce(line)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder, ELSEWHERE), make_folder(folder), _removed_on_error(folder):
         entries, unreadable = [], Unreadable()
         for split, images in (("train", sets.train), ("val", sets.val)):
             if images is not None:
@@ -59,12 +61,22 @@ def shard(
             index[CLASSES] = sets.train.classes
         text = json.dumps(index, indent=1)
         write_atomically(folder / INDEX, lambda file: file.write(text.encode()))
-    except OSError as error:
-        raise DataError(f"cannot write to {folder}: {error.strerror or error}") from None
     if unreadable:
         announce(f"left out, because they cannot be read: {unreadable.first_few()}")
     total = sum(entry["nsamples"] for entry in entries)
     return {"out": str(folder), "images": total, "unreadable": len(unreadable), "shards": len(entries)}
+
+
+@contextmanager
+def _removed_on_error(folder: Path) -> Iterator[None]:
+    """Remove the shards if not all of them could be written: a part would pass for the whole."""
+    try:
+        yield
+    except BaseException:
+        for split in ("train", "val"):
+            for file in folder.glob(f"{split}-??????.tar"):
+                file.unlink()
+        raise
 
 
 def _write(

@@ -46,6 +46,9 @@ class Subset:
         pixels = self.images.stacked()
         return None if pixels is None else pixels[torch.from_numpy(self.indices)]
 
+    def signature(self) -> bytes:
+        return self.indices.tobytes() + self.images.signature()
+
     def _reindexed(self, error: BrokenImage) -> BrokenImage:
         """Convert `until` from an index into the whole dataset to an index into this subset."""
         until = None if error.until is None else int(np.searchsorted(self.indices, error.until))

@@ -6,8 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from siam.system.files import write_atomically
+from siam.errors import RunError
+from siam.runs.folder import require_free
+from siam.system.files import write_atomically, writing
 from siam.system.names import LONGEST_NAME, shown
+
+_FILES = ("table.json", "table.md", "figure.svg", "figure.png")
 
 Mean = tuple[float, float | None]
 """Mean and standard deviation over seeds; the deviation is None for one seed."""
@@ -41,6 +45,22 @@ def save_table(folder: Path, facts: dict[str, Any], page: str) -> None:
     save(folder / "table.md", page.encode())
 
 
+def require_table(folder: Path, name: str) -> dict[str, Any]:
+    """Return the folder's table.json, or {} if there is none. Raises RunError if it has another table.
+
+    name: the table, as recorded in table.json.
+    """
+    try:
+        facts = load_table(folder)
+        found = facts["table"]
+    except (OSError, ValueError, KeyError, TypeError):
+        require_free(folder, _FILES)
+        return {}
+    if found != name:
+        raise RunError(f"{folder} already contains the table '{found}': choose another --out")
+    return facts
+
+
 def load_table(folder: Path) -> dict[str, Any]:
     """Load table.json."""
     facts: dict[str, Any] = json.loads((folder / "table.json").read_text())
@@ -48,5 +68,6 @@ def load_table(folder: Path) -> dict[str, Any]:
 
 
 def save(path: Path, contents: bytes) -> None:
-    """Write a file atomically."""
-    write_atomically(path, lambda file: file.write(contents))
+    """Write a file atomically. Raises RunError if writing fails."""
+    with writing(path, "; repeat the command to continue"):
+        write_atomically(path, lambda file: file.write(contents))

@@ -1,32 +1,36 @@
 """Implement `siam reproduce`: run a table's experiments and write the results."""
 
 import io
-import json
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+import matplotlib as mpl
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from siam import recipes
+from siam.data.fingerprint import fingerprint
 from siam.data.sources import open_images
 from siam.errors import Diverged, RunError, SettingsError
 from siam.metrics import all_metrics, label
-from siam.paper.cells import Mean, markdown_row, mean_of, run_folder, save, save_table
+from siam.paper.cells import Mean, markdown_row, mean_of, require_table, run_folder, save, save_table
 from siam.paper.tables import Row, Table, table
 from siam.report.curves import figure2
 from siam.report.formats import plus_minus
 from siam.runs.bars import print_line
 from siam.runs.folder import METRICS, open_run
 from siam.runs.history import History
+from siam.runs.job import MAY_CHANGE, require_images_of
 from siam.runs.saving import RunStopped
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.settings.pretraining import Settings
 from siam.system.environment import environment
 from siam.system.names import shown
-from siam.train.start import MAY_CHANGE, Opener, start
+from siam.train.finished import Opener
+from siam.train.start import start
 
 Scale = Literal["demo", "cifar", "imagenette", "imagenet"]
 
@@ -79,11 +83,11 @@ def reproduce(
     folder = Path(out) if out is not None else Path("runs") / "reproduce" / f"{name}-{scale}"
     studies = {row.name: Study(row, [], to_dict(base)) for row, base in settings}
     todo = [(seed, row, base) for seed in range(seeds) for row, base in settings]
-    facts = _facts(folder)
+    facts = _facts(require_table(folder, name))
     for at, (seed, row, base) in enumerate(todo, start=1):
         print_line(console, f"{at} of {len(todo)}  {name}: {row.name}, seed {seed}")
         run, seeded = run_folder(folder, row.name, seed), replace(base, seed=seed)
-        outcome = _finished(run, seeded)
+        outcome = _finished(run, seeded, open_once)
         if outcome is None:
             outcome, facts = _train(run, seeded, console, open_once), None
         studies[row.name].outcomes.append(outcome)
@@ -120,22 +124,16 @@ def _settings_of_rows(
     return [(row, from_dict(row.change, base(method))) for row, method in zip(rows, methods, strict=True)]
 
 
-def _facts(folder: Path) -> dict[str, Any] | None:
-    """Return the environment and command recorded in table.json.
-
-    Returns None if the file is missing or invalid.
-    """
-    try:
-        before = json.loads((folder / "table.json").read_text())
-        return {name: before[name] for name in (*environment(), "command")}
-    except (OSError, ValueError, KeyError):
-        return None
+def _facts(before: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the environment and command recorded in table.json; None if they are missing."""
+    names = (*environment(), "command")
+    return {name: before[name] for name in names} if all(name in before for name in names) else None
 
 
-def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
+def _finished(run: Path, settings: Settings, open_once: Opener) -> dict[str, Any] | None:
     """Return the result of a run, or None if the run has not finished.
 
-    Raises RunError if the run has different settings.
+    Raises RunError if the run has different settings or images.
     """
     if not (run / METRICS).exists():
         return None
@@ -146,6 +144,7 @@ def _finished(run: Path, settings: Settings) -> dict[str, Any] | None:
     ends = [record for record in opened.metrics() if record["kind"] in ("end", "diverged")]
     if not ends:
         return None
+    require_images_of(run, lambda: fingerprint(open_once(settings.data)), "choose another --out")
     outcome = {name: value for name, value in ends[-1].items() if name not in ("kind", "step")}
     return {"run": str(run), **outcome}
 
@@ -191,10 +190,15 @@ def _write(
         if study.outcomes:
             run = open_run(run_folder(folder, study.row.name, 0))
             histories[study.row.name] = History(run.metrics(), run.settings)
-    figure = figure2(histories)
-    for kind in ("svg", "png"):
+    save_figure(folder, figure2(histories), name)
+
+
+def save_figure(folder: Path, figure: Figure, name: str) -> None:
+    """Write figure.svg and figure.png; the same figure gives the same bytes."""
+    for kind, undated in (("svg", {"Date": None}), ("png", {})):
         drawn = io.BytesIO()
-        figure.savefig(drawn, format=kind, dpi=150)
+        with mpl.rc_context({"svg.hashsalt": name}):
+            figure.savefig(drawn, format=kind, dpi=150, metadata=undated)
         save(folder / f"figure.{kind}", drawn.getvalue())
 
 

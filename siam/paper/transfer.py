@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from siam.errors import SettingsError
-from siam.paper.cells import Mean, markdown_row, mean_of, run_folder, save_table
+from siam.paper.cells import Mean, markdown_row, mean_of, require_table, run_folder, save_table
 from siam.report.formats import plus_minus
 from siam.report.published import COLUMNS, TABLE5, column, row_of
 from siam.runs.bars import print_line
@@ -70,6 +70,7 @@ def reproduce_transfer(
         raise SettingsError(f"seeds must be at least 1, got {seeds}")
     task = overrides.only("task").over(TransferSettings()).task
     folder = Path(out) if out is not None else Path("runs") / "reproduce" / f"transfer-{task}"
+    require_table(folder, "transfer")
     lines = [Line("none (scratch)", "scratch", runs[0], "random", [])]
     names = _distinct([Path(run).resolve().name for run in runs])
     lines += [Line(name, _published(run), run, "", []) for name, run in zip(names, runs, strict=True)]

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from siam.errors import RunError, first_line
+from siam.runs.folder import PICTURES
 from siam.system.files import regular, write_atomically
-
-PICTURES = "pictures.npz"
 
 PIXELATED = 48
 """Images with a side of at most this many pixels are upscaled without interpolation."""

@@ -1,21 +1,19 @@
 """Save and load checkpoints, which contain everything needed to resume a run exactly."""
 
 import contextlib
-import io
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from siam.errors import RunError, first_line
 from siam.network import Network
 from siam.runs.folder import CHECKPOINT
-from siam.runs.tensors import load_checkpoint
+from siam.runs.tensors import load_checkpoint, torch_file
 from siam.settings.checks import require_types
-from siam.system.files import write_atomically
+from siam.system.files import temporary_name, write_atomically
 
 
 @dataclass
@@ -43,6 +41,8 @@ class Progress:
     verdict: str = "healthy"
     unreadable: dict[str, str] = field(default_factory=dict)
     """Unreadable images: path -> reason."""
+    job: dict[str, dict[str, object]] = field(default_factory=dict)
+    """Images, settings and machine of the run, as in `siam.runs.job.Job`."""
     schedule: list[tuple[int, float, int]] = field(default_factory=list)
     """Changes of the run's length: `Schedule.changes`."""
     threads: int = 0
@@ -76,11 +76,7 @@ def save_checkpoint(folder: Path, progress: Any, keep: int = 1, **parts: Statefu
     systems with hard links, a complete checkpoint.pt exists at all times. Raises OSError.
     """
     contents = {"progress": asdict(progress), **{name: part.state_dict() for name, part in parts.items()}}
-    data = io.BytesIO()  # on a full disk torch.save aborts the process; a plain write raises OSError
-    torch.save(contents, data)
-    write_atomically(
-        folder / CHECKPOINT, lambda file: file.write(data.getbuffer()), lambda: _rotate(folder, keep - 1)
-    )
+    write_atomically(folder / CHECKPOINT, torch_file(contents), lambda: _rotate(folder, keep - 1))
 
 
 def _rotate(folder: Path, copies: int) -> None:
@@ -90,15 +86,14 @@ def _rotate(folder: Path, copies: int) -> None:
         if number > 1 and newer.exists():
             newer.replace(older)
         elif newer.exists():
-            temporary = older.with_name(older.name + ".writing")
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
+            temporary = temporary_name(folder)
             try:
                 os.link(newer, temporary)
-            except OSError:  # no hard links on this file system: checkpoint.pt is briefly missing
-                newer.replace(older)
-            else:
                 temporary.replace(older)
+            except OSError:  # no hard links on this file system: checkpoint.pt is briefly missing
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+                newer.replace(older)
 
 
 def _numbered(folder: Path, number: int) -> Path:

@@ -6,17 +6,16 @@ from typing import Literal
 
 import torch
 from safetensors.torch import load as load_safetensors
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from siam.errors import RunError, first_line
 from siam.parts.backbone import build_backbone, features_of
 from siam.parts.heads import build_projector
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK, open_run
-from siam.runs.tensors import load_checkpoint
+from siam.runs.tensors import load_checkpoint, safetensors_file
 from siam.settings.pretraining import Settings
 from siam.system.device import find_device, float32_by_default
-from siam.system.files import regular, write_atomically
+from siam.system.files import Write, regular, write_atomically
 
 Layer = Literal["backbone", "projector"]
 
@@ -102,32 +101,39 @@ def untrained(run: str | Path, device: str = "cpu") -> Encoder:
 
 
 def save_encoder(folder: Path, backbone: nn.Module, settings: Settings) -> None:
-    """Write the backbone to encoder.safetensors.
+    """Write the backbone to encoder.safetensors."""
+    write_atomically(folder / ENCODER, encoder_file(backbone, settings))
+
+
+def encoder_file(backbone: nn.Module, settings: Settings) -> Write:
+    """Return a function that writes the contents of encoder.safetensors.
 
     Parameter names are timm's, which for ResNets are the same as torchvision's.
     """
     from siam import __version__
 
-    tensors = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
     metadata = {
         "method": settings.method.name, "backbone": settings.backbone, "width": repr(settings.width),
         "stem": settings.stem, "image_size": str(settings.views.size), "siam": __version__,
     }  # fmt: skip
-    write_atomically(folder / ENCODER, lambda file: file.write(save(tensors, metadata)))
+    return safetensors_file(backbone.state_dict(), metadata)
 
 
-def save_network(folder: Path, network: nn.Module, parts: Collection[str] | None = None) -> None:
-    """Write the network of an imported run, which has no checkpoint, to network.safetensors.
+def save_network(folder: Path, network: nn.Module) -> None:
+    """Write the network of an imported run, which has no checkpoint, to network.safetensors."""
+    write_atomically(folder / NETWORK, network_file(network))
+
+
+def network_file(network: nn.Module, parts: Collection[str] | None = None) -> Write:
+    """Return a function that writes the contents of network.safetensors.
 
     parts: the parts to write, such as backbone and projector: those that the imported checkpoint had. None:
     all of them.
     """
-    tensors = {
-        key: value.detach().cpu().contiguous()
-        for key, value in network.state_dict().items()
-        if parts is None or key.partition(".")[0] in parts
-    }
-    write_atomically(folder / NETWORK, lambda file: file.write(save(tensors)))
+    state = network.state_dict()
+    return safetensors_file(
+        {key: value for key, value in state.items() if parts is None or key.partition(".")[0] in parts}
+    )
 
 
 def load_network(run: str | Path) -> dict[str, Tensor]:

@@ -1,6 +1,9 @@
 """Run folders: file names, settings and records."""
 
+import contextlib
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,18 @@ import yaml
 from siam.errors import RunError, SettingsError, first_line
 from siam.settings.plain import from_dict, to_dict
 from siam.settings.pretraining import Settings
-from siam.system.files import write_atomically
+from siam.system.files import ELSEWHERE, Write, write_atomically, writing
 
 SETTINGS, METRICS, CHECKPOINT = "settings.yaml", "metrics.jsonl", "checkpoint.pt"
 ENCODER, REPORT, UNREADABLE = "encoder.safetensors", "report.html", "unreadable.txt"
 EVALUATIONS, NETWORK = "evaluations.json", "network.safetensors"
-TRANSFERS = "transfer"
+TRANSFERS, PICTURES, BOARD = "transfer", "pictures.npz", "tensorboard"
+
+_WEIGHTS = (CHECKPOINT, ENCODER, NETWORK)
+_OWN = (
+    *_WEIGHTS, SETTINGS, METRICS, REPORT, UNREADABLE, EVALUATIONS, TRANSFERS, PICTURES, BOARD,
+)  # fmt: skip
+"""The files and folders of a run."""
 
 _MAX_SETTINGS = 2**16
 """Largest settings file in bytes; Siam writes some 3,000, and YAML is slow to parse."""
@@ -85,6 +94,27 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return plain
 
 
+def require_free(folder: Path, names: Sequence[str] = _OWN) -> None:
+    """Raise RunError if `folder` already contains one of the files that a new run would write.
+
+    names: names of those files; default: those of a run.
+    """
+    taken = next((name for name in names if os.path.lexists(folder / name)), None)
+    if taken in _WEIGHTS:
+        raise RunError(f"{folder} already contains a run: resume it with --resume, or choose another --out")
+    if taken is not None:
+        raise RunError(f"{folder} already contains {taken}, which would be overwritten: choose another --out")
+
+
+def require_new(folder: Path) -> None:
+    """Raise RunError unless a run can start in `folder`: it has no run, or one that never saved weights."""
+    if not any(os.path.lexists(folder / name) for name in _WEIGHTS):
+        with contextlib.suppress(RunError):
+            open_run(folder)
+            return
+    require_free(folder)
+
+
 def open_run(folder: str | Path) -> Run:
     """Open a run and read its settings. Raises RunError if the run is missing or its settings are invalid."""
     folder = Path(folder).expanduser()
@@ -106,8 +136,11 @@ def open_run(folder: str | Path) -> Run:
 
 def save_settings(folder: Path, settings: Settings) -> None:
     """Write all settings, including defaults, to settings.yaml. Raises RunError if writing fails."""
+    with writing(folder, ELSEWHERE):
+        write_atomically(folder / SETTINGS, settings_file(settings))
+
+
+def settings_file(settings: Settings) -> Write:
+    """Return a function that writes the contents of settings.yaml."""
     text = yaml.safe_dump(to_dict(settings), sort_keys=False)
-    try:
-        write_atomically(folder / SETTINGS, lambda file: file.write(text.encode()))
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None
+    return lambda file: file.write(text.encode())

@@ -12,9 +12,9 @@ from typing import Any, Self
 
 from rich.console import Console
 
-from siam.errors import RunError
 from siam.runs.bars import Bars
-from siam.runs.folder import METRICS
+from siam.runs.folder import BOARD, METRICS
+from siam.system.files import writing
 
 
 class Logger:
@@ -28,12 +28,10 @@ class Logger:
     def __init__(self, folder: Path, total_steps: int, step: int, position: int, console: Console) -> None:
         file = folder / METRICS
         self.bars, self.total_steps = Bars(console), total_steps
-        try:
+        with writing(folder, "; free some space, or choose another --out"):
             if not _cut(file, position):
                 self.print(f"{file} has lost records: the curves show those that are left")
             self.file = file.open("ab", buffering=0)
-        except OSError as error:
-            raise RunError(f"cannot write to {file}: {error.strerror or error}") from None
         self.waiting = b""  # records not yet written to the file
         self.board = None
         try:
@@ -50,6 +48,11 @@ class Logger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bars.progress.stop()
+        with contextlib.suppress(OSError):
+            self._write()
+        if self.waiting:
+            lost = self.waiting.count(b"\n")
+            self.print(f"the last {lost} records could not be written to {self.file.name}: the disk is full")
         self.file.close()
         if self.board is not None:
             with contextlib.suppress(OSError):
@@ -134,6 +137,6 @@ def _tensorboard(folder: Path, step: int) -> Any:
     except ImportError:
         return None
     try:
-        return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        return SummaryWriter(str(folder / BOARD), purge_step=step)
     except UnicodeEncodeError:  # it cannot open files in folders whose names are not UTF-8
         return None

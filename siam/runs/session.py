@@ -35,6 +35,7 @@ from siam.runs.folder import CHECKPOINT, UNREADABLE, read_records
 from siam.runs.logger import Logger, NullLogger
 from siam.runs.pace import Pace
 from siam.runs.saving import GaveUpWaiting, RunStopped, Saver, StopRequest
+from siam.runs.tensors import is_finite
 from siam.runs.threads import Threads
 from siam.settings.schedule import Schedule
 from siam.settings.session import SessionSettings
@@ -70,7 +71,7 @@ class Session:
     ) -> None:
         self.folder, self.settings = folder, settings
         self.console = console if rank() == 0 else Console(quiet=True)
-        self.progress, self.resumed = Progress(), False
+        self.progress, self.resumed, self.moved = Progress(), False, ""
         self.unreadable: dict[str, str] = {}
         self._record_unreadable: Callable[[dict[str, str]], None] = self.unreadable.update
         self._parts: dict[str, Stateful] = {}
@@ -137,6 +138,8 @@ class Session:
         if rank() == 0:
             self.log = Logger(self.folder, self.total_steps, self.step, self.progress.log_bytes, self.console)
         self._held.enter_context(self.log)
+        if self.moved:
+            self.log.log("resume", step=self.step, difference=self.moved)
         self.stop = self._held.enter_context(StopRequest())
         self.saver = Saver(self.settings.checkpoint, self.step, self.log.print)
         self.flags = AnyRankFlag()
@@ -329,7 +332,7 @@ class Session:
         A finite loss can have an infinite gradient; weights updated by it must not reach the checkpoint.
         """
         modules = [part for part in self._parts.values() if isinstance(part, nn.Module)]
-        if math.isfinite(self.progress.loss_sum) and all(map(_is_finite, modules)):
+        if math.isfinite(self.progress.loss_sum) and all(map(is_finite, modules)):
             return
         self.log.log("step", step=self.step, loss=math.nan)
         self.log.log("diverged", step=self.step, verdict="diverged")
@@ -342,8 +345,3 @@ class Session:
         kept = "the last good checkpoint is kept" if saved else "nothing was saved"
         fix = f"lower {self.lr_setting}, or set precision to float32"
         raise_everywhere(Diverged(f"{problem}; {kept}: {fix}"))
-
-
-def _is_finite(module: nn.Module) -> bool:
-    parameters = [p.detach() for p in module.parameters()]
-    return not parameters or bool(torch.nn.utils.get_total_norm(parameters).isfinite())

@@ -1,15 +1,19 @@
-"""Load tensors from files without executing any code in them."""
+"""Load tensors from files without executing any code in them; write equal tensors as equal bytes."""
 
+import io
+import json
 import pickle
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
+from safetensors.torch import save
+from torch import Tensor, nn
 
 from siam.errors import RunError, first_line
-from siam.system.files import regular
+from siam.system.files import Write, regular
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
@@ -52,3 +56,41 @@ def load_tensors(file: Path) -> Any:
             return torch.load(opened, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError("it contains objects other than tensors; loading them could execute code") from None
+
+
+def torch_file(contents: Any) -> Write:
+    """Serialize `contents` as torch.save does, and return a function that writes the bytes to a file.
+
+    On a full disk, torch.save to a file aborts the process or raises RuntimeError; a plain write raises
+    OSError.
+    """
+    data = io.BytesIO()
+    torch.save(contents, data)
+    return lambda file: file.write(data.getbuffer())
+
+
+def safetensors_file(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> Write:
+    """Serialize tensors as safetensors, and return a function that writes the bytes to a file.
+
+    The library writes metadata in an order that differs between processes; here it is sorted.
+    """
+    data = memoryview(save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}))
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(bytes(data[8:start]))
+    if metadata:
+        header = {"__metadata__": dict(sorted(metadata.items())), **header}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned to 8 bytes
+
+    def write(file: BinaryIO) -> None:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        file.write(data[start:])
+
+    return write
+
+
+def is_finite(module: nn.Module) -> bool:
+    """Return whether all weights of a module are finite."""
+    parameters = [p.detach() for p in module.parameters()]
+    return not parameters or bool(torch.nn.utils.get_total_norm(parameters).isfinite())

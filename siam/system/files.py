@@ -3,9 +3,10 @@
 import contextlib
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,29 +14,114 @@ from filelock import FileLock, Timeout
 
 from siam.errors import RunError
 
+Write = Callable[[BinaryIO], Any]
+"""Writes the contents of a file to an open binary file."""
 
-def write_atomically(
-    path: Path, write: Callable[[BinaryIO], Any], then: Callable[[], None] = lambda: None
-) -> None:
+
+def write_atomically(path: Path, write: Write, then: Callable[[], None] = lambda: None) -> None:
     """Write a file so that a crash leaves either its old contents or its new contents.
 
     Writes a temporary file, flushes it to disk, calls `then`, and renames the file to
-    `path`. If writing fails (for example, because the disk is full), removes the
-    temporary file and raises OSError.
+    `path`. If anything fails (for example, because the disk is full), removes the
+    temporary file and raises. A link at `path` is replaced, not followed.
     """
-    temporary = path.with_name(path.name + ".writing")
+    write_together({path: write}, then)
+
+
+def write_together(files: dict[Path, Write], then: Callable[[], None] = lambda: None) -> None:
+    """Write several files; none of them appears under its name before all are on disk.
+
+    The files are renamed in the given order. Raises OSError.
+    """
+    with ExitStack() as opened:
+        temporaries = []
+        for path, write in files.items():
+            temporary = opened.enter_context(_temporary(path.parent))
+            write(temporary.file)
+            temporary.file.flush()
+            os.fsync(temporary.file.fileno())
+            temporaries.append((temporary, path))
+        then()
+        for temporary, path in temporaries:
+            temporary.rename(path)
+    for folder in {path.parent for path in files}:
+        sync_folder(folder)
+
+
+class _Temporary:
+    """An open temporary file: without a name where the system supports it, else with a random one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = temporary_name(folder)
+        try:
+            # A file without a name vanishes with its process, even one that is killed.
+            descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666)
+            self.named = False
+        except (OSError, AttributeError):  # some file systems, and systems other than Linux
+            exclusively = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
+            descriptor = os.open(self.name, exclusively, 0o666)
+            self.named = True
+        self.file = os.fdopen(descriptor, "wb")
+
+    def rename(self, path: Path) -> None:
+        """Give the file its final name, replacing a file of that name."""
+        if not self.named:
+            folder = os.open(self.name.parent, os.O_RDONLY)
+            try:  # os.link follows the link in /proc only if it is given a folder
+                os.link(f"/proc/self/fd/{self.file.fileno()}", self.name.name, dst_dir_fd=folder)
+            finally:
+                os.close(folder)
+        self.file.close()  # Windows cannot rename open files
+        self.name.replace(path)
+
+
+@contextmanager
+def _temporary(folder: Path) -> Iterator[_Temporary]:
+    temporary = _Temporary(folder)
     try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
+        yield temporary
+    finally:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            temporary.file.close()
+        with contextlib.suppress(OSError):
+            temporary.name.unlink()  # gone if the file has been renamed
+
+
+def temporary_name(folder: Path) -> Path:
+    """Return a random name in `folder`."""
+    return folder / f".siam-{secrets.token_hex(8)}.writing"
+
+
+@contextmanager
+def make_folder(folder: Path) -> Iterator[None]:
+    """Create a folder and its parents; remove those that were created if the block raises.
+
+    Folders that are not empty are kept.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for path in missing:
+                path.rmdir()
         raise
-    then()
-    temporary.replace(path)
-    sync_folder(path.parent)
+
+
+@contextmanager
+def writing(place: str | Path, fix: str = "") -> Iterator[None]:
+    """Raise RunError if the block raises OSError: cannot write to PLACE: No space left on device.
+
+    fix: the end of the message, such as "; choose another --out".
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot write to {place}: {error.strerror or error}{fix}") from None
+
+
+ELSEWHERE = "; choose another --out"
 
 
 def regular(path: str | Path) -> Path:
@@ -74,14 +160,13 @@ def locked(folder: Path) -> Iterator[None]:
     process holds the lock or the folder is not writable.
     """
     lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(
-            f"{folder} is in use by another process: wait for it to finish, or choose another --out"
-        ) from None
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None
+    with writing(folder, ELSEWHERE):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(
+                f"{folder} is in use by another process: wait for it to finish, or choose another --out"
+            ) from None
     try:
         yield
     finally:

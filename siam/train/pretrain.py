@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from siam.data.fingerprint import fingerprint
 from siam.data.images import ImageSets
 from siam.data.loader import ViewLoader
 from siam.measure.collapse import ADVICE, embedding_std, std_at_collapse, verdict
@@ -28,6 +29,7 @@ from siam.runs.bars import transient_progress
 from siam.runs.checkpoint import load_init
 from siam.runs.encoder import load_network, save_encoder
 from siam.runs.folder import save_settings
+from siam.runs.job import require_same_job, train_on
 from siam.runs.session import Session
 from siam.settings.checks import parse_duration
 from siam.settings.pretraining import Settings
@@ -75,6 +77,7 @@ def train(
         step = Step(network, objective, settings, run.device)
         run.restore(network=network, objective=objective, optimizer=step.optimizer)
         run.print(_headline(sets, settings, folder, run.resumed))
+        require_same_job(run, partial(fingerprint, sets), train_on(folder))
         with transient_progress(run.console) as bar:
             on_read = bar("reading all images")
             loader = ViewLoader(sets.train, settings, run.device, warn=run.print, progress=on_read)

@@ -5,7 +5,6 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -27,22 +26,21 @@ from siam.processes.gather import rank, world_size
 from siam.processes.launch import how_many, launch, require_equal_shares
 from siam.processes.rendezvous import is_distributed, process_group, was_restarted
 from siam.runs.bars import print_line, print_sets
-from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK, SETTINGS, open_run
+from siam.runs.folder import SETTINGS, open_run, require_new
+from siam.runs.job import MAY_CHANGE, train_on
 from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences
 from siam.settings.pretraining import Settings
 from siam.system.device import find_device, float32_by_default
+from siam.system.files import ELSEWHERE, writing
 from siam.system.names import LONGEST_NAME
+from siam.train.finished import Opener, finished
 from siam.train.pretrain import Outcome, train
 from siam.train.speed import ThisMachine
 
-MAY_CHANGE = ("device", "devices", "threads", "timeout", "loader.", "checkpoint.")
-"""Settings that may change on resume; all others must match the original run."""
-
 Resume = bool | Literal["auto"]
-Opener = Callable[[str], ImageSets]
-"""A cached `open_images`, because listing a million files takes seconds."""
+_SCHEDULE = " (its learning rate has followed a schedule for its own number of epochs)"
 
 
 @float32_by_default()
@@ -73,6 +71,9 @@ def start(
         settings, folder = on_rank_zero(
             lambda: resolve(overrides, recipe, out, resume, open_once, duration, console)
         )
+        outcome = on_rank_zero(lambda: finished(folder, settings.data, open_once, console))
+        if outcome is not None:
+            return outcome
         if not is_distributed():
             processes = how_many(settings.devices, settings.device, settings.batch_size, settings.grad_accum)
             if processes > 1:
@@ -144,9 +145,8 @@ def _is_resumed(folder: Path, resume: Resume) -> bool:
                 "auto, which resumes a run if there is one"
             )
         return exists
-    if any((folder / name).exists() for name in (CHECKPOINT, ENCODER, NETWORK)):  # trained or imported
-        raise RunError(f"{folder} already contains a run: resume it with --resume, or choose another --out")
-    return False  # a run that has never saved anything starts over
+    require_new(folder)
+    return False
 
 
 def _new_settings(
@@ -184,7 +184,7 @@ def _resumed_settings(folder: Path, overrides: Overrides) -> Settings:
     if changed:
         raise RunError(
             f"{folder} was started with different settings: {', '.join(changed)}; omit these options, or "
-            "choose another --out"
+            f"{train_on(folder)}{_SCHEDULE if any(name.startswith('epochs ') for name in changed) else ''}"
         )
     return settings
 
@@ -233,11 +233,9 @@ def _require_writable(folder: Path) -> None:
 
 def _make_folder(folder: Path) -> None:
     """Create the run folder. Raises RunError if it is not writable."""
-    try:
+    with writing(folder, ELSEWHERE):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".lock").touch()
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None
 
 
 def _default_folder(method: str, data: str, resume: bool) -> Path:

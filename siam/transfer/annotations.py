@@ -1,7 +1,9 @@
 """Data structures for annotated images, shared by the VOC and COCO readers."""
 
+import hashlib
 import json
 import math
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from siam.data.decode import MAX_PIXELS, BrokenImage, decode, read_file, size_of
+from siam.data.fingerprint import Fingerprint, fingerprint_of, size_of_file
 from siam.transfer.values import whole
 
 Box = tuple[float, float, float, float]
@@ -85,7 +88,17 @@ class AnnotatedImages:
         return _load(self.block[self.offsets[i] : self.offsets[i + 1]])
 
     def path(self, i: int) -> str:
-        return str(self[i].file)
+        file: str = json.loads(self.block[self.offsets[i] : self.offsets[i + 1]])["file"]
+        return file
+
+    def signature(self) -> bytes:
+        """Return the sizes of all files, and a digest of their annotations."""
+        sizes, annotations = array("q"), hashlib.sha256()
+        for i in range(len(self)):
+            plain = json.loads(self.block[self.offsets[i] : self.offsets[i + 1]])
+            sizes.append(size_of_file(plain.pop("file")))
+            annotations.update(json.dumps(plain).encode())
+        return sizes.tobytes() + annotations.digest()
 
     def read(self, i: int) -> Tensor:
         """Decode image `i` at full size as uint8 (3, H, W).
@@ -132,6 +145,10 @@ class DetectionDataset:
     masks: bool
     """Whether instances may have segmentation masks."""
     skipped: Skipped
+
+    def fingerprint(self) -> Fingerprint:
+        """Return the fingerprint of images and annotations."""
+        return fingerprint_of({"training": self.train, "test": self.test})
 
 
 def clip_box(box: Box, width: int, height: int) -> Box | None:

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from siam.data.workers import batches_of
+from siam.system.files import write_atomically
 from siam.transfer.annotations import AnnotatedImages, DetectionDataset, Example
 from siam.transfer.data import TestImages
 from siam.transfer.masks import decode_mask, encode_mask
@@ -116,7 +117,7 @@ def draw(
         pen.rectangle(pen.textbbox(corner, words), fill=color)
         pen.text(corner, words, fill="white")
     file.parent.mkdir(exist_ok=True)
-    picture.save(file, "JPEG", quality=85)
+    write_atomically(file, lambda opened: picture.save(opened, "JPEG", quality=85))
 
 
 def _color(numbers: list[int], prediction: Prediction) -> str:

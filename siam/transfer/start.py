@@ -1,5 +1,6 @@
 """Set up a transfer run (backbone, data, settings and output folder) and start it."""
 
+import os
 import re
 from collections.abc import Callable
 from functools import cache
@@ -22,21 +23,39 @@ from siam.report.page import write_report
 from siam.report.transfer import write_transfer_report
 from siam.runs.bars import print_line
 from siam.runs.encoder import load
-from siam.runs.folder import METRICS, TRANSFERS, open_run, read_yaml
-from siam.runs.results import TRANSFER, TransferResult, load_transfer, save_transfer
+from siam.runs.folder import (
+    BOARD,
+    CHECKPOINT,
+    METRICS,
+    REPORT,
+    TRANSFERS,
+    UNREADABLE,
+    open_run,
+    read_yaml,
+    require_free,
+)
+from siam.runs.job import MAY_CHANGE, require_images_of
+from siam.runs.results import (
+    BOXES,
+    DRAWN,
+    MASKS,
+    RESULT,
+    TRANSFER,
+    TRUTH,
+    TransferResult,
+    load_transfer,
+    save_transfer,
+)  # fmt: skip
 from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.system.device import float32_by_default
-from siam.system.files import write_atomically
+from siam.system.files import ELSEWHERE, make_folder, write_atomically, writing
 from siam.system.names import LONGEST_NAME
 from siam.transfer.annotations import DetectionDataset
 from siam.transfer.data import open_annotated
 from siam.transfer.settings import TransferSettings, starting_point
 from siam.transfer.train import train
-
-MAY_CHANGE = ("device", "devices", "threads", "timeout", "workers", "checkpoint.")
-"""Settings that may change on resume, because they do not affect the result."""
 
 Opener = Callable[[str | Path, bool], DetectionDataset]
 """Type of `open_annotated`, which may be cached so that annotations are read once."""
@@ -68,7 +87,7 @@ def transfer(
         settings, folder = on_rank_zero(
             lambda: resolve(run, data, overrides, recipe, out, resume, console, open_once)
         )
-        finished = on_rank_zero(lambda: load_transfer(folder))
+        finished = on_rank_zero(lambda: _finished(folder, data, settings, open_once))
         if finished is not None:
             return finished
         if not is_distributed():
@@ -76,6 +95,17 @@ def transfer(
             if processes > 1:
                 return launch(processes, _train_launched, run, data, settings, folder)
         return _train(run, data, settings, folder, console, open_once)
+
+
+def _finished(
+    folder: Path, data: str | Path, settings: TransferSettings, open_once: Opener
+) -> TransferResult | None:
+    """Return the result of a finished run on the same data, or None. Raises RunError for other data."""
+    finished = load_transfer(folder)
+    if finished is not None:
+        annotated = open_once(data, settings.task == "segmentation")
+        require_images_of(folder, annotated.fingerprint, "choose another --out")
+    return finished
 
 
 def _train_launched(
@@ -106,10 +136,12 @@ def _save(run: Path, folder: Path, outcome: TransferResult) -> None:
 
     If `folder` is in RUN/transfer/, also update the run's report.
     """
-    save_transfer(folder, outcome)
-    write_transfer_report(folder)
-    if folder.parent.resolve() == (run / TRANSFERS).resolve():
-        write_report(run, lambda line: print_line(Console(stderr=True), line))
+    with writing(folder, "; free some space and continue with --resume"):
+        save_transfer(folder, outcome)
+    with writing(f"{folder}/report.html", "; the result was saved, but is not on that page"):
+        write_transfer_report(folder)
+        if folder.parent.resolve() == (run / TRANSFERS).resolve():
+            write_report(run, lambda line: print_line(Console(stderr=True), line))
 
 
 def resolve(
@@ -176,25 +208,23 @@ def _claim(folder: Path, resume: bool, plain: dict[str, Any], settings: Transfer
             )
         _require_same(file, plain, settings)
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / METRICS).touch()
+    require_free(folder, [METRICS, CHECKPOINT, REPORT, UNREADABLE, RESULT, TRUTH, BOXES, MASKS, DRAWN, BOARD])
+    with writing(folder, ELSEWHERE), make_folder(folder):
         text = yaml.safe_dump(plain, sort_keys=False)
         write_atomically(file, lambda out: out.write(text.encode()))
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {error.strerror or error}; choose another --out") from None
 
 
 def _require_same(file: Path, plain: dict[str, Any], settings: TransferSettings) -> None:
     """Raise RunError if run, data or training settings differ from transfer.yaml."""
     try:
         before = read_yaml(file)
-        same = {name: before.pop(name) == plain[name] for name in ("run", "data")}
+        before.pop("data")  # may be at another place; the checkpoint knows which images they are
+        same_run = os.path.realpath(before.pop("run")) == os.path.realpath(plain["run"])
         other = from_dict(before, TransferSettings())
     except (SettingsError, KeyError) as error:
         raise RunError(f"{file} cannot be read: {first_line(error)}") from None
     changed = [name for name in differences(other, settings) if not name.startswith(MAY_CHANGE)]
-    changed += [name for name, holds in same.items() if not holds]
+    changed += [] if same_run else ["run"]
     if changed:
         raise RunError(
             f"{file.parent} was started with different settings: {', '.join(changed)}; use the original "

@@ -14,10 +14,11 @@ from siam.errors import DataError
 from siam.processes.agree import all_gather_object, all_reduce_mean, on_rank_zero
 from siam.processes.data_parallel import data_parallel
 from siam.processes.gather import rank, world_size
-from siam.runs.results import BOXES, DRAWN, MASKS, TRUTH, TransferResult
+from siam.runs.job import require_same_job
+from siam.runs.results import BOXES, DRAWN, MASKS, TRUTH, Precision, TransferResult
 from siam.runs.session import Session
 from siam.settings.schedule import Schedule
-from siam.system.files import write_atomically
+from siam.system.files import write_atomically, writing
 from siam.transfer.annotations import DetectionDataset
 from siam.transfer.data import Batches, Examples
 from siam.transfer.detect import detect, draw
@@ -41,6 +42,7 @@ def train(
         workers = choose_workers(settings.workers, run.device)
         detector, optimizer = build(resnet, len(data.classes), settings, run.device)
         run.restore(detector=detector, optimizer=optimizer)
+        require_same_job(run, data.fingerprint, "choose another --out")
         batches = Batches(
             data.train, settings.batch_size, settings.seed, settings.task == "segmentation", workers,
             rank(), world_size(),
@@ -156,18 +158,8 @@ def _measure(
     if not readable:
         reason = next(iter(unread.values()))
         raise DataError(f"none of the images in {data.test.name} can be read; the first one {reason}")
-    true = truth(data, unread)
-    _save_json(run.folder / TRUTH, true)
-    precisions = {}
-    for name, file in (("boxes", BOXES), ("masks", MASKS)):
-        if name == "boxes" or settings.task == "segmentation":
-            masks = name == "masks"
-            _save_json(run.folder / file, of_kind(predictions, masks))
-            precisions[name] = average_precision(true, predictions, masks)
-    named = dict(zip(data.category_ids, data.classes, strict=True))
-    for position in np.unique(np.linspace(0, len(readable) - 1, min(_DRAWN, len(readable))).astype(int)):
-        index = readable[position]
-        draw(data.test, index, predictions, named, run.folder / DRAWN / f"{index:06d}.jpg")
+    with writing(run.folder, "; free some space and continue with --resume"):
+        precisions = _save_and_score(data, predictions, readable, unread, settings, run.folder)
     skipped = {reason: count for reason, (count, _) in data.skipped.items()}
     if unread:
         skipped["a test image that cannot be read"] = len(unread)
@@ -184,6 +176,30 @@ def _measure(
         seconds=run.clock.seconds(),
         skipped=skipped,
     )
+
+
+def _save_and_score(
+    data: DetectionDataset,
+    predictions: list[Prediction],
+    readable: list[int],
+    unread: dict[int, str],
+    settings: TransferSettings,
+    folder: Path,
+) -> dict[str, Precision]:
+    """Save the predictions, draw a few of the readable test images, and return the AP of boxes and masks."""
+    true = truth(data, unread)
+    _save_json(folder / TRUTH, true)
+    precisions = {}
+    for name, file in (("boxes", BOXES), ("masks", MASKS)):
+        if name == "boxes" or settings.task == "segmentation":
+            masks = name == "masks"
+            _save_json(folder / file, of_kind(predictions, masks))
+            precisions[name] = average_precision(true, predictions, masks)
+    named = dict(zip(data.category_ids, data.classes, strict=True))
+    for position in np.unique(np.linspace(0, len(readable) - 1, min(_DRAWN, len(readable))).astype(int)):
+        index = readable[position]
+        draw(data.test, index, predictions, named, folder / DRAWN / f"{index:06d}.jpg")
+    return precisions
 
 
 def _save_json(file: Path, plain: object) -> None:

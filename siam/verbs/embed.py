@@ -16,7 +16,7 @@ class Embed:
     data: Annotated[Positional[str], arg(metavar="DATA")]
     """Images to embed."""
     out: str
-    """Output file (Parquet)."""
+    """Output file (Parquet); replaces a file only if it is from the same encoder and data."""
     layer: Literal["backbone", "projector"] = "backbone"
     """Embeddings to write: `backbone` features or `projector` outputs z."""
     precision: Literal["float32", "float16"] = "float32"

@@ -8,7 +8,6 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from siam.cli.flags import RunFolder
 from siam.cli.output import classes_table, facts_table
-from siam.errors import RunError
 from siam.protocols.settings import EvaluateSettings
 
 if TYPE_CHECKING:
@@ -42,17 +41,15 @@ def render(result: "Evaluation") -> list[Any]:
     return [table, classes_table(per_class, confusion)]
 
 
-def after(options: Evaluate, result: "Evaluation") -> None:
+def keep(options: Evaluate, result: "Evaluation") -> None:
     """Save the result in the run folder, and update the run's report."""
     from rich.console import Console
 
     from siam.report.page import write_report
     from siam.runs.bars import print_line
     from siam.runs.results import add_evaluation
+    from siam.system.files import writing
 
     add_evaluation(options.run, result, options.data)
-    try:
+    with writing(f"{options.run}/report.html", "; the result was saved, but is not on that page"):
         write_report(options.run, lambda line: print_line(Console(stderr=True), line))
-    except OSError as error:
-        page = f"{options.run}/report.html"
-        raise RunError(f"the result was saved, but {page} could not be updated: {error.strerror}") from None

@@ -14,7 +14,7 @@ class Export:
     format: str
     """Output format: torchvision, timm, detectron2, onnx or safetensors."""
     out: str
-    """Output file, or output folder for timm."""
+    """Output file, or output folder for timm; only an earlier export is replaced."""
 
 
 def main(options: Export) -> dict[str, Any]:

@@ -24,10 +24,11 @@ from siam.errors import RunError, SettingsError
 from siam.measure.features import center_view
 from siam.methods import MOCO_V2, SIMSIAM
 from siam.network import Network
-from siam.runs.encoder import load, load_network, save_encoder, save_network
+from siam.runs.encoder import load, load_network, save_encoder
 from siam.runs.folder import open_run, save_settings
-from siam.runs.tensors import load_checkpoint
+from siam.runs.tensors import load_checkpoint, safetensors_file
 from siam.settings.pretraining import Settings, ViewSettings
+from siam.system.files import write_atomically
 from tests.conftest import DATA, TINY, run_cli
 
 SIZE = 64
@@ -56,7 +57,7 @@ def run(tmp_path_factory):
     network = warmed(Network(settings.method, "resnet18", SIZE))
     save_settings(folder, settings)
     save_encoder(folder, network.backbone, settings)
-    save_network(folder, network)
+    write_atomically(folder / "network.safetensors", safetensors_file(network.state_dict()))
     return folder
 
 

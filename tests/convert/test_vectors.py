@@ -119,7 +119,7 @@ def test_killed_and_restarted_it_writes_the_same_file(run, tmp_path):
 def test_parts_of_another_job_are_discarded(run, photos, tmp_path):
     parts = tmp_path / "v.parquet.parts"
     parts.mkdir()
-    (parts / "job.json").write_text("{}")
+    (parts / "job.json").write_text('{"writer": "siam embed"}')
     (parts / "0-00000000.parquet").write_bytes(b"of another run")
     assert embed_to_parquet(run, photos, tmp_path / "v.parquet")["images"] == 24
 

@@ -1,5 +1,6 @@
 """Files are complete or absent, and a lock is released when its process ends."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -8,7 +9,7 @@ import time
 import pytest
 
 from siam.errors import RunError
-from siam.system.files import in_turn, locked, write_atomically
+from siam.system.files import in_turn, locked, make_folder, write_atomically, write_together, writing
 
 START = multiprocessing.get_context("forkserver")
 
@@ -70,3 +71,77 @@ def test_a_failed_write_leaves_only_the_old_file(tmp_path):
         write_atomically(path, fail)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture(params=["unnamed", "named"])
+def temporaries(request, monkeypatch):
+    """Temporary files without a name, and with a random one, as on systems that need one."""
+    if request.param == "named":
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+
+
+@pytest.mark.usefixtures("temporaries")
+def test_a_link_is_replaced_and_never_written_through(tmp_path):
+    thesis = tmp_path / "thesis.txt"
+    thesis.write_bytes(b"precious")
+    path = tmp_path / "report.html"
+    for link in (path, tmp_path / "report.html.writing"):
+        link.symlink_to(thesis)
+    write_atomically(path, lambda file: file.write(b"new"))
+    assert thesis.read_bytes() == b"precious"
+    assert path.read_bytes() == b"new"
+    assert not path.is_symlink()
+    assert (tmp_path / "report.html.writing").is_symlink(), "not Siam's"
+
+
+@pytest.mark.usefixtures("temporaries")
+@pytest.mark.parametrize("error", [OSError, ValueError, KeyboardInterrupt])
+def test_a_write_that_is_interrupted_leaves_nothing(tmp_path, error):
+    def fail(file):
+        file.write(b"half")
+        raise error
+
+    with pytest.raises(error):
+        write_together({tmp_path / "a": lambda file: file.write(b"whole"), tmp_path / "b": fail})
+    assert list(tmp_path.iterdir()) == [], "of files written together, all appear or none"
+
+
+@pytest.mark.usefixtures("temporaries")
+def test_the_longest_possible_name_can_be_written(tmp_path):
+    path = tmp_path / ("x" * 255)
+    write_atomically(path, lambda file: file.write(b"contents"))
+    assert [file.name for file in tmp_path.iterdir()] == ["x" * 255]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
+
+
+def umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_killed_write_leaves_nothing_where_files_need_no_name(tmp_path):
+    if not hasattr(os, "O_TMPFILE"):
+        pytest.skip("only Linux has files without a name")
+    writer = START.Process(target=write_and_die, args=(tmp_path / "file",))
+    writer.start()
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
+    assert list(tmp_path.iterdir()) == []
+
+
+def write_and_die(path):
+    def write(file):
+        file.write(b"half")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    write_atomically(path, write)
+
+
+def test_folders_made_for_a_file_that_cannot_be_written_are_removed(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(RunError, match=r"cannot write to x: No space left on device; retry$"):  # noqa: SIM117
+        with writing("x", "; retry"), make_folder(tmp_path / "mine" / "a" / "b"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]

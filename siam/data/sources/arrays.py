@@ -25,6 +25,8 @@ LABELS = "array of labels without a class per image", "arrays of labels without 
 LOOKS_LIKE = "a .npy or .npz array"
 ORDER = 50
 
+_SAMPLE = 500  # images whose pixels are compared on resume
+
 
 def recognizes(name: str) -> bool:
     return Path(name).suffix in (".npy", ".npz") and os.path.isfile(name)
@@ -100,6 +102,11 @@ class ArrayImages:
 
     def stacked(self) -> Tensor:
         return torch.from_numpy(self.images).permute(0, 3, 1, 2)
+
+    def signature(self) -> bytes:
+        """Return the shape, and the pixels of a sample: images in an array all have the same size."""
+        sample = np.unique(np.linspace(0, len(self) - 1, min(len(self), _SAMPLE)).astype(np.int64))
+        return str(self.images.shape).encode() + self.images[sample].tobytes()
 
     def __getstate__(self) -> dict[str, Any]:
         """Omit memory-mapped pixels: each worker maps the file itself."""

@@ -4,7 +4,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from siam.data.decode import read_file
+from siam.data.fingerprint import size_of_file
 from siam.data.images import Encoded, ImageSets
 from siam.data.kinds import BROKEN, HIDDEN, LINKS, LOCKED, NOT_FILES, Reason, is_image, is_side_folder, reason
 from siam.data.labels import class_folders
@@ -37,6 +40,13 @@ class FolderImages(Encoded):
 
     def encoded(self, i: int) -> bytes:
         return read_file(self.root / self.names[i])
+
+    def signature(self) -> bytes:
+        """Return the sizes of all files."""
+        sizes = np.fromiter(
+            (size_of_file(os.path.join(self.root, name)) for name in self.names), np.int64, len(self)
+        )
+        return sizes.tobytes()
 
 
 class _Walk:

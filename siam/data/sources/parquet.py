@@ -115,6 +115,11 @@ class ParquetImages(Encoded):
         self._kept.move_to_end(group)
         return self._kept[group]
 
+    def signature(self) -> bytes:
+        """Return the sizes of all row groups."""
+        files = {file: _open(file).metadata for file, _, _ in self.places}
+        return str([files[file].row_group(group).total_byte_size for file, _, group in self.places]).encode()
+
     def __getstate__(self) -> dict[str, Any]:
         """Omit cached row groups: each worker reads its own."""
         return {**self.__dict__, "_kept": OrderedDict()}

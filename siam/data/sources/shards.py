@@ -89,6 +89,10 @@ class ShardImages(Encoded):
         shard = int(np.searchsorted(self.starts, i, side="right")) - 1
         return read_member(self.files[shard], self.spans[i], until=int(self.starts[shard + 1]))
 
+    def signature(self) -> bytes:
+        """Return the sizes of all images."""
+        return self.spans[:, 1].tobytes()
+
 
 class RemoteShards(Encoded):
     """Images in remote shards, without labels; image names are URL#NUMBER."""

@@ -44,3 +44,7 @@ class TarImages(Encoded):
 
     def encoded(self, i: int) -> bytes:
         return read_member(self.file, self.spans[i])
+
+    def signature(self) -> bytes:
+        """Return the sizes of all images."""
+        return self.spans[:, 1].tobytes()
