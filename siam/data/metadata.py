@@ -19,6 +19,8 @@ _EXIF, _ADOBE, _START_OF_SCAN = 0xE1, 0xEE, 0xDA
 _NO_BODY = (0x01, *range(0xD0, 0xDA))
 _UNITS = np.array([1, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 1, 1, 8, 8, 8], dtype=np.uint64)
 """Bytes per value of each TIFF type."""
+_SHORT = 3
+"""The TIFF type of 16-bit numbers."""
 
 
 def jpeg_orientation(data: bytes) -> int:
@@ -32,17 +34,20 @@ def jpeg_orientation(data: bytes) -> int:
 def exif_orientation(exif: bytes) -> int:
     """Return the orientation (TIFF 6.0, tag 274) stored in the first IFD of EXIF data.
 
-    Returns 1 if the tag is missing or out of range.
+    Returns 1 if the tag is missing, out of range, or not one 16-bit number, as for Pillow.
     """
     tiff = exif.removeprefix(b"Exif\0\0")
     order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
+    if tiff[:4] not in (b"II*\0", b"MM\0*"):
+        return 1
     start = int.from_bytes(tiff[4:8], order)
     entries = min(int.from_bytes(tiff[start : start + 2], order), len(tiff) // 12)
     for entry in range(entries):
         field = tiff[start + 2 + 12 * entry : start + 14 + 12 * entry]
         if int.from_bytes(field[:2], order) == 274:
+            kind, count = int.from_bytes(field[2:4], order), int.from_bytes(field[4:8], order)
             value = int.from_bytes(field[8:10], order)
-            return value if 1 <= value <= 8 else 1
+            return value if (kind, count) == (_SHORT, 1) and 1 <= value <= 8 else 1
     return 1
 
 

@@ -61,7 +61,7 @@ class Job:
 
 
 def require_same_job(run: "Session", images: Callable[[], Fingerprint], fix: str) -> None:
-    """Raise RunError if images or settings differ from the checkpoint's; print how the machine differs.
+    """Raise RunError if images or settings differ from those of the checkpoint; say how the machine differs.
 
     Call after `restore` and before `begin`, on all ranks. images: called on rank 0 only. fix: an alternative
     to restoring images and settings, for the error message.
