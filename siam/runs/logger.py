@@ -28,7 +28,7 @@ class Logger:
     def __init__(self, folder: Path, total_steps: int, step: int, position: int, console: Console) -> None:
         file = folder / METRICS
         self.bars, self.total_steps = Bars(console), total_steps
-        with writing(folder, "; free some space, or choose another --out"):
+        with writing(folder / METRICS, "; free some space, or choose another --out"):
             if not _cut(file, position):
                 self.print(f"{file} has lost records: the curves show those that are left")
             self.file = file.open("ab", buffering=0)

@@ -8,9 +8,11 @@ from rich.console import Console
 
 from siam.data.fingerprint import fingerprint
 from siam.data.images import ImageSets
+from siam.errors import RunError
 from siam.runs.bars import print_line
 from siam.runs.folder import CHECKPOINT, open_run, read_records
 from siam.runs.job import require_images_of, train_on
+from siam.runs.tensors import load_checkpoint
 from siam.train.pretrain import Outcome
 
 Opener = Callable[[str], ImageSets]
@@ -25,6 +27,10 @@ def finished(folder: Path, data: str, open_images: Opener, console: Console) -> 
     """
     records = read_records(folder)
     if not records or records[-1]["kind"] != "end" or not (folder / CHECKPOINT).exists():
+        return None
+    try:
+        load_checkpoint(folder / CHECKPOINT)
+    except RunError:  # training resumes from the previous checkpoint, if there is one, and replaces this one
         return None
     if data != open_run(folder).settings.data:
         require_images_of(folder, lambda: fingerprint(open_images(data)), train_on(folder))
