@@ -170,8 +170,9 @@ def _new_settings(
     if duration is None:
         return overrides.over(base)
     dataset = Dataset(named.data, len(train), min(train.size_hint))
-    seconds = planned_seconds(duration, find_device(base.device).type)
-    return make_plan(dataset, ThisMachine(train, base.device), seconds, overrides, base).settings
+    device = overrides.over(base).device
+    seconds = planned_seconds(duration, find_device(device).type)
+    return make_plan(dataset, ThisMachine(train, device), seconds, overrides, base).settings
 
 
 def _resumed_settings(folder: Path, overrides: Overrides) -> Settings:
