@@ -22,9 +22,12 @@ from siam.system.files import regular
 T = TypeVar("T")
 
 MAX_BYTES = 2**29
-"""Limit for an image as a file and, in 8-bit RGB, as pixels: 512 MiB. It is the same for every format."""
-MAX_PIXELS = MAX_BYTES // 3
-"""Limit for width x height, 178,956,970, checked before memory for the pixels is allocated."""
+"""Limit for an image file: 512 MiB. It is the same for every format, like the next one."""
+MAX_PIXELS = 2**28 // 3
+"""Limit for width x height, 89,478,485 (256 MiB of RGB), checked before memory is allocated.
+
+Decoding takes up to three times the memory of the pixels, and stays below a gigabyte.
+"""
 
 _FORMATS = (
     "JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000"

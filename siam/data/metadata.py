@@ -44,7 +44,7 @@ def exif_orientation(exif: bytes) -> int:
     entries = min(int.from_bytes(tiff[start : start + 2], order), len(tiff) // 12)
     for entry in range(entries):
         field = tiff[start + 2 + 12 * entry : start + 14 + 12 * entry]
-        if int.from_bytes(field[:2], order) == 274:
+        if len(field) == 12 and int.from_bytes(field[:2], order) == 274:
             kind, count = int.from_bytes(field[2:4], order), int.from_bytes(field[4:8], order)
             value = int.from_bytes(field[8:10], order)
             return value if (kind, count) == (_SHORT, 1) and 1 <= value <= 8 else 1

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from siam.errors import SettingsError, SiamError
 from siam.processes.rendezvous import ProcessLostError
 from siam.system.main_module import without_main_reimport
-from siam.system.signals import DUPLICATE, handling
+from siam.system.signals import DUPLICATE, handling, stop_signals
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ def launch(processes: int, work: Callable[..., T], *arguments: Any) -> T:
         }  # fmt: skip
         receiver, sender = context.Pipe(duplex=False)
         member = context.Process(target=_member, args=(environment, sender, work, arguments))
-        with without_main_reimport():
+        with without_main_reimport(), _blocked_signals():  # until the new process has its own group
             member.start()
         sender.close()
         members.append(member)
@@ -140,12 +140,28 @@ def _store_on_loopback() -> Any:
     )
 
 
+@contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """Start processes with stop signals blocked, so that they hear them after their imports."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stop_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _member(
     environment: dict[str, Any], sender: Connection, work: Callable[..., Any], arguments: Any
 ) -> None:
     """Run work(*arguments) in a launched process, and send back the result or error."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # Ctrl-C reaches only the parent, which forwards it once
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until training handles it: no traceback
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals())
     os.environ.update({name: str(value) for name, value in environment.items()})
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // int(environment["WORLD_SIZE"])))

@@ -110,4 +110,4 @@ def test_a_run_without_stop_gradient_collapses_and_reports_it(tmp_path):
     assert outcome["knn"] < outcome["pixel_knn"]
     epochs = [record for record in open_run(run).metrics() if record["kind"] == "epoch"]
     assert "collapsed" in [record["verdict"] for record in epochs[:3]]
-    assert "collapsed: every image" in " ".join(done.stderr.split())
+    assert "collapsed: all images" in " ".join(done.stderr.split())
