@@ -24,6 +24,7 @@ from siam.errors import RunError, SiamError, first_line
 from siam.system.main_module import without_main_reimport
 from siam.system.malloc import keep_freed_memory
 from siam.system.resources import raise_file_limit
+from siam.system.signals import deferred
 
 T = TypeVar("T")
 
@@ -63,7 +64,9 @@ def batches_of(
         try:
             with without_main_reimport(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "This DataLoader will create")  # the user chose the number
-                samples = iter(_loader(dataset, keys(received), workers, prefetch, pinned))
+                loader = _loader(dataset, keys(received), workers, prefetch, pinned)
+                with deferred():  # a worker whose parent ends while it starts prints a traceback
+                    samples = iter(loader)
             while (batch := _next_batch(samples, workers, patience)) is not _END:
                 if isinstance(batch, SiamError):
                     raise batch

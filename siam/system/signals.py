@@ -53,6 +53,16 @@ def handling(handler: Handler) -> Iterator[None]:
 
 
 @contextmanager
+def deferred() -> Iterator[None]:
+    """Keep stop signals until the end of the block, which must be short."""
+    arrived: list[int] = []
+    with handling(lambda number, frame: arrived.append(number)):
+        yield
+    if arrived:
+        signal.raise_signal(arrived[0])
+
+
+@contextmanager
 def raising_on_signals() -> Iterator[None]:
     """Raise Stopped when a stop signal arrives in this block, so that half-written files are removed.
 

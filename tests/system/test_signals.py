@@ -17,7 +17,7 @@ import pytest
 
 from siam.runs.checkpoint import load_last
 from siam.runs.saving import GaveUpWaiting, StopRequest
-from siam.system.signals import Stopped, handling, raising_on_signals, stop_signals
+from siam.system.signals import Stopped, deferred, handling, raising_on_signals, stop_signals
 from tests.command import Command
 from tests.conftest import TINY
 
@@ -196,3 +196,17 @@ def test_a_run_whose_terminal_closes_is_saved(photos, tmp_path):
     saved, complaint = load_last(run)
     assert not complaint
     assert saved["progress"]["step"] >= before
+
+
+def test_a_deferred_signal_arrives_after_the_block():
+    done = []
+
+    def work():
+        with deferred():
+            signal.raise_signal(signal.SIGTERM)
+            done.append("the block")
+        done.append("after it")
+
+    with pytest.raises(Stopped, match="SIGTERM"), raising_on_signals():
+        work()
+    assert done == ["the block"]

@@ -27,7 +27,8 @@ LIMIT = 120.0
 """Seconds that a command may take."""
 LINES = 3
 """Lines of the message that ends a run with status 2."""
-STOPPED = (75, 130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOPPED = (75, -signal.SIGKILL, *(-number for number in SIGNALS), *(128 + number for number in SIGNALS))
 KEPT = (".lock", ".turn")
 """Files that need not be gone at the end."""
 

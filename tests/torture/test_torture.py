@@ -22,6 +22,8 @@ def test_faults_at_random_moments():
         (0, "", "finished"),
         (75, "siam: stopped at step 3: continue with --resume", "stopped"),
         (-9, "", "stopped"),
+        (143, "siam: stopped by SIGTERM\n", "stopped"),
+        (129, "siam: stopped by SIGHUP\n", "stopped"),
         (2, "epoch 1\nsiam: cannot write to run: No space left on device\n", "a sentence"),
         (2, "siam: one\ntwo\nthree\nfour\n", None),
         (2, "", None),
