@@ -68,5 +68,6 @@ def read_or_replace(
             at = (at + 1 if error.until is None else error.until) % len(images)
     first = images.path(index)
     raise BrokenImage(
-        f"{attempts} images in a row, starting at {first}, cannot be read ({unreadable[first]})"
+        f"{attempts} image{'s' * (attempts > 1)} in a row, starting at {first}, cannot be read "
+        f"({unreadable[first]})"
     )
