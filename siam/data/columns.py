@@ -1,6 +1,7 @@
 """Find the images and labels in a Parquet file by metadata, types, names and contents of its columns."""
 
 import json
+import os
 from typing import Any
 
 import pyarrow as pa
@@ -65,7 +66,7 @@ def class_names(schema: Any, label: str | None) -> tuple[str, ...]:
 
 def label_values(parquet: Any, column: str) -> list[Value]:
     """Return the labels of all rows."""
-    return [_label(value) for value in parquet.read(columns=[column]).column(0).to_pylist()]
+    return [_label(value) for value in values_of(parquet.read(columns=[column]).column(0))]
 
 
 def _label(value: Any) -> Value:
@@ -102,10 +103,21 @@ def _holds_labels(kind: Any) -> bool:
     return numbers or _is_text(kind) or pa.types.is_binary(kind)
 
 
+def values_of(column: Any) -> list[Any]:
+    """Return a column's values; strings that are not UTF-8 as `os.fsdecode` returns them, None in structs."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            return [None] * len(column)
+        values = column.cast(pa.large_binary()).to_pylist()
+        return [None if value is None else os.fsdecode(value) for value in values]
+
+
 def _first_values(parquet: Any, column: str) -> list[Any]:
     """Return the first values of a column that are not null."""
     batch = next(parquet.iter_batches(batch_size=_SNIFFED, columns=[column]), None)
-    values = [] if batch is None else batch.column(0).to_pylist()
+    values = [] if batch is None else values_of(batch.column(0))
     return [value for value in values if value is not None]
 
 

@@ -156,8 +156,8 @@ def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1])
 
 
-def _too_large(width: int, height: int) -> BrokenImage:
-    return BrokenImage(f"has too many pixels: {width} x {height}, more than {MAX_PIXELS:,}")
+def _too_large(width: int, height: int, limit: int = MAX_PIXELS) -> BrokenImage:
+    return BrokenImage(f"has too many pixels: {width} x {height}, more than {limit:,}")
 
 
 def _decode_any(data: bytes) -> Tensor:
@@ -226,8 +226,9 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
 def _require_small(image: Image.Image) -> None:
     """Raise BrokenImage if the image's header declares more pixels than can be decoded."""
     pixels = image.width * image.height
-    if pixels > MAX_PIXELS:
-        raise _too_large(image.width, image.height)
+    limit = MAX_PIXELS // 2 if image.mode.startswith(("I", "F")) else MAX_PIXELS  # more than 8 bits
+    if pixels > limit:
+        raise _too_large(image.width, image.height, limit)
     if pixels > _MAX_SLOW_PIXELS and any(
         tile.codec_name in Image.DECODERS for tile in getattr(image, "tile", ())
     ):

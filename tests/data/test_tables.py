@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from siam.data.columns import values_of
 from siam.data.decode import BrokenImage
 from siam.data.photographs import rank
 from siam.data.sources import open_images
@@ -220,3 +221,11 @@ def test_patterns_without_images_are_refused(tmp_path, monkeypatch, pattern, say
     (tmp_path / "a.md").touch()
     with pytest.raises(DataError, match=says):
         open_images(pattern)
+
+
+def test_strings_that_are_no_text_are_names_like_others(tmp_path):
+    """A column of paths in Latin-1, as a table from elsewhere may hold it; pyarrow does not check."""
+    paths = pa.array([b"caf\xe9.jpg", b"b.jpg", None], pa.binary())
+    assert values_of(paths.view(pa.string())) == ["caf\udce9.jpg", "b.jpg", None]
+    structs = pa.StructArray.from_arrays([paths.view(pa.string())], ["path"])
+    assert values_of(structs) == [None, None, None]

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from siam.data import remote
-from siam.data.columns import class_names, image_column, label_column, label_values
+from siam.data.columns import class_names, image_column, label_column, label_values, values_of
 from siam.data.decode import BrokenImage
 from siam.data.images import Encoded, ImageSets
 from siam.data.label_values import Value, number_labels
@@ -152,10 +152,10 @@ def _names(parquet: Any, file: str, column: str) -> list[str]:
     kind = parquet.schema_arrow.field(column).type
     paths: list[Any] = []
     if pa.types.is_struct(kind) and any(kind.field(i).name == "path" for i in range(kind.num_fields)):
-        structs = parquet.read(columns=[f"{column}.path"]).column(0).to_pylist()
+        structs = values_of(parquet.read(columns=[f"{column}.path"]).column(0))
         paths = [struct and struct["path"] for struct in structs]
     elif not pa.types.is_struct(kind) and not _is_binary(kind):
-        paths = parquet.read(columns=[column]).column(0).to_pylist()
+        paths = values_of(parquet.read(columns=[column]).column(0))
     if paths and all(paths) and len(set(paths)) == rows:
         return paths
     base = file.rpartition("/")[2]
