@@ -98,7 +98,12 @@ class ParquetImages(Encoded):
         group = int(np.searchsorted(self.groups, i, side="right")) - 1
         try:
             value = self._rows(group)[i - int(self.groups[group])].as_py()
-        except (OSError, pa.ArrowException) as error:
+        except (
+            OSError,
+            pa.ArrowException,
+            UnicodeDecodeError,
+            IndexError,
+        ) as error:  # fewer rows than claimed
             raise BrokenImage(
                 f"its row group cannot be read: {first_line(error)}", int(self.groups[group + 1])
             ) from None
