@@ -193,8 +193,8 @@ class Session:
         """Save and return True, except with several ranks: the others are in the middle of a step."""
         if world_size() > 1:
             return False
+        # Images found unreadable since the last save are found again, unless the data has returned by then.
         self.progress.loss_sum = float(self.loss_sum)
-        self.progress.unreadable = dict(self.unreadable)
         self._require_finite()
         self.save(last_chance)
         return True
@@ -230,6 +230,7 @@ class Session:
         if self.should_log and self.progress.deadline and self.step < self.total_steps:
             self.pace.keep(self.step, self.log)
         if self.should_save:
+            self.loss_sum.fill_(self.progress.loss_sum)  # as a resumed run starts, on all ranks
             self._share_unreadable()
             for call in self._before_save:
                 call()

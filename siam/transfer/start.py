@@ -199,16 +199,22 @@ def init_backbone(run: str | Path, init: str, seed: int) -> nn.Module:
 
 
 def _claim(folder: Path, resume: bool, plain: dict[str, Any], settings: TransferSettings) -> None:
-    """Write transfer.yaml, or check that an existing one matches. Raises RunError."""
+    """Write transfer.yaml, or check that an existing one matches. Raises RunError.
+
+    A run that has never saved anything starts over.
+    """
     file = folder / TRANSFER
-    if file.exists():
+    if file.exists() and (resume or (folder / CHECKPOINT).exists() or (folder / RESULT).exists()):
         if not resume:
             raise RunError(
                 f"{folder} already contains a transfer run: resume it with --resume, or choose another --out"
             )
         _require_same(file, plain, settings)
         return
-    require_free(folder, [METRICS, CHECKPOINT, REPORT, UNREADABLE, RESULT, TRUTH, BOXES, MASKS, DRAWN, BOARD])
+    if not file.exists():
+        require_free(
+            folder, [METRICS, CHECKPOINT, REPORT, UNREADABLE, RESULT, TRUTH, BOXES, MASKS, DRAWN, BOARD]
+        )
     with writing(folder, ELSEWHERE), make_folder(folder):
         text = yaml.safe_dump(plain, sort_keys=False)
         write_atomically(file, lambda out: out.write(text.encode()))
