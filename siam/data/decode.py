@@ -226,7 +226,8 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
 def _require_small(image: Image.Image) -> None:
     """Raise BrokenImage if the image's header declares more pixels than can be decoded."""
     pixels = image.width * image.height
-    limit = MAX_PIXELS // 2 if image.mode.startswith(("I", "F")) else MAX_PIXELS  # more than 8 bits
+    costly = image.mode.startswith(("I", "F")) or image.has_transparency_data  # more than 3 bytes per pixel
+    limit = MAX_PIXELS // 2 if costly else MAX_PIXELS
     if pixels > limit:
         raise _too_large(image.width, image.height, limit)
     if pixels > _MAX_SLOW_PIXELS and any(

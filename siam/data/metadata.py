@@ -24,11 +24,13 @@ _SHORT = 3
 
 
 def jpeg_orientation(data: bytes) -> int:
-    """Return a JPEG's EXIF orientation, or 1 if it has none."""
-    for marker, start, end in _jpeg_segments(data):
-        if marker == _EXIF and data.startswith(b"Exif\0\0", start + 4):
-            return exif_orientation(data[start + 10 : end])
-    return 1
+    """Return a JPEG's EXIF orientation, or 1 if it has none. EXIF data may span several segments."""
+    parts = [
+        data[start + 10 : end]
+        for marker, start, end in _jpeg_segments(data)
+        if marker == _EXIF and data.startswith(b"Exif\0\0", start + 4)
+    ]
+    return exif_orientation(b"".join(parts)) if parts else 1
 
 
 def exif_orientation(exif: bytes) -> int:

@@ -81,7 +81,7 @@ def _take_label(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str, labels
         return
     label = labels.setdefault(stem, None)
     largest = LARGEST_LABEL.get(suffix.lower(), -1)
-    if member.size <= largest and (suffix.lower() == "cls" or label is None):
+    if 0 <= member.size <= largest and (suffix.lower() == "cls" or label is None):
         tar.fileobj.seek(member.offset_data)
         found = label_in(suffix.lower(), tar.fileobj.read(member.size))
         labels[stem] = label if found is None else found
@@ -96,7 +96,8 @@ _ABSENT = object()
 
 
 def _until_damage(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    with contextlib.suppress(tarfile.ReadError):
+    # Headers of long names claim sizes of their own, which tarfile believes.
+    with contextlib.suppress(tarfile.ReadError, MemoryError, OverflowError, ValueError):
         yield from tar
 
 
