@@ -58,7 +58,7 @@ def tar_members(file: Path, left_out: LeftOut | None = None) -> TarMembers:
                 complaint = (
                     f"corrupt or truncated: only the images before the corrupt part are used ({len(rows)})"
                 )
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, OSError, MemoryError, ValueError) as error:
         raise DataError(
             f"{file} cannot be read as a tar ({error}); if it is compressed, decompress it first"
         ) from None
