@@ -23,20 +23,17 @@ from siam.data.images import Images
 from siam.data.loader import ViewLoader, require_several
 from siam.data.random import COLOR, counter_uniform
 from siam.data.sources import open_images
-from siam.data.subset import Subset
 from siam.data.unreadable import Unreadable, read_or_replace
 from siam.data.views import view_batches
-from siam.network import Network
-from siam.objectives import build_objective
 from siam.runs.bars import print_sets
 from siam.settings.overrides import Overrides
 from siam.settings.pretraining import Settings
 from siam.system.device import find_device, tune_process, uses_bf16
 from siam.system.environment import environment
 from siam.system.resources import available_cores
+from siam.train.speed import SAMPLE, build_step, sample_of, synchronize
 from siam.train.step import Step
 
-_SAMPLE = 512  # images, evenly spaced over the dataset
 _CHUNK = 16  # images per call
 _SECONDS = 2.0  # per stage
 _MAX_STEP_SECONDS = 3.0  # the batch size is halved until a step is at most this long
@@ -76,7 +73,7 @@ def bench(
     print_sets(console or Console(stderr=True), sets)
     all_images = sets.to_train_on()
     require_several(all_images)
-    images = _sample(all_images)
+    images = sample_of(all_images, SAMPLE)
     height, width = images.size_hint
     method = overrides.get("method.name", Settings().method.name)
     base = recipes.starting_point(None, method, data, min(height, width), len(all_images))
@@ -114,12 +111,6 @@ def bench(
     )
 
 
-def _sample(images: Images) -> Images:
-    if len(images) <= _SAMPLE:
-        return images
-    return Subset(images, np.linspace(0, len(images) - 1, _SAMPLE).astype(np.int64))
-
-
 def _rate(run: Callable[[], int], device: torch.device, seconds: float = _SECONDS) -> float:
     """Return the throughput of `run` in images per second.
 
@@ -127,19 +118,12 @@ def _rate(run: Callable[[], int], device: torch.device, seconds: float = _SECOND
     repeatedly for `seconds`.
     """
     run()
-    _synchronize(device)
+    synchronize(device)
     start, images = time.perf_counter(), 0
     while images == 0 or time.perf_counter() - start < seconds:
         images += run()
-        _synchronize(device)
+        synchronize(device)
     return images / (time.perf_counter() - start)
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def _step_that_fits(settings: Settings, device: torch.device, images: int) -> tuple[Settings, Step, float]:
@@ -147,7 +131,7 @@ def _step_that_fits(settings: Settings, device: torch.device, images: int) -> tu
 
     Returns the new settings, the training step, and its throughput in pairs per second.
     """
-    step = _step(settings, device)
+    step = build_step(settings, device)
     batch = min(settings.batch_size, images)
     noise = torch.randn(2, batch, 3, settings.views.size, settings.views.size, device=device)
 
@@ -161,14 +145,6 @@ def _step_that_fits(settings: Settings, device: torch.device, images: int) -> tu
     while batch > few and batch * seconds_per_pair > _MAX_STEP_SECONDS:
         batch //= 2
     return replace(settings, batch_size=batch), step, _rate(lambda: train(batch), device)
-
-
-def _step(settings: Settings, device: torch.device) -> Step:
-    """Build the training step exactly as pretraining does."""
-    network = Network(settings.method, settings.backbone, settings.views.size, settings.width, settings.stem)
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    objective = build_objective(settings.method, settings.batch_size).to(device)
-    return Step(network, objective, settings, device)
 
 
 def _worker_rates(images: Images, settings: Settings) -> tuple[float, float, Tensor]:

@@ -24,10 +24,7 @@ T = TypeVar("T")
 MAX_BYTES = 2**29
 """Limit for an image file: 512 MiB. It is the same for every format, like the next one."""
 MAX_PIXELS = 2**28 // 3
-"""Limit for width x height, 89,478,485 (256 MiB of RGB), checked before memory is allocated.
-
-Decoding takes up to three times the memory of the pixels, and stays below a gigabyte.
-"""
+"""Limit for width x height, 89,478,485 (256 MiB of RGB), checked before memory is allocated."""
 
 _FORMATS = (
     "JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000"

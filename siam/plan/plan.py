@@ -104,14 +104,16 @@ def make_plan(
     Raises SettingsError if the time is too short for a run.
     """
     start, twice = time.monotonic(), "the same network, twice as many steps"
-    row = _choose(dataset, machine, seconds)
     if base is None:
+        row = _choose(dataset, machine, seconds)
         method = require_method(overrides.get("method.name", METHOD))
         base = settings_for(row, dataset.name, dataset.images, method)
         larger = _choose(dataset, machine, 2 * seconds)
         twice = f"{_network(larger)} on views of {larger.size} px" if larger != row else twice
     settings = overrides.over(base)
-    speed = machine.measure(settings) or Speed(machine.estimate(row), 0.0, settings.precision)
+    speed = machine.measure(settings)
+    if speed is None:
+        speed = Speed(machine.estimate(_choose(dataset, machine, seconds)), 0.0, settings.precision)
     settings = replace(settings, precision=speed.precision)
     return _with_length(dataset, settings, speed, seconds, f"twice the time: {twice}", start)
 
@@ -144,7 +146,7 @@ def _with_length(
 def _choose(dataset: Dataset, machine: Machine, seconds: float) -> Row:
     limit = MAX_EPOCHS * dataset.images
     pairs = {row: min(limit, seconds * machine.estimate(row)) for row in rows_for(dataset.side)}
-    return choose(dataset.side, pairs)
+    return choose(pairs)
 
 
 def _network(row: Row | Settings) -> str:

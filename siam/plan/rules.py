@@ -8,12 +8,7 @@ from dataclasses import dataclass, replace
 
 from siam.methods import METHODS, SIMCLR, Method
 from siam.recipes import published
-from siam.settings.pretraining import (
-    MonitorSettings,
-    OptimizerSettings,
-    Settings,
-    ViewSettings,
-)
+from siam.settings.pretraining import MonitorSettings, OptimizerSettings, Settings, ViewSettings
 
 METHOD = SIMCLR.name
 """The method that a plan takes unless the user names one."""
@@ -64,10 +59,12 @@ def rows_for(side: int) -> tuple[Row, ...]:
     return SMALL if side <= SMALL_SIDE else tuple(row for row in LARGE if row.size <= max(side, 48))
 
 
-def choose(side: int, pairs_in_time: dict[Row, float]) -> Row:
-    """Return the largest network that gets the pairs it needs. pairs_in_time: pairs that each row can see."""
-    rows = rows_for(side)
-    return next((row for row in reversed(rows) if pairs_in_time[row] >= row.pairs), rows[0])
+def choose(pairs_in_time: dict[Row, float]) -> Row:
+    """Return the largest network that gets the pairs it needs.
+
+    pairs_in_time: pairs that each row can see, smallest network first. The first row needs none.
+    """
+    return next(row for row in reversed(pairs_in_time) if pairs_in_time[row] >= row.pairs)
 
 
 def settings_for(row: Row, data: str, images: int, method: str) -> Settings:

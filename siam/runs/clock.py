@@ -24,6 +24,10 @@ class Clock:
         """Return the total training time, in seconds."""
         return time.monotonic() - self.started
 
+    def working_seconds(self) -> float:
+        """Return the total training time without the pauses since this start, in seconds."""
+        return self.seconds() - self.pauses
+
     def rate(self, step: int, batch_size: int) -> float:
         """Return the throughput since the last call, in images per second."""
         now = time.monotonic()

@@ -27,7 +27,7 @@ class Pace:
     ) -> None:
         self.seconds, self.schedule, self.clock, self.first_step = seconds, schedule, clock, step
         self.decisions, self.began = decisions, clock.seconds()
-        self.samples = deque([(step, self._without_pauses())])
+        self.samples = deque([(step, self.clock.working_seconds())])
         self.told = schedule.total_steps
 
     def keep(self, step: int, log: Logger) -> None:
@@ -53,7 +53,7 @@ class Pace:
         if self.decisions.repeating("schedule", step):
             made = self.decisions.made("schedule", step)
             return int(made["total_steps"]) if made else self.schedule.total_steps
-        now = self._without_pauses()
+        now = self.clock.working_seconds()
         self.samples.append((step, now))
         window = max(_MIN_WINDOW, _WINDOW * self.seconds)
         while len(self.samples) > 2 and now - self.samples[1][1] > window:
@@ -65,6 +65,3 @@ class Pace:
         pause_seconds = self.clock.pauses / (step - self.first_step)
         left = self.seconds - self.clock.seconds() - self.clock.last_pause - _REPORT
         return step + max(1, int(left / (step_seconds + pause_seconds)))
-
-    def _without_pauses(self) -> float:
-        return self.clock.seconds() - self.clock.pauses

@@ -19,7 +19,8 @@ from siam.settings.pretraining import Precision, Settings
 from siam.system.device import find_device, tune_process, uses_bf16
 from siam.train.step import Step
 
-_SAMPLE = 512  # images, evenly spaced
+SAMPLE = 512
+"""Number of images to measure on."""
 _SECONDS = 2.0  # for each measurement
 _MIN_STEPS = 3  # after the first
 
@@ -59,7 +60,7 @@ def _steps_per_second(settings: Settings, device_name: str) -> float:
     """Measure optimizer steps alone, on noise."""
     device = find_device(device_name)
     tune_process(device)
-    step, (batch, size) = _step(settings, device), (settings.batch_size, settings.views.size)
+    step, (batch, size) = build_step(settings, device), (settings.batch_size, settings.views.size)
     noise = torch.randn(2, batch, 3, size, size, device=device)
     views = [x.contiguous(memory_format=torch.channels_last) for x in noise]
     return _per_second(lambda: step(views, torch.arange(batch), epoch=1), device)
@@ -69,11 +70,8 @@ def _measure_training(images: Images, settings: Settings) -> tuple[float, float]
     """Return the pairs per second of training, and the seconds until all images are read into the cache."""
     device = find_device(settings.device)
     tune_process(device)
-    count = max(_SAMPLE, settings.batch_size)
-    sample = images
-    if len(images) > count:
-        sample = Subset(images, np.linspace(0, len(images) - 1, count).astype(np.int64))
-    step, start = _step(settings, device), time.perf_counter()
+    sample = sample_of(images, max(SAMPLE, settings.batch_size))
+    step, start = build_step(settings, device), time.perf_counter()
     loader = ViewLoader(sample, replace(settings, epochs=10**6, time_limit=""), device)
     reading = (time.perf_counter() - start) * len(images) / len(sample) if loader.cached else 0.0
     batches = loader.batches()
@@ -85,7 +83,14 @@ def _measure_training(images: Images, settings: Settings) -> tuple[float, float]
     return settings.batch_size * _per_second(train, device), reading
 
 
-def _step(settings: Settings, device: torch.device) -> Step:
+def sample_of(images: Images, count: int) -> Images:
+    """Return at most `count` of the images, evenly spaced."""
+    if len(images) <= count:
+        return images
+    return Subset(images, np.linspace(0, len(images) - 1, count).astype(np.int64))
+
+
+def build_step(settings: Settings, device: torch.device) -> Step:
     """Build the training step as pretraining does, without changing torch's random state."""
     with torch.random.fork_rng(devices=[]):
         method = settings.method
@@ -100,7 +105,14 @@ def _per_second(call: Callable[[], object], device: torch.device) -> float:
     done, start = 0, time.perf_counter()
     while done < _MIN_STEPS or time.perf_counter() - start < _SECONDS:
         call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronize(device)
         done += 1
     return done / (time.perf_counter() - start)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

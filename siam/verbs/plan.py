@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Plan:
     """Show what `siam pretrain DATA --for TIME` would do, without training.
 
-    Measuring the machine takes about 15 seconds.
+    Measuring the machine takes some seconds.
     """
 
     for_: Annotated[str | None, arg(name="for")] = None

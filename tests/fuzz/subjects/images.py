@@ -124,7 +124,7 @@ def _by_pillow(data: bytes) -> Image.Image | None:
             if image.width * image.height > PIXELS:
                 return None
             image.load()
-        except Exception:
+        except Exception:  # corrupt bytes make Pillow raise errors of any kind
             return None
         try:
             return ImageOps.exif_transpose(image)
