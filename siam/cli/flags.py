@@ -19,6 +19,13 @@ from siam.settings.pretraining import Settings
 from siam.transfer.settings import TransferSettings
 
 RunFolder = Annotated[Positional[str], arg(metavar="RUN", help="The run folder.")]
+EncoderName = Annotated[
+    Positional[str],
+    arg(
+        metavar="RUN",
+        help="Run folder, or weights that exist: timm:NAME, hf-hub:OWNER/NAME, a folder or file of timm's.",
+    ),
+]
 CommandLine = NewType("CommandLine", str)
 """Type of an option that is set to the command line as typed; it has no flag."""
 

@@ -36,6 +36,7 @@ from siam.system.device import find_device, float32_by_default
 from siam.system.files import ELSEWHERE, writing
 from siam.system.names import LONGEST_NAME
 from siam.train.finished import Opener, finished
+from siam.train.initialize import init_settings
 from siam.train.pretrain import Outcome, train
 from siam.train.speed import ThisMachine
 
@@ -165,7 +166,7 @@ def _new_settings(
     train = open_once(named.data).to_train_on()
     require_several(train)
     base = recipes.starting_point(recipe, method, named.data, min(train.size_hint), len(train))
-    base = _init_settings(named.init, base) if named.init else base
+    base = init_settings(named.init, base) if named.init else base
     require_batch(train, overrides.over(base).batch_size)
     if duration is None:
         return overrides.over(base)
@@ -188,16 +189,6 @@ def _resumed_settings(folder: Path, overrides: Overrides) -> Settings:
             f"{train_on(folder)}{_SCHEDULE if any(name.startswith('epochs ') for name in changed) else ''}"
         )
     return settings
-
-
-def _init_settings(init: str, base: Settings) -> Settings:
-    """Return `base` with the backbone of run `init` and, if the methods match, also the heads of that run."""
-    run = open_run(init).settings
-    method = run.method if run.method.name == base.method.name else base.method
-    return replace(
-        base, init=init, backbone=run.backbone, width=run.width, stem=run.stem, method=method,
-        views=replace(base.views, size=run.views.size),
-    )  # fmt: skip
 
 
 def _open_on_all_ranks(data: str, console: Console, open_once: Opener) -> ImageSets:
