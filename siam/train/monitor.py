@@ -7,10 +7,11 @@ from types import ModuleType
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from siam.data.augment import normalize
+from siam.data.geometry import CenterCrop, center_crop
 from siam.data.images import Images, ImageSets
 from siam.data.loader import choose_workers
 from siam.errors import DataError
@@ -21,6 +22,7 @@ from siam.parts.backbone import features_of
 from siam.processes.agree import all_gather_object, gather_uneven
 from siam.processes.gather import rank, world_size
 from siam.runs.bars import OnProgress, running_total
+from siam.runs.encoder import Encoder
 from siam.settings.pretraining import Settings
 
 RANK_IMAGES = 2048
@@ -52,7 +54,8 @@ class Monitor:
     labeled validation images, every fifth image of the bank becomes a query instead. Each rank holds and
     processes its own share of both samples, but has the bank's labels and indices for all ranks.
 
-    bar: creates a progress bar with the given name and returns its callback.
+    bar: creates a progress bar with the given name and returns its callback. crop: the part of the images to
+    measure on; default: the center at the size of the views.
     """
 
     def __init__(
@@ -62,12 +65,13 @@ class Monitor:
         device: torch.device,
         bf16: bool,
         bar: Callable[[str], OnProgress] = lambda name: ignore,
+        crop: CenterCrop | None = None,
     ) -> None:
         self.settings, self.device, self.bf16 = settings, device, bf16
-        m, size = settings.monitor, settings.views.size
+        m, crop = settings.monitor, crop or center_crop(settings.views.size)
         workers = choose_workers(settings.loader.workers, device)
         limit = m.bank if sets.train.labels is not None else min(m.bank, RANK_IMAGES)
-        self.bank, own = _sample(sets.train, limit, size, workers, bar("reading images for metrics"))
+        self.bank, own = _sample(sets.train, limit, crop, workers, bar("reading images for metrics"))
         by_rank = all_gather_object(own)
         self.bank_indices = np.concatenate(by_rank)
         self.labels, self.classes = _labels(sets.train, self.bank_indices), len(sets.train.classes)
@@ -75,7 +79,7 @@ class Monitor:
         self.query_labels: Tensor | None = None
         if self.labels is not None and sets.val is not None and sets.val.labels is not None:
             on_progress = bar("reading validation images")
-            self.queries, chosen = _sample(sets.val, m.queries, size, workers, on_progress)
+            self.queries, chosen = _sample(sets.val, m.queries, crop, workers, on_progress)
             self.query_labels = _labels(sets.val, chosen)
         elif self.labels is not None and len(self.bank_indices) >= 10:
             query = torch.arange(len(self.bank_indices)) % 5 == 0
@@ -91,7 +95,7 @@ class Monitor:
         """Measure the metrics due at the end of `epoch`. The network's training mode is left unchanged."""
         due = due_metrics(self.settings, epoch, last)
         values: Values = dict.fromkeys(all_metrics())
-        look = self._look(network, due, on_progress)
+        look = self.look(network, due, on_progress)
         assert look.z is not None
         return Measured(values | {name: m.measure(look) for name, m in due.items()}, min(look.z.shape))
 
@@ -103,7 +107,7 @@ class Monitor:
         if self.queries is None:
             metrics = {name: m for name, m in metrics.items() if not getattr(m, "QUERIES", False)}
         if metrics:
-            looks = self._look_at_pixels(), self._look(network, metrics, on_progress)
+            looks = self.look_at_pixels(), self.look(network, metrics, on_progress)
             for kind, look in zip(_BASELINES, looks, strict=True):
                 values |= {f"{kind}_{name}": metric.measure(look) for name, metric in metrics.items()}
         return values
@@ -126,7 +130,9 @@ class Monitor:
         found = gather_uneven(self.bank[positions[here] - first])
         return found[np.argsort(np.concatenate(all_gather_object(here)))]
 
-    def _look(self, network: Network, metrics: dict[str, ModuleType], on_progress: OnProgress) -> Look:
+    def look(
+        self, network: Network | Encoder, metrics: dict[str, ModuleType], on_progress: OnProgress = ignore
+    ) -> Look:
         """Pass the bank, and the queries if a metric needs them, through the network."""
         queries = self.queries if any(getattr(m, "QUERIES", False) for m in metrics.values()) else None
         count = running_total(on_progress, len(self.bank) + (0 if queries is None else len(queries)))
@@ -134,14 +140,19 @@ class Monitor:
         query_features = None if queries is None else self._features(network, queries, count)
         # Evenly spaced: the first images of a dataset may all belong to one class.
         sample = features[_evenly(len(features), RANK_IMAGES)]
-        training = network.training
-        network.projector.eval()
-        with torch.no_grad():
-            z = network.projector(sample.to(self.device)).float().cpu()  # (n, d)
-        network.projector.train(training)
+        z = None if network.projector is None else self._project(network.projector, sample)
         return self._as_look(features, sample, z, query_features)
 
-    def _look_at_pixels(self) -> Look:
+    @torch.no_grad()
+    def _project(self, projector: nn.Module, sample: Tensor) -> Tensor:
+        """Return the projections (n, d) of features (n, D)."""
+        training = projector.training
+        projector.eval()
+        z: Tensor = projector(sample.to(self.device)).float().cpu()
+        projector.train(training)
+        return z
+
+    def look_at_pixels(self) -> Look:
         """Return a Look whose features are the normalized pixels."""
         queries = None if self.queries is None else _flat_pixels(self.queries)
         bank = gather_uneven(_flat_pixels(self.bank))
@@ -153,7 +164,7 @@ class Monitor:
         return Look(self.settings.monitor, features, sample, z, *labels, queries, self.query_labels)
 
     def _features(
-        self, network: Network, views: Tensor, count: Callable[[int], None] = lambda count: None
+        self, network: Network | Encoder, views: Tensor, count: Callable[[int], None] = lambda count: None
     ) -> Tensor:
         """Return the features (n, D) of this rank's views."""
         if not len(views):
@@ -164,7 +175,7 @@ class Monitor:
 
 
 def _sample(
-    images: Images, limit: int, size: int, workers: int, on_progress: OnProgress
+    images: Images, limit: int, crop: CenterCrop, workers: int, on_progress: OnProgress
 ) -> tuple[Tensor, NDArray[np.int64]]:
     """Sample at most `limit` images, and return center crops, uint8 (N, 3, S, S), and image indices (N,).
 
@@ -174,11 +185,12 @@ def _sample(
         workers = 0  # nothing to decode, or too few images
     own = np.array_split(_spread(images, limit), world_size())[rank()]
     count, read = running_total(on_progress, len(own)), []
-    for views_read in center_views(images, size, own, workers=workers):
+    for views_read in center_views(images, crop, own, workers=workers):
         read.append(views_read)
         count(len(views_read[1]))
     if not read and len(own):
         raise DataError(f"none of the {len(own)} images sampled from {images.name} can be read")
+    size = crop.size
     views = [torch.empty(0, 3, size, size, dtype=torch.uint8), *(views for views, _ in read)]
     return torch.cat(views), np.concatenate([own[:0], *(which for _, which in read)])
 

@@ -63,7 +63,7 @@ def _steps_per_second(settings: Settings, device_name: str) -> float:
     step, (batch, size) = build_step(settings, device), (settings.batch_size, settings.views.size)
     noise = torch.randn(2, batch, 3, size, size, device=device)
     views = [x.contiguous(memory_format=torch.channels_last) for x in noise]
-    return _per_second(lambda: step(views, torch.arange(batch), epoch=1), device)
+    return per_second(lambda: step(views, torch.arange(batch), epoch=1), device)
 
 
 def _measure_training(images: Images, settings: Settings) -> tuple[float, float]:
@@ -80,7 +80,7 @@ def _measure_training(images: Images, settings: Settings) -> tuple[float, float]
         batch = next(batches)
         step(batch.views, torch.arange(len(batch.indices)), epoch=1)
 
-    return settings.batch_size * _per_second(train, device), reading
+    return settings.batch_size * per_second(train, device), reading
 
 
 def sample_of(images: Images, count: int) -> Images:
@@ -99,7 +99,7 @@ def build_step(settings: Settings, device: torch.device) -> Step:
         return Step(network, build_objective(method, settings.batch_size).to(device), settings, device)
 
 
-def _per_second(call: Callable[[], object], device: torch.device) -> float:
+def per_second(call: Callable[[], object], device: torch.device) -> float:
     """Return how often `call` completes per second, after one call to warm up."""
     call()
     done, start = 0, time.perf_counter()

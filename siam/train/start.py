@@ -232,7 +232,7 @@ def _make_folder(folder: Path) -> None:
 
 def _default_folder(method: str, data: str, resume: bool) -> Path:
     """Return runs/METHOD-DATA, with -2, -3, ... appended if it exists; on resume, the last existing one."""
-    base = Path("runs") / f"{method}-{_short(data)}"
+    base = Path("runs") / f"{method}-{short_name(data)}"
     names = (base.with_name(f"{base.name}-{n}") if n > 1 else base for n in itertools.count(1))
     taken = list(itertools.takewhile(lambda folder: (folder / SETTINGS).exists(), names))
     if resume and taken:
@@ -242,11 +242,11 @@ def _default_folder(method: str, data: str, resume: bool) -> Path:
 
 def _runs_on(data: str) -> list[Path]:
     """Return the runs in runs/ that `_default_folder` named after this dataset, whatever their method."""
-    named = re.compile(rf"({'|'.join(METHODS)})-{re.escape(_short(data))}(-\d+)?")
+    named = re.compile(rf"({'|'.join(METHODS)})-{re.escape(short_name(data))}(-\d+)?")
     return [file.parent for file in Path("runs").glob(f"*/{SETTINGS}") if named.fullmatch(file.parent.name)]
 
 
-def _short(data: str) -> str:
+def short_name(data: str) -> str:
     """Return a path's last component without its suffix, with special characters replaced by dashes."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(data).stem or "images").strip("-") or "images"
     return name[:LONGEST_NAME]
