@@ -52,8 +52,8 @@ def _advice(rows: Sequence[Compared], best: Sequence[Compared]) -> str:
         return ": this is what an encoder has to exceed"
     if baselines := [_name(row) for row in best if row.kind in _WORDS]:
         return (
-            f": no encoder is clearly better than {' or '.join(baselines)}; train longer, or start from weights "
-            "that exist (--init timm:NAME)"
+            f": no encoder is clearly better than {' or '.join(baselines)}; train longer, or start from "
+            "weights that exist (--init timm:NAME)"
         )
     name = next((row.encoder for row in best if row.kind == "pretrained"), None)
     if name is None:

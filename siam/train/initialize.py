@@ -75,15 +75,17 @@ def _pretrained_weights(settings: Settings) -> dict[str, Tensor]:
         normalized = Renormalized(model, found)
         expected = _outputs(normalized, x)
         _fold(convolution, normalized)
-    weights = model.state_dict()
-    own = backbone.state_dict()
-    if all(key in weights and weights[key].shape == value.shape for key, value in own.items()):
+    weights, own = model.state_dict(), backbone.state_dict()
+    same = all(key in weights and weights[key].shape == value.shape for key, value in own.items())
+    if same:
         backbone.load_state_dict({key: weights[key] for key in own})
-        if (_outputs(backbone, x) - expected).abs().max() > _TOLERANCE * expected.abs().max():
-            raise RunError(
-                f"Siam cannot train {settings.init}: timm builds it with options that settings.yaml does not "
-                "have; choose weights of the plain architecture"
-            )
+        same = bool((_outputs(backbone, x) - expected).abs().max() <= _TOLERANCE * expected.abs().max())
+    as_found = (found.backbone, found.width, found.stem)
+    if not same and (settings.backbone, settings.width, settings.stem) == as_found:
+        raise RunError(
+            f"Siam cannot train {settings.init}: timm builds it with options that settings.yaml does not "
+            "have; choose weights of the plain architecture"
+        )
     return {f"backbone.{key}": value for key, value in weights.items()}
 
 
