@@ -40,6 +40,7 @@ def compare(
     data: str | Path,
     *encoders: str | Path,
     images: int = 5000,
+    k: int = 20,
     seed: int = 0,
     device: str = "auto",
     workers: int = -1,
@@ -49,8 +50,9 @@ def compare(
 
     encoders: run folders, weights that exist (such as `timm:resnet18.a1_in1k`), `untrained` (the network of
     the first run, or else of the first weights, or else a ResNet-18, with random weights) and `pixels` (raw
-    pixels). images: number of training images and of validation images to use, at most; evenly spaced. seed:
-    for the probe and for `untrained` without a run. Labels are optional; without a validation set, a fifth of
+    pixels). images: number of training images and of validation images to use, at most; evenly spaced. k:
+    number of neighbors for kNN, at most as many as the smallest class has images. seed: of the probe, and of
+    `untrained` without a run. Labels are optional; without a validation set, a fifth of
     the labeled images is held out. Raises SiamError.
     """
     if not encoders:
@@ -66,7 +68,7 @@ def compare(
     print_sets(console, sets)
     settings = Settings(
         data=str(data), seed=seed, loader=LoaderSettings(workers=workers),
-        monitor=MonitorSettings(bank=images, queries=images),
+        monitor=MonitorSettings(bank=images, queries=images, knn_k=k),
     )  # fmt: skip
     results: dict[int, Compared] = {}
     with transient_progress(console) as bar:

@@ -27,6 +27,8 @@ class Compare:
     """Folder for the page, report.html; if omitted, runs/compare-DATA."""
     images: int = 5000
     """Maximum number of training images and of validation images to use, evenly spaced."""
+    k: int = 20
+    """Number of nearest neighbors for kNN; never more than the smallest class has images."""
     seed: int = 0
     """Seed of the probe, and of `untrained` without a run."""
     device: str = "auto"
@@ -41,7 +43,7 @@ def main(options: Compare) -> dict[str, Any]:
     from siam.system.device import find_device, tune_process
 
     tune_process(find_device(options.device))
-    how = {name: getattr(options, name) for name in ("images", "seed", "device", "workers")}
+    how = {name: getattr(options, name) for name in ("images", "k", "seed", "device", "workers")}
     rows = compare(options.data, *options.encoders, **how)
     return {
         "data": options.data,
