@@ -75,6 +75,11 @@ class _TableFlags(_SettingsFlags):
 
 
 @dataclass(frozen=True)
+class _CandidateFlags(_TableFlags):
+    data: Annotated[Positional[str], _DATA] = ""
+
+
+@dataclass(frozen=True)
 class _TransferFlags(TransferSettings):
     def __post_init__(self) -> None:
         """Skip validation, which runs after the flags are applied to the settings."""
@@ -94,6 +99,7 @@ PretrainOverrides = Annotated[Overrides, _flat(_SettingsFlags), FlagConversionOf
 """DATA, --method and all other pretraining settings."""
 
 TableOverrides = Annotated[Overrides, _flat(_TableFlags), FlagConversionOff]
+CandidateOverrides = Annotated[Overrides, _flat(_CandidateFlags), FlagConversionOff]
 """DATA and all pretraining settings except --method and --seed (set by the table)."""
 
 TransferOverrides = Annotated[Overrides, _flat(_TransferFlags), FlagConversionOff]

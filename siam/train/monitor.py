@@ -16,6 +16,7 @@ from siam.data.images import Images, ImageSets
 from siam.data.loader import choose_workers
 from siam.errors import DataError
 from siam.measure.features import center_views, extract
+from siam.measure.pairs import view_pairs
 from siam.metrics import Look, Values, all_metrics, baseline_metrics, due_metrics
 from siam.network import Network
 from siam.parts.backbone import features_of
@@ -26,6 +27,7 @@ from siam.runs.encoder import Encoder
 from siam.settings.pretraining import Settings
 
 RANK_IMAGES = 2048
+PAIRS = 512  # images for view retrieval
 MIN_IMAGES_FOR_WORKERS = 1000  # reading fewer images is faster than starting worker processes
 EVAL_BATCH = 500  # images per forward pass
 MAX_SHARDS = 8  # shards or row groups to sample from, since each is read in full
@@ -51,8 +53,9 @@ class Monitor:
     """Measures the network on center crops of sampled images, which are decoded only once.
 
     The bank is a sample of the training images; the queries are a sample of the validation images. Without
-    labeled validation images, every fifth image of the bank becomes a query instead. Each rank holds and
-    processes its own share of both samples, but has the bank's labels and indices for all ranks.
+    labeled validation images, every fifth image of the bank becomes a query instead. Pairs of augmented
+    views of a third sample need no labels. Each rank holds and processes its own share of the samples, but
+    has the bank's labels and indices for all ranks.
 
     bar: creates a progress bar with the given name and returns its callback. crop: the part of the images to
     measure on; default: the center at the size of the views.
@@ -74,6 +77,7 @@ class Monitor:
         self.bank, own = _sample(sets.train, limit, crop, workers, bar("reading images for metrics"))
         by_rank = all_gather_object(own)
         self.bank_indices = np.concatenate(by_rank)
+        self.pairs = view_pairs(sets.train, settings, PAIRS)
         self.labels, self.classes = _labels(sets.train, self.bank_indices), len(sets.train.classes)
         self.queries: Tensor | None = None
         self.query_labels: Tensor | None = None
@@ -135,13 +139,16 @@ class Monitor:
     ) -> Look:
         """Pass the bank, and the queries if a metric needs them, through the network."""
         queries = self.queries if any(getattr(m, "QUERIES", False) for m in metrics.values()) else None
-        count = running_total(on_progress, len(self.bank) + (0 if queries is None else len(queries)))
+        pairs = self.pairs if any(getattr(m, "PAIRS", False) for m in metrics.values()) else self.pairs[:0]
+        total = len(self.bank) + (0 if queries is None else len(queries)) + 2 * len(pairs)
+        count = running_total(on_progress, total)
         features = gather_uneven(self._features(network, self.bank, count))  # (N, D)
         query_features = None if queries is None else self._features(network, queries, count)
+        pair_features = gather_uneven(self._features(network, pairs.flatten(0, 1), count))  # (2 n, D)
         # Evenly spaced: the first images of a dataset may all belong to one class.
         sample = features[_evenly(len(features), RANK_IMAGES)]
         z = None if network.projector is None else self._project(network.projector, sample)
-        return self._as_look(features, sample, z, query_features)
+        return self._as_look(features, sample, z, query_features, pair_features)
 
     @torch.no_grad()
     def _project(self, projector: nn.Module, sample: Tensor) -> Tensor:
@@ -154,14 +161,18 @@ class Monitor:
 
     def look_at_pixels(self) -> Look:
         """Return a Look whose features are the normalized pixels."""
-        queries = None if self.queries is None else _flat_pixels(self.queries)
-        bank = gather_uneven(_flat_pixels(self.bank))
+        queries = None if self.queries is None else flat_pixels(self.queries)
+        bank = gather_uneven(flat_pixels(self.bank))
         sample = bank[_evenly(len(bank), RANK_IMAGES)]
-        return self._as_look(bank, sample, None, queries)
+        pairs = gather_uneven(flat_pixels(self.pairs.flatten(0, 1)))
+        return self._as_look(bank, sample, None, queries, pairs)
 
-    def _as_look(self, features: Tensor, sample: Tensor, z: Tensor | None, queries: Tensor | None) -> Look:
-        labels = (self.labels, self.classes)
-        return Look(self.settings.monitor, features, sample, z, *labels, queries, self.query_labels)
+    def _as_look(
+        self, features: Tensor, sample: Tensor, z: Tensor | None, queries: Tensor | None, pairs: Tensor
+    ) -> Look:
+        views = pairs.view(-1, 2, pairs.shape[1]) if len(pairs) else None
+        labels = (self.labels, self.classes, queries, self.query_labels)
+        return Look(self.settings.monitor, features, sample, z, *labels, views)
 
     def _features(
         self, network: Network | Encoder, views: Tensor, count: Callable[[int], None] = lambda count: None
@@ -210,7 +221,7 @@ def _evenly(size: int, limit: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, size - 1, min(limit, size)).astype(np.int64))
 
 
-def _flat_pixels(views: Tensor) -> Tensor:
+def flat_pixels(views: Tensor) -> Tensor:
     """Downsample, normalize and flatten views: uint8 (N, 3, S, S) -> (N, 3 s s), where s is at most 32."""
     if views.shape[2] > PIXEL_SIDE:
         batches = (batch.float() for batch in torch.split(views, EVAL_BATCH))
