@@ -9,6 +9,7 @@ its cache, HF_ENDPOINT and HF_HUB_OFFLINE. Only safetensors are read, because a 
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,7 @@ def build_pretrained(found: Pretrained) -> nn.Module:
             model = build_backbone(found.backbone, found.crop.size, found.width, found.stem)
             model.load_state_dict(load_file(found.file))
         else:
+            _require_room(found)
             model = timm.create_model(
                 found.backbone, pretrained=True, pretrained_cfg_overlay={"file": str(found.file)},
                 **_options(found),
@@ -136,6 +138,17 @@ def build_untrained(found: Pretrained) -> nn.Module:
     except Exception as error:  # as above
         raise RunError(f"{found.name} cannot be built: {first_line(error, 200)}") from None
     return model
+
+
+def _require_room(found: Pretrained) -> None:
+    """Raise ValueError if the network has more values than the file has bytes, before it takes up memory."""
+    # Not every network can be built on the meta device.
+    with torch.device("meta"), suppress(NotImplementedError, RuntimeError):
+        model: nn.Module = timm.create_model(found.backbone, **_options(found))
+        values = sum(value.numel() for value in model.state_dict().values())
+        size = found.file.stat().st_size
+        if values > size:
+            raise ValueError(f"it has {values:,} values, and the file {size:,} bytes")
 
 
 class Renormalized(nn.Module):

@@ -168,6 +168,7 @@ def test_a_name_that_is_not_one(hub, name, error, message):
         ({"nested": {"mean": "0.5"}}, "is corrupt: mean is '0.5', not three numbers"),
         ({"nested": {"std": [0.5, 0, 0.5]}}, r"is corrupt: std is \[0.5, 0.0, 0.5\]"),
         ({"nested": {"crop_pct": 0}}, "is corrupt: crop_pct is 0"),
+        ({"model_args": {"embed_dim": 2**17}}, "do not fit test_vit: it has [0-9,]+ values, and the"),
         ({"model_args": {"depht": 3}}, "do not fit test_vit: .*depht"),
         ({"num_classes": "many"}, "do not fit test_vit"),
     ],
