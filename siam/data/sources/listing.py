@@ -21,7 +21,8 @@ from siam.data.labels import align_classes, sorted_classes
 from siam.data.left_out import NAMED, LeftOut
 from siam.data.packed import PackedStrings
 from siam.data.sources.folder import FolderImages
-from siam.data.splits import outside, train_and_val
+from siam.data.split_folders import train_and_val
+from siam.data.splits import outside
 from siam.errors import DataError, first_line
 from siam.system.files import regular
 
