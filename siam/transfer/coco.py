@@ -1,4 +1,4 @@
-"""Read datasets in COCO format: annotations/instances_*.json (Lin et al. 2014).
+"""Read datasets in COCO format: annotations/instances_*.json (Lin et al. 2014), or a file next to the images.
 
 Annotation tools differ: ids may be strings, sizes floats, masks one of five forms. What
 is plain is read, the rest is counted with the reason.
@@ -26,6 +26,12 @@ from siam.transfer.annotations import (
 from siam.transfer.masks import plain_segmentation
 from siam.transfer.values import Id, find_file, flag, identity, inside, number, numbered
 
+_BESIDE = "_annotations.coco.json"
+"""Annotation file in a folder of images, such as train/ or valid/, as Roboflow exports it."""
+
+_TEST = "val", "dev", "test"
+"""Starts of the names of the test split; the first that exists is used."""
+
 Rows = dict[str, list[dict[str, Any]]]
 """A parsed annotation file: lists under `images`, `annotations` and `categories`."""
 
@@ -33,12 +39,19 @@ Rows = dict[str, list[dict[str, Any]]]
 def coco_files(root: Path) -> tuple[Path, Path] | None:
     """Find the latest (training, test) annotation files in `root` or a subfolder."""
     for folder in (root, *(p for p in sorted(root.glob("*")) if p.is_dir())):
-        train = sorted(folder.glob("annotations/instances_train*.json"))
-        kinds = (sorted(folder.glob(f"annotations/instances_{kind}*.json")) for kind in ("val", "test"))
-        test = next((found for found in kinds if found), [])
+        files = _by_split(folder)
+        train = [files[split] for split in sorted(files) if split.startswith("train")]
+        test = next(filter(None, ([files[s] for s in sorted(files) if s.startswith(w)] for w in _TEST)), [])
         if train and test:
             return train[-1], test[-1]
     return None
+
+
+def _by_split(folder: Path) -> dict[str, Path]:
+    """Return the annotation files in `folder` by their splits in lower case, such as "train2017"."""
+    listed = ((f.stem.lower().partition("_"), f) for f in folder.glob("annotations/*.json"))
+    found = {split: file for (kind, _, split), file in listed if kind == "instances"}
+    return found or {file.parent.name.lower(): file for file in folder.glob(f"*/{_BESIDE}")}
 
 
 @dataclass(frozen=True)
@@ -164,6 +177,8 @@ def _folder_of(rows: list[dict[str, Any]], file: Path) -> Path:
     """Find the image folder of an annotation file, such as train2017/ or images/."""
     root, part = file.parent.parent, file.stem.removeprefix("instances_")
     folders = [root / part, root / "images" / part, root / "images", root]
+    if file.name == _BESIDE:
+        folders.insert(0, file.parent)
     names = [name for row in rows[:100] if isinstance(name := row.get("file_name"), str)]
 
     def fits(folder: Path) -> bool:
