@@ -23,7 +23,7 @@ _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 _WRAPPERS = (
     "state_dict", "model_state_dict", "model", "network", "net", "teacher", "student", "module", "state",
-    "model_ema", "state_dict_ema",
+    "model_ema", "state_dict_ema", "classy_state_dict", "base_model",
 )  # fmt: skip
 """Keys below which training scripts save their weights, in order of preference."""
 

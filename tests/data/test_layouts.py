@@ -1,10 +1,21 @@
 """Layouts of public datasets: what is trained on, what is measured on, and what the classes are."""
 
+import gzip
+import io
+import json
+import shutil
 import tarfile
 
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from siam.data import remote
+from siam.data.patterns import expand_shards
 from siam.data.sources import open_images
+from siam.errors import DataError
 
 C = ("bag", "mug", "pen", "toy")
 
@@ -97,3 +108,163 @@ def test_classes_that_are_named_like_masks(tmp_path, classes):
     sets = open_images(make(tmp_path, *(f"{kind}/" for kind in classes)))
     assert sets.train.classes == classes
     assert not sets.left_out
+
+
+# what tools write
+
+
+def jpeg():
+    data = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(data, "JPEG")
+    return data.getvalue()
+
+
+def make_tar(file, members):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def test_the_records_of_img2dataset_are_no_images(tmp_path):
+    """Next to 00000.tar it writes 00000.parquet, with a row per download (rom1504/img2dataset#11)."""
+    for number in range(2):
+        name = f"{number:05d}"
+        make_tar(
+            tmp_path / f"{name}.tar", {f"{name}0.jpg": jpeg(), f"{name}0.json": b"{}", f"{name}0.txt": b"x"}
+        )
+        pq.write_table(pa.table({"url": ["a"], "status": ["success"]}), tmp_path / f"{name}.parquet")
+        (tmp_path / f"{name}_stats.json").write_text("{}")
+    assert len(open_images(tmp_path).train) == 2
+    shutil.copy(tmp_path / "00000.parquet", tmp_path / "others.parquet")
+    with pytest.raises(DataError, match="matches both tar and Parquet files"):
+        open_images(tmp_path)
+
+
+def test_a_compressed_shard_is_named_as_such(tmp_path):
+    """A file called .tar may be a .tar.gz (webdataset/webdataset#331)."""
+    make_tar(tmp_path / "0.tar", {"0.jpg": jpeg()})
+    (tmp_path / "1.tar").write_bytes(gzip.compress((tmp_path / "0.tar").read_bytes()))
+    (tmp_path / "2.tar").write_bytes(b"<html>")
+    reasons = open_images(tmp_path).unreadable_files.values()
+    assert [reason.removeprefix("skipped because it is ") for reason in reasons] == [
+        "compressed: decompress it first", "corrupt or not a tar",
+    ]  # fmt: skip
+
+
+def test_components_with_capitals(tmp_path):
+    """huggingface/datasets#7732"""
+    make_tar(
+        tmp_path / "x" / "0.tar", {f"a/{i}.{part}": jpeg() for i in "01" for part in ("Left.jpg", "Mask.png")}
+    )
+    sets = open_images(tmp_path / "x")
+    assert [sets.train.path(i) for i in range(len(sets.train))] == ["a/0.Left.jpg", "a/1.Left.jpg"]
+
+
+def test_words_of_splits_in_the_names_of_photographs(tmp_path):
+    """huggingface/datasets#5021: only folders make splits."""
+    for name in ("photo of a train.jpg", "photo of test tubes.jpg", "val.jpg"):
+        (tmp_path / name).touch()
+    sets = open_images(tmp_path)
+    assert sets.describe() == "3 images"
+    assert not sets.left_out
+
+
+ROWS = [
+    {"file_name": f"{split}/{i}.png", "label": "ab"[i], "split": split}
+    for split in ("train", "val")
+    for i in (0, 1)
+]
+
+
+def test_json_lines_next_to_images(tmp_path):
+    """A metadata file of the Hub's image folders (huggingface/datasets#4548) is named, and read as a list."""
+    make(tmp_path, "train/", "val/")
+    file = tmp_path / "metadata.jsonl"
+    file.write_text("\n".join(map(json.dumps, [*ROWS, {"file_name": "train/2.png", "label": None}])) + "\n\n")
+    named = "tables, whose labels are used if passed as DATA"
+    assert open_images(tmp_path).left_out.counts() == {named: 1}
+    sets = open_images(file)
+    assert (sets.train.classes, sets.train.labels.tolist()) == (("a", "b"), [0, 1])
+    assert (sets.val.labels.tolist(), sets.folders) == ([0, 1], ("train", "val"))
+    assert sets.left_out.counts() == {"images outside train and val": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"text": "a"}\n', "has no column of image paths, only text"),
+        ('{"file_name": "a.jpg"}\n[1]\n', "line 2 is not a JSON object"),
+        ('{"file_name": "a.jpg"\n', "line 1 is not a JSON object"),
+    ],
+)
+def test_json_lines_that_are_refused(tmp_path, text, said):
+    (tmp_path / "x.jsonl").write_text(text)
+    with pytest.raises(DataError, match=said):
+        open_images(tmp_path / "x.jsonl")
+
+
+# remote folders
+
+
+@pytest.fixture
+def bucket():
+    """A remote file system in memory; put(NAME, DATA) adds a file."""
+    system = fsspec.filesystem("memory")
+    yield lambda name, data=b"": system.pipe(f"/bucket/{name}", data)
+    system.rm("/bucket", recursive=True)
+
+
+def test_shards_in_the_subfolders_of_a_url(bucket):
+    """As datasets of the Hub have them: README.md, data/*.parquet."""
+    table = io.BytesIO()
+    pq.write_table(pa.table({"image": [jpeg()] * 3, "label": [0, 1, 0]}), table)
+    for name in ("data/train-0.parquet", "data/validation-0.parquet", "README.md"):
+        bucket(f"hub/{name}", table.getvalue())
+    sets = open_images("memory://bucket/hub")
+    assert sets.describe() == "3 images, 3 for validation, 2 classes"
+    assert sets.val.read(1).shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (
+            "memory://bucket/photos/",
+            r"found no .tar or .parquet files at memory://bucket/photos/: download the images",
+        ),
+        (
+            "memory://bucket/photos/1.jpg",
+            r"photos/1.jpg is no .tar or .parquet file: download the images, and pass",
+        ),
+        ("https://127.0.0.1:9/photos.ZIP", r"photos.ZIP is no .tar or .parquet file: download the images"),
+        ("memory://bucket/nothing", r"memory://bucket/nothing cannot be listed"),
+        (
+            "hf://photos",
+            r"hf://photos cannot be listed: .*; datasets of the Hugging Face Hub are at hf://datasets/",
+        ),
+    ],
+)
+def test_urls_without_shards_say_what_to_do(bucket, url, said):
+    bucket("photos/1.jpg")
+    with pytest.raises(DataError, match=said) as caught:
+        open_images(url)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dataset_of_the_hub_without_parquet_files(monkeypatch):
+    monkeypatch.setattr("siam.data.patterns.listed", lambda url: [])
+    monkeypatch.setattr("siam.data.patterns.listed_below", lambda url, levels: [f"{url}/train.zip"])
+    with pytest.raises(DataError, match=r"try .*hf://datasets/me/photos@refs/convert/parquet, or download"):
+        open_images("hf://datasets/me/photos/data")
+
+
+def test_urls_with_a_query_are_no_patterns(tmp_path, monkeypatch):
+    """As of signed addresses."""
+    url = "https://127.0.0.1:9/x/0.tar?X-Signature=a/b[1]*"
+    assert expand_shards(url) == (url,)
+    monkeypatch.setenv("SIAM_CACHE", str(tmp_path))
+    monkeypatch.setattr(remote, "_download", lambda url, file: file.touch())
+    assert remote.fetch(url).name.endswith("-0.tar")

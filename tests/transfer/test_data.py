@@ -204,15 +204,18 @@ def test_unusable_sets_are_refused(tmp_path, make, complaint):
     [
         ("train/_annotations.coco.json", "valid/_annotations.coco.json", "{split}"),
         ("export/Train/_annotations.coco.json", "export/Test/_annotations.coco.json", "export/{split}"),
+        ("train/images/annotation.json", "valid/images/annotation.json", "{split}/images"),
+        ("train/labels.json", "val/labels.json", "{split}/data"),
         ("annotations/instances_Train.json", "annotations/instances_Validation.json", "images/{split}"),
         ("annotations/instances_train_v2.json", "annotations/instances_test.json", "images"),
     ],
-    ids=["Roboflow", "in a folder", "CVAT", "versions"],
+    ids=["Roboflow", "in a folder", "lightly-train#509", "FiftyOne", "CVAT", "versions"],
 )
 def test_coco_as_tools_lay_it_out(tmp_path, train, test, images):
-    for number, file in enumerate((train, test)):
-        file, split = tmp_path / file, Path(file).parent.name
-        split = Path(file).stem.removeprefix("instances_") if "instances" in file.name else split
+    for number, name in enumerate((train, test)):
+        file = tmp_path / name
+        split = file.stem.removeprefix("instances_") if "instances" in name else name.split("/")[-2]
+        split = name.split("/")[0] if "/images/" in name else split
         folder = tmp_path / images.format(split=split)
         folder.mkdir(parents=True, exist_ok=True)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -224,6 +227,34 @@ def test_coco_as_tools_lay_it_out(tmp_path, train, test, images):
     assert [Path(part.path(0)).name for part in (found.train, found.test)] == ["0.jpg", "1.jpg"]
     assert found.test.read(0).shape == (3, 40, 40)
     assert not found.skipped
+
+
+@pytest.mark.parametrize(
+    ("files", "written", "found"),
+    [
+        (["a.jpg"], "a", "a.jpg"),
+        (["a.PNG"], "a.jpg", "a.PNG"),
+        (["a.v2.png"], "a.v2", "a.v2.png"),
+        (["a.png", "a.bmp"], "a.jpg", None),
+        (["b.png"], "a.jpg", None),
+    ],
+)
+def test_file_names_without_their_suffix_or_with_another(tmp_path, files, written, found):
+    """As LabelBox's converter and older CVAT write them (lightly-ai/labelformat#16, cvat-ai/cvat#54)."""
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        for name in files:
+            photo(tmp_path / split / name)
+        plain = coco_json([GOOD])
+        plain["images"][0]["file_name"] = written
+        (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(plain))
+    if found is None:
+        with pytest.raises(DataError, match="2 x an image that is listed but missing"):
+            open_annotated(tmp_path, masks=False)
+        return
+    sets = open_annotated(tmp_path, masks=False)
+    assert Path(sets.train.path(0)).name == found
+    assert list(sets.skipped) == ["an image whose file has another suffix than its annotation says"]
 
 
 def test_valid_is_preferred_to_test_and_named_in_the_error(tmp_path):
