@@ -15,7 +15,7 @@ from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -77,10 +77,11 @@ def load_foreign(file: Path) -> Any:
     structure = _structure(file)
     if structure is None:
         raise ValueError("it is not a checkpoint")
+    source: BinaryIO
     with ExitStack() as opened:
         if needs_translation(structure):
             plain, taken = translated(structure, _PICKLES)
-            source = opened.enter_context(tempfile.TemporaryFile())
+            source = cast(BinaryIO, opened.enter_context(tempfile.TemporaryFile()))
             write_translated(file, plain, taken, source)
             structure = io.BytesIO(plain)
         else:

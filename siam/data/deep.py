@@ -81,7 +81,7 @@ def _top(high: float) -> float:
 def _joined(high: NDArray[np.uint8], low: NDArray[np.uint8]) -> Iterator[NDArray[np.uint16]]:
     """Yield 16-bit values, a few rows at a time."""
     for at in range(0, len(high), _ROWS):
-        yield high[at : at + _ROWS].astype(np.uint16) << 8 | low[at : at + _ROWS]
+        yield high[at : at + _ROWS].astype(np.uint16) * np.uint16(256) + low[at : at + _ROWS]
 
 
 def _raw_mode(tile: Any) -> str:

@@ -93,6 +93,13 @@ def test_mmselfsup(tmp_path, resnet):
     assert "encoder_q.1.mlp.0.weight" in imported.left_out
 
 
+def test_lightly_train(tmp_path, resnet):
+    """Its checkpoints hold the embedding model below the names of two wrappers."""
+    prefix = "_method.embedding_model.wrapped_model._model."
+    state = {prefix + key: value for key, value in backbone(resnet).items()}
+    assert same(taken(tmp_path, {"epoch": 1, "state_dict": state})[1], backbone(resnet))
+
+
 CLIP = {
     "patch_embed.proj": "conv1", "blocks": "transformer.resblocks", "norm_pre": "ln_pre", "norm1": "ln_1",
     "norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "attn.qkv.": "attn.in_proj_",
