@@ -82,6 +82,11 @@ def class_of(images: Images, i: int) -> str | None:
     return images.classes[images.labels[i]]
 
 
+def is_labeled(images: Images) -> bool:
+    """Return True if any image has a label."""
+    return images.labels is not None and bool((images.labels != UNLABELED).any())
+
+
 class Encoded:
     """Base class for datasets of encoded images; implements all of `Images` except `encoded`.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from siam.data.augment import normalize
-from siam.data.images import Images, ImageSets
+from siam.data.images import Images, ImageSets, is_labeled
 from siam.data.loader import choose_workers
 from siam.errors import DataError
 from siam.measure.features import center_views, extract
@@ -73,7 +73,7 @@ class Monitor:
         self.labels, self.classes = _labels(sets.train, self.bank_indices), len(sets.train.classes)
         self.queries: Tensor | None = None
         self.query_labels: Tensor | None = None
-        if self.labels is not None and sets.val is not None and sets.val.labels is not None:
+        if self.labels is not None and sets.val is not None and is_labeled(sets.val):
             on_progress = bar("reading validation images")
             self.queries, chosen = _sample(sets.val, m.queries, size, workers, on_progress)
             self.query_labels = _labels(sets.val, chosen)
