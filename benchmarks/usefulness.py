@@ -88,7 +88,7 @@ class Look:
         self.centers = [list(center_views(images, size)) for images in self.sets]
         self.labels = [torch.from_numpy(images.labels) for images in self.sets]
         self.classes = len(sets.train.classes)
-        self.pairs = view_pairs(sets.train, settings, count)
+        self.pairs = view_pairs(spaced(sets.train, count), settings)
 
     def pixels(self) -> dict[str, float]:
         bank, queries = (torch.cat([flat_pixels(views) for views, _ in c]) for c in self.centers)
@@ -201,7 +201,7 @@ def correlations(rows: list[dict[str, object]]) -> dict[str, dict[str, float]]:
     names = [name for name in trained[0] if name not in ("run", "set", "step", "kind", "knn", "probe")]
 
     def spearman(chosen: list[dict[str, object]], name: str, target: str) -> float:
-        a, b = ([float(row[key]) for row in chosen] for key in (name, target))  # type: ignore[arg-type]
+        a, b = ([float(row[key]) for row in chosen] for key in (name, target))
         return float(np.corrcoef(ranks(np.array(a)), ranks(np.array(b)))[0, 1])
 
     table = {}
@@ -214,7 +214,7 @@ def correlations(rows: list[dict[str, object]]) -> dict[str, dict[str, float]]:
         table[name] |= dict(zip(sets, within, strict=True))
         if all(name in row for row in pixels.values()):
             right = [
-                (row[name] > pixels[str(row["run"])][name]) == (row["knn"] > pixels[str(row["run"])]["knn"])  # type: ignore[operator]
+                (row[name] > pixels[str(row["run"])][name]) == (row["knn"] > pixels[str(row["run"])]["knn"])
                 for row in trained
             ]
             table[name]["above pixels"] = float(np.mean(right))
@@ -237,7 +237,7 @@ def draw(rows: list[dict[str, object]], table: dict[str, dict[str, float]]) -> F
             chosen = [r for r in rows if r["set"] == one and r["kind"] == "trained"]
             axes.plot(
                 [r[name] for r in chosen], [100 * float(r["knn"]) for r in chosen], "o", ms=3, label=one
-            )  # type: ignore[arg-type]
+            )
         axes.set_xlabel(f"{name} ({table[name]['within']:.2f})")
         axes.set_ylabel("kNN accuracy")
     axes.legend(fontsize=7)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import simplejpeg
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from siam.data.deep import deep_color, is_deep_color, to_8_bit
 from siam.data.metadata import JPEG, exif_orientation, jpeg_orientation, tag_bytes, without_metadata
 from siam.errors import first_line
 from siam.system.files import regular
@@ -37,10 +38,6 @@ _MAX_SLOW_PIXELS = 2**20
 """Limit for files that Pillow decodes pixel by pixel in Python, such as plain-text PPM."""
 _MAX_METADATA = 2**20
 """Largest file whose metadata Pillow may parse: its loops over segments and bytes are slow."""
-_LARGEST = tuple(2**depth - 1 for depth in (8, 10, 12, 14, 16))
-"""Largest values of the bit depths of cameras and scanners, which are stored in 16 or 32 bits."""
-_ROWS = 256  # rows converted at a time, to save memory
-
 _FAST_COLORS = ("Gray", "YCbCr", "RGB")
 """JPEG color spaces that the fast decoder supports; Pillow reads the others."""
 
@@ -223,7 +220,8 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
 def _require_small(image: Image.Image) -> None:
     """Raise BrokenImage if the image's header declares more pixels than can be decoded."""
     pixels = image.width * image.height
-    costly = image.mode.startswith(("I", "F")) or image.has_transparency_data  # more than 3 bytes per pixel
+    # more than 3 bytes per pixel
+    costly = image.mode.startswith(("I", "F")) or image.has_transparency_data or is_deep_color(image)
     limit = MAX_PIXELS // 2 if costly else MAX_PIXELS
     if pixels > limit:
         raise _too_large(image.width, image.height, limit)
@@ -238,7 +236,9 @@ def _require_small(image: Image.Image) -> None:
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """Convert to 8-bit RGB (H, W, 3)."""
     if image.mode.startswith(("I", "F")):  # 16 bits and more: convert() would clip
-        return np.repeat(_to_8_bit(np.asarray(image), image.mode)[..., None], 3, axis=2)
+        return np.repeat(to_8_bit(np.asarray(image), image.mode)[..., None], 3, axis=2)
+    if is_deep_color(image):
+        image = deep_color(image)
     image.load()  # may add to image.info
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -246,26 +246,3 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         white.paste(image, mask=image)
         return np.array(white)
     return np.array(image.convert("RGB"))
-
-
-def _to_8_bit(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
-    """Convert 16-bit, 32-bit or float pixels (H, W) of a Pillow `mode` to 8 bits.
-
-    Integers have the smallest bit depth (8, 10, 12, 14 or 16) that holds the largest
-    one: 12 bits if that is between 1024 and 4095. So have floats, unless none exceeds 1:
-    then they are multiplied by 255. Images with negative values or values above 65535
-    are rescaled to [0, 255]. NaN and infinities become 0.
-    """
-    if mode == "F":
-        values = np.nan_to_num(values, posinf=0, neginf=0)
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high > 65535:
-        top = max(high, low + 1e-12)
-    else:
-        low = 0.0
-        top = 1.0 if mode == "F" and high <= 1 else next(m for m in _LARGEST if high <= m)
-    out = np.empty(values.shape, dtype=np.uint8)
-    for at in range(0, len(values), _ROWS):
-        rows = values[at : at + _ROWS].astype(np.float64)
-        out[at : at + _ROWS] = np.rint((rows - low) / (top - low) * 255)
-    return out

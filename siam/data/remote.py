@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from siam.system.files import write_atomically
 _ATTEMPTS = 4
 _SILENCE = 60.0
 """Seconds without a byte after which a connection is given up. A slow download may take any time."""
+_HUB = "; datasets of the Hugging Face Hub are at hf://datasets/OWNER/NAME"
 _EXTRAS = {
     "s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp",
     "hf": "huggingface_hub",
@@ -47,13 +49,37 @@ def listed(url: str) -> list[str]:
 
     Raises DataError.
     """
-    system, path = _system(url)
-    scheme = url.partition("://")[0]
-    try:
+    with _listing(url) as (system, path):
         found = system.glob(path) if any(c in url for c in "*?[") else system.ls(path, detail=False)
+    return _as_urls(url, found)
+
+
+def listed_below(url: str, levels: int) -> list[str]:
+    """Return the sorted URLs of all files in a folder, and in its subfolders up to `levels` deep.
+
+    Returns none for a web server, whose pages may link to anything. Raises DataError.
+    """
+    if url.startswith(("http://", "https://")):
+        return []
+    with _listing(url) as (system, path):
+        found = system.find(path, maxdepth=levels)
+    return _as_urls(url, found)
+
+
+@contextlib.contextmanager
+def _listing(url: str) -> Iterator[tuple[Any, str]]:
+    """Yield the file system for a URL, and the path within it. Raises DataError if the block raises."""
+    system, path = _system(url)
+    try:
+        yield system, path
     except Exception as error:
-        raise DataError(f"{url} cannot be listed: {first_line(_cause(error))}") from None
-    return sorted(one if is_remote(one) else f"{scheme}://{one.lstrip('/')}" for one in found)
+        hint = _HUB if url.startswith("hf://") and not url.startswith("hf://datasets/") else ""
+        raise DataError(f"{url} cannot be listed: {first_line(_cause(error))}{hint}") from None
+
+
+def _as_urls(url: str, paths: Iterable[str]) -> list[str]:
+    scheme = url.partition("://")[0]
+    return sorted(one if is_remote(one) else f"{scheme}://{one.lstrip('/')}" for one in paths)
 
 
 def fetch(url: str) -> Path:
@@ -64,7 +90,7 @@ def fetch(url: str) -> Path:
     """
     folder = Path(os.environ.get("SIAM_CACHE", Path.home() / ".cache" / "siam" / "fetched"))
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{url.rpartition('/')[2]}"
+    file = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{_base(url)}"
     with FileLock(folder / f"{file.name}.lock"):  # one process downloads, the others wait
         if not file.exists():
             _download(url, file)
@@ -72,6 +98,12 @@ def fetch(url: str) -> Path:
     with contextlib.suppress(OSError):
         os.utime(file)  # record the time of last use
     return file
+
+
+def _base(url: str) -> str:
+    """Return the name of a remote file, without the query of a web address."""
+    path = url.partition("?")[0] if url.startswith("http") else url
+    return path.rpartition("/")[2]
 
 
 def _download(url: str, file: Path) -> None:

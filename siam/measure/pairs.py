@@ -9,23 +9,22 @@ from torch.nn import functional as F
 from siam.data.augment import denormalize
 from siam.data.images import Images
 from siam.data.loader import ViewLoader
-from siam.data.subset import spaced
 from siam.processes.gather import world_size
 from siam.settings.pretraining import Settings
 
 
-def view_pairs(images: Images, settings: Settings, count: int) -> Tensor:
-    """Return two training views of each of about `count` evenly spaced images, uint8 (n, 2, 3, S, S).
+def view_pairs(images: Images, settings: Settings) -> Tensor:
+    """Return two training views of each image, in whole batches: uint8 (n, 2, 3, S, S).
 
     Each rank returns its own share. The views depend only on the images and the settings.
     """
-    sample, ranks = spaced(images, count), world_size()
-    batch = min(settings.batch_size, len(sample)) // ranks * ranks
+    ranks = world_size()
+    batch = min(settings.batch_size, len(images)) // ranks * ranks
     if batch < 2:
         return torch.empty(0, 2, 3, settings.views.size, settings.views.size, dtype=torch.uint8)
     loading = replace(settings.loader, workers=0)
     settings = replace(settings, batch_size=batch, grad_accum=1, epochs=1, time_limit="", loader=loading)
-    batches = ViewLoader(sample, settings, torch.device("cpu"), views=2).batches()
+    batches = ViewLoader(images, settings, torch.device("cpu"), views=2).batches()
     flat = [torch.stack(batch.views, dim=1).flatten(0, 1) for batch in batches]  # (2 B, 3, S, S) each
     pixels = torch.cat([(denormalize(x) * 255).round().byte() for x in flat])
     return pixels.view(-1, 2, *pixels.shape[1:])

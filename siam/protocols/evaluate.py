@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from siam.data.images import UNLABELED, Images
+from siam.data.images import Images, is_labeled
 from siam.data.labels import align_classes
 from siam.data.loader import choose_workers
 from siam.data.sources import open_images
@@ -190,7 +190,7 @@ def _labeled_sets(
     if val is None:
         train, held = hold_out(train, _HELD_OUT)
         return labeled_subset(train, settings.labels, settings.seed), held, True
-    if val.labels is None or (val.labels == UNLABELED).all():
+    if not is_labeled(val):
         where = sets.folders[1] or val.name
         raise DataError(
             f"{data} has labels, but no validation image has one: put the images in {where} into one folder "

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from siam.data.augment import normalize
 from siam.data.geometry import CenterCrop, center_crop
-from siam.data.images import Images, ImageSets
+from siam.data.images import Images, ImageSets, is_labeled
 from siam.data.loader import choose_workers
+from siam.data.subset import Subset
 from siam.errors import DataError
 from siam.measure.features import center_views, extract
 from siam.measure.pairs import view_pairs
@@ -77,11 +78,11 @@ class Monitor:
         self.bank, own = _sample(sets.train, limit, crop, workers, bar("reading images for metrics"))
         by_rank = all_gather_object(own)
         self.bank_indices = np.concatenate(by_rank)
-        self.pairs = view_pairs(sets.train, settings, PAIRS)
+        self.pairs = view_pairs(Subset(sets.train, _spread(sets.train, PAIRS)), settings)
         self.labels, self.classes = _labels(sets.train, self.bank_indices), len(sets.train.classes)
         self.queries: Tensor | None = None
         self.query_labels: Tensor | None = None
-        if self.labels is not None and sets.val is not None and sets.val.labels is not None:
+        if self.labels is not None and sets.val is not None and is_labeled(sets.val):
             on_progress = bar("reading validation images")
             self.queries, chosen = _sample(sets.val, m.queries, crop, workers, on_progress)
             self.query_labels = _labels(sets.val, chosen)

@@ -214,13 +214,6 @@ def test_32_bit_integers_are_scaled_by_their_range():
     assert out[0, :, 0].tolist() == [0, 128, 255]
 
 
-def test_16_bit_color_keeps_the_high_byte():
-    """Pillow cannot write such a file, so the bytes are put together here."""
-    row = np.array([[0x1234, 0xFF00, 0x00FF]], dtype=">u2")
-    data = png(struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0), b"\0" + row.tobytes())
-    assert pixels(data)[0, 0].tolist() == [0x12, 0xFF, 0x00]
-
-
 def cmyk_jpeg(*ink):
     return encoded(Image.new("CMYK", (16, 16), ink), "JPEG", quality=100)
 

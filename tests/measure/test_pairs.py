@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from siam.data.sources import open_images
+from siam.data.subset import spaced
 from siam.measure.pairs import retrieval, view_pairs
 from siam.settings.pretraining import LoaderSettings, Settings, ViewSettings
 
@@ -38,22 +39,22 @@ def test_retrieval_at_its_extremes():
     assert retrieval(unrelated) == 0.0
 
 
-def test_pairs_are_training_views_of_spaced_images(photos):
-    """The same ones each time, and other ones for another seed; 24 images make three batches of 8."""
+def test_pairs_are_training_views_in_whole_batches(photos):
+    """The same ones each time: 24 images make three batches of 8, and 10 make one."""
     images = open_images(photos).train
-    pairs = view_pairs(images, SETTINGS, 512)
+    pairs = view_pairs(images, SETTINGS)
     assert pairs.shape == (24, 2, 3, 16, 16)
     assert pairs.dtype == torch.uint8
-    assert torch.equal(pairs, view_pairs(images, SETTINGS, 512))
+    assert torch.equal(pairs, view_pairs(images, SETTINGS))
     assert not torch.equal(pairs[:, 0], pairs[:, 1])
-    assert view_pairs(images, SETTINGS, 10).shape[0] == 8
-    assert view_pairs(images, SETTINGS, 1).shape == (0, 2, 3, 16, 16)
+    assert len(view_pairs(spaced(images, 10), SETTINGS)) == 8
+    assert view_pairs(spaced(images, 1), SETTINGS).shape == (0, 2, 3, 16, 16)
 
 
 def test_pairs_without_augmentation_are_the_images(photos):
     """Whole images without colors changed: both views are the image, or its mirror image."""
     plain = ViewSettings(size=16, scale=(1, 1), jitter_p=0, grayscale_p=0, blur_p=0, flip_p=0)
     settings = Settings(batch_size=8, views=plain, loader=LoaderSettings(workers=0))
-    pairs = view_pairs(open_images(photos).train, settings, 24).float()
+    pairs = view_pairs(open_images(photos).train, settings).float()
     assert (pairs[:, 0] - pairs[:, 1]).abs().mean() < 10  # crops still differ in their aspect ratio
     assert retrieval(pairs.flatten(2)) > 0.9

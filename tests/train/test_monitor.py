@@ -297,3 +297,13 @@ def test_without_labeled_validation_images_a_fifth_of_the_bank_is_classified(cla
     monitor, _ = monitor_of(classes)
     assert (len(monitor.bank), len(monitor.queries)) == (19, 5)
     assert monitor.query_labels.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_only_classes_that_both_splits_have_are_classified(classes):
+    """Without any, a fifth of the training images is."""
+    (classes / "val" / "dark").rename(classes / "val" / "other")
+    monitor, _ = monitor_of(classes)
+    assert (len(monitor.bank), monitor.query_labels.tolist()) == (24, [1] * 6 + [-1] * 6)
+    (classes / "val" / "light").rename(classes / "val" / "another")
+    monitor, _ = monitor_of(classes)
+    assert (len(monitor.bank), monitor.query_labels.tolist()) == (19, [0, 0, 0, 1, 1])
