@@ -49,8 +49,10 @@ class Command:
     main = staticmethod(cli.main)
     start = multiprocessing.get_context("forkserver")
     start.set_forkserver_preload(
-        ["siam.train.pretrain", "siam.report.page", "siam.report.sections.curves", "siam.report.transfer",
-         "siam.protocols.evaluate", "siam.cli.arguments", __name__]
+        ["siam.api", "siam.train.pretrain", "siam.verbs.pretrain", "siam.data.sources.folder",
+         "siam.report.page", "siam.report.sections.curves", "siam.report.transfer", "siam.protocols.evaluate",
+         "siam.cli.arguments", "pyarrow.parquet", "torch.utils.tensorboard", "tyro._backends",
+         __name__, "tests.frozen"]
     )  # fmt: skip
 
     def __init__(self, *args, before=None):
