@@ -7,14 +7,26 @@ import sys
 import time
 
 import torch
+from markupsafe import Markup
 
 from siam.cli import command as cli
 
 
-def run(args, out, err, before):
+def leave_out_charts(set_attribute=setattr):
+    """Leave the charts out of reports: matplotlib takes four fifths of the time of a tiny run."""
+    from siam.report import transfer
+    from siam.report.sections import curves
+
+    for module in (curves, transfer):
+        set_attribute(module, "panel", lambda *args, **named: None)
+        set_attribute(module, "inline_svg", lambda figure, name: Markup("<svg></svg>"))
+
+
+def run(main, args, out, err, before):
     """Run the command in the new process, on one thread.
 
-    out, err: files that receive its output. before: a function to call first, or None.
+    main: called with the arguments; returns the exit status. out, err: files that receive its output.
+    before: a function to call first, or None.
     """
     os.setpgrp()  # so that it can be killed with all the processes it starts
     for stream, path in ((1, out), (2, err)):
@@ -22,9 +34,10 @@ def run(args, out, err, before):
     os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side: more threads would wait for each other
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a server of forks may ignore it
+    leave_out_charts()
     if before is not None:
         before()
-    sys.exit(cli.main(args))
+    sys.exit(main(args))
 
 
 class Command:
@@ -33,15 +46,20 @@ class Command:
     It is not forked from this process, whose threads would not survive the fork.
     """
 
+    main = staticmethod(cli.main)
     start = multiprocessing.get_context("forkserver")
     start.set_forkserver_preload(
-        ["siam.train.pretrain", "siam.report.page", "siam.protocols.evaluate", "siam.cli.arguments", __name__]
-    )
+        ["siam.api", "siam.train.pretrain", "siam.verbs.pretrain", "siam.data.sources.folder",
+         "siam.report.page", "siam.report.sections.curves", "siam.report.transfer", "siam.protocols.evaluate",
+         "siam.cli.arguments", "pyarrow.parquet", "torch.utils.tensorboard", "tyro._backends",
+         __name__, "tests.frozen"]
+    )  # fmt: skip
 
     def __init__(self, *args, before=None):
         self.outputs = [os.memfd_create("stdout"), os.memfd_create("stderr")]
         paths = [f"/proc/{os.getpid()}/fd/{output}" for output in self.outputs]
-        self.process = self.start.Process(target=run, args=([str(arg) for arg in args], *paths, before))
+        words = [str(arg) for arg in args]
+        self.process = self.start.Process(target=run, args=(self.main, words, *paths, before))
         self.process.start()
 
     @property

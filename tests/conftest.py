@@ -1,6 +1,8 @@
 """Fixtures: small real images, flags for tiny networks, and the command as a user runs it."""
 
+import multiprocessing
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.command import Command
+from tests.command import Command, leave_out_charts
 
 DATA = Path(os.environ.get("SIAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -20,10 +22,48 @@ TINY = """
 """Flags for a run of seconds."""
 
 
+def pytest_collection_modifyitems(items):
+    """Run the files whose slow tests take longest first, so that no core is idle at the end.
+
+    A slow test counts as a minute, or as its time limit if it has one of its own.
+    """
+    seconds = Counter()
+    for item in items:
+        if item.get_closest_marker("slow"):
+            limit = item.get_closest_marker("timeout")
+            seconds[item.path] += limit.args[0] if limit else 60
+    items.sort(key=lambda item: -seconds[item.path])
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """Use one thread: it is fastest for small work, and fixes the order of sums."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def charts():
+    """Leave the charts out of reports, except in modules that replace this fixture."""
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_charts(patch.setattr)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_server():
+    """Fork data workers too from the server that imports everything that commands need, not only torch.
+
+    Whoever starts it first: a loader would have it import what the loader's own workers need.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiprocessing, "set_forkserver_preload", lambda names: None)
+        yield
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Let `launch` fork its processes from that server, which saves each the import of torch."""
+    monkeypatch.setattr("siam.processes.launch._CONTEXT", Command.start)
 
 
 @pytest.fixture

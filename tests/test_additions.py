@@ -45,6 +45,11 @@ LINES = "\n".join(code for path, code in BLOCKS if path == "siam/methods.py")
 METHODS_PY = Path(methods.__file__).read_text().replace("\nMETHODS = ", f"\n{LINES}\nMETHODS = ")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def charts():
+    """Draw them."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def added(tmp_path_factory):
     """Add every file of the page to its package, and the lines to methods.py."""

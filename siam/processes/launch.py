@@ -27,6 +27,7 @@ from siam.system.signals import DUPLICATE, handling, stop_signals
 T = TypeVar("T")
 
 _GRACE = 20.0  # seconds the other processes have to exit once one has ended
+_CONTEXT = multiprocessing.get_context("spawn")  # a fork would inherit the state of CUDA
 _LAUNCHER = "SIAM_LAUNCHED_BY"  # id of the process that called `launch`
 
 
@@ -81,7 +82,6 @@ def launch(processes: int, work: Callable[..., T], *arguments: Any) -> T:
             f"devices {processes} needs processes of its own, which a daemonic process such as a worker of "
             "multiprocessing.Pool or Celery cannot start: use devices 1, or start the run from elsewhere"
         )
-    context = multiprocessing.get_context("spawn")
     store = _store_on_loopback()
     members: list[BaseProcess] = []
     receivers: list[Connection] = []
@@ -91,8 +91,8 @@ def launch(processes: int, work: Callable[..., T], *arguments: Any) -> T:
             "MASTER_ADDR": store.host, "MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": True,
             _LAUNCHER: os.getpid(),
         }  # fmt: skip
-        receiver, sender = context.Pipe(duplex=False)
-        member = context.Process(target=_member, args=(environment, sender, work, arguments))
+        receiver, sender = _CONTEXT.Pipe(duplex=False)
+        member = _CONTEXT.Process(target=_member, args=(environment, sender, work, arguments))
         with without_main_reimport(), _blocked_signals():  # until the new process has its own group
             member.start()
         sender.close()

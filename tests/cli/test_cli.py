@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from siam.cli import command as cli
-from tests.conftest import TINY, save_images
+from tests.conftest import TINY, run_cli, save_images
 
 
 def refused(capsys, *args):
@@ -174,9 +174,9 @@ def test_a_run_without_weights_is_started_again(capsys, tmp_path, photos):
 
 
 def test_a_run_leaves_its_files_and_reports_its_last_epoch(photos, tmp_path):
-    command = [sys.executable, "-m", "siam", "pretrain", photos, *TINY, "--out", tmp_path / "run", "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    outcome = json.loads(done.stdout)
+    outcome = json.loads(
+        run_cli("pretrain", photos, *TINY, "--out", tmp_path / "run", "--json", check=0).stdout
+    )
     assert outcome["steps"] == 2 * (24 // 8)
     assert outcome["knn"] is None, "there are no labels"
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()

@@ -38,6 +38,7 @@ def share():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_unequal_shares():
     parts = launch(2, share)
     whole = {key: value.numpy() for key, value in pass_through(nn.BatchNorm2d(4), *rows()).items()}

@@ -27,6 +27,7 @@ from siam.processes.launch import how_many, launch
 from siam.processes.rendezvous import process_group
 from siam.runs.checkpoint import load_last
 from siam.settings.pretraining import Settings
+from tests.command import Command
 from tests.conftest import TINY, run_cli
 from tests.data.test_workers import of_session
 
@@ -89,7 +90,9 @@ def all_cases():
 
 @pytest.fixture(scope="module")
 def halves():
-    return launch(2, all_cases)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("siam.processes.launch._CONTEXT", Command.start)
+        return launch(2, all_cases)
 
 
 @pytest.mark.slow
@@ -144,6 +147,7 @@ def fails(how):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_collectives():
     found = launch(2, gathered)
     assert found["rows"] == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
@@ -157,6 +161,7 @@ def test_collectives():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_failing_process_ends_all_and_is_named():
     with pytest.raises(DataError, match="the second says no"):
         launch(2, fails, "one refuses")
@@ -164,24 +169,26 @@ def test_a_failing_process_ends_all_and_is_named():
         launch(2, fails, "one dies")
 
 
-MEETS = """
-import signal
-import torch.distributed as dist
-from siam.processes.rendezvous import process_group
-from siam.runs.checkpoint import load_last
-print("here", flush=True)
-with process_group("cpu", 30):
-    dist.barrier()
-    print("met", flush=True)
-    signal.pause()
-"""
+def meets(environment, said):
+    """Say when this process is about to meet the other, and when it has; then wait to be killed."""
+    os.environ.update(environment)
+    said.send("here")
+    with process_group("cpu", 30):
+        dist.barrier()
+        said.send("met")
+        signal.pause()
 
 
 def started_by_torchrun(number, store):
+    """Start one of two processes. Return it, and the connection by which it speaks."""
     place = {"RANK": number, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port}
     place |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
-    environment = {**os.environ, **{name: str(value) for name, value in place.items()}}
-    return subprocess.Popen([sys.executable, "-c", MEETS], env=environment, stdout=subprocess.PIPE, text=True)
+    receiver, sender = Command.start.Pipe(duplex=False)
+    environment = {name: str(value) for name, value in place.items()}
+    process = Command.start.Process(target=meets, args=(environment, sender))
+    process.start()
+    sender.close()
+    return process, receiver
 
 
 @pytest.mark.slow
@@ -190,16 +197,16 @@ def test_a_restarted_process_ignores_the_addresses_of_the_killed(early):
     """torchrun's store outlives the processes, so it still holds what the killed ones wrote."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     for _ in range(3):
-        processes = []
+        started = []
         for number in (early, 1 - early):
-            processes.append(started_by_torchrun(number, store))
-            assert processes[-1].stdout.readline() == "here\n"
+            started.append(started_by_torchrun(number, store))
+            assert started[-1][1].recv() == "here"
             time.sleep(0.5)  # what it looks up at once, it has seen
-        said = [process.stdout.readline() for process in processes]
-        for process in processes:
+        said = [receiver.recv() for _, receiver in started]
+        for process, _ in started:
             process.kill()
-            process.communicate()
-        assert said == ["met\n"] * 2
+            process.join()
+        assert said == ["met"] * 2
 
 
 def test_a_single_process_exchanges_nothing():
@@ -330,16 +337,14 @@ def test_all_processes_stop_at_the_same_step_and_fewer_resume(classes, tmp_path)
     flags += ["--optimizer.lr", 0.001, "--monitor.knn-every", 0]
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert cli.main([*map(str, flags), "--out", str(whole)]) == 0
-    command = [sys.executable, "-m", "siam", *map(str, flags), "--devices", "2", "--out", str(run)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline and not (run / "checkpoint.pt").exists():
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 75, err
-    assert "continue with --resume" in err.strip().splitlines()[-1]
+    process = Command(*flags, "--devices", 2, "--out", run)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and not (run / "checkpoint.pt").exists():
+        assert not process.ended(0.05), process.stderr
+    process.signal(signal.SIGTERM)
+    assert process.ended(60), process.stderr
+    assert process.wait() == 75, process.stderr
+    assert "continue with --resume" in process.stderr.strip().splitlines()[-1]
     stopped = len(records(run, "step"))
     assert 3 <= stopped < 120
     assert cli.main([*map(str, flags), "--devices", "1", "--out", str(run), "--resume"]) == 0

@@ -26,6 +26,7 @@ def is_silent_at_the_end(number):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_silent_process_does_not_hold_up_the_command(monkeypatch, number):
     """The other gives up after its timeout; the command does not wait for the silent one for ever."""
@@ -43,6 +44,7 @@ def stops_in_an_exchange(number):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_process_that_is_silent_at_the_end_costs_no_result(monkeypatch):
     monkeypatch.setattr("siam.processes.launch._GRACE", 3.0)
     assert launch(2, is_silent_at_the_end, 1) == "done"
@@ -103,6 +105,7 @@ def writes_its_sockets(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_signal_reaches_a_stopped_process_too(tmp_path):
     """SIGTERM alone waits until the process goes on: it is continued."""
     threading.Thread(target=interrupt_when_ready, args=(tmp_path,)).start()

@@ -5,6 +5,11 @@ import pytest
 from tests.report.reading import make_run
 
 
+@pytest.fixture(autouse=True, scope="module")
+def charts():
+    """Draw them."""
+
+
 @pytest.fixture
 def run(tmp_path):
     """Return a function that writes a run: run(records, settings, pictures, name) -> its folder."""

@@ -279,7 +279,7 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_gives_warnings_and_keeps_the_last_checkpoint(photos, small_disk, tmp_path, capsys):
     """Full during the run: warnings, a clean end, and no loss. With space again the run completes."""
-    flags = [*RUN, "--epochs", 60, "--checkpoint.every", 2, "--monitor.knn-every", 0]
+    flags = [*RUN, "--epochs", 30, "--checkpoint.every", 2, "--monitor.knn-every", 0]
     whole, run = tmp_path / "whole", small_disk / "run"
     assert command(capsys, "pretrain", photos, *flags, "--out", whole)[0] == 0
     filler = small_disk / "filler"

@@ -116,9 +116,10 @@ def test_a_stop_waits_for_images_that_do_come(monkeypatch):
 
 @pytest.fixture
 def silent_server():
-    """The address of a server that accepts connections and never answers."""
+    """A server that never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.settimeout(100)
+        yield server
 
 
 def ends_within(process, seconds, status):
@@ -131,13 +132,15 @@ def ends_within(process, seconds, status):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("verb", ["shard", "pretrain", "bench"])
 def test_a_server_that_never_answers_does_not_keep_a_verb_from_ending(silent_server, tmp_path, verb, number):
+    address = f"http://127.0.0.1:{silent_server.getsockname()[1]}"
     process = Command(
-        verb, f"{silent_server}/a-{{0..3}}.tar", *([] if verb == "bench" else ["--out", tmp_path / "o"])
+        verb, f"{address}/a-{{0..3}}.tar", *([] if verb == "bench" else ["--out", tmp_path / "o"])
     )
-    time.sleep(4)
-    assert not process.ended(0), process.stderr
-    process.signal(number)
-    said = ends_within(process, 15, 128 + number)
+    with silent_server.accept()[0] as connection:
+        assert connection.recv(1), "it has asked"
+        assert not process.ended(0.5), process.stderr
+        process.signal(number)
+        said = ends_within(process, 15, 128 + number)
     assert said.endswith(f"siam: stopped by {number.name}")
     assert "Traceback" not in said
 

@@ -131,6 +131,7 @@ def accumulated(compiled):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_gradients_are_all_reduced_once_a_step_under_accumulation():
     """All of this network's gradients fit in one bucket, so one all-reduce is one call."""
     plain, weights = launch(2, accumulated, False)
@@ -167,6 +168,7 @@ def synchronized(compiled):
 
 @compiles
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_synchronized_bn_has_the_same_gradients_when_compiled():
     plain, compiled = launch(2, synchronized, False), launch(2, synchronized, True)
     assert plain.keys() == compiled.keys()

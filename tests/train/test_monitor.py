@@ -226,6 +226,7 @@ def each_data(*data):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_two_processes_measure_the_same_as_one(shades, photos):
     """With a validation set, with every fifth image as a query, and without labels."""
     data = [str(shades), str(shades / "train"), str(photos)]

@@ -41,6 +41,11 @@ def run_transfer(capsys, *arguments, status=0):
     return json.loads(out) if out.startswith("{") else None, err
 
 
+@pytest.fixture(autouse=True, scope="module")
+def charts():
+    """Draw them."""
+
+
 @pytest.fixture(scope="module")
 def few_voc(voc, tmp_path_factory):
     folder = tmp_path_factory.mktemp("few") / "voc"
