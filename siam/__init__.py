@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from siam.convert.importer import import_checkpoint as import_
     from siam.convert.inspecting import inspect
     from siam.convert.vectors import embed
+    from siam.explore.build import explore
+    from siam.explore.listing import duplicates, outliers
+    from siam.explore.search import search
     from siam.network import Network
     from siam.protocols.evaluate import evaluate
     from siam.runs.encoder import load
@@ -34,24 +37,32 @@ __all__ = [
     "RunError",
     "SettingsError",
     "SiamError",
+    "duplicates",
     "embed",
     "evaluate",
+    "explore",
     "export",
     "import_",
     "inspect",
     "load",
+    "outliers",
     "pretrain",
+    "search",
 ]
 
 _LAZY = {
     "Network": "siam.network.Network",
+    "duplicates": "siam.explore.listing.duplicates",
     "embed": "siam.convert.vectors.embed",
     "evaluate": "siam.protocols.evaluate.evaluate",
+    "explore": "siam.explore.build.explore",
     "export": "siam.convert.export.export",
     "import_": "siam.convert.importer.import_checkpoint",
     "inspect": "siam.convert.inspecting.inspect",
     "load": "siam.runs.encoder.load",
+    "outliers": "siam.explore.listing.outliers",
     "pretrain": "siam.api.pretrain",
+    "search": "siam.explore.search.search",
 }
 
 

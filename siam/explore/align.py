@@ -4,6 +4,7 @@ A crop or a resize moves every pixel, so that copies differ pixel by pixel. The 
 axis are found by Gauss-Newton steps on the correlation (Evangelidis & Psarakis 2008, enhanced correlation
 coefficient, with four parameters). What is then compared is detail: the picture less its blurred self.
 Different photographs of one kind, such as a sky above a horizon, agree in coarse shapes but not in details.
+Bars and frames are left out of it: many different photographs have the same.
 """
 
 import torch
@@ -14,7 +15,7 @@ _SCALES = (0.87, 1.15)
 _SHIFT = 0.15  # of half the side, like all coordinates here
 _STEPS = 8  # of which the first quarter on blurred pictures, which agree from farther away
 _DAMPING = 1e-3
-_CLIP = 16.0  # gray levels: bars and frames must not outweigh the picture in them
+_CLIP = 16.0  # gray levels: a hard edge must not outweigh everything else
 _COARSE = 0.8  # least correlation of the pictures themselves
 _FLAT = 2.0  # gray levels of standard deviation: less than this is a picture of nothing
 
@@ -28,11 +29,19 @@ def agreement(a: Tensor, b: Tensor, steps: int = _STEPS) -> Tensor:
     motion = _align(a, b, steps)
     warped, inside = _warp(b, motion)
     coarse = _correlation(warped, a, inside)
-    detail = [(x - _blur(x)).clamp(-_CLIP, _CLIP) for x in (warped, a)]
     inner = inside * (1 - F.max_pool2d(1 - inside[:, None], 5, stride=1, padding=2)[:, 0])  # blur reads 2 px
-    fine = _correlation(detail[0], detail[1], inner)
+    fine = _correlation(_detail(warped, inner), _detail(a, inner), inner)
     flat = torch.minimum(*(x.flatten(1).std(dim=1) for x in (a, b))) < _FLAT
     return fine.where((coarse >= _COARSE) & ~flat, 0.0)
+
+
+def _detail(x: Tensor, inside: Tensor) -> Tensor:
+    """Return pictures less their blurred selves, and less the means of rows and columns: bars and frames."""
+    x = (x - _blur(x)).clamp(-_CLIP, _CLIP)
+    for axis in (1, 2):
+        count = inside.sum(dim=axis, keepdim=True).clamp(min=1)
+        x = (x - (x * inside).sum(dim=axis, keepdim=True) / count) * inside
+    return x
 
 
 def _align(a: Tensor, b: Tensor, steps: int) -> Tensor:

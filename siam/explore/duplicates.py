@@ -18,7 +18,7 @@ from siam.explore.looks import Looks
 from siam.explore.neighbors import Neighbors, neighbors_of_all
 from siam.runs.bars import OnProgress, running_total
 
-AGREEMENT = 0.72
+AGREEMENT = 0.65
 """Agreement of two pictures from which they are duplicates; measured by benchmarks/duplicates.py."""
 COSINE = 0.98
 """Cosine of two vectors from which they are duplicates, where there are no pictures to compare."""

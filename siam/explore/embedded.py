@@ -97,6 +97,9 @@ def _read(parquet: Any) -> Embedded:
 
 def _matrix(column: Any, rows: int) -> NDArray[Any]:
     """Return a column of lists as an array (rows, D). Raises ValueError unless all have the same length."""
+    kinds = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
+    if not any(is_kind(column.type) for is_kind in kinds):
+        raise ValueError("its column 'embedding' holds no lists of numbers")
     values = column.flatten().to_numpy(zero_copy_only=False)
     if column.null_count or values.size % rows:
         raise ValueError("its vectors are missing or differ in length")

@@ -20,7 +20,7 @@ class Duplicates:
     run: OptionalRun = ""
     data: OptionalData = ""
     vectors: VectorsFile = None
-    agreement: float = 0.72
+    agreement: float = 0.65
     """Least agreement of two pictures, from 0 to 1: the correlation of their details, once aligned."""
     cosine: float = 0.98
     """Least cosine of two vectors, used only where there are no pictures."""
