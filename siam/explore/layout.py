@@ -54,14 +54,14 @@ def _map(unit: NDArray[np.float32], neighbors: Neighbors, seed: int) -> NDArray[
     """Map unit vectors (n, D) by UMAP; by their first two coordinates where they are too few for it."""
     if len(unit) <= NEIGHBORS + 1:
         return np.pad(unit, ((0, 0), (0, 2)))[:, :2]
-    import umap
-
     rows, similarity = (x[:, :NEIGHBORS] for x in (neighbors.rows, neighbors.similarity))
     own = np.arange(len(unit), dtype=np.int32)[:, None]
     distances = np.concatenate([np.zeros_like(similarity[:, :1]), 1 - similarity], axis=1)
     known = np.concatenate([own, rows], axis=1), distances, None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on threads, which a seed rules out, and on transform, not used here
+        warnings.simplefilter("ignore")  # on TensorFlow, threads and transform, none of which is used here
+        import umap
+
         mapper = umap.UMAP(n_neighbors=known[0].shape[1], random_state=seed, precomputed_knn=known)
         return np.asarray(mapper.fit_transform(unit), np.float32)
 
