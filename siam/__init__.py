@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from siam.convert.importer import import_checkpoint as import_
     from siam.convert.inspecting import inspect
     from siam.convert.vectors import embed
+    from siam.explore.build import explore
+    from siam.explore.listing import duplicates, outliers
+    from siam.explore.search import search
     from siam.network import Network
     from siam.protocols.compare import compare
     from siam.protocols.evaluate import evaluate
@@ -36,25 +39,33 @@ __all__ = [
     "SettingsError",
     "SiamError",
     "compare",
+    "duplicates",
     "embed",
     "evaluate",
+    "explore",
     "export",
     "import_",
     "inspect",
     "load",
+    "outliers",
     "pretrain",
+    "search",
 ]
 
 _LAZY = {
     "Network": "siam.network.Network",
     "compare": "siam.protocols.compare.compare",
+    "duplicates": "siam.explore.listing.duplicates",
     "embed": "siam.convert.vectors.embed",
     "evaluate": "siam.protocols.evaluate.evaluate",
+    "explore": "siam.explore.build.explore",
     "export": "siam.convert.export.export",
     "import_": "siam.convert.importer.import_checkpoint",
     "inspect": "siam.convert.inspecting.inspect",
     "load": "siam.runs.encoder.load",
+    "outliers": "siam.explore.listing.outliers",
     "pretrain": "siam.api.pretrain",
+    "search": "siam.explore.search.search",
 }
 
 

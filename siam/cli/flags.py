@@ -26,6 +26,18 @@ EncoderName = Annotated[
         help="Run folder, or weights that exist: timm:NAME, hf-hub:OWNER/NAME, a folder or file of timm's.",
     ),
 ]
+OptionalRun = Annotated[
+    Positional[str], arg(metavar="[RUN]", help="The run folder.", help_behavior_hint="(not with --vectors)")
+]
+OptionalData = Annotated[Positional[str], arg(metavar="[DATA]", help="Images.", help_behavior_hint="")]
+VectorsFile = Annotated[
+    str | None,
+    arg(
+        metavar="FILE",
+        help="Vectors of the images, in place of RUN: a file that `siam embed` wrote, or another Parquet "
+        "file with columns path and embedding.",
+    ),
+]
 CommandLine = NewType("CommandLine", str)
 """Type of an option that is set to the command line as typed; it has no flag."""
 
@@ -89,6 +101,18 @@ def require_extra(module: str, extra: str) -> None:
     """Raise SettingsError if the optional dependency `module` is not installed."""
     if find_spec(module) is None:
         raise SettingsError(f"{module} is not installed: pip install 'siam[{extra}]'")
+
+
+def given_set(run: str, data: str, vectors: str | None) -> tuple[str | None, str | None]:
+    """Return RUN and DATA; with a file of vectors, one argument alone is DATA.
+
+    Raises SettingsError if one of them is missing.
+    """
+    if vectors is not None and not data:
+        return None, run or None
+    if not data:
+        raise SettingsError("RUN and DATA are needed, or --vectors with a file that siam embed wrote")
+    return run, data
 
 
 def _flat(kind: type) -> object:

@@ -1,5 +1,6 @@
 """Load the encoder of a run or of weights that exist, and save that of a run."""
 
+import hashlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
@@ -98,6 +99,14 @@ def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Enc
 def _pretrained_encoder(found: Pretrained, model: nn.Module, device: torch.device) -> Encoder:
     backbone = Renormalized(model, found)
     return Encoder(backbone, found.crop.size, crop=found.crop).requires_grad_(False).to(device).eval()
+
+
+def digest_of(encoder: Encoder) -> str:
+    """Return a hash of an encoder's weights and crop; encoders with the same give the same features."""
+    found = hashlib.sha256(repr(encoder.crop).encode())
+    for key, value in encoder.state_dict().items():
+        found.update(key.encode() + value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _submodule(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
