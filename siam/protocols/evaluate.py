@@ -47,6 +47,7 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate the encoder of `run` on the labeled images in `data`.
 
+    run: run folder, or weights that exist, such as `timm:resnet18.a1_in1k`.
     data: labeled images. The val/ or test/ subfolder is used for validation; if neither
     exists, 20 % of the images are held out.
     protocol: knn, probe, linear or finetune.
@@ -107,7 +108,7 @@ class _Task:
         return *training, *self._features_of(self.val, "validation features", self.lost.val)
 
     def _features_of(self, images: Images, name: str, lost: Unreadable) -> tuple[Tensor, Tensor]:
-        views = center_views(images, self.encoder.image_size, workers=self.compute.workers)
+        views = center_views(images, self.encoder.crop, workers=self.compute.workers)
         progress = running_total(partial(self.bars.update, name), len(images))
         x, indices = extract(self.encoder, views, self.compute.device, self.compute.bf16, progress)
         assert images.labels is not None
