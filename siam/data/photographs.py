@@ -28,7 +28,8 @@ def rank(name: str) -> tuple[int, int]:
     words = [word for word in re.split(r"[^a-z]+", _WORDS.sub(" ", name).lower()) if word]
     if any(word in _OTHERS for word in words):
         return OTHER, 0
-    if len(words) == 1 and words[0] in _FORMATS:  # WebDataset's name for the photograph
+    is_numbered = any(letter.isdecimal() for letter in name)  # as in 1.jpg, one of several photographs
+    if len(words) == 1 and words[0] in _FORMATS and not is_numbered:  # WebDataset's name for the photograph
         return PHOTOGRAPH, _FORMATS.index(words[0])
     known = [_PHOTOGRAPHS.index(word) for word in words if word in _PHOTOGRAPHS]
     return (PHOTOGRAPH, len(_FORMATS) + min(known)) if known else (UNKNOWN, 0)

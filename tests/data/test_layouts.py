@@ -56,6 +56,7 @@ MASKS = "images in folders of masks or annotations"
         ([f"ILSVRC/Data/CLS-LOC/{split}/{kind}/" for split in ("train", "val") for kind in C],
          "8 images in train/, 8 for validation in val/, 4 classes", {}),
         (["JPEGImages/ * 5", "SegmentationClass/", "SegmentationObject/ * 3"], "5 images", {MASKS: 5}),
+        (["Object_Images/", "Object_Segmented_Masks/"], "2 images", {MASKS: 2}),  # matterport/Mask_RCNN#2784
         ([f"{kind}/{split}/{city}/" for kind in ("leftImg8bit", "gtFine") for split in ("train", "val")
           for city in "ab"], "4 images in train/, 4 for validation in val/, 2 classes", {MASKS: 8}),
         ([f"{kind}/{split}/ * 3" for kind in ("annotations", "images")
@@ -65,7 +66,7 @@ MASKS = "images in folders of masks or annotations"
          "2 images in train/, 2 for validation in val/", {MASKS: 4}),
     ],
     ids=["mvtec", "office-31", "domains with splits", "classes with splits", "folds", "tiny-imagenet",
-         "imagenet", "voc", "cityscapes", "ade20k", "masks per split"],
+         "imagenet", "voc", "masks", "cityscapes", "ade20k", "masks per split"],
 )  # fmt: skip
 @pytest.mark.parametrize("form", ["folder", "tar"])
 def test_public_layouts(tmp_path, folders, said, left_out, form):
@@ -161,6 +162,24 @@ def test_components_with_capitals(tmp_path):
     )
     sets = open_images(tmp_path / "x")
     assert [sets.train.path(i) for i in range(len(sets.train))] == ["a/0.Left.jpg", "a/1.Left.jpg"]
+
+
+def test_any_number_of_photographs_in_a_sample(tmp_path):
+    """huggingface/datasets#7055: numbered, and not as many in each."""
+    names = ("a.1.jpg", "a.2.jpg", "a.3.jpg", "a.json", "b.1.jpg", "b.json", "c.jpg", "c.mask.png", "c.json")
+    make_tar(tmp_path / "x" / "0.tar", {name: b"{}" if name.endswith("json") else jpeg() for name in names})
+    train = open_images(tmp_path / "x").train
+    assert [train.path(i) for i in range(len(train))] == ["a.1.jpg", "a.2.jpg", "a.3.jpg", "b.1.jpg", "c.jpg"]
+
+
+def test_a_list_names_files_without_a_suffix(tmp_path):
+    """voxel51/fiftyone#1399: in a folder they are counted, from a list they are read."""
+    for name in ("0.jpg", "1", "2"):
+        (tmp_path / name).write_bytes(jpeg())
+    (tmp_path / "list.csv").write_text("filepath,label\n1,a\n2,b\n")
+    train = open_images(tmp_path / "list.csv").train
+    assert (train.read(1).shape, train.classes) == ((3, 16, 16), ("a", "b"))
+    assert open_images(tmp_path).left_out.counts()["files without a suffix"] == 2
 
 
 def test_words_of_splits_in_the_names_of_photographs(tmp_path):
