@@ -25,6 +25,10 @@ MAX_BYTES = 2**29
 """Limit for an image file: 512 MiB. It is the same for every format, like the next one."""
 MAX_PIXELS = 2**28 // 3
 """Limit for width x height, 89,478,485 (256 MiB of RGB), checked before memory is allocated."""
+_MAX_MEMORY = 7 * MAX_PIXELS
+"""Limit for the memory that decoding takes beyond the file, 626 MB: 4 bytes per pixel in Pillow, 3 as RGB."""
+_BYTES_PER_PIXEL = {"WEBP": 16, "JPEG2000": 19, "AVIF": 12}
+"""What decoders that work on whole images take, as measured; 7 for the other formats."""
 
 _FORMATS = (
     "JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000"
@@ -39,7 +43,8 @@ _MAX_METADATA = 2**20
 """Largest file whose metadata Pillow may parse: its loops over segments and bytes are slow."""
 _LARGEST = tuple(2**depth - 1 for depth in (8, 10, 12, 14, 16))
 """Largest values of the bit depths of cameras and scanners, which are stored in 16 or 32 bits."""
-_ROWS = 256  # rows converted at a time, to save memory
+_BAND = 2**20
+"""Pixels converted at a time: converting a whole image would take twice its memory."""
 
 _FAST_COLORS = ("Gray", "YCbCr", "RGB")
 """JPEG color spaces that the fast decoder supports; Pillow reads the others."""
@@ -158,16 +163,16 @@ def _too_large(width: int, height: int, limit: int = MAX_PIXELS) -> BrokenImage:
 
 
 def _decode_any(data: bytes) -> Tensor:
-    def read(image: Image.Image) -> NDArray[np.uint8]:
+    def read(image: Image.Image) -> tuple[NDArray[np.uint8], int]:
         pixels = _to_rgb(image)
-        # Pillow itself turns TIFFs; that it fails on the EXIF data of others must not cost their pixels
-        turned = image.format == "TIFF" or data.startswith(JPEG)
-        return pixels if turned else _upright(pixels, exif_orientation(image.info.get("exif", b"")))
+        if image.format == "TIFF":  # Pillow has turned it
+            return pixels, 1
+        if data.startswith(JPEG):  # metadata may have been removed so that Pillow reads it
+            return pixels, jpeg_orientation(data)
+        return pixels, exif_orientation(image.info.get("exif", b""))
 
-    pixels = _with_pillow(data, read)
-    if data.startswith(JPEG):
-        pixels = _upright(pixels, jpeg_orientation(data))
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    pixels, orientation = _with_pillow(data, read)
+    return torch.from_numpy(_upright(pixels, orientation)).permute(2, 0, 1)  # Pillow's copy is gone
 
 
 def to_pixels(image: Image.Image) -> Tensor:
@@ -223,8 +228,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
 def _require_small(image: Image.Image) -> None:
     """Raise BrokenImage if the image's header declares more pixels than can be decoded."""
     pixels = image.width * image.height
-    costly = image.mode.startswith(("I", "F")) or image.has_transparency_data  # more than 3 bytes per pixel
-    limit = MAX_PIXELS // 2 if costly else MAX_PIXELS
+    limit = _MAX_MEMORY // _BYTES_PER_PIXEL.get(image.format, 7)
     if pixels > limit:
         raise _too_large(image.width, image.height, limit)
     if pixels > _MAX_SLOW_PIXELS and any(
@@ -235,37 +239,59 @@ def _require_small(image: Image.Image) -> None:
         )
 
 
+def _bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """Yield an image in bands of at most _BAND pixels, or of one row, with the rows that each covers."""
+    rows = max(1, _BAND // image.width)
+    if rows >= image.height:
+        yield slice(None), image
+        return
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
+
+
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """Convert to 8-bit RGB (H, W, 3)."""
+    image.load()  # may add to image.info, and turn the image
+    out = np.empty((image.height, image.width, 3), dtype=np.uint8)
     if image.mode.startswith(("I", "F")):  # 16 bits and more: convert() would clip
-        return np.repeat(_to_8_bit(np.asarray(image), image.mode)[..., None], 3, axis=2)
-    image.load()  # may add to image.info
+        low, high = _value_range(image)
+        for rows, band in _bands(image):
+            out[rows] = np.rint((_finite(band).astype(np.float64) - low) / (high - low) * 255)[..., None]
+        return out
+    for rows, band in _bands(image):
+        out[rows] = np.asarray(_on_white(band))
+    return out
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Convert an image with 8 bits per channel to RGB, compositing transparency onto white."""
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image)
-        return np.array(white)
-    return np.array(image.convert("RGB"))
+        return white
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _to_8_bit(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
-    """Convert 16-bit, 32-bit or float pixels (H, W) of a Pillow `mode` to 8 bits.
+def _value_range(image: Image.Image) -> tuple[float, float]:
+    """Return the values of an image with more than 8 bits that become 0 and 255.
 
     Integers have the smallest bit depth (8, 10, 12, 14 or 16) that holds the largest
     one: 12 bits if that is between 1024 and 4095. So have floats, unless none exceeds 1:
     then they are multiplied by 255. Images with negative values or values above 65535
-    are rescaled to [0, 255]. NaN and infinities become 0.
+    are rescaled to [0, 255].
     """
-    if mode == "F":
-        values = np.nan_to_num(values, posinf=0, neginf=0)
-    low, high = float(values.min()), float(values.max())
+    extremes = [(values.min(), values.max()) for values in (_finite(band) for _, band in _bands(image))]
+    low, high = float(min(least for least, _ in extremes)), float(max(most for _, most in extremes))
     if low < 0 or high > 65535:
-        top = max(high, low + 1e-12)
-    else:
-        low = 0.0
-        top = 1.0 if mode == "F" and high <= 1 else next(m for m in _LARGEST if high <= m)
-    out = np.empty(values.shape, dtype=np.uint8)
-    for at in range(0, len(values), _ROWS):
-        rows = values[at : at + _ROWS].astype(np.float64)
-        out[at : at + _ROWS] = np.rint((rows - low) / (top - low) * 255)
-    return out
+        return low, max(high, low + 1e-12)
+    if image.mode == "F" and high <= 1:
+        return 0.0, 1.0
+    return 0.0, float(next(largest for largest in _LARGEST if high <= largest))
+
+
+def _finite(image: Image.Image) -> NDArray[Any]:
+    """Return the pixels (H, W) of an image with more than 8 bits; NaN and infinities become 0."""
+    values = np.asarray(image)
+    return np.nan_to_num(values, posinf=0, neginf=0) if image.mode == "F" else values
