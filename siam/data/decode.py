@@ -43,6 +43,8 @@ _MAX_METADATA = 2**20
 """Largest file whose metadata Pillow may parse: its loops over segments and bytes are slow."""
 _LARGEST = tuple(2**depth - 1 for depth in (8, 10, 12, 14, 16))
 """Largest values of the bit depths of cameras and scanners, which are stored in 16 or 32 bits."""
+_BLOCK = 2**24
+"""Largest block that Pillow reads, in bytes."""
 _BAND = 2**20
 """Pixels converted at a time: converting a whole image would take twice its memory."""
 
@@ -212,6 +214,8 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore")  # unusual metadata does not make an image unreadable
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 _require_small(image)
+                # Pillow copies what it has of a row with each block: with 64 KiB, long rows would take minutes
+                image.decodermaxblock = max(image.decodermaxblock, min(8 * image.width, _BLOCK))
                 yield image
     except BrokenImage:
         raise

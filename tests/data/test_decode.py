@@ -3,6 +3,7 @@
 import contextlib
 import io
 import struct
+import time
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -326,6 +327,14 @@ def test_decoding_takes_seven_bytes_for_each_pixel(mode):
     with _peak() as megabytes:
         assert decode(data).shape == (3, 4000, 2000)
     assert megabytes() < 7 * 8 + 40
+
+
+def test_a_row_of_millions_of_pixels_is_read_in_large_blocks():
+    """Pillow alone takes ten seconds for it: it copies what it has of a row with each block of 64 KiB."""
+    data = b"P6 12000000 1 255\n" + bytes(range(240)) * 150_000
+    started = time.process_time()
+    assert (pixels(data)[0, -80:].ravel() == range(240)).all()
+    assert time.process_time() - started < 3
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "I;16", "I", "F"])
