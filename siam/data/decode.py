@@ -214,7 +214,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore")  # unusual metadata does not make an image unreadable
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 _require_small(image)
-                # Pillow copies what it has of a row with each block: with 64 KiB, long rows would take minutes
+                # Pillow copies what it has of a row with each block: long rows would take minutes with 64 KiB
                 image.decodermaxblock = max(image.decodermaxblock, min(8 * image.width, _BLOCK))
                 yield image
     except BrokenImage:
