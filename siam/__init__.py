@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from siam.convert.inspecting import inspect
     from siam.convert.vectors import embed
     from siam.network import Network
+    from siam.protocols.compare import compare
     from siam.protocols.evaluate import evaluate
     from siam.runs.encoder import load
 
@@ -34,6 +35,7 @@ __all__ = [
     "RunError",
     "SettingsError",
     "SiamError",
+    "compare",
     "embed",
     "evaluate",
     "export",
@@ -45,6 +47,7 @@ __all__ = [
 
 _LAZY = {
     "Network": "siam.network.Network",
+    "compare": "siam.protocols.compare.compare",
     "embed": "siam.convert.vectors.embed",
     "evaluate": "siam.protocols.evaluate.evaluate",
     "export": "siam.convert.export.export",

@@ -19,6 +19,13 @@ from siam.settings.pretraining import Settings
 from siam.transfer.settings import TransferSettings
 
 RunFolder = Annotated[Positional[str], arg(metavar="RUN", help="The run folder.")]
+EncoderName = Annotated[
+    Positional[str],
+    arg(
+        metavar="RUN",
+        help="Run folder, or weights that exist: timm:NAME, hf-hub:OWNER/NAME, a folder or file of timm's.",
+    ),
+]
 CommandLine = NewType("CommandLine", str)
 """Type of an option that is set to the command line as typed; it has no flag."""
 
@@ -68,6 +75,11 @@ class _TableFlags(_SettingsFlags):
 
 
 @dataclass(frozen=True)
+class _CandidateFlags(_TableFlags):
+    data: Annotated[Positional[str], _DATA] = ""
+
+
+@dataclass(frozen=True)
 class _TransferFlags(TransferSettings):
     def __post_init__(self) -> None:
         """Skip validation, which runs after the flags are applied to the settings."""
@@ -87,6 +99,7 @@ PretrainOverrides = Annotated[Overrides, _flat(_SettingsFlags), FlagConversionOf
 """DATA, --method and all other pretraining settings."""
 
 TableOverrides = Annotated[Overrides, _flat(_TableFlags), FlagConversionOff]
+CandidateOverrides = Annotated[Overrides, _flat(_CandidateFlags), FlagConversionOff]
 """DATA and all pretraining settings except --method and --seed (set by the table)."""
 
 TransferOverrides = Annotated[Overrides, _flat(_TransferFlags), FlagConversionOff]

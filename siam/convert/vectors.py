@@ -50,7 +50,7 @@ Vectors = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Embedder:
-    """Computes embeddings of images with a run's encoder."""
+    """Computes embeddings of images with the encoder of a run or of weights that exist."""
 
     run: Path | str
     device: str = "auto"
@@ -71,7 +71,7 @@ class Embedder:
         device = find_device(local_device(self.device))
         encoder = load(self.run, str(device), self.layer)
         workers = choose_workers(self.workers, device, len(indices))
-        views = center_views(images, encoder.image_size, indices, self.batch_size, workers, unreadable)
+        views = center_views(images, encoder.crop, indices, self.batch_size, workers, unreadable)
         for features, embedded in stream(encoder, views, device, uses_bf16("auto", device)):
             yield features.numpy(), embedded
 
@@ -87,12 +87,12 @@ def embed(
 ) -> tuple[NDArray[np.float32], list[str]]:
     """Return the embeddings, float32 (N, D), and paths of all images, in dataset order.
 
-    run: run folder. data: images, as in `siam.pretrain`; training images come first,
-    then validation images. Also an image file, a list of them, PIL images, or uint8
-    arrays (H, W, 3) or (N, H, W, 3). layer: `backbone` for features, or `projector` for projector
-    outputs z (N, d). workers: data-loading workers; -1: based on the number of cores.
-    Unreadable images are skipped. Raises SettingsError, RunError if the run has no
-    encoder, or DataError if no image is readable.
+    run: run folder, or weights that exist, such as `timm:resnet18.a1_in1k`. data: images, as in
+    `siam.pretrain`; training images come first, then validation images. Also an image file, a list of
+    them, PIL images, or uint8 arrays (H, W, 3) or (N, H, W, 3). layer: `backbone` for features, or
+    `projector` for projector outputs z (N, d). workers: data-loading workers; -1: based on the number of
+    cores. Unreadable images are skipped. Raises SettingsError, RunError if the run has no encoder, or
+    DataError if no image is readable.
     """
     embedder = Embedder(run, device, batch_size, workers, layer)
     vectors: list[NDArray[np.float32]] = []
@@ -191,7 +191,7 @@ def _output(out: str | Path) -> Path:
 def _about(run: str | Path, layer: Layer, data: str | Path, sets: ImageSets) -> dict[str, Any]:
     """Return the contents' origin: encoder, layer, and images, as stored in the file."""
     encoder = load(run, layer=layer)
-    weights = hashlib.sha256(str(encoder.image_size).encode())
+    weights = hashlib.sha256(repr(encoder.crop).encode())
     for key, value in encoder.state_dict().items():
         weights.update(key.encode() + value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import simplejpeg
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from siam.data.bands import bands
+from siam.data.deep import deep_color, deep_gray, is_deep_color
 from siam.data.metadata import JPEG, exif_orientation, jpeg_orientation, tag_bytes, without_metadata
 from siam.errors import first_line
 from siam.system.files import regular
@@ -29,6 +31,7 @@ _MAX_MEMORY = 7 * MAX_PIXELS
 """Limit for the memory that decoding takes beyond the file, 626 MB: 4 bytes per pixel in Pillow, 3 as RGB."""
 _BYTES_PER_PIXEL = {"WEBP": 16, "JPEG2000": 19, "AVIF": 12}
 """What decoders that work on whole images take, as measured; 7 for the other formats."""
+_DEEP_COLOR = 11  # 16 bits per channel: Pillow reads high and low bytes
 
 _FORMATS = (
     "JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000"
@@ -41,12 +44,8 @@ _MAX_SLOW_PIXELS = 2**20
 """Limit for files that Pillow decodes pixel by pixel in Python, such as plain-text PPM."""
 _MAX_METADATA = 2**20
 """Largest file whose metadata Pillow may parse: its loops over segments and bytes are slow."""
-_LARGEST = tuple(2**depth - 1 for depth in (8, 10, 12, 14, 16))
-"""Largest values of the bit depths of cameras and scanners, which are stored in 16 or 32 bits."""
 _BLOCK = 2**24
 """Largest block that Pillow reads, in bytes."""
-_BAND = 2**20
-"""Pixels converted at a time: converting a whole image would take twice its memory."""
 
 _FAST_COLORS = ("Gray", "YCbCr", "RGB")
 """JPEG color spaces that the fast decoder supports; Pillow reads the others."""
@@ -232,7 +231,8 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
 def _require_small(image: Image.Image) -> None:
     """Raise BrokenImage if the image's header declares more pixels than can be decoded."""
     pixels = image.width * image.height
-    limit = _MAX_MEMORY // _BYTES_PER_PIXEL.get(image.format, 7)
+    cost = _DEEP_COLOR if is_deep_color(image) else _BYTES_PER_PIXEL.get(image.format or "", 7)
+    limit = _MAX_MEMORY // cost
     if pixels > limit:
         raise _too_large(image.width, image.height, limit)
     if pixels > _MAX_SLOW_PIXELS and any(
@@ -243,27 +243,16 @@ def _require_small(image: Image.Image) -> None:
         )
 
 
-def _bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
-    """Yield an image in bands of at most _BAND pixels, or of one row, with the rows that each covers."""
-    rows = max(1, _BAND // image.width)
-    if rows >= image.height:
-        yield slice(None), image
-        return
-    for top in range(0, image.height, rows):
-        bottom = min(top + rows, image.height)
-        yield slice(top, bottom), image.crop((0, top, image.width, bottom))
-
-
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """Convert to 8-bit RGB (H, W, 3)."""
+    parts = deep_color(image) if is_deep_color(image) else bands(image)  # asked before it is loaded
     image.load()  # may add to image.info, and turn the image
     out = np.empty((image.height, image.width, 3), dtype=np.uint8)
     if image.mode.startswith(("I", "F")):  # 16 bits and more: convert() would clip
-        low, high = _value_range(image)
-        for rows, band in _bands(image):
-            out[rows] = np.rint((_finite(band).astype(np.float64) - low) / (high - low) * 255)[..., None]
+        for rows, values in deep_gray(image):
+            out[rows] = values[..., None]
         return out
-    for rows, band in _bands(image):
+    for rows, band in parts:
         out[rows] = np.asarray(_on_white(band))
     return out
 
@@ -276,26 +265,3 @@ def _on_white(image: Image.Image) -> Image.Image:
         white.paste(image, mask=image)
         return white
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _value_range(image: Image.Image) -> tuple[float, float]:
-    """Return the values of an image with more than 8 bits that become 0 and 255.
-
-    Integers have the smallest bit depth (8, 10, 12, 14 or 16) that holds the largest
-    one: 12 bits if that is between 1024 and 4095. So have floats, unless none exceeds 1:
-    then they are multiplied by 255. Images with negative values or values above 65535
-    are rescaled to [0, 255].
-    """
-    extremes = [(values.min(), values.max()) for values in (_finite(band) for _, band in _bands(image))]
-    low, high = float(min(least for least, _ in extremes)), float(max(most for _, most in extremes))
-    if low < 0 or high > 65535:
-        return low, max(high, low + 1e-12)
-    if image.mode == "F" and high <= 1:
-        return 0.0, 1.0
-    return 0.0, float(next(largest for largest in _LARGEST if high <= largest))
-
-
-def _finite(image: Image.Image) -> NDArray[Any]:
-    """Return the pixels (H, W) of an image with more than 8 bits; NaN and infinities become 0."""
-    values = np.asarray(image)
-    return np.nan_to_num(values, posinf=0, neginf=0) if image.mode == "F" else values

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +24,7 @@ _SILENCE = 60.0
 _PATIENCE = 3600.0
 """Seconds without a block after which the download of another process is no longer waited for."""
 _BLOCK = 2**22  # bytes
+_HUB = "; datasets of the Hugging Face Hub are at hf://datasets/OWNER/NAME"
 _EXTRAS = {
     "s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp",
     "hf": "huggingface_hub",
@@ -51,13 +52,37 @@ def listed(url: str) -> list[str]:
 
     Raises DataError.
     """
-    system, path = _system(url)
-    scheme = url.partition("://")[0]
-    try:
+    with _listing(url) as (system, path):
         found = system.glob(path) if any(c in url for c in "*?[") else system.ls(path, detail=False)
+    return _as_urls(url, found)
+
+
+def listed_below(url: str, levels: int) -> list[str]:
+    """Return the sorted URLs of all files in a folder, and in its subfolders up to `levels` deep.
+
+    Returns none for a web server, whose pages may link to anything. Raises DataError.
+    """
+    if url.startswith(("http://", "https://")):
+        return []
+    with _listing(url) as (system, path):
+        found = system.find(path, maxdepth=levels)
+    return _as_urls(url, found)
+
+
+@contextlib.contextmanager
+def _listing(url: str) -> Iterator[tuple[Any, str]]:
+    """Yield the file system for a URL, and the path within it. Raises DataError if the block raises."""
+    system, path = _system(url)
+    try:
+        yield system, path
     except Exception as error:
-        raise DataError(f"{url} cannot be listed: {first_line(_cause(error))}") from None
-    return sorted(one if is_remote(one) else f"{scheme}://{one.lstrip('/')}" for one in found)
+        hint = _HUB if url.startswith("hf://") and not url.startswith("hf://datasets/") else ""
+        raise DataError(f"{url} cannot be listed: {first_line(_cause(error))}{hint}") from None
+
+
+def _as_urls(url: str, paths: Iterable[str]) -> list[str]:
+    scheme = url.partition("://")[0]
+    return sorted(one if is_remote(one) else f"{scheme}://{one.lstrip('/')}" for one in paths)
 
 
 def fetch(url: str) -> Path:
@@ -80,7 +105,7 @@ def fetch(url: str) -> Path:
 def _cached(url: str) -> Path:
     """Return the file of the cache for a URL."""
     folder = Path(os.environ.get("SIAM_CACHE", Path.home() / ".cache" / "siam" / "fetched"))
-    return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{url.rpartition('/')[2]}"
+    return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{_base(url)}"
 
 
 def _lock(file: Path) -> Path:
@@ -113,6 +138,12 @@ def _copy(source: BinaryIO, target: BinaryIO, lock: Path) -> None:
     while block := source.read(_BLOCK):
         target.write(block)
         lock.touch()
+
+
+def _base(url: str) -> str:
+    """Return the name of a remote file, without the query of a web address."""
+    path = url.partition("?")[0] if url.startswith("http") else url
+    return path.rpartition("/")[2]
 
 
 def _download(url: str, file: Path) -> None:

@@ -5,6 +5,7 @@ import errno
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -144,6 +145,20 @@ def regular(path: str | Path) -> Path:
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     return path
+
+
+@contextmanager
+def named_in_utf8(file: Path) -> Iterator[Path]:
+    """Yield a path of `file` in UTF-8, which some libraries need: if necessary, that of a temporary link."""
+    try:
+        str(file.absolute()).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder) / "file"
+            link.symlink_to(file.absolute())
+            yield link
+    else:
+        yield file
 
 
 def sync_folder(folder: Path) -> None:

@@ -26,14 +26,15 @@ from siam.processes.agree import on_rank_zero
 from siam.processes.data_parallel import average_statistics
 from siam.processes.gather import all_gather, world_size
 from siam.runs.bars import transient_progress
-from siam.runs.checkpoint import load_init
-from siam.runs.encoder import load_network, save_encoder
+from siam.runs.checkpoint import checkpoints
+from siam.runs.encoder import save_encoder
 from siam.runs.folder import save_settings
 from siam.runs.job import require_same_job, train_on
 from siam.runs.session import Session
 from siam.settings.checks import parse_duration
 from siam.settings.pretraining import Settings
 from siam.settings.schedule import Schedule
+from siam.train.initialize import initialize
 from siam.train.monitor import Measured, Monitor
 from siam.train.optimizer import set_learning_rate
 from siam.train.pictures import take_pictures
@@ -123,12 +124,14 @@ def train(
 
 
 def build(settings: Settings, images: int, run: Session) -> tuple[Network, Objective]:
-    """Build the network and its objective from the seed or `init`. images: number of training images."""
+    """Build the network and its objective from the seed or, at the start of a run, from `init`.
+
+    images: number of training images.
+    """
     torch.manual_seed(settings.seed)
     network = Network(settings.method, settings.backbone, settings.views.size, settings.width, settings.stem)
-    if settings.init:
-        weights = on_rank_zero(lambda: load_network(settings.init))
-        run.print(load_init(settings.init, weights, network))
+    if settings.init and not on_rank_zero(lambda: checkpoints(run.folder)):
+        run.print(initialize(settings, network))
     network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network, build_objective(settings.method, images).to(run.device)
 
