@@ -45,6 +45,11 @@ _PACKAGE = "siam.verbs"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Errors of a full, or read-only, file system, which the user can fix."""
 
+_NO_THREAD = "can't start new thread"
+_TOO_MANY = (
+    "the system starts no more threads or processes: raise their limit (ulimit -u), or use --loader.workers 0"
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit status.
@@ -73,7 +78,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _reader_has_left():
             raise
         return 141  # the status of a process killed by SIGPIPE
+    except RuntimeError as error:
+        if str(error) != _NO_THREAD:
+            raise
+        print(f"siam: {_TOO_MANY}", file=sys.stderr)
+        return SiamError.exit_status
     except OSError as error:
+        if error.errno == errno.EAGAIN:  # from fork
+            print(f"siam: {_TOO_MANY}", file=sys.stderr)
+            return SiamError.exit_status
         if error.errno not in _NO_ROOM:
             raise
         _discard_output()

@@ -13,7 +13,7 @@ from torch import nn
 
 from siam.data.fingerprint import fingerprint
 from siam.data.images import ImageSets
-from siam.data.loader import ViewLoader
+from siam.data.loader import Batch, ViewLoader
 from siam.measure.collapse import ADVICE, embedding_std, std_at_collapse, verdict
 from siam.measure.usefulness import usefulness
 from siam.metrics import Values, all_metrics, in_words, live_metrics
@@ -78,7 +78,7 @@ def train(
         step = Step(network, objective, settings, run.device)
         run.restore(network=network, objective=objective, optimizer=step.optimizer)
         run.print(_headline(sets, settings, folder, run.resumed))
-        require_same_job(run, partial(fingerprint, sets), train_on(folder))
+        require_same_job(run, partial(fingerprint, sets), train_on(folder), len(sets.train))
         with transient_progress(run.console) as bar:
             on_read = bar("reading all images")
             loader = ViewLoader(sets.train, settings, run.device, warn=run.print, progress=on_read)
@@ -93,8 +93,13 @@ def train(
         if not settings.sync_bn:
             run.before_save(lambda: average_statistics(network))
         if not run.resumed:
-            run.progress.metrics = monitor.baselines(network, run.show_measuring)
+            with run.measuring():
+                run.progress.metrics = monitor.baselines(network, run.show_measuring)
             run.log.log("start", **_facts(sets, network, run), **run.progress.metrics)
+        measure = partial(_measure_epoch, run, settings, sets, monitor, network)
+        if run.progress.unmeasured:
+            measure(next(loader.batches(*divmod(run.step - 1, loader.steps))))
+            run.save()
 
         for batch in run.guard(loader.batches(*divmod(run.step, loader.steps))):
             epochs_done = schedule.epoch(run.step)
@@ -113,14 +118,7 @@ def train(
             if run.should_log:
                 _log_step(run, batch.epoch, float(embedding_std(all_gather(z))), lr)
             if ends_epoch:
-                with run.clock.paused():
-                    measured = monitor.measure(network, batch.epoch, last, run.show_measuring)
-                _end_epoch(run, settings, batch.epoch, measured)
-                if batch.epoch < every or last:
-                    pictures = take_pictures(batch, monitor, network, sets.train)
-                    run.try_to_write("the report's images", lambda: pictures.save(folder))  # noqa: B023
-                if batch.epoch < every and not last:
-                    run.write_report()
+                measure(batch)
             run.save_or_stop()
         return _finish(run, settings, sets)
 
@@ -154,6 +152,21 @@ def _log_step(run: Session, epoch: int, std: float, lr: float) -> None:
     known = {name: value for name, value in run.progress.metrics.items() if value is not None}
     live = in_words({name: known[name] for name in live_metrics() if name in known})
     run.log.progress(run.step, [f"loss {run.loss:.3f}", f"std {std:.2f}", *live, f"{rate:.0f} pairs/s"])
+
+
+def _measure_epoch(
+    run: Session, settings: Settings, sets: ImageSets, monitor: Monitor, network: Network, batch: Batch
+) -> None:
+    """Measure the network after an epoch, whose last batch is `batch`; log it and show it in the report."""
+    last, early = run.step == run.total_steps, batch.epoch < settings.monitor.every
+    with run.measuring():
+        measured = monitor.measure(network, batch.epoch, last, run.show_measuring)
+    _end_epoch(run, settings, batch.epoch, measured)
+    if early or last:
+        pictures = take_pictures(batch, monitor, network, sets.train)
+        run.try_to_write("the report's images", lambda: pictures.save(run.folder))
+    if early and not last:
+        run.write_report()
 
 
 def _end_epoch(run: Session, settings: Settings, epoch: int, measured: Measured) -> None:

@@ -5,6 +5,7 @@ import itertools
 import os
 import re
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -33,7 +34,7 @@ from siam.settings.overrides import Overrides
 from siam.settings.plain import differences
 from siam.settings.pretraining import Settings
 from siam.system.device import find_device, float32_by_default
-from siam.system.files import ELSEWHERE, writing
+from siam.system.files import ELSEWHERE, LOCK, removed_if_empty, same_place, writing
 from siam.system.names import LONGEST_NAME
 from siam.train.finished import Opener, finished
 from siam.train.initialize import init_settings
@@ -75,11 +76,14 @@ def start(
         outcome = on_rank_zero(lambda: finished(folder, settings.data, open_once, console))
         if outcome is not None:
             return outcome
-        if not is_distributed():
-            processes = how_many(settings.devices, settings.device, settings.batch_size, settings.grad_accum)
-            if processes > 1:
-                return launch(processes, _train_launched, settings, folder, began)
-        return _train(settings, folder, console, open_once, began)
+        with removed_if_empty(folder) if rank() == 0 else nullcontext():
+            if not is_distributed():
+                processes = how_many(
+                    settings.devices, settings.device, settings.batch_size, settings.grad_accum
+                )
+                if processes > 1:
+                    return launch(processes, _train_launched, settings, folder, began)
+            return _train(settings, folder, console, open_once, began)
 
 
 def _train_launched(settings: Settings, folder: Path, began: float) -> Outcome:
@@ -180,7 +184,7 @@ def _resumed_settings(folder: Path, overrides: Overrides) -> Settings:
     """Apply the user's settings to the run's own. Raises RunError for changes outside MAY_CHANGE."""
     own = open_run(folder).settings
     settings = overrides.over(own)
-    if os.path.realpath(settings.data) == os.path.realpath(own.data):  # photos, photos/, ./photos
+    if same_place(settings.data, own.data):
         settings = replace(settings, data=own.data)
     changed = [name for name in differences(own, settings) if not name.startswith(MAY_CHANGE)]
     if changed:
@@ -227,7 +231,7 @@ def _make_folder(folder: Path) -> None:
     """Create the run folder. Raises RunError if it is not writable."""
     with writing(folder, ELSEWHERE):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".lock").touch()
+        (folder / LOCK).touch()
 
 
 def _default_folder(method: str, data: str, resume: bool) -> Path:

@@ -6,6 +6,7 @@ import zlib
 import numpy as np
 import pytest
 
+from siam.data import bands as taking
 from siam.data import decode as decoding
 from siam.data.decode import BrokenImage, decode
 
@@ -99,7 +100,17 @@ def test_more_rows_than_are_converted_at_a_time():
     assert np.array_equal(decode(png(values)).permute(1, 2, 0).numpy(), np.rint(values / 257))
 
 
-def test_the_limit_of_pixels_is_that_of_other_deep_images(monkeypatch):
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 400)
-    with pytest.raises(BrokenImage, match="too many pixels: 16 x 13, more than 200"):
+def test_the_limit_of_memory_is_that_of_other_images(monkeypatch):
+    """Four bytes for each pixel in Pillow for the high bytes, four for the low ones, and three as RGB."""
+    monkeypatch.setattr(decoding, "_MAX_MEMORY", 11 * 207)
+    with pytest.raises(BrokenImage, match="too many pixels: 16 x 13, more than 207"):
         decode(png(random(3)))
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_bands_are_converted_as_the_whole(channels, monkeypatch):
+    """The depth follows from the largest value, in whichever band it is."""
+    data = png(random(channels, 3000))
+    whole = decode(data)
+    monkeypatch.setattr(taking, "_PIXELS", 16 * 2)
+    assert (decode(data) == whole).all()
