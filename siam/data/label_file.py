@@ -70,11 +70,15 @@ def relabel(sets: ImageSets, file: str | Path) -> ImageSets:
     values = [[_label_of(images, i, found) for i in range(len(images))] for images in both]
     classes = tuple(sorted({label for labels in values for label in labels if label is not None}))
     if not classes:
-        raise DataError(f"{file} has no label for any image of {sets.train.name}: its paths are of other images")
+        raise DataError(
+            f"{file} has no label for any image of {sets.train.name}: its paths are of other images"
+        )
     number = {name: i for i, name in enumerate(classes)}
     for images, labels in zip(both, values, strict=True):
         images.classes = classes
-        images.labels = np.array([UNLABELED if one is None else number[one] for one in labels], dtype=np.int64)
+        images.labels = np.array(
+            [UNLABELED if one is None else number[one] for one in labels], dtype=np.int64
+        )
     if sets.val is not None and not any(label is not None for label in values[1]):
         return replace(sets, val=None)
     return sets

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from siam.data.label_file import read_labels
 from siam.data.images import UNLABELED
+from siam.data.label_file import read_labels
 from siam.errors import DataError
 from siam.system.files import write_atomically, writing
 

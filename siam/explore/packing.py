@@ -22,7 +22,12 @@ Thumbnails = Callable[[int], bytes | None]
 _NO_NEIGHBOR = 2**32 - 1
 _MOST_NEIGHBORS = 24
 _MOST_CLASSES = 2000  # values of a column that is colored by class
-_PER_CLUSTER, _CLUSTERS, _PER_GROUP, _GROUPS = 8, 200, 12, 100  # images of the panels, to have within the page
+_PER_CLUSTER, _CLUSTERS, _PER_GROUP, _GROUPS = (
+    8,
+    200,
+    12,
+    100,
+)  # images of the panels, to have within the page
 
 
 def places(whole: Map) -> NDArray[np.float32]:
@@ -73,7 +78,10 @@ def columns(whole: Map) -> Iterator[tuple[dict[str, Any], NDArray[Any]]]:
     for name, title in (("cluster", "Cluster"), ("label", "Label")):
         yield from _classes(name, title, table.column(name))
     if (grouped == 0).any():
-        yield {"name": "duplicate", "title": "Duplicate", "kind": "class", "values": ["has a duplicate"]}, grouped
+        yield (
+            {"name": "duplicate", "title": "Duplicate", "kind": "class", "values": ["has a duplicate"]},
+            grouped,
+        )
     yield from _numbers("outlier", "Outlier score", table.column("outlier"))
     for name in table.schema.names:
         if name not in SCHEMA.names:
@@ -103,8 +111,8 @@ def _classes(name: str, title: str, column: Any) -> Iterator[tuple[dict[str, Any
 def chunks(whole: Map, order: NDArray[np.uint32], thumbnails: Thumbnails | None = None) -> Iterator[bytes]:
     """Yield each chunk's neighbors and thumbnails, as src/data.js reads them.
 
-    uint32 n and k; n + 1 offsets of JPEG files; n x k rows of neighbors; then uint8 n x k similarities, 255 for
-    a cosine of 1; and the files. thumbnails: the table's own by default.
+    uint32 n and k; n + 1 offsets of JPEG files; n x k rows of neighbors; then uint8 n x k similarities, 255
+    for a cosine of 1; and the files. thumbnails: the table's own by default.
     """
     column = whole.table.column("thumbnail")
     neighbors, similarity = _matrices(whole)

@@ -60,7 +60,7 @@ class Page:
     def _divide(self, folder: Path, thumbnails: Thumbnails | None) -> None:
         """Keep chunks in the page as long as all fit; else the first one only, with what the panels show."""
         for number, chunk in enumerate(chunks(self.whole, self.order, thumbnails)):
-            if self.beside or sum(map(len, self.inside)) + len(chunk) > INSIDE and number:
+            if self.beside or (sum(map(len, self.inside)) + len(chunk) > INSIDE and number):
                 waiting = [*enumerate(self.inside)][1:] if not self.beside else []
                 del self.inside[1:]
                 for at, one in [*waiting, (number, chunk)]:

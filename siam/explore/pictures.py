@@ -15,7 +15,13 @@ from siam.data.photographs import suffix_of
 from siam.data.sources.folder import FolderImages
 from siam.system.names import stored
 
-_TYPES = {"jpg": "image/jpeg", "png": "image/png", "gif": "image/gif", "webp": "image/webp", "bmp": "image/bmp"}
+_TYPES = {
+    "jpg": "image/jpeg",
+    "png": "image/png",
+    "gif": "image/gif",
+    "webp": "image/webp",
+    "bmp": "image/bmp",
+}
 """Formats that browsers show; others are converted."""
 
 

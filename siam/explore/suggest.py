@@ -69,5 +69,5 @@ def suggest(vectors: NDArray[np.float32], labels: Labels, by: str) -> Suggestion
 def _nearness(bank: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
     """Return each query's cosine to its nearest labeled image, at least 0: (n, D), (M, D) -> (M, 1)."""
     bank = F.normalize(bank.float(), dim=1)
-    blocks = (F.normalize(q.float(), dim=1) @ bank.T for q in queries.split(_BLOCK))
+    blocks = (F.normalize(q.float(), dim=1) @ bank.T for q in torch.split(queries, _BLOCK))
     return torch.cat([cosines.amax(dim=1, keepdim=True) for cosines in blocks]).clamp(min=0)
