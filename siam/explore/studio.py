@@ -105,9 +105,7 @@ class Studio:
     def search_by_image(self, data: bytes, k: int) -> dict[str, Any]:
         """Find the images nearest to an encoded one. Raises DataError if it cannot be read or embedded."""
         if self.encoder is None:
-            raise DataError(
-                "searching by an image needs an encoder: start the server with a run"
-            )
+            raise DataError("searching by an image needs an encoder: start the server with a run")
         try:
             view = center_view(decode(data), self.encoder.image_size)
         except BrokenImage as error:
@@ -116,9 +114,7 @@ class Studio:
         with self._lock, torch.no_grad():
             x = self.encoder(normalize(view.unsqueeze(0).to(device).float() / 255)).cpu()  # (1, D)
         if x.shape[1] != self._units.shape[1]:
-            raise DataError(
-                "the map was made by another encoder: start the server with the run that made it"
-            )
+            raise DataError("the map was made by another encoder: start the server with the run that made it")
         return self._nearest(F.normalize(x[0], dim=0), k)
 
     def _nearest(self, query: torch.Tensor, k: int, without: int = -1) -> dict[str, Any]:

@@ -71,11 +71,11 @@ function wireSearch({ map, store, actions, view }) {
     await map.paths
     const rows = actions.find(input.value)
     if (!rows) {
-      $('matches').textContent = ''
+      $('hits').textContent = ''
       store.set({ highlight: null, picked: null })
       return []
     }
-    $('matches').textContent = plural(rows.length, 'match', 'matches')
+    $('hits').textContent = plural(rows.length, 'match', 'matches')
     const found = new Uint8Array(map.n)
     for (const row of rows) found[row] = 1
     store.set({ highlight: (row) => found[row] === 1, picked: null })

@@ -42,7 +42,7 @@ function actionsOf(app) {
     step,
     point(rows) {
       app.view.rings = rows
-      app.view.request()
+      app.view.request(0)
     },
     choose(rows, how) {
       const selection = new Set(how === 'replace' ? [] : store.selection)
@@ -74,7 +74,7 @@ function actionsOf(app) {
     },
     clear() {
       $('query').value = ''
-      $('matches').textContent = ''
+      $('hits').textContent = ''
       store.set({ selection: new Set(), highlight: null, picked: null, open: -1, results: null, lasso: false })
     },
     quickLabel(i) {
@@ -119,8 +119,11 @@ function scripting(app) {
       const [x, y] = view.screen(row)
       return { x: x + box.left, y: y + box.top }
     },
-    // What the last frame showed, and how many were drawn so far.
-    drawn: () => ({ points: view.drawn ?? 0, pictures: view.shownPictures ?? 0, frames: view.frames ?? 0, part: view.part }),
+    // What the last frame showed, how many were drawn so far, and whether the map has come to rest.
+    drawn: () => ({
+      points: view.drawn ?? 0, pictures: view.shownPictures ?? 0, frames: view.frames ?? 0,
+      still: !(view.moving || view.frame || view.flight),
+    }),
   }
   if (!labels) return open
   return {

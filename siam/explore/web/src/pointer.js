@@ -45,7 +45,7 @@ export class Pointer {
       this.pinch(event.pointerId, before, place)
     } else if (this.mode === 'lasso') {
       this.view.trail.push(place)
-      this.view.request()
+      this.view.request(0)
     }
     if (this.mode !== 'pan' || this.far) this.down.set(event.pointerId, place)
   }

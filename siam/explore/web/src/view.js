@@ -7,12 +7,15 @@ import { Grid } from './grid.js'
 import { CHOSEN, DIM, PLAIN, openPoints, pointSize, shuffled } from './points.js'
 
 const FEW = 2500 // points in view, at most, to place pictures over them
+const [MARKS, PICTURES, ALL] = [0, 1, 2] // what a frame draws anew: each with those before it
 
 export class View {
   constructor(map, store) {
     Object.assign(this, { map, store, camera: new Camera(), moving: 0, rings: [], trail: null, part: 1 })
     this.canvas = $('points')
     this.overlay = $('overlay').getContext('2d')
+    this.thumbs = $('thumbs').getContext('2d')
+    this.level = ALL
     this.order = shuffled(map.n)
     this.points = openPoints(this.canvas, map.points, this.order)
     this.rank = new Uint32Array(map.n) // who gets a picture where there is room for one
@@ -21,7 +24,8 @@ export class View {
     new ResizeObserver(() => this.resize()).observe($('map'))
     store.on('color theme columns', () => this.recolor())
     store.on('selection highlight', () => this.remark())
-    store.on('open hover pictures', () => this.request())
+    store.on('open hover', () => this.request(MARKS))
+    store.on('pictures', () => this.request(PICTURES))
     store.on('hover', () => this.showCard())
     this.resize()
     this.recolor()
@@ -36,7 +40,7 @@ export class View {
     const { clientWidth: width, clientHeight: height } = $('map')
     this.ratio = Math.min(2, window.devicePixelRatio || 1)
     Object.assign(this.camera, { width: Math.max(1, width), height: Math.max(1, height) })
-    for (const canvas of [this.canvas, this.overlay.canvas]) {
+    for (const canvas of [this.canvas, this.thumbs.canvas, this.overlay.canvas]) {
       canvas.width = Math.round(width * this.ratio)
       canvas.height = Math.round(height * this.ratio)
     }
@@ -59,7 +63,8 @@ export class View {
     this.request()
   }
 
-  request() {
+  request(level = ALL) {
+    this.level = Math.max(this.level, level)
     this.frame ??= requestAnimationFrame((now) => {
       this.frame = null
       this.draw(now)
@@ -87,18 +92,26 @@ export class View {
       else if (took < 22) this.part = Math.min(1, this.part * 1.1)
     }
     this.last = this.moving ? now : null
-    this.drawn = this.moving ? Math.round(n * this.part) : n
-    this.points.draw(this.camera, this.ratio, this.drawn, pointSize(n, this.camera.zoom))
-    this.drawOverlay()
+    if (this.level === ALL) {
+      this.drawn = this.moving ? Math.round(n * this.part) : n
+      this.points.draw(this.camera, this.ratio, this.drawn, pointSize(n, this.camera.zoom))
+    }
+    if (this.level >= PICTURES) this.drawPictures()
+    this.drawMarks()
+    this.level = MARKS
     this.frames = (this.frames ?? 0) + 1
   }
 
-  drawOverlay() {
-    const { overlay, ratio, camera } = this
-    overlay.setTransform(ratio, 0, 0, ratio, 0, 0)
-    overlay.clearRect(0, 0, camera.width, camera.height)
-    if (this.store.pictures) this.drawPictures()
-    const accent = getComputedStyle(document.documentElement).getPropertyValue('--accent')
+  cleared(context) {
+    context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0)
+    context.clearRect(0, 0, this.camera.width, this.camera.height)
+    return context
+  }
+
+  // Rings around the images that are pointed at, and the lasso.
+  drawMarks() {
+    const overlay = this.cleared(this.overlay)
+    const accent = accentColor()
     overlay.lineWidth = 2
     for (const [row, radius] of [[this.store.hover, 7], [this.store.open, 9], ...this.rings.map((row) => [row, 6])]) {
       if (row < 0) continue
@@ -136,9 +149,12 @@ export class View {
     return rows.length > most ? null : rows
   }
 
+  // Pictures over points, as many as fit: first those that stand for their clusters.
   drawPictures() {
-    const rows = this.map.n > FEW && this.camera.zoom < 2 ? null : this.visible(FEW)
+    this.cleared(this.thumbs)
     this.shownPictures = 0
+    if (!this.store.pictures) return
+    const rows = this.map.n > FEW && this.camera.zoom < 2 ? null : this.visible(FEW)
     if (!rows || (rows.length > 500 && this.camera.zoom < 2)) return
     rows.sort((a, b) => this.rank[a] - this.rank[b])
     const side = rows.length < 60 ? 56 : rows.length < 300 ? 44 : 34
@@ -155,16 +171,17 @@ export class View {
   }
 
   drawPicture(row, x, y, side, quiet, chosen) {
-    const { overlay } = this
-    const bitmap = this.moving && !this.map.pictures.drawn.has(row) ? null : this.map.pictures.bitmap(row, () => this.request())
+    const { thumbs } = this
+    const waits = this.moving && !this.map.pictures.drawn.has(row)
+    const bitmap = waits ? null : this.map.pictures.bitmap(row, () => this.request(PICTURES))
     if (!bitmap) return
     const scale = side / Math.max(bitmap.width, bitmap.height)
     const [w, h] = [bitmap.width * scale, bitmap.height * scale]
-    overlay.globalAlpha = quiet ? 0.25 : 1
-    overlay.fillStyle = chosen ? getComputedStyle(document.documentElement).getPropertyValue('--accent') : css(this.rgb.subarray(3 * row, 3 * row + 3))
-    overlay.fillRect(x - w / 2 - 2, y - h / 2 - 2, w + 4, h + 4)
-    overlay.drawImage(bitmap, x - w / 2, y - h / 2, w, h)
-    overlay.globalAlpha = 1
+    thumbs.globalAlpha = quiet ? 0.25 : 1
+    thumbs.fillStyle = chosen ? accentColor() : css(this.rgb.subarray(3 * row, 3 * row + 3))
+    thumbs.fillRect(x - w / 2 - 2, y - h / 2 - 2, w + 4, h + 4)
+    thumbs.drawImage(bitmap, x - w / 2, y - h / 2, w, h)
+    thumbs.globalAlpha = 1
     this.shownPictures++
   }
 
@@ -226,6 +243,8 @@ export class View {
     if (x0 <= x1) this.go(this.camera.around(x0, y0, x1, y1))
   }
 }
+
+const accentColor = () => getComputedStyle(document.documentElement).getPropertyValue('--accent')
 
 const cellOf = (x, y, side, du = 0, dv = 0) => `${Math.floor(x / side) + du},${Math.floor(y / side) + dv}`
 
