@@ -75,7 +75,7 @@ class Labels:
         return self.names.index(name)
 
     def save(self, folder: Path) -> Path:
-        """Write FOLDER/labels.csv: path, label, score and who gave the label. Raises RunError."""
+        """Write FOLDER/labels.csv, creating the folder: path, label, score and who gave the label. Raises RunError."""
         text = io.StringIO(newline="")
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["path", "label", "score", "by"])
@@ -85,6 +85,7 @@ class Labels:
         file = folder / LABELS
         data = text.getvalue().encode(errors="surrogateescape")
         with writing(file):
+            folder.mkdir(parents=True, exist_ok=True)
             write_atomically(file, lambda opened: opened.write(data))
         return file
 

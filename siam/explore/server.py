@@ -103,7 +103,15 @@ def make_app(studio: Studio, port: int, token: str | None = None) -> ASGIApp:
             return PlainTextResponse(f"this image cannot be shown: {error.reason}\n", 404)
         return Response(data, media_type=kind, headers=_IMAGE_HEADERS)
 
-    routes = [Route("/", home), Route("/map-{name}.js", beside), Route("/image/{row:int}", image)]
+    def icon(request: Request) -> Response:
+        return Response(status_code=204)  # browsers ask for it, and would report that it is missing
+
+    routes = [
+        Route("/", home),
+        Route("/favicon.ico", icon),
+        Route("/map-{name}.js", beside),
+        Route("/image/{row:int}", image),
+    ]
     for name, act in _actions(studio).items():
         routes.append(Route(f"/api/{name}", _endpoint(act), methods=["POST"]))
     return Guard(Starlette(routes=routes), port, token)

@@ -61,13 +61,18 @@ def suggest(vectors: NDArray[np.float32], labels: Labels, by: str) -> Suggestion
     best, codes = shares.topk(min(2, len(used)), dim=1)
     margins = best[:, 0] - (best[:, 1] if len(used) > 1 else 0)
     return Suggestions(
-        by, tuple(labels.names[code] for code in used), codes[:, 0].numpy().astype(np.int32),
-        best[:, 0].float().numpy(), margins.float().numpy(), len(rows), time.monotonic() - started,
-    )  # fmt: skip
+        by=by,
+        names=tuple(labels.names[code] for code in used),
+        codes=codes[:, 0].numpy().astype(np.int32),
+        scores=best[:, 0].float().clamp(max=1).numpy(),
+        margins=margins.float().numpy(),
+        labels=len(rows),
+        seconds=time.monotonic() - started,
+    )
 
 
 def _nearness(bank: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
     """Return each query's cosine to its nearest labeled image, at least 0: (n, D), (M, D) -> (M, 1)."""
     bank = F.normalize(bank.float(), dim=1)
     blocks = (F.normalize(q.float(), dim=1) @ bank.T for q in torch.split(queries, _BLOCK))
-    return torch.cat([cosines.amax(dim=1, keepdim=True) for cosines in blocks]).clamp(min=0)
+    return torch.cat([cosines.amax(dim=1, keepdim=True) for cosines in blocks]).clamp(0, 1)

@@ -1,13 +1,19 @@
 """Maps made up for the tests of the page and its server."""
 
 import io
+import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
+import torch
 from PIL import Image
 
+from siam.data.augment import normalize
 from siam.data.images import class_of
+from siam.explore.server import Server
 from siam.explore.table import SCHEMA, Map
+from siam.measure.features import center_view
 from siam.system.names import stored
 
 K = 6
@@ -74,3 +80,37 @@ def map_of_sets(sets, vectors, data):
     names = [stored(images.path(i)) for images, i in every]
     labels = [None if label is None else stored(label) for label in labels]
     return map_of(names, vectors, labels, data=str(data), thumbnails=thumbnails)
+
+
+class Colors(torch.nn.Module):
+    """An encoder that returns an image's mean color and brightness: (B, 3, H, W) -> (B, 4)."""
+
+    image_size = 16
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()), requires_grad=False)
+
+    def forward(self, x):
+        color = x.mean(dim=(2, 3)) * self.scale
+        return torch.cat([color, color.mean(dim=1, keepdim=True)], dim=1)
+
+
+def colors_of(sets):
+    """The features that `Colors` has for all images of a dataset."""
+    both = [sets.train] if sets.val is None else [sets.train, sets.val]
+    views = [center_view(images.read(i), 16) for images in both for i in range(len(images))]
+    return Colors()(normalize(torch.stack(views).float() / 255)).numpy()
+
+
+@contextmanager
+def serving(studio, host="127.0.0.1"):
+    """Run a server of the studio in a thread."""
+    server = Server(studio, host)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        thread.join()

@@ -1,4 +1,4 @@
-"""The page in a real browser, opened from the disk: drawing, pointing, choosing and finding."""
+"""The page in a real browser: from the disk, drawing, pointing and choosing; from the server, labels."""
 
 import io
 from pathlib import Path
@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siam.data.label_file import relabel
+from siam.data.sources import open_images
 from siam.explore import packing
 from siam.explore import page as pages
 from siam.explore.page import write_page
+from siam.explore.studio import Studio
 from tests.explore.browser import Tab, launch
-from tests.explore.maps import blobs, jpeg, map_of
+from tests.explore.maps import Colors, blobs, colors_of, jpeg, map_of, map_of_sets, serving
 
 N = 10_000
 
@@ -193,7 +196,8 @@ def test_panels_of_clusters_duplicates_and_outliers(tab):
     tab.page.get_by_role("button", name="Select first 20").click()
     scores = tab.run("siam.selection().map(row => siam.value('outlier', row))")
     assert len(scores) == 20
-    assert min(scores) >= max(tab.run("siam.find('77.jpg').map(row => siam.value('outlier', row))"))
+    every = tab.run("siam.find('jpg').map(row => siam.value('outlier', row))")
+    assert sorted(scores) == sorted(every)[-20:]
 
 
 def test_the_keyboard_does_what_the_mouse_does(tab):
@@ -260,3 +264,109 @@ def test_axe_finds_no_serious_fault_and_nothing_overflows(browser, folder, theme
             faults = axe.Axe().run(tab.page).response["violations"]
             serious = [fault for fault in faults if fault["impact"] in ("serious", "critical")]
             assert [(fault["id"], fault["nodes"][0]["html"]) for fault in serious] == []
+
+
+HOSTILE = [
+    "<img src=x onerror=alert(1)>.jpg",
+    "<script>alert(1)<script>.jpg",
+    "'\"&quot;.jpg",
+    "new\nline.jpg",
+    "a..%2f..%2fsecret.jpg",
+    "javascript:alert(1).jpg",
+    "\u202egpj.exe.jpg",
+    "{{data}}.jpg",
+]
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory):
+    """A folder of 400 images in four colors with hostile names, and a link out of it."""
+    top = tmp_path_factory.mktemp("live")
+    root = top / "<b onclick=alert(1)>photos"
+    rng = np.random.default_rng(0)
+    colors = {"red": (200, 40, 40), "green": (40, 170, 60), "<i>blue": (50, 70, 210), "gray": (90, 90, 90)}
+    for name, color in colors.items():
+        (root / name).mkdir(parents=True)
+        for i in range(100):
+            file = HOSTILE[i] if name == "red" and i < len(HOSTILE) else f"{i:03d}.jpg"
+            (root / name / file).write_bytes(
+                jpeg(np.clip(np.array(color) + rng.normal(0, 14, 3), 0, 255), 32)
+            )
+    (top / "secret.jpg").write_bytes(jpeg((255, 255, 255), 48))
+    (root / "gray" / "link.jpg").symlink_to(top / "secret.jpg")
+    sets = open_images(root)
+    vectors = colors_of(sets)
+    return Studio(map_of_sets(sets, vectors, root), top / "out", sets, vectors, Colors())
+
+
+@pytest.fixture(scope="module")
+def live(browser, studio):
+    with serving(studio) as server, Tab(browser, server.address) as tab:
+        yield tab
+
+
+def test_hostile_names_are_text_and_are_not_run(live, studio):
+    rows = {path: row for row, path in enumerate(studio.paths)}
+    for name in HOSTILE:
+        live.run(f"siam.open({rows[f'red/{name}']})")
+        live.page.wait_for_selector("#panel .tile >> nth=5")
+        shown_name = name.replace("\n", "\\n").replace("\u202e", "\\u202e")
+        assert live.page.locator("#panel .path").inner_text() == f"red/{shown_name}"
+    assert live.page.locator("#panel img[src=x], #panel i, #panel b, #name b").count() == 0
+    assert live.text("#name") == "<b onclick=alert(1)>photos"
+    assert live.run("document.scripts.length") == len(live.page.locator("script").all())
+    live.run("siam.color('label')")
+    assert "<i>blue" in live.text("#legend")
+    assert live.said == []
+    origin = live.page.url.rstrip("/")
+    assert all(url.startswith((f"{origin}/image/", f"{origin}/api/")) for url in live.outside())
+
+
+def test_full_size_images_but_not_those_of_links_out_of_the_folder(live, studio):
+    live.run(f"siam.open({studio.paths.index('green/000.jpg')})")
+    live.until("document.querySelector('#panel .picture').naturalWidth === 32")
+    live.run(f"siam.open({studio.paths.index('gray/link.jpg')})")
+    live.until("document.querySelector('#panel .picture').naturalWidth === 16")  # the thumbnail
+    assert "404" in live.said.pop()
+    assert live.said == []
+
+
+def test_search_by_a_dropped_image(live):
+    live.page.locator("input[type=file]").set_input_files(
+        {"name": "<b>new.jpg", "mimeType": "image/jpeg", "buffer": jpeg((55, 65, 205), 80)}
+    )
+    live.page.wait_for_selector("#panel .tile >> nth=40")
+    assert "<b>new.jpg" in live.text()
+    tiles = live.page.locator("#panel .tile").all()[:20]
+    assert all("<i>blue/" in tile.get_attribute("title") for tile in tiles)
+    assert live.run("siam.search({path: 'green/005.jpg'}, 3).then(({rows}) => rows.map(siam.path))") != []
+
+
+def test_labels_by_hand_then_a_probe_then_labels_csv(live, studio):
+    """From 20 labels the probe is right for nearly all images, and what it is sure of becomes labels."""
+    kinds = [path.partition("/")[0] for path in studio.paths]
+    for kind in ("red", "green", "<i>blue"):
+        rows = [row for row, one in enumerate(kinds) if one == kind][10::18][:5]
+        live.run("([rows, name]) => siam.label(rows, name)", [rows, kind])
+    rows = [row for row, kind in enumerate(kinds) if kind == "gray"]
+    live.run("rows => siam.select(rows)", rows[10::18][:5])
+    live.page.locator("#label-name").fill("gray")
+    live.page.get_by_role("button", name="Label", exact=True).click()
+    live.until("Object.values(siam.labels()).length === 4")
+    assert live.run("siam.labels()") == {"red": 5, "green": 5, "<i>blue": 5, "gray": 5}
+    live.page.locator("#tab-labels").click()
+    live.page.get_by_role("button", name="Train probe").click()
+    live.page.wait_for_selector("#threshold")
+    guesses = live.run("siam.find('jpg').map(row => siam.value('suggested', row))")
+    assert np.mean([guess == kind for guess, kind in zip(guesses, kinds, strict=True)]) > 0.95
+    uncertain = live.run("siam.uncertain(10)")
+    margins = studio.suggestions.margins
+    assert max(margins[uncertain]) <= np.median(margins)
+    accepted = live.run("siam.accept(0.6)")
+    assert accepted > 100
+    live.page.get_by_role("button", name="Save labels.csv").click()
+    live.page.get_by_text(f"{20 + accepted} labels in").wait_for()
+    again = relabel(open_images(studio.page.whole.facts["data"]), studio.folder / "labels.csv").train
+    assert again.classes == ("<i>blue", "gray", "green", "red")
+    assert (again.labels >= 0).sum() == 20 + accepted
+    assert live.said == []

@@ -58,7 +58,17 @@ export class Panels {
     $('panel').scrollTop = 0
   }
 
+  // Render once, however many values have changed.
   render() {
+    if (this.waiting) return
+    this.waiting = true
+    queueMicrotask(() => {
+      this.waiting = false
+      this.draw()
+    })
+  }
+
+  draw() {
     const kind = this.kinds.find(([id]) => id === this.app.store.tab)
     const content = kind[2]()
     $('panel').replaceChildren(...(Array.isArray(content) ? content : [content]).filter(Boolean))
