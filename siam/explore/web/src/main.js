@@ -125,6 +125,8 @@ function scripting(app) {
       still: !(view.moving || view.frame || view.flight),
     }),
   }
+  // Draw every point of a large map while it moves too, however slowly.
+  open.drawAll = (all) => (view.whole = all)
   if (!labels) return open
   return {
     ...open,

@@ -41,7 +41,7 @@ export function pointSize(n, zoom) {
 }
 
 export function openPoints(canvas, points, order) {
-  const gl = canvas.getContext('webgl2', { antialias: false, alpha: true, powerPreference: 'high-performance' })
+  const gl = canvas.getContext('webgl2', { antialias: false, alpha: false, depth: false, powerPreference: 'high-performance' })
   return gl ? new GlPoints(canvas, gl, points, order) : new PlainPoints(canvas, points, order)
 }
 
@@ -105,7 +105,7 @@ class GlPoints {
     this.stale = false
     const [sx, sy] = [(2 * camera.unit) / camera.width, (2 * camera.unit) / camera.height]
     gl.viewport(0, 0, this.canvas.width, this.canvas.height)
-    gl.clearColor(0, 0, 0, 0)
+    gl.clearColor(...paper(), 1) // an opaque canvas is laid over the page without blending
     gl.clear(gl.COLOR_BUFFER_BIT)
     gl.uniform2f(uniforms.scale, sx, sy)
     gl.uniform2f(uniforms.offset, -camera.x * sx, -camera.y * sy)
@@ -113,6 +113,11 @@ class GlPoints {
     gl.uniform1i(uniforms.small, size * ratio < 3 ? 1 : 0)
     gl.drawArrays(gl.POINTS, 0, count)
   }
+}
+
+function paper() {
+  const color = getComputedStyle(document.documentElement).getPropertyValue('--paper').trim()
+  return [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16) / 255)
 }
 
 class PlainPoints {

@@ -1,7 +1,7 @@
 // The map on the screen: frames, pictures over points, and the card of the image under the pointer.
 
 import { Camera } from './camera.js'
-import { none, css, paint } from './colors.js'
+import { css, none as colorless, paint } from './colors.js'
 import { $, shown } from './dom.js'
 import { Grid } from './grid.js'
 import { CHOSEN, DIM, PLAIN, openPoints, pointSize, shuffled } from './points.js'
@@ -11,7 +11,7 @@ const [MARKS, PICTURES, ALL] = [0, 1, 2] // what a frame draws anew: each with t
 
 export class View {
   constructor(map, store) {
-    Object.assign(this, { map, store, camera: new Camera(), moving: 0, rings: [], trail: null, part: 1 })
+    Object.assign(this, { map, store, camera: new Camera(), moving: false, rings: [], trail: null, part: Math.min(1, 200000 / map.n) })
     this.canvas = $('points')
     this.overlay = $('overlay').getContext('2d')
     this.thumbs = $('thumbs').getContext('2d')
@@ -49,7 +49,7 @@ export class View {
 
   recolor() {
     const column = this.map.columns.get(this.store.color)
-    this.rgb = column ? paint(column, this.map.n) : new Uint8Array(3 * this.map.n).map((_, i) => none()[i % 3])
+    this.rgb = column ? paint(column, this.map.n) : new Uint8Array(3 * this.map.n).map((_, i) => colorless()[i % 3])
     this.points.paint(this.rgb)
     this.request()
   }
@@ -73,27 +73,33 @@ export class View {
 
   // Mark the map as moving: a large one is drawn in part, as much as the machine draws smoothly, until it rests.
   move() {
-    this.moving = performance.now()
+    this.moving = true
     this.store.set({ hover: -1 })
     clearTimeout(this.rest)
+    this.request()
+  }
+
+  // Draw everything once there was no frame of a move for a while; a slow machine needs a longer while.
+  settle(took) {
+    clearTimeout(this.rest)
     this.rest = setTimeout(() => {
-      this.moving = 0
+      this.moving = false
       this.last = null
       this.request()
-    }, 160)
-    this.request()
+    }, Math.min(1200, Math.max(160, 2.5 * took)))
   }
 
   draw(now) {
     const { n } = this.map
-    if (this.moving && this.last) {
-      const took = now - this.last
+    const took = this.moving && this.last ? now - this.last : 0
+    if (took) {
       if (took > 36) this.part = Math.max(this.part * 0.8, Math.min(1, 20000 / n))
       else if (took < 22) this.part = Math.min(1, this.part * 1.1)
     }
     this.last = this.moving ? now : null
+    if (this.moving) this.settle(took)
     if (this.level === ALL) {
-      this.drawn = this.moving ? Math.round(n * this.part) : n
+      this.drawn = this.moving && !this.whole ? Math.round(n * this.part) : n
       this.points.draw(this.camera, this.ratio, this.drawn, pointSize(n, this.camera.zoom))
     }
     if (this.level >= PICTURES) this.drawPictures()
@@ -102,19 +108,24 @@ export class View {
     this.frames = (this.frames ?? 0) + 1
   }
 
-  cleared(context) {
+  // A canvas to draw on, or hidden: an empty one that is shown costs as much of a frame as a full one.
+  cleared(context, empty) {
+    if (!context.canvas.hidden) {
+      context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0)
+      context.clearRect(0, 0, this.camera.width, this.camera.height)
+    }
+    context.canvas.hidden = empty
     context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0)
-    context.clearRect(0, 0, this.camera.width, this.camera.height)
     return context
   }
 
   // Rings around the images that are pointed at, and the lasso.
   drawMarks() {
-    const overlay = this.cleared(this.overlay)
+    const rings = [[this.store.hover, 7], [this.store.open, 9], ...this.rings.map((row) => [row, 6])].filter(([row]) => row >= 0)
+    const overlay = this.cleared(this.overlay, !rings.length && !this.trail)
     const accent = accentColor()
     overlay.lineWidth = 2
-    for (const [row, radius] of [[this.store.hover, 7], [this.store.open, 9], ...this.rings.map((row) => [row, 6])]) {
-      if (row < 0) continue
+    for (const [row, radius] of rings) {
       const [x, y] = this.screen(row)
       overlay.strokeStyle = accent
       overlay.beginPath()
@@ -151,11 +162,12 @@ export class View {
 
   // Pictures over points, as many as fit: first those that stand for their clusters.
   drawPictures() {
-    this.cleared(this.thumbs)
+    const off = !this.store.pictures || (this.map.n > FEW && this.camera.zoom < 2)
+    const rows = off ? null : this.visible(FEW)
+    const none = !rows || (rows.length > 500 && this.camera.zoom < 2)
+    this.cleared(this.thumbs, none)
     this.shownPictures = 0
-    if (!this.store.pictures) return
-    const rows = this.map.n > FEW && this.camera.zoom < 2 ? null : this.visible(FEW)
-    if (!rows || (rows.length > 500 && this.camera.zoom < 2)) return
+    if (none) return
     rows.sort((a, b) => this.rank[a] - this.rank[b])
     const side = rows.length < 60 ? 56 : rows.length < 300 ? 44 : 34
     const placed = new Map() // cell of the screen -> the picture in it
