@@ -19,6 +19,18 @@ from siam.settings.pretraining import Settings
 from siam.transfer.settings import TransferSettings
 
 RunFolder = Annotated[Positional[str], arg(metavar="RUN", help="The run folder.")]
+OptionalRun = Annotated[
+    Positional[str], arg(metavar="[RUN]", help="The run folder.", help_behavior_hint="(not with --vectors)")
+]
+OptionalData = Annotated[Positional[str], arg(metavar="[DATA]", help="Images.", help_behavior_hint="")]
+VectorsFile = Annotated[
+    str | None,
+    arg(
+        metavar="FILE",
+        help="Vectors of the images, in place of RUN: a file that `siam embed` wrote, or another Parquet "
+        "file with columns path and embedding.",
+    ),
+]
 CommandLine = NewType("CommandLine", str)
 """Type of an option that is set to the command line as typed; it has no flag."""
 
@@ -77,6 +89,18 @@ def require_extra(module: str, extra: str) -> None:
     """Raise SettingsError if the optional dependency `module` is not installed."""
     if find_spec(module) is None:
         raise SettingsError(f"{module} is not installed: pip install 'siam[{extra}]'")
+
+
+def given_set(run: str, data: str, vectors: str | None) -> tuple[str | None, str | None]:
+    """Return RUN and DATA; with a file of vectors, one argument alone is DATA.
+
+    Raises SettingsError if one of them is missing.
+    """
+    if vectors is not None and not data:
+        return None, run or None
+    if not data:
+        raise SettingsError("RUN and DATA are needed, or --vectors with a file that siam embed wrote")
+    return run, data
 
 
 def _flat(kind: type) -> object:

@@ -1,5 +1,6 @@
 """Load and save the encoder of a run."""
 
+import hashlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
@@ -70,6 +71,14 @@ def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Enc
         load_weights(backbone, _read_safetensors(file), file)
     encoder = Encoder(backbone, settings.views.size, projector).requires_grad_(False)
     return encoder.to(found).eval()
+
+
+def digest_of(encoder: Encoder) -> str:
+    """Return a hash of an encoder's weights and image size; encoders with the same give the same features."""
+    found = hashlib.sha256(str(encoder.image_size).encode())
+    for key, value in encoder.state_dict().items():
+        found.update(key.encode() + value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _submodule(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
