@@ -3,8 +3,9 @@
     python benchmarks/map_page.py --out docs/results/map-page-cpu.json
 
 Frames are counted while the map is dragged for some seconds. `every point` forces all points into each frame;
-the page itself draws a part of a large map while it moves, as much as stays smooth, and all of it at rest. The CPU time
-of a frame tells how fast an idle machine would be: 30 frames per second on two cores need less than 66 ms.
+the page itself draws a part of a large map while it moves, as much as stays smooth, and all of it at rest.
+The CPU time of a frame tells how fast an idle machine would be: 30 frames per second on two cores need less
+than 66 ms.
 Needs chromium, and playwright from siam[dev].
 """
 
@@ -78,7 +79,7 @@ def made_up(n: int) -> Map:
 
 
 def cpu_seconds() -> float:
-    """CPU time of the browser's processes, which are children of this one, to measure on a busy machine too."""
+    """Return the CPU time of the browser's processes, which are children of this one."""
     parents, times = {}, {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

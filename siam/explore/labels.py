@@ -75,7 +75,7 @@ class Labels:
         return self.names.index(name)
 
     def save(self, folder: Path) -> Path:
-        """Write FOLDER/labels.csv: path, label, score and who gave it. Creates the folder. Raises RunError."""
+        """Write FOLDER/labels.csv: path, label, score and who gave it. Raises RunError."""
         text = io.StringIO(newline="")
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["path", "label", "score", "by"])

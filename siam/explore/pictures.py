@@ -2,18 +2,14 @@
 
 import io
 import os
-from collections import defaultdict, deque
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from siam.data.decode import BrokenImage, decode, read_file
-from siam.data.images import Images, ImageSets
 from siam.data.photographs import suffix_of
 from siam.data.sources.folder import FolderImages
-from siam.system.names import stored
+from siam.explore.embedded import Located
 
 _TYPES = {
     "jpg": "image/jpeg",
@@ -28,26 +24,16 @@ _TYPES = {
 class Pictures:
     """The images that the rows of a map show."""
 
-    def __init__(self, sets: ImageSets, paths: Sequence[str]) -> None:
-        """Find each row's image. paths: the map's, which are among those of the images, in their order."""
-        self.sets: list[Images] = [sets.train] if sets.val is None else [sets.train, sets.val]
-        waiting: dict[str, deque[int]] = defaultdict(deque)  # several images of a set may have one name
-        for row, path in enumerate(paths):
-            waiting[path].append(row)
-        self.places = np.full((len(paths), 2), -1, dtype=np.int64)
-        for number, images in enumerate(self.sets):
-            for i in range(len(images)):
-                rows = waiting.get(stored(images.path(i)))
-                if rows:
-                    self.places[rows.popleft()] = number, i
+    def __init__(self, images: Located) -> None:
+        self.images = images
 
     def path(self, row: int, otherwise: str) -> str:
         """Return the path of a row's file, absolute; the image's name if it is no file of its own."""
-        number, i = self.places[row]
-        if number < 0:
+        found = self.images[row]
+        if found is None:
             return otherwise
-        images = self.sets[number]
-        name = images.path(int(i))
+        images, i = found
+        name = images.path(i)
         return os.path.abspath(images.root / name) if isinstance(images, FolderImages) else name
 
     def encoded(self, row: int) -> tuple[bytes, str]:
@@ -55,10 +41,10 @@ class Pictures:
 
         Raises BrokenImage if the row has no image, it cannot be read, or it is a link out of the folder.
         """
-        number, i = (int(value) for value in self.places[row]) if 0 <= row < len(self.places) else (-1, -1)
-        if number < 0:
+        found = self.images[row] if 0 <= row < len(self.images) else None
+        if found is None:
             raise BrokenImage("is not among the images")
-        images = self.sets[number]
+        images, i = found
         data = _within(images, i) if isinstance(images, FolderImages) else images.encoded(i)
         kind = _TYPES.get(suffix_of(data) or "") if data else None
         if data and kind:

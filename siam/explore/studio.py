@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from siam.data.augment import normalize
 from siam.data.decode import BrokenImage, decode
-from siam.data.images import ImageSets
 from siam.errors import DataError
+from siam.explore.embedded import Located
 from siam.explore.labels import Labels
 from siam.explore.packing import Thumbnails
 from siam.explore.page import Page
@@ -34,22 +34,22 @@ class Studio:
         self,
         whole: Map,
         folder: str | Path,
-        sets: ImageSets,
+        images: Located,
         vectors: NDArray[np.float32],
         encoder: Encoder | None = None,
         thumbnails: Thumbnails | None = None,
     ) -> None:
         """Open the labels in FOLDER/labels.csv, if there are any, and write files beside the page there.
 
-        vectors: embeddings of the map's rows (N, D). encoder: embeds images to search by; None: only images
-        of the set can be searched by. Raises DataError, or RunError if the folder cannot be written.
+        images: those of the map's rows. vectors: their embeddings (N, D). encoder: embeds images to search
+        by; None: only images of the set can be searched by. Raises DataError, or RunError if the folder cannot be written.
         """
         if len(vectors) != len(whole.table):
             raise DataError(f"the map has {len(whole.table)} images, but there are {len(vectors)} embeddings")
         self.folder, self.vectors, self.encoder = Path(folder), vectors, encoder
         self.paths: list[str] = whole.table.column("path").to_pylist()
         self.row_of = {path: row for row, path in reversed([*enumerate(self.paths)])}
-        self.pictures = Pictures(sets, self.paths)
+        self.pictures = Pictures(images)
         self.labels = Labels([self.pictures.path(row, path) for row, path in enumerate(self.paths)])
         self.labels.load(self.folder)
         self.page = Page(whole, self.folder, thumbnails)

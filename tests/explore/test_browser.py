@@ -11,6 +11,7 @@ from siam.data.label_file import relabel
 from siam.data.sources import open_images
 from siam.explore import packing
 from siam.explore import page as pages
+from siam.explore.embedded import Located
 from siam.explore.page import write_page
 from siam.explore.studio import Studio
 from tests.explore.browser import Tab, launch
@@ -296,7 +297,8 @@ def studio(tmp_path_factory):
     (root / "gray" / "link.jpg").symlink_to(top / "secret.jpg")
     sets = open_images(root)
     vectors = colors_of(sets)
-    return Studio(map_of_sets(sets, vectors, root), top / "out", sets, vectors, Colors())
+    whole = map_of_sets(sets, vectors, root)
+    return Studio(whole, top / "out", Located(sets, whole.table["path"].to_pylist()), vectors, Colors())
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 from siam.data.label_file import read_labels, relabel
 from siam.data.sources import open_images
 from siam.errors import DataError
+from siam.explore.embedded import Located
 from siam.explore.labels import Labels
 from siam.explore.pictures import Pictures
 from siam.explore.suggest import suggest
@@ -34,7 +35,7 @@ def photos(tmp_path):
 def labels_of(folder):
     sets = open_images(folder)
     paths = [stored(sets.train.path(i)) for i in range(len(sets.train))]
-    pictures = Pictures(sets, paths)
+    pictures = Pictures(Located(sets, paths))
     return Labels([pictures.path(row, path) for row, path in enumerate(paths)])
 
 

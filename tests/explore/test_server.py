@@ -11,6 +11,7 @@ from PIL import Image
 
 from siam.data.sources import open_images
 from siam.errors import DataError, SettingsError
+from siam.explore.embedded import Located
 from siam.explore.server import LARGEST, Server
 from siam.explore.studio import Studio
 from tests.explore.maps import Colors, colors_of, jpeg, map_of_sets, serving
@@ -40,7 +41,8 @@ def studio(tmp_path_factory):
     sets = open_images(root)
     vectors = colors_of(sets)
     out = tmp_path_factory.mktemp("out")
-    return Studio(map_of_sets(sets, vectors, root), out, sets, vectors, Colors())
+    whole = map_of_sets(sets, vectors, root)
+    return Studio(whole, out, Located(sets, whole.table["path"].to_pylist()), vectors, Colors())
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +189,5 @@ def test_a_port_in_use_is_an_error(server, studio):
 
 
 def test_vectors_of_other_images_are_an_error(studio, tmp_path):
-    sets = open_images(studio.page.whole.facts["data"])
     with pytest.raises(DataError, match="the map has 20 images, but there are 3 embeddings"):
-        Studio(studio.page.whole, tmp_path, sets, studio.vectors[:3])
+        Studio(studio.page.whole, tmp_path, studio.pictures.images, studio.vectors[:3])
