@@ -42,8 +42,8 @@ class Studio:
         """Open the labels in FOLDER/labels.csv, if there are any, and write files beside the page there.
 
         images: those of the map's rows. vectors: their embeddings (N, D). encoder: embeds images to search
-        by; None: only images of the set can be searched by. Raises DataError, or RunError if the folder cannot
-        be written.
+        by; None: only images of the set can be searched by. Raises DataError, or RunError if the folder
+        cannot be written.
         """
         if len(vectors) != len(whole.table):
             raise DataError(f"the map has {len(whole.table)} images, but there are {len(vectors)} embeddings")

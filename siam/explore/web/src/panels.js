@@ -26,12 +26,7 @@ export class Panels {
     for (const [id, , , keys] of this.kinds) {
       if (keys) app.store.on(keys, () => app.store.tab === id && this.render())
     }
-    app.store.on('selection', () => this.title('selection', 'Selection', app.store.selection.size))
     this.show()
-  }
-
-  title(id, words, count) {
-    $(`tab-${id}`).textContent = count ? `${words} ${thousands(count)}` : words
   }
 
   step(event) {
