@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from siam.data.images import Images, is_labeled
+from siam.data.label_file import relabel
 from siam.data.labels import align_classes
 from siam.data.loader import choose_workers
 from siam.data.sources import open_images
@@ -178,6 +179,8 @@ def _labeled_sets(
     classes.
     """
     sets = open_images(data)
+    if settings.labels_from is not None:
+        sets = relabel(sets, settings.labels_from)
     if settings.val is not None:
         others = open_images(settings.val)
         align_classes(sets.train, others.train, sets.left_out)

@@ -55,7 +55,7 @@ def open(name: str) -> ImageSets:
     labels, splits = array("q"), array("q")
 
     def paths() -> Iterator[str]:
-        for path, label, split in _rows(file):
+        for path, label, split in rows(file):
             if ".." in path and ".." in Path(path).parts:
                 raise DataError(f"{name}: {path} is outside the list's folder; use an absolute path")
             labels.append(UNLABELED if label in ("", "-1") else found.setdefault(label, len(found)))
@@ -92,7 +92,7 @@ def open(name: str) -> ImageSets:
     return ImageSets(*sets, left_out=left_out, folders=(train, val))
 
 
-def _rows(file: Path) -> Iterator[_Row]:
+def rows(file: Path) -> Iterator[_Row]:
     """Yield the path, label and split of each line."""
     with regular(file).open(encoding="utf-8-sig", errors="surrogateescape") as lines:
         if file.suffix.lower() == ".txt":
