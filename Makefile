@@ -42,11 +42,11 @@ bench: $(BIN)/.dev           ## speed, side by side with what people use: some m
 	$(BIN)/python benchmarks/embed.py --images 240
 	$(BIN)/python benchmarks/knn.py
 
-web: siam/explore/web/node_modules  ## the page of siam explore, after a change of its sources; needs Node.js
-	cd siam/explore/web && npm run --silent build
+web: siam/atlas/web/node_modules  ## the page of siam explore, after a change of its sources; needs Node.js
+	cd siam/atlas/web && npm run --silent build
 
-siam/explore/web/node_modules: siam/explore/web/package-lock.json
-	cd siam/explore/web && npm ci --silent --no-audit --no-fund
+siam/atlas/web/node_modules: siam/atlas/web/package-lock.json
+	cd siam/atlas/web && npm ci --silent --no-audit --no-fund
 	touch $@
 
 clean:

@@ -18,7 +18,7 @@ from typing import Any
 from measure import DATA, arguments, save, show
 from PIL import Image
 
-from siam.explore.listing import duplicates
+from siam.atlas.listing import duplicates
 
 
 def main() -> None:

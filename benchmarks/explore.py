@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 from measure import arguments, save, show, timed
 from numpy.typing import NDArray
 
-from siam.explore.index import index_of, open_index, open_or_build
-from siam.explore.neighbors import neighbors_of, neighbors_of_all
+from siam.atlas.index import index_of, open_index, open_or_build
+from siam.atlas.neighbors import neighbors_of, neighbors_of_all
 
 QUERIES, K = 1000, 10
 

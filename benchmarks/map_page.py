@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from siam.explore.page import PAGE, write_page
-from siam.explore.table import SCHEMA, Map
+from siam.atlas.page import PAGE, write_page
+from siam.atlas.table import SCHEMA, Map
 
 K = 10
 DRAG = """async ([seconds, all]) => {

@@ -19,9 +19,9 @@ import numpy as np
 from measure import arguments, save, show
 from numpy.typing import NDArray
 
-from siam.explore.clusters import cluster
-from siam.explore.embedded import read_vectors
-from siam.explore.neighbors import Neighbors, neighbors_of_all
+from siam.atlas.clusters import cluster
+from siam.atlas.embedded import read_vectors
+from siam.atlas.neighbors import Neighbors, neighbors_of_all
 
 K = 15
 

@@ -15,8 +15,8 @@ import numpy as np
 from measure import DATA, arguments, save, show
 from numpy.typing import NDArray
 
+from siam.atlas.neighbors import neighbors_of_all
 from siam.convert.vectors import embed
-from siam.explore.neighbors import neighbors_of_all
 
 SETS = {
     "photographs": ("imagenette-128.tar.xz", "imagenette-128/val"),

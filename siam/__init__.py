@@ -13,13 +13,13 @@ from siam.methods import BYOL, METHODS, MOCO_V2, SIMCLR, SIMSIAM, SWAV, Method
 
 if TYPE_CHECKING:
     from siam.api import pretrain
+    from siam.atlas.build import explore
+    from siam.atlas.listing import duplicates, outliers
+    from siam.atlas.search import search
     from siam.convert.export import export
     from siam.convert.importer import import_checkpoint as import_
     from siam.convert.inspecting import inspect
     from siam.convert.vectors import embed
-    from siam.explore.build import explore
-    from siam.explore.listing import duplicates, outliers
-    from siam.explore.search import search
     from siam.network import Network
     from siam.protocols.compare import compare
     from siam.protocols.evaluate import evaluate
@@ -55,17 +55,17 @@ __all__ = [
 _LAZY = {
     "Network": "siam.network.Network",
     "compare": "siam.protocols.compare.compare",
-    "duplicates": "siam.explore.listing.duplicates",
+    "duplicates": "siam.atlas.listing.duplicates",
     "embed": "siam.convert.vectors.embed",
     "evaluate": "siam.protocols.evaluate.evaluate",
-    "explore": "siam.explore.build.explore",
+    "explore": "siam.atlas.build.explore",
     "export": "siam.convert.export.export",
     "import_": "siam.convert.importer.import_checkpoint",
     "inspect": "siam.convert.inspecting.inspect",
     "load": "siam.runs.encoder.load",
-    "outliers": "siam.explore.listing.outliers",
+    "outliers": "siam.atlas.listing.outliers",
     "pretrain": "siam.api.pretrain",
-    "search": "siam.explore.search.search",
+    "search": "siam.atlas.search.search",
 }
 
 

@@ -33,7 +33,7 @@ class Duplicates:
 
 
 def main(options: Duplicates) -> dict[str, Any]:
-    from siam.explore.listing import duplicates
+    from siam.atlas.listing import duplicates
     from siam.system.device import find_device, tune_process
 
     tune_process(find_device(options.device))
@@ -43,7 +43,7 @@ def main(options: Duplicates) -> dict[str, Any]:
 
 
 def keep(options: Duplicates, result: dict[str, Any]) -> None:
-    from siam.explore.listing import write_list
+    from siam.atlas.listing import write_list
 
     if options.list_to is not None:
         write_list(options.list_to, [path for group in result["groups"] for path in group[1:]])

@@ -37,8 +37,8 @@ class Explore:
 
 
 def main(options: Explore) -> dict[str, Any]:
-    from siam.explore.build import explore
-    from siam.explore.serving import require_data, written
+    from siam.atlas.build import explore
+    from siam.atlas.serving import require_data, written
     from siam.system.device import find_device, tune_process
 
     tune_process(find_device(options.device))
@@ -65,8 +65,8 @@ def after(options: Explore, result: dict[str, Any]) -> None:
         return
     import sys
 
-    from siam.explore.server import Server
-    from siam.explore.serving import open_studio
+    from siam.atlas.server import Server
+    from siam.atlas.serving import open_studio
 
     run, data = given_set(options.run, options.data, options.vectors)
     studio = open_studio(run, data, options.vectors, options.out, options.device, options.workers)

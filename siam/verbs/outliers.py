@@ -27,7 +27,7 @@ class Outliers:
 
 
 def main(options: Outliers) -> dict[str, Any]:
-    from siam.explore.listing import outliers
+    from siam.atlas.listing import outliers
     from siam.system.device import find_device, tune_process
 
     tune_process(find_device(options.device))
@@ -37,7 +37,7 @@ def main(options: Outliers) -> dict[str, Any]:
 
 
 def keep(options: Outliers, result: dict[str, Any]) -> None:
-    from siam.explore.listing import write_list
+    from siam.atlas.listing import write_list
 
     if options.list_to is not None:
         write_list(options.list_to, [one["path"] for one in result["outliers"]])

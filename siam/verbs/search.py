@@ -34,7 +34,7 @@ class Search:
 
 
 def main(options: Search) -> dict[str, Any]:
-    from siam.explore.search import search
+    from siam.atlas.search import search
     from siam.system.device import find_device, tune_process
 
     tune_process(find_device(options.device))

@@ -13,8 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from siam.explore.packing import CHUNK, Thumbnails, chunk_order, chunks, columns, encoded, outliers, places
-from siam.explore.table import Map
+from siam.atlas.packing import CHUNK, Thumbnails, chunk_order, chunks, columns, encoded, outliers, places
+from siam.atlas.table import Map
 from siam.system.files import ELSEWHERE, write_atomically, writing
 from siam.system.names import shown
 
@@ -77,7 +77,7 @@ class Page:
 
     def parts(self, live: bool) -> Iterator[bytes]:
         """Yield the page's bytes. live: for the page that the server serves, which has more tools."""
-        frame = (files("siam.explore") / "web/dist/page.html").read_text(encoding="utf-8")
+        frame = (files("siam.atlas") / "web/dist/page.html").read_text(encoding="utf-8")
         head, _, tail = frame.partition("{{data}}")
         title = Path(self.whole.facts["data"] or "").name or "Images"
         yield head.replace("{{title}}", html.escape(f"{shown(title)} · map of images")).encode()

@@ -11,16 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from siam.atlas.embedded import Located
+from siam.atlas.labels import Labels
+from siam.atlas.packing import Thumbnails
+from siam.atlas.page import Page
+from siam.atlas.pictures import Pictures
+from siam.atlas.suggest import Suggestions, suggest
+from siam.atlas.table import Map
 from siam.data.augment import normalize
 from siam.data.decode import BrokenImage, decode
 from siam.errors import DataError
-from siam.explore.embedded import Located
-from siam.explore.labels import Labels
-from siam.explore.packing import Thumbnails
-from siam.explore.page import Page
-from siam.explore.pictures import Pictures
-from siam.explore.suggest import Suggestions, suggest
-from siam.explore.table import Map
 from siam.measure.features import center_view
 from siam.runs.encoder import Encoder
 

@@ -6,17 +6,17 @@ from typing import Annotated, Any
 
 from rich.console import Console
 
+from siam.atlas.embedded import Embedded, Located, embed_set, is_vectors, read_vectors
+from siam.atlas.given import VECTORS
+from siam.atlas.index import EXACT_BELOW, open_or_build
+from siam.atlas.looks import look_at, thumbnail_of
+from siam.atlas.neighbors import Neighbors, neighbors_of
+from siam.atlas.results import write_results
+from siam.atlas.table import MAP, read_map
 from siam.convert.vectors import embed
 from siam.data.given import open_given as open_query
 from siam.data.sources import open_images
 from siam.errors import RunError, SettingsError
-from siam.explore.embedded import Embedded, Located, embed_set, is_vectors, read_vectors
-from siam.explore.given import VECTORS
-from siam.explore.index import EXACT_BELOW, open_or_build
-from siam.explore.looks import look_at, thumbnail_of
-from siam.explore.neighbors import Neighbors, neighbors_of
-from siam.explore.results import write_results
-from siam.explore.table import MAP, read_map
 from siam.runs.bars import transient_progress
 from siam.runs.encoder import digest_of, load
 from siam.settings.checks import AtLeast, check

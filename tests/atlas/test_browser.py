@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siam.atlas import packing
+from siam.atlas import page as pages
+from siam.atlas.embedded import Located
+from siam.atlas.page import write_page
+from siam.atlas.studio import Studio
 from siam.data.label_file import relabel
 from siam.data.sources import open_images
-from siam.explore import packing
-from siam.explore import page as pages
-from siam.explore.embedded import Located
-from siam.explore.page import write_page
-from siam.explore.studio import Studio
-from tests.explore.browser import Tab, launch
-from tests.explore.maps import Colors, blobs, colors_of, jpeg, map_of, map_of_sets, serving
+from tests.atlas.browser import Tab, launch
+from tests.atlas.maps import Colors, blobs, colors_of, jpeg, map_of, map_of_sets, serving
 
 N = 10_000
 

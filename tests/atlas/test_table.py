@@ -4,8 +4,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from siam.atlas.table import SCHEMA, Map, read_map
 from siam.errors import DataError, RunError
-from siam.explore.table import SCHEMA, Map, read_map
 
 FACTS = {
     "data": "/photos", "run": "runs/mine", "k": 1, "duplicates": [[0, 1]],

@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pytest
 
+from siam.atlas import neighbors as neighbors_module
+from siam.atlas.index import index_of, open_or_build
+from siam.atlas.neighbors import neighbors_of, neighbors_of_all
 from siam.errors import RunError, SettingsError
-from siam.explore import neighbors as neighbors_module
-from siam.explore.index import index_of, open_or_build
-from siam.explore.neighbors import neighbors_of, neighbors_of_all
 
 
 def silent(done, total):

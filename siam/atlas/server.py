@@ -19,9 +19,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from siam.atlas.studio import Studio
 from siam.data.decode import BrokenImage
 from siam.errors import DataError, SettingsError, SiamError
-from siam.explore.studio import Studio
 
 LARGEST = 64 * 2**20
 """Bytes of a request, at most: an image to search by, or the rows of a selection."""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from siam.atlas.embedded import Located
 from siam.data.decode import BrokenImage, decode, read_file
 from siam.data.photographs import suffix_of
 from siam.data.sources.folder import FolderImages
-from siam.explore.embedded import Located
 
 _TYPES = {
     "jpg": "image/jpeg",

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from siam.atlas.embedded import Embedded, Located, embed_set, read_vectors
+from siam.atlas.looks import Looks, look_at
 from siam.convert.vectors import embed_to_parquet, is_current
 from siam.data.images import ImageSets
 from siam.data.sources import open_images
 from siam.errors import DataError, SettingsError
-from siam.explore.embedded import Embedded, Located, embed_set, read_vectors
-from siam.explore.looks import Looks, look_at
 from siam.runs.bars import print_line, transient_progress
 from siam.runs.encoder import load
 from siam.system.resources import available_cores

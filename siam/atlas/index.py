@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from siam.atlas.neighbors import Neighbors
 from siam.errors import RunError, SettingsError
-from siam.explore.neighbors import Neighbors
 from siam.runs.bars import OnProgress, running_total
 from siam.system.files import write_atomically, writing
 

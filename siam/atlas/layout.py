@@ -10,8 +10,8 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
+from siam.atlas.neighbors import Neighbors, neighbors_of, neighbors_of_all
 from siam.errors import SettingsError
-from siam.explore.neighbors import Neighbors, neighbors_of, neighbors_of_all
 from siam.runs.bars import OnProgress
 
 MAPPED = 200_000

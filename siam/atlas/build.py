@@ -11,9 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from rich.console import Console
 
-from siam.errors import DataError
-from siam.explore.clusters import Clusters, cluster
-from siam.explore.duplicates import (
+from siam.atlas.clusters import Clusters, cluster
+from siam.atlas.duplicates import (
     AGREEMENT,
     COSINE,
     Groups,
@@ -21,12 +20,13 @@ from siam.explore.duplicates import (
     duplicates_by_looks,
     duplicates_by_vectors,
 )
-from siam.explore.embedded import Embedded
-from siam.explore.given import VECTORS, folder_of, looks_of, open_given
-from siam.explore.layout import NEIGHBORS, lay_out, require_layout
-from siam.explore.looks import Looks
-from siam.explore.neighbors import Neighbors, neighbors_of_all
-from siam.explore.table import SCHEMA, Map
+from siam.atlas.embedded import Embedded
+from siam.atlas.given import VECTORS, folder_of, looks_of, open_given
+from siam.atlas.layout import NEIGHBORS, lay_out, require_layout
+from siam.atlas.looks import Looks
+from siam.atlas.neighbors import Neighbors, neighbors_of_all
+from siam.atlas.table import SCHEMA, Map
+from siam.errors import DataError
 from siam.runs.bars import transient_progress
 from siam.settings.checks import AtLeast, check
 from siam.system.device import float32_by_default
@@ -60,7 +60,7 @@ def explore(
 ) -> dict[str, Any]:
     """Lay out a set of images on a map, with neighbors, duplicates, outliers and clusters.
 
-    Writes OUT/map.parquet (see siam.explore.table) and, if it embeds the images, OUT/vectors.parquet.
+    Writes OUT/map.parquet (see siam.atlas.table) and, if it embeds the images, OUT/vectors.parquet.
     run, data: the encoder and the images. vectors: a file that `siam embed` wrote, or one with the columns
     `path` and `embedding`, in place of the run; `data` then adds pictures, without which duplicates are
     found by vectors alone. k: neighbors per image. clusters: their number; None: about sqrt(N / 2).
@@ -159,8 +159,8 @@ def _lists(rows: NDArray[Any]) -> Any:
 
 def _write_page(whole: Map, folder: Path) -> str | None:
     """Write the page, if this installation has one, and return its path."""
-    if find_spec("siam.explore.page") is None:
+    if find_spec("siam.atlas.page") is None:
         return None
     from importlib import import_module
 
-    return str(import_module("siam.explore.page").write_page(whole, folder))
+    return str(import_module("siam.atlas.page").write_page(whole, folder))

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import numpy as np
 from rich.console import Console
 
-from siam.explore.duplicates import AGREEMENT, COSINE, duplicates_by_looks, duplicates_by_vectors
-from siam.explore.given import looks_of, open_given
-from siam.explore.neighbors import neighbors_of_all
+from siam.atlas.duplicates import AGREEMENT, COSINE, duplicates_by_looks, duplicates_by_vectors
+from siam.atlas.given import looks_of, open_given
+from siam.atlas.neighbors import neighbors_of_all
 from siam.runs.bars import transient_progress
 from siam.settings.checks import AtLeast, Within, check
 from siam.system.device import float32_by_default

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from siam.atlas.labels import Labels
 from siam.errors import DataError
-from siam.explore.labels import Labels
 from siam.measure.knn import knn_predict
 from siam.protocols.probe import probe
 

@@ -6,17 +6,17 @@ import os
 import numpy as np
 import pytest
 
+from siam.atlas.embedded import Located
+from siam.atlas.labels import Labels
+from siam.atlas.pictures import Pictures
+from siam.atlas.suggest import suggest
 from siam.data.label_file import read_labels, relabel
 from siam.data.sources import open_images
 from siam.errors import DataError
-from siam.explore.embedded import Located
-from siam.explore.labels import Labels
-from siam.explore.pictures import Pictures
-from siam.explore.suggest import suggest
 from siam.protocols.settings import EvaluateSettings
 from siam.system.names import stored
+from tests.atlas.maps import blobs
 from tests.conftest import save_images
-from tests.explore.maps import blobs
 
 NAMES = ["a b.jpg", 'quo"te, comma.jpg', "line\nbreak.jpg", "<b>bold.jpg", os.fsdecode(b"caf\xe9.jpg")]
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siam.atlas.embedded import Located
+from siam.atlas.server import LARGEST, Server
+from siam.atlas.studio import Studio
 from siam.data.sources import open_images
 from siam.errors import DataError, SettingsError
-from siam.explore.embedded import Located
-from siam.explore.server import LARGEST, Server
-from siam.explore.studio import Studio
-from tests.explore.maps import Colors, colors_of, jpeg, map_of_sets, serving
+from tests.atlas.maps import Colors, colors_of, jpeg, map_of_sets, serving
 
 COLORS = {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (40, 60, 210)}
 KNOWN = {"X-Siam": "1", "Content-Type": "application/json"}

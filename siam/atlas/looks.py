@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
+from siam.atlas.embedded import Located
 from siam.data.decode import BrokenImage, decode, size_of
 from siam.data.images import Images
 from siam.data.workers import batches_of
-from siam.explore.embedded import Located
 from siam.runs.bars import OnProgress, running_total
 
 GRAY = 32

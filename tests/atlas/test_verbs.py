@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 import siam
+from siam.atlas import layout
+from siam.atlas.embedded import read_vectors
+from siam.atlas.table import read_map
 from siam.cli import command as cli
 from siam.convert.vectors import embed_to_parquet
 from siam.errors import DataError, RunError, SettingsError
-from siam.explore import layout
-from siam.explore.embedded import read_vectors
-from siam.explore.table import read_map
 
 COPY, ORIGINAL = "light/copy.jpg", "light/003.jpg"
 

@@ -7,18 +7,18 @@ import pytest
 import torch
 from PIL import Image
 
-from siam.data.sources import open_images
-from siam.explore.align import agreement
-from siam.explore.duplicates import (
+from siam.atlas.align import agreement
+from siam.atlas.duplicates import (
     AGREEMENT,
     duplicate_of,
     duplicates_by_looks,
     duplicates_by_vectors,
     groups_of,
 )
-from siam.explore.embedded import Located
-from siam.explore.looks import GRAY, look_at
-from siam.explore.neighbors import Neighbors
+from siam.atlas.embedded import Located
+from siam.atlas.looks import GRAY, look_at
+from siam.atlas.neighbors import Neighbors
+from siam.data.sources import open_images
 
 
 def silent(done, total):
@@ -123,12 +123,12 @@ def test_thumbnails_are_small_jpegs_and_broken_images_have_none(looks):
 
 def test_vectors_propose_pairs_that_coarse_looks_miss(looks, monkeypatch):
     names, seen = looks
-    monkeypatch.setattr("siam.explore.duplicates._CANDIDATES", 1)
+    monkeypatch.setattr("siam.atlas.duplicates._CANDIDATES", 1)
     row, other = names.index("05.jpg"), names.index("05-altered.jpg")
     wrong = np.full((len(names), 1), names.index("29.jpg"), np.int32)
     wrong[row] = other
     monkeypatch.setattr(
-        "siam.explore.duplicates._coarse", lambda gray: np.ones((len(gray), 64), np.float32) / 8
+        "siam.atlas.duplicates._coarse", lambda gray: np.ones((len(gray), 64), np.float32) / 8
     )
     groups = duplicates_by_looks(seen, Neighbors(wrong, np.ones_like(wrong, np.float32)), AGREEMENT, silent)
     assert sorted([row, other]) in groups

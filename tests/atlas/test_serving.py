@@ -6,11 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from siam.atlas import server
+from siam.atlas.page import write_page
 from siam.cli import command as cli
 from siam.data.sources import open_images
-from siam.explore import server
-from siam.explore.page import write_page
-from tests.explore.maps import colors_of, map_of_sets
+from tests.atlas.maps import colors_of, map_of_sets
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_map_that_is_there_is_served(given, monkeypatch, capsys):
 
 
 def test_a_map_of_other_images_is_not_opened(given):
-    from siam.explore.serving import written
+    from siam.atlas.serving import written
 
     photos, file, out = given
     assert written(None, str(photos), str(file), out)["images"] == 24

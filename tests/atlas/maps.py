@@ -9,10 +9,10 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
+from siam.atlas.server import Server
+from siam.atlas.table import SCHEMA, Map
 from siam.data.augment import normalize
 from siam.data.images import class_of
-from siam.explore.server import Server
-from siam.explore.table import SCHEMA, Map
 from siam.measure.features import center_view
 from siam.system.names import stored
 

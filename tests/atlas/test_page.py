@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from siam.atlas import packing, page
+from siam.atlas.table import Map
 from siam.errors import RunError
-from siam.explore import packing, page
-from siam.explore.table import Map
-from tests.explore.maps import blobs, jpeg, map_of
+from tests.atlas.maps import blobs, jpeg, map_of
 
-WEB = files("siam.explore") / "web"
+WEB = files("siam.atlas") / "web"
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from siam.explore.table import SCHEMA, Map
+from siam.atlas.table import SCHEMA, Map
 
 CHUNK = 4096
 """Images per chunk."""

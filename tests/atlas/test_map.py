@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from siam.explore.clusters import cluster
-from siam.explore.layout import lay_out
-from siam.explore.neighbors import neighbors_of_all
+from siam.atlas.clusters import cluster
+from siam.atlas.layout import lay_out
+from siam.atlas.neighbors import neighbors_of_all
 
 
 def silent(done, total):

@@ -1,7 +1,7 @@
 """Groups of images that are the same picture: exact copies by hash, others by comparing small pictures.
 
 The vectors and coarse thumbnails propose pairs; a pair counts if its pictures agree in detail once aligned
-(siam/explore/align.py), whatever the encoder thinks of them.
+(siam/atlas/align.py), whatever the encoder thinks of them.
 """
 
 from collections import defaultdict
@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from siam.explore.align import agreement
-from siam.explore.looks import Looks
-from siam.explore.neighbors import Neighbors, neighbors_of_all
+from siam.atlas.align import agreement
+from siam.atlas.looks import Looks
+from siam.atlas.neighbors import Neighbors, neighbors_of_all
 from siam.runs.bars import OnProgress, running_total
 
 AGREEMENT = 0.65

@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
+from siam.atlas.given import VECTORS, open_given
+from siam.atlas.page import PAGE
+from siam.atlas.studio import Studio
+from siam.atlas.table import MAP, read_map
 from siam.convert.vectors import is_current
 from siam.errors import SettingsError, SiamError
-from siam.explore.given import VECTORS, open_given
-from siam.explore.page import PAGE
-from siam.explore.studio import Studio
-from siam.explore.table import MAP, read_map
 from siam.runs.encoder import load
 
 
