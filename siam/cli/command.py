@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     resumed; 129, 130, 143: stopped by SIGHUP, SIGINT or SIGTERM; 141: broken pipe.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    if sys.stdout is None:  # closed, as by >&-; the next file that is opened would get its number
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # class names may be beyond the terminal's encoding
     try:
