@@ -91,7 +91,9 @@ def _read(parquet: Any) -> Embedded:
         values = batch.column("label").to_pylist() if has_labels else [None] * len(batch)
         labels += [None if value is None else str(value) for value in values]
     metadata = parquet.schema_arrow.metadata or {}
-    about = json.loads(metadata[b"siam"]) if b"siam" in metadata else {}
+    about = json.loads(metadata.get(b"siam", b"{}"))
+    if not isinstance(about, dict):
+        raise ValueError("its metadata is damaged")
     return Embedded(np.empty((0, 0), np.float32) if vectors is None else vectors, paths, labels, about)
 
 
