@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +24,7 @@ from siam.atlas.given import VECTORS, folder_of, looks_of, open_given
 from siam.atlas.layout import NEIGHBORS, lay_out, require_layout
 from siam.atlas.looks import Looks
 from siam.atlas.neighbors import Neighbors, neighbors_of_all
+from siam.atlas.page import write_page
 from siam.atlas.table import SCHEMA, Map
 from siam.errors import DataError
 from siam.runs.bars import transient_progress
@@ -92,9 +92,9 @@ def explore(
     }
     whole = Map(_table(embedded, looks, neighbors, groups, found, positions), facts)
     file = whole.write(out)
-    page = _write_page(whole, out)
+    page = write_page(whole, out)
     return {
-        "map": str(file), "page": page, "images": len(embedded), "clusters": len(found.representatives),
+        "map": str(file), "page": str(page), "images": len(embedded), "clusters": len(found.representatives),
         "duplicates": sum(len(group) - 1 for group in groups), "duplicate_groups": len(groups),
         "seconds": time.monotonic() - started,
     }  # fmt: skip
@@ -155,12 +155,3 @@ def _lists(rows: NDArray[Any]) -> Any:
     """Return an array (N, k) as a column of lists."""
     offsets = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
     return pa.ListArray.from_arrays(offsets, pa.array(rows.ravel()))
-
-
-def _write_page(whole: Map, folder: Path) -> str | None:
-    """Write the page, if this installation has one, and return its path."""
-    if find_spec("siam.atlas.page") is None:
-        return None
-    from importlib import import_module
-
-    return str(import_module("siam.atlas.page").write_page(whole, folder))
