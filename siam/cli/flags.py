@@ -18,16 +18,23 @@ from siam.settings.overrides import Overrides
 from siam.settings.pretraining import Settings
 from siam.transfer.settings import TransferSettings
 
+_ENCODER = "Run folder, or weights that exist: timm:NAME, hf-hub:OWNER/NAME, a folder or file of timm's."
+
 RunFolder = Annotated[Positional[str], arg(metavar="RUN", help="The run folder.")]
 EncoderName = Annotated[
     Positional[str],
     arg(
         metavar="RUN",
-        help="Run folder, or weights that exist: timm:NAME, hf-hub:OWNER/NAME, a folder or file of timm's.",
+        help=_ENCODER,
     ),
 ]
 OptionalRun = Annotated[
-    Positional[str], arg(metavar="[RUN]", help="The run folder.", help_behavior_hint="(not with --vectors)")
+    Positional[str],
+    arg(
+        metavar="[RUN]",
+        help=_ENCODER,
+        help_behavior_hint="(not with --vectors)",
+    ),
 ]
 OptionalData = Annotated[Positional[str], arg(metavar="[DATA]", help="Images.", help_behavior_hint="")]
 VectorsFile = Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from siam.cli.flags import RunFolder
+from siam.cli.flags import EncoderName
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Search:
     From a million vectors on, a file of vectors gets an index beside it (FAISS), built by the first search.
     """
 
-    run: RunFolder
+    run: EncoderName
     query: Annotated[Positional[str], arg(metavar="QUERY")]
     """Image file to search for."""
     data: Annotated[Positional[str], arg(metavar="DATA|VECTORS")]
