@@ -6,7 +6,7 @@ MINUTES ?= 10
 RUNS ?= 100
 WORKERS ?= $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN))
 
-.PHONY: demo test test-all fuzz torture lint format types bench clean
+.PHONY: demo test test-all fuzz torture lint format types bench web clean
 
 demo: $(BIN)/siam            ## train on the built-in shapes, in minutes on two cores
 	$(BIN)/siam pretrain
@@ -41,6 +41,13 @@ bench: $(BIN)/.dev           ## speed, side by side with what people use: some m
 	$(BIN)/python benchmarks/end_to_end.py
 	$(BIN)/python benchmarks/embed.py --images 240
 	$(BIN)/python benchmarks/knn.py
+
+web: siam/atlas/web/node_modules  ## the page of siam explore, after a change of its sources; needs Node.js
+	cd siam/atlas/web && npm run --silent build
+
+siam/atlas/web/node_modules: siam/atlas/web/package-lock.json
+	cd siam/atlas/web && npm ci --silent --no-audit --no-fund
+	touch $@
 
 clean:
 	rm -rf .venv runs

@@ -13,11 +13,15 @@ from siam.methods import BYOL, METHODS, MOCO_V2, SIMCLR, SIMSIAM, SWAV, Method
 
 if TYPE_CHECKING:
     from siam.api import pretrain
+    from siam.atlas.build import explore
+    from siam.atlas.listing import duplicates, outliers
+    from siam.atlas.search import search
     from siam.convert.export import export
     from siam.convert.importer import import_checkpoint as import_
     from siam.convert.inspecting import inspect
     from siam.convert.vectors import embed
     from siam.network import Network
+    from siam.protocols.compare import compare
     from siam.protocols.evaluate import evaluate
     from siam.runs.encoder import load
 
@@ -34,24 +38,34 @@ __all__ = [
     "RunError",
     "SettingsError",
     "SiamError",
+    "compare",
+    "duplicates",
     "embed",
     "evaluate",
+    "explore",
     "export",
     "import_",
     "inspect",
     "load",
+    "outliers",
     "pretrain",
+    "search",
 ]
 
 _LAZY = {
     "Network": "siam.network.Network",
+    "compare": "siam.protocols.compare.compare",
+    "duplicates": "siam.atlas.listing.duplicates",
     "embed": "siam.convert.vectors.embed",
     "evaluate": "siam.protocols.evaluate.evaluate",
+    "explore": "siam.atlas.build.explore",
     "export": "siam.convert.export.export",
     "import_": "siam.convert.importer.import_checkpoint",
     "inspect": "siam.convert.inspecting.inspect",
     "load": "siam.runs.encoder.load",
+    "outliers": "siam.atlas.listing.outliers",
     "pretrain": "siam.api.pretrain",
+    "search": "siam.atlas.search.search",
 }
 
 

@@ -112,7 +112,7 @@ def test_the_page_shows_one_of_each():
     assert list(FILES) == [
         "siam/objectives/barlow_twins.py",
         "siam/metrics/stable_rank.py",
-        "siam/verbs/duplicates.py",
+        "siam/verbs/alike.py",
         "siam/data/sources/sqlite.py",
         "siam/report/sections/notes.py",
     ]
@@ -142,7 +142,7 @@ def test_a_copy_of_the_package_with_these_files_lists_them_in_its_help(tmp_path)
         )
         return " ".join(re.sub(r"[│|]", " ", done.stdout).split())
 
-    assert "duplicates list the pairs of images that look most alike" in help_of()
+    assert "alike list the pairs of images that look most alike" in help_of()
     shown = help_of("pretrain")
     assert "simsiam, byol, simclr, swav, moco_v2, moco_v3, barlow_twins" in shown
     assert "barlow_twins, cosine, cross_entropy" in shown
@@ -273,11 +273,11 @@ def test_the_metric_has_a_panel_and_a_card_on_the_page(trained):
 def test_the_verb_runs_explains_itself_and_prints_json(trained, database, capsys):
     run = str(trained[0])
     with pytest.raises(SystemExit, match="0"):
-        cli.main(["duplicates", "--help"])
+        cli.main(["alike", "--help"])
     shown = " ".join(re.sub(r"[│|]", " ", capsys.readouterr().out).split())
-    for text in ("siam duplicates", "whose vectors are most similar", "RUN", "DATA", "--pairs INT", "--json"):
+    for text in ("siam alike", "whose vectors are most similar", "RUN", "DATA", "--pairs INT", "--json"):
         assert text in shown
-    args = ["duplicates", run, str(database), "--pairs", "3", "--workers", "0"]
+    args = ["alike", run, str(database), "--pairs", "3", "--workers", "0"]
     assert cli.main(args) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "1.000  val/dark/001.jpg  val/dark/003.jpg"
@@ -285,7 +285,7 @@ def test_the_verb_runs_explains_itself_and_prints_json(trained, database, capsys
     assert cli.main([*args, "--json"]) == 0
     pairs = json.loads(capsys.readouterr().out)["pairs"]
     assert [f"{similarity:.3f}  {one}  {other}" for similarity, one, other in pairs] == lines
-    assert cli.main(["duplicates", run, str(database), "--pair", "3"]) == 2
+    assert cli.main(["alike", run, str(database), "--pair", "3"]) == 2
     assert "unknown setting '--pair'; did you mean --pairs?" in capsys.readouterr().err
 
 

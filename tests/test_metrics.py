@@ -8,7 +8,7 @@ import torch
 from siam.metrics import Look, all_metrics, knn
 from siam.settings.pretraining import MonitorSettings
 
-OPTIONAL = {"CAPTION", "LABEL", "LIVE", "ORDER", "QUERIES", "BASELINES", "due", "draw", "note"}
+OPTIONAL = {"CAPTION", "LABEL", "LIVE", "ORDER", "PAIRS", "QUERIES", "BASELINES", "due", "draw", "note"}
 
 
 @pytest.mark.parametrize("name", all_metrics())

@@ -23,6 +23,7 @@ from siam.data.images import Images
 from siam.data.loader import ViewLoader, require_several
 from siam.data.random import COLOR, counter_uniform
 from siam.data.sources import open_images
+from siam.data.subset import spaced
 from siam.data.unreadable import Unreadable, read_or_replace
 from siam.data.views import view_batches
 from siam.runs.bars import print_sets
@@ -31,7 +32,7 @@ from siam.settings.pretraining import Settings
 from siam.system.device import find_device, tune_process, uses_bf16
 from siam.system.environment import environment
 from siam.system.resources import available_cores
-from siam.train.speed import SAMPLE, build_step, sample_of, synchronize
+from siam.train.speed import SAMPLE, build_step, synchronize
 from siam.train.step import Step
 
 _CHUNK = 16  # images per call
@@ -73,7 +74,7 @@ def bench(
     print_sets(console or Console(stderr=True), sets)
     all_images = sets.to_train_on()
     require_several(all_images)
-    images = sample_of(all_images, SAMPLE)
+    images = spaced(all_images, SAMPLE)
     height, width = images.size_hint
     method = overrides.get("method.name", Settings().method.name)
     base = recipes.starting_point(None, method, data, min(height, width), len(all_images))

@@ -45,6 +45,11 @@ _PACKAGE = "siam.verbs"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """Errors of a full, or read-only, file system, which the user can fix."""
 
+_NO_THREAD = "can't start new thread"
+_TOO_MANY = (
+    "the system starts no more threads or processes: raise their limit (ulimit -u), or use --loader.workers 0"
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit status.
@@ -53,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     resumed; 129, 130, 143: stopped by SIGHUP, SIGINT or SIGTERM; 141: broken pipe.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    if sys.stdout is None:  # closed, as by >&-; the next file that is opened would get its number
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # class names may be beyond the terminal's encoding
     try:
@@ -73,7 +80,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _reader_has_left():
             raise
         return 141  # the status of a process killed by SIGPIPE
+    except RuntimeError as error:
+        if str(error) != _NO_THREAD:
+            raise
+        print(f"siam: {_TOO_MANY}", file=sys.stderr)
+        return SiamError.exit_status
     except OSError as error:
+        if error.errno == errno.EAGAIN:  # from fork
+            print(f"siam: {_TOO_MANY}", file=sys.stderr)
+            return SiamError.exit_status
         if error.errno not in _NO_ROOM:
             raise
         _discard_output()

@@ -19,6 +19,25 @@ from siam.settings.pretraining import Settings
 from siam.transfer.settings import TransferSettings
 
 RunFolder = Annotated[Positional[str], arg(metavar="RUN", help="The run folder.")]
+EncoderName = Annotated[
+    Positional[str],
+    arg(
+        metavar="RUN",
+        help="Run folder, or weights that exist: timm:NAME, hf-hub:OWNER/NAME, a folder or file of timm's.",
+    ),
+]
+OptionalRun = Annotated[
+    Positional[str], arg(metavar="[RUN]", help="The run folder.", help_behavior_hint="(not with --vectors)")
+]
+OptionalData = Annotated[Positional[str], arg(metavar="[DATA]", help="Images.", help_behavior_hint="")]
+VectorsFile = Annotated[
+    str | None,
+    arg(
+        metavar="FILE",
+        help="Vectors of the images, in place of RUN: a file that `siam embed` wrote, or another Parquet "
+        "file with columns path and embedding.",
+    ),
+]
 CommandLine = NewType("CommandLine", str)
 """Type of an option that is set to the command line as typed; it has no flag."""
 
@@ -68,6 +87,11 @@ class _TableFlags(_SettingsFlags):
 
 
 @dataclass(frozen=True)
+class _CandidateFlags(_TableFlags):
+    data: Annotated[Positional[str], _DATA] = ""
+
+
+@dataclass(frozen=True)
 class _TransferFlags(TransferSettings):
     def __post_init__(self) -> None:
         """Skip validation, which runs after the flags are applied to the settings."""
@@ -79,6 +103,18 @@ def require_extra(module: str, extra: str) -> None:
         raise SettingsError(f"{module} is not installed: pip install 'siam[{extra}]'")
 
 
+def given_set(run: str, data: str, vectors: str | None) -> tuple[str | None, str | None]:
+    """Return RUN and DATA; with a file of vectors, one argument alone is DATA.
+
+    Raises SettingsError if one of them is missing.
+    """
+    if vectors is not None and not data:
+        return None, run or None
+    if not data:
+        raise SettingsError("RUN and DATA are needed, or --vectors with a file that siam embed wrote")
+    return run, data
+
+
 def _flat(kind: type) -> object:
     return arg(name="", constructor=kind)
 
@@ -87,6 +123,7 @@ PretrainOverrides = Annotated[Overrides, _flat(_SettingsFlags), FlagConversionOf
 """DATA, --method and all other pretraining settings."""
 
 TableOverrides = Annotated[Overrides, _flat(_TableFlags), FlagConversionOff]
+CandidateOverrides = Annotated[Overrides, _flat(_CandidateFlags), FlagConversionOff]
 """DATA and all pretraining settings except --method and --seed (set by the table)."""
 
 TransferOverrides = Annotated[Overrides, _flat(_TransferFlags), FlagConversionOff]

@@ -96,6 +96,19 @@ def classes_table(per_class: dict[str, float], confusion: list[list[int]]) -> An
     return table
 
 
+def images_table(images: list[dict[str, Any]], measure: str) -> Any:
+    """Return a rich table of images: rank, the field `measure`, label if any has one, and path."""
+    from rich.table import Table
+    from rich.text import Text
+
+    labeled = any(one["label"] is not None for one in images)
+    table = Table("", measure, *(["label"] if labeled else []), "image", box=None, padding=(0, 2))
+    for rank, one in enumerate(images, start=1):
+        label = [Text(shown(one["label"] or "-"))] if labeled else []
+        table.add_row(str(rank), f"{one[measure]:.4f}", *label, Text(shown(one["path"]), overflow="fold"))
+    return table
+
+
 def markdown_file(path: str) -> Any:
     """Read a Markdown file as a rich renderable."""
     from rich.markdown import Markdown

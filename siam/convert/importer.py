@@ -228,9 +228,11 @@ def _fitting(found: Translation, expected: Network, checkpoint: Path, remedy: st
             raise RunError(
                 f"{checkpoint} is corrupt: {found.origins.get(key, key)} has NaN or infinite values"
             )
-    used = {id(value) for value in state.values()}
+    used = {value.data_ptr() for value in state.values()}  # timm may have reshaped a tensor
     unused = [
-        found.origins[k] for k, value in found.state.items() if k not in state and id(value) not in used
+        found.origins[k]
+        for k, value in found.state.items()
+        if k not in state and value.data_ptr() not in used
     ]
     return state, [*found.left_out, *unused]
 

@@ -55,7 +55,7 @@ _MAX_PREFIX = 4  # names in a prefix
 
 
 def _from_sequential(key: str) -> str:
-    """Replace the nn.Sequential index in a lightly key with a layer name."""
+    """Replace the index in nn.Sequential(*resnet.children()), which lightly uses, with a layer name."""
     number, _, rest = key.partition(".")
     names = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
     return f"{names.get(number, number)}.{rest}"
@@ -135,6 +135,7 @@ LAYOUTS = (
     Layout("SimSiam (released)", r"encoder\.fc\.[67]\.|predictor\.0\.", {
         "encoder.fc.": "projector.", "encoder.": "backbone.", "predictor.": "predictor.",
     }, method="simsiam"),
+    Layout("MoCo (mmselfsup)", r"encoder_q\.0\.", {"encoder_q.0.": "backbone."}, method="moco_v2"),
     Layout("MoCo v2 (released)", r"encoder_q\.", {
         "encoder_q.fc.": "projector.", "encoder_q.": "backbone.",
         "encoder_k.fc.": "target_encoder.encoder.1.", "encoder_k.": "target_encoder.encoder.0.",
@@ -143,6 +144,8 @@ LAYOUTS = (
         "backbone.": "backbone.", "projection_head.layers.": "projector.",
         "prediction_head.layers.": "predictor.",
     }, rename=_from_sequential),
+    Layout("CLIP", r"visual\.(class_embedding|conv1\.)", {"visual.": "backbone.visual."}),
+    Layout("ResNet in nn.Sequential", r"4\.0\.conv1\.", {"": "backbone."}, rename=_from_sequential),
     Layout("Transformers ResNet", r"embedder\.embedder\.", {
         "": "backbone.",
     }, rename=_from_transformers_resnet),

@@ -8,15 +8,19 @@ of each, so that the tensors can be read while nothing that the file names is im
 import io
 import pickle
 import pickletools
+import tempfile
 import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
+
+from siam.convert.protocols import needs_translation, translated, write_translated
 
 _MAX_PICKLE = 16 << 20
 """Maximum size of a file's pickled structure, in bytes; the tensors' values are stored outside it."""
@@ -24,6 +28,8 @@ _MAX_PICKLE = 16 << 20
 _PICKLES = 5  # in a file of torch before 1.6: magic number, version, system, contents, storage keys
 
 _CODE = "contains objects other than tensors; loading them could execute code"
+
+_OLD_MODULE = "it is a whole module in the format of torch before 1.6: save its state_dict() instead"
 
 _MAX_MAPPINGS = 10  # types of dicts in a file, each of which costs reading it again
 
@@ -65,20 +71,36 @@ class _MappingStandIn:
 def load_foreign(file: Path) -> Any:
     """Load the tensors and plain values of a torch file; any other object is a `StandIn`.
 
-    Raises ValueError with the reason if the file names functions, and errors of other kinds if it is corrupt.
+    Newer pickle protocols are translated first, because torch reads protocol 2 only. Raises ValueError with
+    the reason if the file names functions, and errors of other kinds if it is corrupt.
     """
     structure = _structure(file)
     if structure is None:
         raise ValueError("it is not a checkpoint")
-    names = _names_in(structure)
+    source: BinaryIO
+    with ExitStack() as opened:
+        if needs_translation(structure):
+            plain, taken = translated(structure, _PICKLES)
+            source = cast(BinaryIO, opened.enter_context(tempfile.TemporaryFile()))
+            write_translated(file, plain, taken, source)
+            structure = io.BytesIO(plain)
+        else:
+            source = opened.enter_context(file.open("rb"))  # torch.load needs names that are UTF-8
+        return _load_with_stand_ins(source, _names_in(structure))
+
+
+def _load_with_stand_ins(source: BinaryIO, names: set[str]) -> Any:
+    """Load a torch file that names these types. Raises ValueError if one is a function's name."""
     code = sorted(name for name in names if not _is_data(name))
     if code:
         raise ValueError(f"it {_CODE} ({', '.join(code[:3])})")
     mappings = {name for name in names if "dict" in name.lower()}
     for _ in range(_MAX_MAPPINGS):  # which types are dicts shows when torch is about to fill one
         try:
-            return _load(file, names, mappings)
+            return _load(source, names, mappings)
         except pickle.UnpicklingError as error:
+            if "Only persistent_load of storage" in str(error):
+                raise ValueError(_OLD_MODULE) from None
             found = {name for name in names - mappings if f"{StandIn.__module__}.{name}'" in str(error)}
             if not found:
                 break
@@ -86,7 +108,7 @@ def load_foreign(file: Path) -> Any:
     raise ValueError(f"it {_CODE}")
 
 
-def _load(file: Path, names: set[str], mappings: set[str]) -> Any:
+def _load(source: BinaryIO, names: set[str], mappings: set[str]) -> Any:
     """Load the file with stand-ins for all names that neither torch nor the user allows."""
     allowed = {
         one[1] if isinstance(one, tuple) else f"{one.__module__}.{one.__qualname__}"
@@ -98,7 +120,8 @@ def _load(file: Path, names: set[str], mappings: set[str]) -> Any:
     ]
     with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.load(file, map_location="cpu", weights_only=True)
+        source.seek(0)
+        return torch.load(source, map_location="cpu", weights_only=True)
 
 
 def _structure(file: Path) -> io.BytesIO | None:
@@ -134,8 +157,6 @@ def _names_in(structure: io.BytesIO) -> set[str]:
         if structure.tell() == len(structure.getbuffer()):
             break
         for opcode, argument, _ in pickletools.genops(structure):
-            if opcode.name == "STACK_GLOBAL":  # of pickle protocol 4, which torch's reader does not know
-                raise ValueError(f"it {_CODE}: save it with torch.save and its default protocol")
             if opcode.name == "GLOBAL":
                 module, _, name = str(argument).partition(" ")
                 module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))

@@ -13,6 +13,7 @@ from siam.convert.layouts import State
 from siam.convert.pickles import StandIn, load_foreign, state_dict_of
 from siam.errors import RunError, first_line
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK, SETTINGS, open_run
+from siam.system.files import named_in_utf8
 
 _WEIGHTS = (NETWORK, CHECKPOINT, ENCODER, "model.safetensors", "pytorch_model.bin")
 """File names of the weights in a folder, in order of preference."""
@@ -22,7 +23,7 @@ _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 _WRAPPERS = (
     "state_dict", "model_state_dict", "model", "network", "net", "teacher", "student", "module", "state",
-    "model_ema", "state_dict_ema",
+    "model_ema", "state_dict_ema", "classy_state_dict", "base_model",
 )  # fmt: skip
 """Keys below which training scripts save their weights, in order of preference."""
 
@@ -83,7 +84,7 @@ def _read_parts(index: Path) -> State:
 def _read_file(file: Path) -> tuple[State, dict[str, str]]:
     try:
         if _is_safetensors(file):
-            with safe_open(file, framework="pt") as opened:
+            with named_in_utf8(file) as path, safe_open(path, framework="pt") as opened:
                 metadata = dict(opened.metadata() or {})
                 return {key: opened.get_tensor(key) for key in opened.keys()}, metadata  # noqa: SIM118
         contents = load_foreign(file)

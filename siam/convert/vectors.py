@@ -1,6 +1,5 @@
 """Embed images, and return the embeddings or stream them to a Parquet file."""
 
-import hashlib
 import itertools
 import json
 import os
@@ -14,7 +13,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -31,7 +29,7 @@ from siam.processes.agree import all_gather_object, on_rank_zero
 from siam.processes.gather import rank, world_size
 from siam.processes.rendezvous import local_device, process_group
 from siam.runs.bars import OnProgress, print_line, print_sets, running_total, transient_progress
-from siam.runs.encoder import Layer, load
+from siam.runs.encoder import Layer, digest_of, load
 from siam.runs.folder import require_free
 from siam.settings.checks import AtLeast, check
 from siam.system.device import find_device, float32_by_default, uses_bf16
@@ -50,7 +48,7 @@ Vectors = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Embedder:
-    """Computes embeddings of images with a run's encoder."""
+    """Computes embeddings of images with the encoder of a run or of weights that exist."""
 
     run: Path | str
     device: str = "auto"
@@ -71,7 +69,7 @@ class Embedder:
         device = find_device(local_device(self.device))
         encoder = load(self.run, str(device), self.layer)
         workers = choose_workers(self.workers, device, len(indices))
-        views = center_views(images, encoder.image_size, indices, self.batch_size, workers, unreadable)
+        views = center_views(images, encoder.crop, indices, self.batch_size, workers, unreadable)
         for features, embedded in stream(encoder, views, device, uses_bf16("auto", device)):
             yield features.numpy(), embedded
 
@@ -87,12 +85,12 @@ def embed(
 ) -> tuple[NDArray[np.float32], list[str]]:
     """Return the embeddings, float32 (N, D), and paths of all images, in dataset order.
 
-    run: run folder. data: images, as in `siam.pretrain`; training images come first,
-    then validation images. Also an image file, a list of them, PIL images, or uint8
-    arrays (H, W, 3) or (N, H, W, 3). layer: `backbone` for features, or `projector` for projector
-    outputs z (N, d). workers: data-loading workers; -1: based on the number of cores.
-    Unreadable images are skipped. Raises SettingsError, RunError if the run has no
-    encoder, or DataError if no image is readable.
+    run: run folder, or weights that exist, such as `timm:resnet18.a1_in1k`. data: images, as in
+    `siam.pretrain`; training images come first, then validation images. Also an image file, a list of
+    them, PIL images, or uint8 arrays (H, W, 3) or (N, H, W, 3). layer: `backbone` for features, or
+    `projector` for projector outputs z (N, d). workers: data-loading workers; -1: based on the number of
+    cores. Unreadable images are skipped. Raises SettingsError, RunError if the run has no encoder, or
+    DataError if no image is readable.
     """
     embedder = Embedder(run, device, batch_size, workers, layer)
     vectors: list[NDArray[np.float32]] = []
@@ -190,13 +188,8 @@ def _output(out: str | Path) -> Path:
 
 def _about(run: str | Path, layer: Layer, data: str | Path, sets: ImageSets) -> dict[str, Any]:
     """Return the contents' origin: encoder, layer, and images, as stored in the file."""
-    encoder = load(run, layer=layer)
-    weights = hashlib.sha256(str(encoder.image_size).encode())
-    for key, value in encoder.state_dict().items():
-        weights.update(key.encode() + value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return {
-        "weights": weights.hexdigest(), "layer": layer, "data": Path(data).name, "images": fingerprint(sets),
-    }  # fmt: skip
+    weights = digest_of(load(run, layer=layer))
+    return {"weights": weights, "layer": layer, "data": Path(data).name, "images": fingerprint(sets)}
 
 
 def _parts_of(
@@ -222,13 +215,24 @@ def _parts_of(
     return parts
 
 
+def is_current(run: str | Path, data: str | Path, out: str | Path) -> bool:
+    """Return True if `out` contains the backbone's embeddings of these very images."""
+    return os.path.exists(out) and _origin(Path(out)) == _about(run, "backbone", data, open_images(data))
+
+
 def _may_replace(out: Path, about: dict[str, Any]) -> bool:
+    before = _origin(out)
+    same = all(before.get(name) == about[name] for name in ("weights", "layer"))
+    return same and any(before.get(name) == about[name] for name in ("data", "images"))
+
+
+def _origin(out: Path) -> dict[str, Any]:
+    """Return what a file's embeddings are of, as `_about` does; {} if `siam embed` did not write it."""
     try:
         before = json.loads((pq.read_schema(out).metadata or {})[_ABOUT])
-        same = all(before[name] == about[name] for name in ("weights", "layer"))
-        return same and (before["data"] == about["data"] or before["images"] == about["images"])
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
-        return False
+    except (OSError, pa.ArrowException, KeyError, ValueError):
+        return {}
+    return before if isinstance(before, dict) else {}
 
 
 def _all_sets(sets: ImageSets) -> list[Images]:

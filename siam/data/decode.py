@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import simplejpeg
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from siam.data.bands import bands
+from siam.data.deep import deep_color, deep_gray, is_deep_color
 from siam.data.metadata import JPEG, exif_orientation, jpeg_orientation, tag_bytes, without_metadata
 from siam.errors import first_line
 from siam.system.files import regular
@@ -25,6 +27,11 @@ MAX_BYTES = 2**29
 """Limit for an image file: 512 MiB. It is the same for every format, like the next one."""
 MAX_PIXELS = 2**28 // 3
 """Limit for width x height, 89,478,485 (256 MiB of RGB), checked before memory is allocated."""
+_MAX_MEMORY = 7 * MAX_PIXELS
+"""Limit for the memory that decoding takes beyond the file, 626 MB: 4 bytes per pixel in Pillow, 3 as RGB."""
+_BYTES_PER_PIXEL = {"WEBP": 16, "JPEG2000": 19, "AVIF": 12}
+"""What decoders that work on whole images take, as measured; 7 for the other formats."""
+_DEEP_COLOR = 11  # 16 bits per channel: Pillow reads high and low bytes
 
 _FORMATS = (
     "JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000"
@@ -37,9 +44,8 @@ _MAX_SLOW_PIXELS = 2**20
 """Limit for files that Pillow decodes pixel by pixel in Python, such as plain-text PPM."""
 _MAX_METADATA = 2**20
 """Largest file whose metadata Pillow may parse: its loops over segments and bytes are slow."""
-_LARGEST = tuple(2**depth - 1 for depth in (8, 10, 12, 14, 16))
-"""Largest values of the bit depths of cameras and scanners, which are stored in 16 or 32 bits."""
-_ROWS = 256  # rows converted at a time, to save memory
+_BLOCK = 2**24
+"""Largest block that Pillow reads, in bytes."""
 
 _FAST_COLORS = ("Gray", "YCbCr", "RGB")
 """JPEG color spaces that the fast decoder supports; Pillow reads the others."""
@@ -158,16 +164,16 @@ def _too_large(width: int, height: int, limit: int = MAX_PIXELS) -> BrokenImage:
 
 
 def _decode_any(data: bytes) -> Tensor:
-    def read(image: Image.Image) -> NDArray[np.uint8]:
+    def read(image: Image.Image) -> tuple[NDArray[np.uint8], int]:
         pixels = _to_rgb(image)
-        # Pillow itself turns TIFFs; that it fails on the EXIF data of others must not cost their pixels
-        turned = image.format == "TIFF" or data.startswith(JPEG)
-        return pixels if turned else _upright(pixels, exif_orientation(image.info.get("exif", b"")))
+        if image.format == "TIFF":  # Pillow has turned it
+            return pixels, 1
+        if data.startswith(JPEG):  # metadata may have been removed so that Pillow reads it
+            return pixels, jpeg_orientation(data)
+        return pixels, exif_orientation(image.info.get("exif", b""))
 
-    pixels = _with_pillow(data, read)
-    if data.startswith(JPEG):
-        pixels = _upright(pixels, jpeg_orientation(data))
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    pixels, orientation = _with_pillow(data, read)
+    return torch.from_numpy(_upright(pixels, orientation)).permute(2, 0, 1)  # Pillow's copy is gone
 
 
 def to_pixels(image: Image.Image) -> Tensor:
@@ -207,6 +213,8 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore")  # unusual metadata does not make an image unreadable
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 _require_small(image)
+                # Pillow copies what it has of a row with each block: long rows would take minutes with 64 KiB
+                image.decodermaxblock = max(image.decodermaxblock, min(8 * image.width, _BLOCK))
                 yield image
     except BrokenImage:
         raise
@@ -223,8 +231,8 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
 def _require_small(image: Image.Image) -> None:
     """Raise BrokenImage if the image's header declares more pixels than can be decoded."""
     pixels = image.width * image.height
-    costly = image.mode.startswith(("I", "F")) or image.has_transparency_data  # more than 3 bytes per pixel
-    limit = MAX_PIXELS // 2 if costly else MAX_PIXELS
+    cost = _DEEP_COLOR if is_deep_color(image) else _BYTES_PER_PIXEL.get(image.format or "", 7)
+    limit = _MAX_MEMORY // cost
     if pixels > limit:
         raise _too_large(image.width, image.height, limit)
     if pixels > _MAX_SLOW_PIXELS and any(
@@ -237,35 +245,23 @@ def _require_small(image: Image.Image) -> None:
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     """Convert to 8-bit RGB (H, W, 3)."""
+    parts = deep_color(image) if is_deep_color(image) else bands(image)  # asked before it is loaded
+    image.load()  # may add to image.info, and turn the image
+    out = np.empty((image.height, image.width, 3), dtype=np.uint8)
     if image.mode.startswith(("I", "F")):  # 16 bits and more: convert() would clip
-        return np.repeat(_to_8_bit(np.asarray(image), image.mode)[..., None], 3, axis=2)
-    image.load()  # may add to image.info
+        for rows, values in deep_gray(image):
+            out[rows] = values[..., None]
+        return out
+    for rows, band in parts:
+        out[rows] = np.asarray(_on_white(band))
+    return out
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Convert an image with 8 bits per channel to RGB, compositing transparency onto white."""
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
         white.paste(image, mask=image)
-        return np.array(white)
-    return np.array(image.convert("RGB"))
-
-
-def _to_8_bit(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
-    """Convert 16-bit, 32-bit or float pixels (H, W) of a Pillow `mode` to 8 bits.
-
-    Integers have the smallest bit depth (8, 10, 12, 14 or 16) that holds the largest
-    one: 12 bits if that is between 1024 and 4095. So have floats, unless none exceeds 1:
-    then they are multiplied by 255. Images with negative values or values above 65535
-    are rescaled to [0, 255]. NaN and infinities become 0.
-    """
-    if mode == "F":
-        values = np.nan_to_num(values, posinf=0, neginf=0)
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high > 65535:
-        top = max(high, low + 1e-12)
-    else:
-        low = 0.0
-        top = 1.0 if mode == "F" and high <= 1 else next(m for m in _LARGEST if high <= m)
-    out = np.empty(values.shape, dtype=np.uint8)
-    for at in range(0, len(values), _ROWS):
-        rows = values[at : at + _ROWS].astype(np.float64)
-        out[at : at + _ROWS] = np.rint((rows - low) / (top - low) * 255)
-    return out
+        return white
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -6,6 +6,7 @@ but for a whole batch at once.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -96,8 +97,28 @@ def _largest_central(height: int, width: int, ratio: tuple[float, float]) -> tup
     return height, width
 
 
-def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Resize a uint8 image (3, H, W) with antialiased bilinear interpolation.
+@dataclass(frozen=True)
+class CenterCrop:
+    """The square in an image's center, at the size that an encoder expects."""
+
+    size: int
+    """Side length in pixels."""
+    shorter: int
+    """Length in pixels to which the image's shorter side is resized before cropping, at least `size`."""
+    bicubic: bool = False
+    """Resize with bicubic rather than bilinear interpolation."""
+
+
+def center_crop(size: int) -> CenterCrop:
+    """Return the center crop of encoders that Siam trained, as in the 256 / 224 protocol.
+
+    Below 64 pixels, the whole shorter side is used, to keep the borders.
+    """
+    return CenterCrop(size, size if size < 64 else round(size * 8 / 7))
+
+
+def resize(image: Tensor, height: int, width: int, bicubic: bool = False) -> Tensor:
+    """Resize a uint8 image (3, H, W) with antialiased bilinear, or bicubic, interpolation.
 
     This is fastest for channels-last images, such as those returned by `decode`. A
     batch dimension is added so that torch recognizes this layout, which halves the
@@ -106,7 +127,8 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     if image.shape[1:] == (height, width):
         return image
     batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
-    return F.interpolate(batch, size=(height, width), mode="bilinear", antialias=True)[0]
+    mode = "bicubic" if bicubic else "bilinear"
+    return F.interpolate(batch, size=(height, width), mode=mode, antialias=True)[0]
 
 
 def resize_matrix(start: Tensor, length: Tensor, flipped: Tensor, source: int, size: int) -> Tensor:

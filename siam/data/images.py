@@ -19,6 +19,8 @@ from siam.data.packed import PackedStrings
 from siam.data.unreadable import Unreadable, read_or_replace
 from siam.errors import DataError
 
+_SAMPLE = 1000  # images whose paths are looked at
+
 UNLABELED = -1
 """Label of an image without a class, in a dataset in which others have one."""
 
@@ -78,6 +80,11 @@ def class_of(images: Images, i: int) -> str | None:
     if images.labels is None or images.labels[i] == UNLABELED:
         return None
     return images.classes[images.labels[i]]
+
+
+def is_labeled(images: Images) -> bool:
+    """Return True if any image has a label."""
+    return images.labels is not None and bool((images.labels != UNLABELED).any())
 
 
 class Encoded:
@@ -155,7 +162,9 @@ class ImageSets:
             if val.labels is None and train.labels is not None:
                 words[-1] += " without labels"
         if train.labels is not None:
-            words.append(f"{len(train.classes)} classes" + _without_images(train, val))
+            words.append(
+                f"{len(train.classes)} classes" + _places_of_classes(train) + _without_images(train, val)
+            )
         return ", ".join(words)
 
     def lines(self) -> list[str]:
@@ -174,6 +183,17 @@ def _described(images: Images, noun: str, folder: str) -> str:
     if not len(unlabeled):
         return words
     return f"{words} ({len(unlabeled):,} without a label: {first_few(map(images.path, unlabeled.tolist()))})"
+
+
+def _places_of_classes(images: Images) -> str:
+    """Return text that names the folders that hold class folders, if there are several, from a sample."""
+    found = set()
+    for i in np.unique(np.linspace(0, len(images) - 1, _SAMPLE).astype(np.int64)):
+        folders = images.path(int(i)).split("/")[:-1]
+        kind = class_of(images, int(i))
+        if kind in folders:
+            found.add("".join(f"{folder}/" for folder in folders[: folders.index(kind)]))
+    return f" (in each of {first_few(sorted(found))})" if len(found) > 1 else ""
 
 
 def _without_images(train: Images, val: Images | None) -> str:

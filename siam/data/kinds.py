@@ -10,6 +10,7 @@ IMAGE_SUFFIXES = (
 
 HIDDEN = "hidden or side file or folder", "hidden or side files and folders"
 UNSUPPORTED = "image in an unsupported format", "images in unsupported formats"
+TABLES = "table, whose labels are used if passed as DATA", "tables, whose labels are used if passed as DATA"
 DATA_FILES = "archive, table or video among the images", "archives, tables and videos among the images"
 LINKS = "link to a folder that is already included", "links to folders that are already included"
 NO_SUFFIX = "file without a suffix", "files without a suffix"
@@ -35,6 +36,7 @@ _DATA_FILES = (
     ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".parquet", ".arrow", ".npy", ".npz",
     ".h5", ".hdf5", ".tfrecord", ".mdb", ".mp4", ".avi", ".mov", ".mkv", ".webm",
 )  # fmt: skip
+_TABLES = (".csv", ".tsv", ".jsonl")
 _UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".aria2", ".tmp")
 
 
@@ -57,6 +59,8 @@ def reason(name: str) -> Reason | None:
         return None
     if lower.endswith(_UNSUPPORTED):
         return UNSUPPORTED
+    if lower.endswith(_TABLES):
+        return TABLES
     if lower.endswith(_UNFINISHED):
         return UNFINISHED
     if "." not in name and not name.isupper():  # README and LICENSE are no images

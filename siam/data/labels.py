@@ -18,38 +18,78 @@ def class_folders(names: PackedStrings) -> tuple[tuple[str, ...], NDArray[np.int
 
     The class folders are the two or more folders with the same parent that together hold
     the most images, and more than half of all images. Images in their subfolders belong
-    to the same class. Images outside the class folders are UNLABELED.
+    to the same class. Several parents are one if they have the same class folders, as in
+    amazon/images/mug and webcam/images/mug. If each class folder has a single folder
+    inside, as in mug/images/, the classes are the only level of folders that differs.
+    Images outside the class folders are UNLABELED.
     """
     found: dict[str, int] = {}
     folders = (name.rpartition("/")[0] for name in names)
     labels = np.fromiter((found.setdefault(f, len(found)) for f in folders), dtype=np.int64, count=len(names))
     counts = dict(zip(found, np.bincount(labels, minlength=len(found)).tolist(), strict=True))
-    parent = _parent_of_classes(counts)
-    if parent is None:
+    kinds = _classes_of(counts)
+    inside = sum(count for folder, count in counts.items() if folder in kinds)
+    classes = tuple(sorted(set(kinds.values())))
+    if 2 * inside <= len(names) or len(classes) < 2:
         return (), None
-    below = [folder[len(parent) :].partition("/")[0] if folder.startswith(parent) else "" for folder in found]
-    classes = tuple(sorted(set(below) - {""}))
-    inside = sum(count for kind, count in zip(below, counts.values(), strict=True) if kind)
-    if 2 * inside <= len(names):
-        return (), None
-    number = {"": UNLABELED, **{kind: i for i, kind in enumerate(classes)}}
-    return classes, np.array([number[kind] for kind in below], dtype=np.int64)[labels]
+    number = {kind: i for i, kind in enumerate(classes)}
+    of_folder = [number[kinds[folder]] if folder in kinds else UNLABELED for folder in found]
+    return classes, np.array(of_folder, dtype=np.int64)[labels]
 
 
-def _parent_of_classes(counts: dict[str, int]) -> str | None:
-    """Return the parent, plus "/", of the two or more folders that hold the most images, or None.
+def _classes_of(counts: dict[str, int]) -> dict[str, str]:
+    """Return the class of each folder that is in a class folder. counts: folder -> images directly inside."""
+    parents = _parents_of_classes(counts)
+    if not parents:
+        return _only_level_that_differs(counts)
+    depth = next(iter(parents)).count("/")
+    kinds: dict[str, str] = {}
+    for folder in counts:
+        parts = folder.split("/", depth + 1)
+        if len(parts) > depth and parts[depth] and "".join(f"{part}/" for part in parts[:depth]) in parents:
+            kinds[folder] = parts[depth]
+    return kinds
 
-    counts: folder -> number of images directly inside.
+
+def _parents_of_classes(counts: dict[str, int]) -> set[str]:
+    """Return the folder, plus "/", whose subfolders hold the most images, and others like it; or none.
+
+    Others have half of their subfolders in common with it. There must be fewer parents than classes, and none
+    in a folder whose name is a number, as of photographs by year and month.
     """
     held: Counter[str] = Counter()
-    folders: Counter[str] = Counter()
+    folders: dict[str, set[str]] = {}
     for folder, count in counts.items():
         if folder:
-            above, slash, _ = folder.rpartition("/")
+            above, slash, last = folder.rpartition("/")
             held[above + slash] += count
-            folders[above + slash] += 1
-    parents = [parent for parent in held if folders[parent] > 1]
-    return max(parents, key=lambda parent: (held[parent], -len(parent)), default=None)
+            folders.setdefault(above + slash, set()).add(last)
+    parents = [parent for parent in held if len(folders[parent]) > 1]
+    most = max(parents, key=lambda parent: (held[parent], -len(parent)), default=None)
+    if most is None:
+        return set()
+    alike = {
+        parent
+        for parent, own in folders.items()
+        if parent.count("/") == most.count("/") and 2 * len(own & folders[most]) >= len(own)
+    }
+    classes = set().union(*(folders[parent] for parent in alike))
+    by_number = any(part.isdecimal() for parent in alike for part in parent.split("/"))
+    return {most} if by_number or len(alike) >= len(classes) else alike
+
+
+def _only_level_that_differs(counts: dict[str, int]) -> dict[str, str]:
+    """Return the class of each folder from the only level at which names differ, as in a/images, b/images.
+
+    Folders of another depth than most images have none. Returns {} if the names differ at more levels.
+    """
+    depths: Counter[int] = Counter()
+    for folder, count in counts.items():
+        depths[folder.count("/")] += count if folder else 0
+    depth = max(depths, key=lambda depth: depths[depth], default=0)
+    parts = {folder: folder.split("/") for folder in counts if folder and folder.count("/") == depth}
+    differing = [level for level in range(depth + 1) if len({names[level] for names in parts.values()}) > 1]
+    return {folder: names[differing[0]] for folder, names in parts.items()} if len(differing) == 1 else {}
 
 
 def sorted_classes(
@@ -70,16 +110,18 @@ def align_classes(train: Images, val: Images, left_out: LeftOut) -> None:
 
     Validation images of other classes become UNLABELED; these classes are recorded in
     `left_out`.
-    If the validation images have no labels, they get those of the folders that are
-    named like training classes.
+    If the validation images have no labels, or none of the training classes, they get
+    those of the folders that are named like training classes, if there are any.
     """
     if train.labels is None or (val.labels is not None and val.classes == train.classes):
         return
     number = {c: i for i, c in enumerate(train.classes)}
-    if val.labels is None:
+    if val.labels is None or not number.keys() & set(val.classes):
         labels = labels_by_folder((val.path(i) for i in range(len(val))), number)
         if (labels != UNLABELED).any():
             val.classes, val.labels = train.classes, labels
+            return
+    if val.labels is None:
         return
     unknown = [c for i, c in enumerate(val.classes) if c not in number and (val.labels == i).any()]
     if unknown:

@@ -7,6 +7,7 @@ them: a file cannot make these loops long.
 import re
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -15,12 +16,18 @@ JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 
 _MAX_SEGMENTS = 2**18
 _MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)  # any number of 0xFF bytes may precede a marker
+_EXIF_NAMES = re.compile(rb"\A(Exif\0\0){1,2}")
 _EXIF, _ADOBE, _START_OF_SCAN = 0xE1, 0xEE, 0xDA
 _NO_BODY = (0x01, *range(0xD0, 0xDA))
 _UNITS = np.array([1, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 1, 1, 8, 8, 8], dtype=np.uint64)
 """Bytes per value of each TIFF type."""
-_SHORT = 3
-"""The TIFF type of 16-bit numbers."""
+_KINDS = (*range(1, 14), 16)
+"""TIFF types that exist."""
+_INTEGERS = (3, 4, 8, 9, 13, 16)
+"""TIFF types of integers of more than 8 bits."""
+_ORIENTATION = 274
+_TIFFS = (b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"MM\0+")
+"""First bytes of the TIFF that is EXIF data, with the mistakes that Pillow forgives."""
 
 
 def jpeg_orientation(data: bytes) -> int:
@@ -36,21 +43,45 @@ def jpeg_orientation(data: bytes) -> int:
 def exif_orientation(exif: bytes) -> int:
     """Return the orientation (TIFF 6.0, tag 274) stored in the first IFD of EXIF data.
 
-    Returns 1 if the tag is missing, out of range, or not one 16-bit number, as for Pillow.
+    Damaged data is read as by Pillow. Returns 1 if there is no orientation from 1 to 8.
     """
-    tiff = exif.removeprefix(b"Exif\0\0")
+    tiff = _EXIF_NAMES.sub(b"", exif)
     order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
-    if tiff[:4] not in (b"II*\0", b"MM\0*"):
-        return 1
-    start = int.from_bytes(tiff[4:8], order)
-    entries = min(int.from_bytes(tiff[start : start + 2], order), len(tiff) // 12)
-    for entry in range(entries):
-        field = tiff[start + 2 + 12 * entry : start + 14 + 12 * entry]
-        if len(field) == 12 and int.from_bytes(field[:2], order) == 274:
-            kind, count = int.from_bytes(field[2:4], order), int.from_bytes(field[4:8], order)
-            value = int.from_bytes(field[8:10], order)
-            return value if (kind, count) == (_SHORT, 1) and 1 <= value <= 8 else 1
+    for tag, kind, values in _ifd_entries(tiff, order) if tiff.startswith(_TIFFS) else ():
+        if tag == _ORIENTATION:
+            value = int.from_bytes(values[: _UNITS[kind]], order) if kind in _INTEGERS else 1
+            return value if 1 <= value <= 8 else 1
     return 1
+
+
+def _ifd_entries(tiff: bytes, order: Literal["little", "big"]) -> Iterator[tuple[int, int, bytes]]:
+    """Yield (tag, type, values) of the first IFD of a TIFF, up to values that are cut off.
+
+    Skips entries of unknown types, without values, of tags that came before, and what would
+    make the values larger in sum than the TIFF.
+    """
+    number = partial(int.from_bytes, byteorder=order)
+    start = number(tiff[4:8])
+    seen, total = set(), 0
+    for at in range(start + 2, min(start + 2 + 12 * number(tiff[start : start + 2]), len(tiff) - 11), 12):
+        tag, kind, count = (
+            number(tiff[at : at + 2]),
+            number(tiff[at + 2 : at + 4]),
+            number(tiff[at + 4 : at + 8]),
+        )
+        size = count * int(_UNITS[kind]) if kind in _KINDS else 0
+        if tag in seen or size == 0:
+            continue
+        place = at + 8
+        if size > 4:
+            total += size
+            if total > len(tiff):
+                continue
+            place = number(tiff[at + 8 : at + 12])
+        if place + size > len(tiff):
+            return
+        seen.add(tag)
+        yield tag, kind, tiff[place : place + size]
 
 
 def without_metadata(data: bytes) -> bytes:
@@ -107,7 +138,8 @@ def _is_intact(chunk: bytes) -> bool:
 def tag_bytes(data: bytes) -> int:
     """Return how many bytes the first directory of a TIFF refers to; 0 for other files.
 
-    Several tags may refer to the same bytes, so a small file can hold a huge directory.
+    Several tags may refer to the same bytes, so a small file can hold a huge directory. Pillow keeps
+    one value for each tag.
     """
     if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return 0
@@ -123,4 +155,7 @@ def tag_bytes(data: bytes) -> int:
     )
     units = _UNITS[np.minimum(entries["type"], len(_UNITS) - 1)]
     counts = np.minimum(entries["count"], len(data)).astype(np.uint64)
-    return int(np.minimum(counts * units, len(data)).sum())
+    sizes = np.minimum(counts * units, len(data))
+    largest = np.zeros(2**16, dtype=np.uint64)
+    np.maximum.at(largest, entries["tag"], sizes)
+    return int(largest.sum())

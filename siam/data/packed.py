@@ -3,7 +3,7 @@
 import bisect
 import itertools
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -42,13 +42,16 @@ class PackedStrings:
         for first, last in itertools.pairwise(ends):
             yield self.block[first:last].decode("utf-8", "surrogateescape")
 
-    def part(self, part: range) -> "PackedStrings":
-        """Return the strings in a range, copying only that part of the block."""
-        if len(part) == len(self):
+    def part(self, ranges: Sequence[range]) -> "PackedStrings":
+        """Return the strings in ranges of indices, copying only these parts of the block."""
+        if len(ranges) == 1 and len(ranges[0]) == len(self):
             return self
         copy = PackedStrings(())
-        first, last = self.offsets[part.start], self.offsets[part.stop]
-        copy.block, copy.offsets = self.block[first:last], self.offsets[part.start : part.stop + 1] - first
+        for part in ranges:
+            first, last = self.offsets[part.start], self.offsets[part.stop]
+            shifted = self.offsets[part.start + 1 : part.stop + 1] - first + len(copy.block)
+            copy.block += memoryview(self.block)[first:last]
+            copy.offsets = np.concatenate([copy.offsets, shifted])
         return copy
 
     def below(self, folder: str) -> range:

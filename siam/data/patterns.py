@@ -7,10 +7,24 @@ import re
 from functools import lru_cache
 
 from siam.data.kinds import IMAGE_SUFFIXES, is_side_folder
-from siam.data.remote import is_remote, listed
+from siam.data.remote import is_remote, listed, listed_below
 from siam.errors import DataError
 
 SHARDS = (".tar", ".parquet")
+_OTHER_FILES = (
+    *IMAGE_SUFFIXES,
+    ".zip",
+    ".tgz",
+    ".gz",
+    ".bz2",
+    ".xz",
+    ".zst",
+    ".7z",
+    ".rar",
+    ".csv",
+    ".tsv",
+    ".txt",
+)
 _LARGEST_RANGE = 1_000_000
 _DEEPEST = 3  # levels of folders in which to look for shards
 
@@ -26,18 +40,50 @@ def expand_shards(name: str) -> tuple[str, ...]:
     """
     remote = is_remote(name)
     found = expand(name)
-    if len(found) == 1 and not found[0].endswith(SHARDS) and (remote or os.path.isdir(name)):
-        found = tuple(listed(name.rstrip("/")) if remote else _shards_in(name))
-    found = tuple(one for one in found if one.endswith(SHARDS))
+    if len(found) == 1 and not kind_of_shard(found[0]) and (remote or os.path.isdir(name)):
+        found = tuple(_shards_at(name.rstrip("/")) if remote else _shards_in(name))
+    found = _without_records(tuple(one for one in found if kind_of_shard(one)))
     if found == (name,) and name.endswith(".tar") and not remote:
         return ()  # a single tar is split by its member names: sources/tar.py
-    if len({one.endswith(".tar") for one in found}) > 1:
+    if len(set(map(kind_of_shard, found))) > 1:
         raise DataError(
             f"{name} matches both tar and Parquet files: use a pattern that matches only one kind"
         )
     if remote and not found:
-        raise DataError(f"found no .tar or .parquet files at {name}")
+        raise DataError(f"found no .tar or .parquet files at {name}: {_remedy(name)}")
     return found
+
+
+def _without_records(shards: tuple[str, ...]) -> tuple[str, ...]:
+    """Leave out Parquet files next to a tar of the same name: img2dataset's records of its downloads."""
+    tars = {one.removesuffix(".tar") for one in shards if one.endswith(".tar")}
+    return tuple(one for one in shards if one.removesuffix(".parquet") not in tars)
+
+
+def kind_of_shard(name: str) -> str:
+    """Return ".tar" or ".parquet", the suffix of a shard, or "" for other names. A URL may have a query."""
+    path = name.partition("?")[0] if name.startswith(("http://", "https://")) else name
+    return next((suffix for suffix in SHARDS if path.endswith(suffix)), "")
+
+
+def _shards_at(url: str) -> list[str]:
+    """Return the shards in a remote folder or, if there are none, in its subfolders.
+
+    Raises DataError for the URL of a file that is no shard.
+    """
+    suffix = os.path.splitext(url.rpartition("/")[2])[1].lower()
+    if suffix in _OTHER_FILES:
+        raise DataError(f"{url} is no .tar or .parquet file: {_remedy(url)}")
+    found = [one for one in listed(url) if kind_of_shard(one)]
+    return found or [one for one in listed_below(url, _DEEPEST + 1) if kind_of_shard(one)]
+
+
+def _remedy(url: str) -> str:
+    """Return what to do about a URL without shards."""
+    if url.startswith("hf://datasets/") and "@" not in url:
+        converted = "/".join(url.split("/")[:5]) + "@refs/convert/parquet"
+        return f"try the Hub's own conversion, {converted}, or download the dataset and pass its folder"
+    return "download the images, and pass their folder or the shards that siam shard makes of it"
 
 
 def _shards_in(folder: str) -> list[str]:
@@ -108,6 +154,11 @@ def _braces(pattern: str) -> list[str]:
 
 
 def _starred(pattern: str, remote: bool) -> list[str]:
-    if not any(c in pattern for c in "*?[") or os.path.exists(pattern):
+    if not any(c in pattern for c in "*?[") or os.path.exists(pattern) or (remote and _has_query(pattern)):
         return [pattern]
     return listed(pattern) if remote else sorted(glob.glob(pattern, recursive=True))
+
+
+def _has_query(url: str) -> bool:
+    """Return True for the URL of a shard that is followed by a query, in which "?" is no wildcard."""
+    return "?" in url and bool(kind_of_shard(url))

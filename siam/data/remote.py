@@ -7,12 +7,13 @@ its maximum size in GB (default: 50).
 import contextlib
 import hashlib
 import os
-import shutil
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from siam.errors import DataError, first_line
 from siam.system.files import write_atomically
@@ -20,6 +21,10 @@ from siam.system.files import write_atomically
 _ATTEMPTS = 4
 _SILENCE = 60.0
 """Seconds without a byte after which a connection is given up. A slow download may take any time."""
+_PATIENCE = 3600.0
+"""Seconds without a block after which the download of another process is no longer waited for."""
+_BLOCK = 2**22  # bytes
+_HUB = "; datasets of the Hugging Face Hub are at hf://datasets/OWNER/NAME"
 _EXTRAS = {
     "s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "http": "aiohttp", "https": "aiohttp",
     "hf": "huggingface_hub",
@@ -47,13 +52,37 @@ def listed(url: str) -> list[str]:
 
     Raises DataError.
     """
-    system, path = _system(url)
-    scheme = url.partition("://")[0]
-    try:
+    with _listing(url) as (system, path):
         found = system.glob(path) if any(c in url for c in "*?[") else system.ls(path, detail=False)
+    return _as_urls(url, found)
+
+
+def listed_below(url: str, levels: int) -> list[str]:
+    """Return the sorted URLs of all files in a folder, and in its subfolders up to `levels` deep.
+
+    Returns none for a web server, whose pages may link to anything. Raises DataError.
+    """
+    if url.startswith(("http://", "https://")):
+        return []
+    with _listing(url) as (system, path):
+        found = system.find(path, maxdepth=levels)
+    return _as_urls(url, found)
+
+
+@contextlib.contextmanager
+def _listing(url: str) -> Iterator[tuple[Any, str]]:
+    """Yield the file system for a URL, and the path within it. Raises DataError if the block raises."""
+    system, path = _system(url)
+    try:
+        yield system, path
     except Exception as error:
-        raise DataError(f"{url} cannot be listed: {first_line(_cause(error))}") from None
-    return sorted(one if is_remote(one) else f"{scheme}://{one.lstrip('/')}" for one in found)
+        hint = _HUB if url.startswith("hf://") and not url.startswith("hf://datasets/") else ""
+        raise DataError(f"{url} cannot be listed: {first_line(_cause(error))}{hint}") from None
+
+
+def _as_urls(url: str, paths: Iterable[str]) -> list[str]:
+    scheme = url.partition("://")[0]
+    return sorted(one if is_remote(one) else f"{scheme}://{one.lstrip('/')}" for one in paths)
 
 
 def fetch(url: str) -> Path:
@@ -62,16 +91,59 @@ def fetch(url: str) -> Path:
     All processes share the cache; when it is full, the least recently used files are
     removed. Raises DataError if the file does not exist or 4 attempts fail.
     """
-    folder = Path(os.environ.get("SIAM_CACHE", Path.home() / ".cache" / "siam" / "fetched"))
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{url.rpartition('/')[2]}"
-    with FileLock(folder / f"{file.name}.lock"):  # one process downloads, the others wait
+    file = _cached(url)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _downloading(_lock(file), url):  # one process downloads, the others wait
         if not file.exists():
             _download(url, file)
-            _make_room(folder, keep=file)
+            _make_room(file.parent, keep=file)
     with contextlib.suppress(OSError):
         os.utime(file)  # record the time of last use
     return file
+
+
+def _cached(url: str) -> Path:
+    """Return the file of the cache for a URL."""
+    folder = Path(os.environ.get("SIAM_CACHE", Path.home() / ".cache" / "siam" / "fetched"))
+    return folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{_base(url)}"
+
+
+def _lock(file: Path) -> Path:
+    return file.with_name(f"{file.name}.lock")
+
+
+@contextmanager
+def _downloading(lock: Path, url: str) -> Iterator[None]:
+    """Hold a lock while a file is downloaded. Raises DataError if another process does not go on with it."""
+    held, seen = FileLock(lock), 0
+    while True:
+        try:
+            held.acquire(timeout=_PATIENCE)
+            break
+        except Timeout:
+            changed = lock.stat().st_mtime_ns
+            if changed == seen:
+                raise DataError(
+                    f"{url} is being downloaded by another process, which has not gone on for an hour: end it"
+                ) from None
+            seen = changed
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _copy(source: BinaryIO, target: BinaryIO, lock: Path) -> None:
+    """Copy a file block by block, and touch the lock for those who wait for it."""
+    while block := source.read(_BLOCK):
+        target.write(block)
+        lock.touch()
+
+
+def _base(url: str) -> str:
+    """Return the name of a remote file, without the query of a web address."""
+    path = url.partition("?")[0] if url.startswith("http") else url
+    return path.rpartition("/")[2]
 
 
 def _download(url: str, file: Path) -> None:
@@ -79,7 +151,7 @@ def _download(url: str, file: Path) -> None:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             with system.open(path, "rb") as source:
-                write_atomically(file, lambda target: shutil.copyfileobj(source, target, 2**22))
+                write_atomically(file, lambda target: _copy(source, target, _lock(file)))
         except Exception as error:
             cause = _cause(error)
             if isinstance(cause, FileNotFoundError) or getattr(cause, "status", 0) in (404, 410):

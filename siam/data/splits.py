@@ -1,110 +1,74 @@
 """Split a dataset into training and validation images by folder names or file names."""
 
+import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from siam.data.images import Images, ImageSets
 from siam.data.kinds import IMAGE_SUFFIXES, Reason
 from siam.data.labels import align_classes
 from siam.data.left_out import NAMED, LeftOut
 from siam.data.packed import PackedStrings
+from siam.data.split_folders import TRAIN, VAL, find_split, mask_folders, without
 from siam.errors import DataError
 
-TRAIN = ("train", "training")
-VAL = ("val", "valid", "validation", "dev"), ("test", "testing", "eval")
-"""Names of folders and files that hold training and validation images, respectively, in any case.
-
-Test images serve for validation only if there are no validation images.
-"""
-
 NEITHER = "file for neither training nor validation", "files for neither training nor validation"
+MASKS = "image in a folder of masks or annotations", "images in folders of masks or annotations"
 
-_ENDING = r"[-_ ]?(?:set|data|images|\d+)?"  # as in train_images, testset and val2017
-_LEVELS = 3  # of folders in which to look for train/ and val/
-_MOST_FOLDERS = 20  # per level
 _FEWEST_CLASSES = 3  # among which train/ is a class
+
+Part = Sequence[range]
+"""A part of a dataset: ranges of indices into its images."""
 
 
 def split_by_folder(
-    name: str, names: PackedStrings, build: Callable[[range], Images], left_out: LeftOut | None = None
+    name: str, names: PackedStrings, build: Callable[[Part], Images], left_out: LeftOut | None = None
 ) -> ImageSets:
-    """Split images by their train/ and val/ folders, if both exist.
+    """Split images by their train/ and val/ folders, if both exist; leave out folders of masks.
 
-    The folders may be at the top level, or inside the only folder that has both. names:
-    sorted image names. build: creates a dataset from a range of indices into `names`.
-    left_out: what was found besides these images. Raises DataError if there are no
-    names.
+    The folders may be at the top level, inside the only folder that has both, or inside several. names:
+    sorted image names. build: creates a dataset from a part of `names`. left_out: what was found besides
+    these images. Raises DataError if there are no names.
     """
     left_out = LeftOut() if left_out is None else left_out
     if not len(names):
         found = f"; found only {left_out}" if left_out else ""
         raise DataError(f"found no images in {name}: looked for {' '.join(IMAGE_SUFFIXES)}{found}")
-    above, train, val = _find_split(names)
-    if not train or not val:
-        everything = build(range(len(names)))
+    masks = mask_folders(names)
+    split = find_split(names, masks)
+    for part in map(names.below, masks):
+        _leave_out(MASKS, part, names, left_out)
+    train, val = split.names()
+    if not split.is_complete:
+        everything = build(without(range(len(names)), names, masks))
         # without val/, use train/, unless it is a class folder (boat, car, train)
         is_class = (train or val)[:-1] in everything.classes and len(everything.classes) >= _FEWEST_CLASSES
         if is_class or not train:
             return ImageSets(everything, None, left_out=left_out, folders=("", "" if is_class else val))
-    parts = [names.below(above + folder) for folder in (train, val) if folder]
-    _leave_out_the_rest(names, parts, f"{train} and {val}" if val else train, left_out)
-    learned, *others = (build(part) for part in parts)
+    parts = [[names.below(folder) for folder in folders] for folders in (split.train, split.val) if folders]
+    used = [*itertools.chain(*parts), *map(names.below, masks)]
+    _leave_out_the_rest(names, used, f"{train} and {val}" if val else train, left_out)
+    learned, *others = (
+        build([piece for part in several for piece in without(part, names, masks)]) for several in parts
+    )
     for measured in others:
         align_classes(learned, measured, left_out)
     return ImageSets(learned, others[0] if others else None, left_out=left_out, folders=(train, val))
 
 
-def _find_split(names: PackedStrings) -> tuple[str, str, str]:
-    """Return the folder that contains train/ and val/, and these two, all with "/"; "" for those missing."""
-    levels, partial = [""], ("", "", "")
-    for _ in range(_LEVELS):
-        inside = {above: list(names.folders(above)) for above in levels}
-        found = [(above, *_as_folders(train_and_val(folders))) for above, folders in inside.items()]
-        complete = [one for one in found if one[1] and one[2]]
-        if len(complete) == 1 and _holds_most(names, complete[0][0]):
-            return complete[0]
-        if len(found) == 1 and any(found[0][1:]) and not any(partial) and _holds_most(names, found[0][0]):
-            partial = found[0]
-        levels = [f"{above}{folder}/" for above, folders in inside.items() for folder in folders]
-        if complete or not 0 < len(levels) <= _MOST_FOLDERS:
-            break
-    return partial
-
-
-def _as_folders(names: tuple[str, str]) -> tuple[str, str]:
-    train, val = (name and f"{name}/" for name in names)
-    return train, val
-
-
-def _holds_most(names: PackedStrings, folder: str) -> bool:
-    """Return True if more than half of the images are in `folder`."""
-    return not folder or 2 * len(names.below(folder)) > len(names)
-
-
-def train_and_val(names: list[str]) -> tuple[str, str]:
-    """Return the first of `names` for training and for validation; "" if there is none."""
-    train, val, test = (_first_named(words, names) for words in (TRAIN, *VAL))
-    return train, val or test
-
-
-def _first_named(words: Iterable[str], names: list[str]) -> str:
-    for word in words:
-        pattern = re.compile(word + _ENDING, re.IGNORECASE)
-        found = sorted((name for name in names if pattern.fullmatch(name)), key=len)
-        if found:
-            return found[0]
-    return ""
+def _leave_out(why: Reason, part: range, names: PackedStrings, left_out: LeftOut) -> None:
+    """Record the images in a range."""
+    if len(part):
+        left_out.add(why, [names[i] for i in part[:NAMED]], len(part))
 
 
 def _leave_out_the_rest(names: PackedStrings, parts: list[range], folders: str, left_out: LeftOut) -> None:
     """Record the images outside `parts`, which are the images in `folders`."""
-    within = sorted(parts, key=lambda part: part.start)
-    starts, stops = [0, *(part.stop for part in within)], [*(part.start for part in within), len(names)]
-    for start, stop in zip(starts, stops, strict=True):
-        if start < stop:
-            left_out.add(
-                outside(folders), [names[i] for i in range(start, min(stop, start + NAMED))], stop - start
-            )
+    stop = 0
+    for part in sorted(parts, key=lambda part: part.start):
+        _leave_out(outside(folders), range(stop, part.start), names, left_out)
+        stop = max(stop, part.stop)
+    _leave_out(outside(folders), range(stop, len(names)), names, left_out)
 
 
 def outside(splits: str) -> Reason:

@@ -55,6 +55,13 @@ class Subset:
         return BrokenImage(error.reason, until)
 
 
+def spaced(images: Images, count: int) -> Images:
+    """Return at most `count` of the images, evenly spaced."""
+    if len(images) <= count:
+        return images
+    return Subset(images, np.linspace(0, len(images) - 1, count).astype(np.int64))
+
+
 def labeled(images: Images) -> Images:
     """Return the images that have a label. Raises DataError if there are none."""
     if images.labels is None:

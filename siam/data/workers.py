@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from siam.data.handover import send_tensors
 from siam.errors import RunError, SiamError, first_line
-from siam.system.main_module import without_main_reimport
+from siam.system.main_module import in_environment, start_tracker, without_main_reimport
 from siam.system.malloc import keep_freed_memory
 from siam.system.resources import raise_file_limit
 from siam.system.signals import deferred
@@ -205,15 +205,9 @@ def _start_server(module: str) -> None:
     from multiprocessing import forkserver
 
     multiprocessing.set_forkserver_preload([__name__, module])
-    before = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"  # a code.py in the current folder must not be imported
-    try:
+    start_tracker()
+    with in_environment(PYTHONSAFEPATH="1"):  # a code.py in the current folder must not be imported
         forkserver.ensure_running()
-    finally:
-        if before is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _begin(in_pipes: bool, number: int) -> None:

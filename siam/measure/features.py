@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from siam.data.augment import normalize
 from siam.data.decode import BrokenImage
-from siam.data.geometry import resize
+from siam.data.geometry import CenterCrop, center_crop, resize
 from siam.data.images import Images
 from siam.data.workers import batches_of
 from siam.errors import DataError
@@ -22,21 +22,22 @@ Views = tuple[Tensor, NDArray[np.int64]]
 _LONGEST = 8  # times the shorter side: panoramas are cropped to this length before resizing, to save memory
 
 
-def center_view(image: Tensor, size: int) -> Tensor:
-    """Crop the center of an image, uint8 (3, H, W) -> (3, size, size), as in the 256 / 224 protocol.
+def center_view(image: Tensor, crop: CenterCrop | int) -> Tensor:
+    """Crop the center of an image, uint8 (3, H, W) -> (3, size, size).
 
-    The shorter side is first resized to 8/7 of `size`, or to `size` itself below 64 pixels, to keep the
-    borders. An image that already has the output size is returned unchanged.
+    crop: that of the encoder; an int is the side of `center_crop`. An image that already has the output size
+    is returned unchanged.
     """
+    crop = center_crop(crop) if isinstance(crop, int) else crop
     height, width = image.shape[1:]
+    size = crop.size
     if (height, width) == (size, size):
         return image
     longest = _LONGEST * min(height, width)
     image = _center(image, min(height, longest), min(width, longest))
-    shorter = size if size < 64 else round(size * 8 / 7)
     height, width = image.shape[1:]
-    sides = (int(shorter * side / min(height, width)) for side in (height, width))
-    return _center(resize(image, *sides), size, size)
+    rows, columns = (int(crop.shorter * side / min(height, width)) for side in (height, width))
+    return _center(resize(image, rows, columns, crop.bicubic), size, size)
 
 
 def _center(image: Tensor, height: int, width: int) -> Tensor:
@@ -46,7 +47,7 @@ def _center(image: Tensor, height: int, width: int) -> Tensor:
 
 def center_views(
     images: Images,
-    size: int,
+    crop: CenterCrop | int,
     indices: NDArray[np.int64] | None = None,
     batch_size: int = 256,
     workers: int = 0,
@@ -54,13 +55,14 @@ def center_views(
 ) -> Iterator[Views]:
     """Yield batches of center crops, uint8 (B, 3, size, size), in order, skipping unreadable images.
 
-    indices: images to read; None for all. workers: decoding processes; 0 to decode in this process.
-    unreadable: dict to fill with the indices of the images that are skipped, and why.
+    crop: that of the encoder; an int is the side of `center_crop`. indices: images to read; None for all.
+    workers: decoding processes; 0 to decode in this process. unreadable: dict to fill with the indices of
+    the images that are skipped, and why.
     """
     indices = np.arange(len(images)) if indices is None else indices
     batches = [indices[at : at + batch_size] for at in range(0, len(indices), batch_size)]
     pinned = torch.cuda.is_available()
-    dataset = _CenterViews(images, size)
+    dataset = _CenterViews(images, crop)
     for views, read, skipped in batches_of(dataset, lambda n: batches[n:], workers, pinned=pinned):
         if unreadable is not None:
             unreadable.update(skipped)
@@ -123,17 +125,18 @@ def extract(
 
 
 class _CenterViews(Dataset[Any]):
-    def __init__(self, images: Images, size: int) -> None:
-        self.images, self.size = images, size
+    def __init__(self, images: Images, crop: CenterCrop | int) -> None:
+        self.images, self.crop = images, center_crop(crop) if isinstance(crop, int) else crop
 
     def __getitem__(self, indices: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.int64], dict[int, str]]:
         views, read, skipped = [], [], {}
         for i in indices:
             try:
-                views.append(center_view(self.images.read(int(i)), self.size))
+                views.append(center_view(self.images.read(int(i)), self.crop))
             except BrokenImage as error:
                 skipped[int(i)] = error.reason
                 continue
             read.append(i)
-        stacked = torch.stack(views) if views else torch.empty(0, 3, self.size, self.size, dtype=torch.uint8)
+        size = self.crop.size
+        stacked = torch.stack(views) if views else torch.empty(0, 3, size, size, dtype=torch.uint8)
         return stacked, np.array(read, dtype=np.int64), skipped

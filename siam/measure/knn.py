@@ -26,9 +26,9 @@ def knn_predict(
     shares = torch.zeros(len(queries), classes, device=bank.device)
     for start in range(0, len(queries), max(1, _BEST // k)):
         q = F.normalize(queries[start : start + max(1, _BEST // k)].to(bank.device).float(), dim=1)
-        similarity, nearest = _nearest(bank, q, k)  # (b, k)
+        similarity, rows = nearest(bank, q, k)  # (b, k)
         weights = torch.softmax(similarity / temperature, dim=1)
-        shares[start : start + len(q)].scatter_add_(1, labels[nearest], weights)
+        shares[start : start + len(q)].scatter_add_(1, labels[rows], weights)
     return shares.to(queries.device)
 
 
@@ -46,15 +46,18 @@ def knn_accuracy(
     return float((predicted == query_labels).double().mean())
 
 
-def _nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return each normalized query's k largest cosines and their bank indices: (b, D) -> (b, k), unsorted."""
+def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return each normalized query's k largest cosines and their bank indices: (b, D) -> (b, k), unsorted.
+
+    bank: features (N, D), normalized here block by block; N is at least k.
+    """
     rows = min(_ROWS, len(queries))
     blocks = -(-len(bank) // max(1, min(_COLUMNS, _FLOATS // bank.shape[1])))
     columns = -(-len(bank) // blocks)
     padded = -(-columns // _GROUP) * _GROUP
     cells = queries.new_empty(rows, padded)  # reused for every block, because fresh pages cost time
     best = queries.new_full((len(queries), k), -torch.inf)
-    nearest = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
+    found = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
     for start in range(0, len(bank), columns):
         block = F.normalize(bank[start : start + columns].float(), dim=1)
         cells[:, len(block) :] = -torch.inf
@@ -64,12 +67,12 @@ def _nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
             top, index = _largest(cells[: len(q)], min(k, len(block)))
             if start:
                 top = torch.cat([best[at : at + rows], top], dim=1)
-                index = torch.cat([nearest[at : at + rows], index + start], dim=1)
+                index = torch.cat([found[at : at + rows], index + start], dim=1)
                 top, chosen = top.topk(k, dim=1, sorted=False)
                 index = index.gather(1, chosen)
             best[at : at + rows, : top.shape[1]] = top
-            nearest[at : at + rows, : top.shape[1]] = index
-    return best, nearest
+            found[at : at + rows, : top.shape[1]] = index
+    return best, found
 
 
 def _largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:

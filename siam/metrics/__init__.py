@@ -14,6 +14,7 @@ and optionally
     due(settings, epoch, last)  returns False to skip an epoch (default: every monitor.every epochs)
     LIVE                        True to show the latest value next to the progress bar
     QUERIES                     True if the metric needs features of the validation images
+    PAIRS                       True if the metric needs features of pairs of augmented views
     BASELINES                   True to also measure raw pixels and the untrained network (pixel_NAME,
                                 untrained_NAME)
     draw(axes, history, color)  draws the report panel (default: a curve over the epochs)
@@ -56,6 +57,8 @@ class Look:
     """Features of the queries (validation images), (M, D); None without labels."""
     query_labels: Tensor | None = None
     """Class of each query, (M,), UNLABELED for those without; None without labels."""
+    pairs: Tensor | None = None
+    """Features of two augmented views of each of n training images, (n, 2, D); None if not needed."""
 
 
 def all_metrics() -> dict[str, ModuleType]:

@@ -87,9 +87,9 @@ def reproduce(
     for at, (seed, row, base) in enumerate(todo, start=1):
         print_line(console, f"{at} of {len(todo)}  {name}: {row.name}, seed {seed}")
         run, seeded = run_folder(folder, row.name, seed), replace(base, seed=seed)
-        outcome = _finished(run, seeded, open_once)
+        outcome = finished_result(run, seeded, open_once)
         if outcome is None:
-            outcome, facts = _train(run, seeded, console, open_once), None
+            outcome, facts = train_or_resume(run, seeded, console, open_once), None
         studies[row.name].outcomes.append(outcome)
         facts = facts or {**environment(), "command": command}
         _write(folder, name, chosen, list(studies.values()), scale, facts)
@@ -130,7 +130,7 @@ def _facts(before: dict[str, Any]) -> dict[str, Any] | None:
     return {name: before[name] for name in names} if all(name in before for name in names) else None
 
 
-def _finished(run: Path, settings: Settings, open_once: Opener) -> dict[str, Any] | None:
+def finished_result(run: Path, settings: Settings, open_once: Opener) -> dict[str, Any] | None:
     """Return the result of a run, or None if the run has not finished.
 
     Raises RunError if the run has different settings or images.
@@ -149,7 +149,7 @@ def _finished(run: Path, settings: Settings, open_once: Opener) -> dict[str, Any
     return {"run": str(run), **outcome}
 
 
-def _train(run: Path, settings: Settings, console: Console, open_once: Opener) -> dict[str, Any]:
+def train_or_resume(run: Path, settings: Settings, console: Console, open_once: Opener) -> dict[str, Any]:
     """Train or resume a run and return its result.
 
     Divergence is a result, not an error, because some rows are expected to diverge.

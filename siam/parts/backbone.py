@@ -55,15 +55,19 @@ def features_of(backbone: nn.Module) -> int:
 
 @torch.no_grad()
 def require_fit(backbone: nn.Module, name: str, image_size: int) -> None:
-    """Check that the backbone supports images of this size. Raises SettingsError if it does not."""
+    """Check that the backbone maps images of this size to vectors. Raises SettingsError if it does not."""
     backbone.eval()
     try:
-        backbone(torch.zeros(1, 3, image_size, image_size))
+        shape = tuple(backbone(torch.zeros(1, 3, image_size, image_size)).shape)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise SettingsError(
             f"backbone '{name}' does not support views of {image_size} x {image_size} pixels "
             f"({first_line(error)}): set views.size to a supported size, or choose another backbone"
         ) from None
+    if shape != (1, features_of(backbone)):
+        raise SettingsError(
+            f"backbone '{name}' gives features of shape {shape} instead of a vector per image: choose another"
+        )
     backbone.train()
 
 

@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 from siam.errors import SettingsError, SiamError
 from siam.processes.rendezvous import ProcessLostError
-from siam.system.main_module import without_main_reimport
+from siam.system.main_module import start_tracker, without_main_reimport
 from siam.system.signals import DUPLICATE, handling, stop_signals
 
 T = TypeVar("T")
@@ -82,6 +82,7 @@ def launch(processes: int, work: Callable[..., T], *arguments: Any) -> T:
             f"devices {processes} needs processes of its own, which a daemonic process such as a worker of "
             "multiprocessing.Pool or Celery cannot start: use devices 1, or start the run from elsewhere"
         )
+    start_tracker()
     store = _store_on_loopback()
     members: list[BaseProcess] = []
     receivers: list[Connection] = []

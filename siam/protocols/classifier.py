@@ -127,7 +127,7 @@ class Training:
         """
         if images.labels is None:
             raise DataError(f"{images.name} has no labels: put its images into one folder per class")
-        views = center_views(images, self.model.encoder.image_size, workers=self.compute.workers)
+        views = center_views(images, self.model.encoder.crop, workers=self.compute.workers)
         scores, indices = extract(self.model, views, self.compute.device, self.compute.bf16)
         if lost is not None:
             lost.train.update(self.loader.unreadable)

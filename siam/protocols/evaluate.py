@@ -12,7 +12,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from siam.data.images import UNLABELED, Images
+from siam.data.images import Images, is_labeled
+from siam.data.label_file import relabel
 from siam.data.labels import align_classes
 from siam.data.loader import choose_workers
 from siam.data.sources import open_images
@@ -47,6 +48,7 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate the encoder of `run` on the labeled images in `data`.
 
+    run: run folder, or weights that exist, such as `timm:resnet18.a1_in1k`.
     data: labeled images. The val/ or test/ subfolder is used for validation; if neither
     exists, 20 % of the images are held out.
     protocol: knn, probe, linear or finetune.
@@ -107,7 +109,7 @@ class _Task:
         return *training, *self._features_of(self.val, "validation features", self.lost.val)
 
     def _features_of(self, images: Images, name: str, lost: Unreadable) -> tuple[Tensor, Tensor]:
-        views = center_views(images, self.encoder.image_size, workers=self.compute.workers)
+        views = center_views(images, self.encoder.crop, workers=self.compute.workers)
         progress = running_total(partial(self.bars.update, name), len(images))
         x, indices = extract(self.encoder, views, self.compute.device, self.compute.bf16, progress)
         assert images.labels is not None
@@ -177,6 +179,8 @@ def _labeled_sets(
     classes.
     """
     sets = open_images(data)
+    if settings.labels_from is not None:
+        sets = relabel(sets, settings.labels_from)
     if settings.val is not None:
         others = open_images(settings.val)
         align_classes(sets.train, others.train, sets.left_out)
@@ -189,7 +193,7 @@ def _labeled_sets(
     if val is None:
         train, held = hold_out(train, _HELD_OUT)
         return labeled_subset(train, settings.labels, settings.seed), held, True
-    if val.labels is None or (val.labels == UNLABELED).all():
+    if not is_labeled(val):
         where = sets.folders[1] or val.name
         raise DataError(
             f"{data} has labels, but no validation image has one: put the images in {where} into one folder "

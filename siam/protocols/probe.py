@@ -13,6 +13,7 @@ STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 """Candidates for C, the inverse regularization strength in scikit-learn."""
 
 _INNER_FRACTION = 0.2  # fraction of the images held out to choose C
+_MIN_SEARCH_IMAGES = 200  # with fewer, the best C on the held-out ones would be chance
 _MAX_SEARCH_IMAGES = 20000  # images used to choose C; the final fit uses all
 
 
@@ -22,15 +23,15 @@ def probe(
     """Fit a logistic regression; return scores of the queries (M, classes) and C.
 
     features (N, D), labels (N,): the training set. queries (M, D): the features to
-    classify. C is chosen on held-out training images. Classes absent from `labels` get
-    a score of -inf.
+    classify. C is chosen on held-out training images; with fewer than 200 it is 1.
+    Classes absent from `labels` get a score of -inf.
     """
     x, y = _scaled(features), labels.numpy()
     order = permutation(seed, 2, len(x))[:_MAX_SEARCH_IMAGES]
     cut = max(1, int(len(order) * _INNER_FRACTION))
     inner, held = order[cut:], order[:cut]
     best = STRENGTHS[len(STRENGTHS) // 2]
-    if len(np.unique(y[inner])) > 1:
+    if len(order) >= _MIN_SEARCH_IMAGES and len(np.unique(y[inner])) > 1:
         best = max(
             STRENGTHS, key=lambda c: float((_fit(x[inner], y[inner], c).predict(x[held]) == y[held]).mean())
         )

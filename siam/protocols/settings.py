@@ -19,6 +19,8 @@ class EvaluateSettings:
     """Protocol: knn, probe (logistic regression), linear (as in the paper), finetune."""
     val: str | None = None
     """Labeled validation images to use instead of those in DATA."""
+    labels_from: str | None = None
+    """Table of paths and labels to use instead of DATA's own, such as labels.csv of `siam explore`."""
     labels: Annotated[float, Above(0), Within(0, 1)] = 1.0
     """Fraction of labels to use, stratified by class (semi-supervised: 0.01 or 0.1)."""
     untrained: bool = False

@@ -50,6 +50,9 @@ class Progress:
     deadline: float = 0.0
     """Training time after which the run promised to end, in seconds; 0: no promise."""
 
+    unmeasured: bool = False
+    """Whether the run was stopped before the measurement that follows this step."""
+
     def add(self, **values: float) -> None:
         """Add each value to its running sum."""
         for name, value in values.items():

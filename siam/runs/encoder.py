@@ -1,5 +1,6 @@
-"""Load and save the encoder of a run."""
+"""Load the encoder of a run or of weights that exist, and save that of a run."""
 
+import hashlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
@@ -8,10 +9,19 @@ import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
+from siam.data.geometry import CenterCrop, center_crop
 from siam.errors import RunError, first_line
 from siam.parts.backbone import build_backbone, features_of
 from siam.parts.heads import build_projector
 from siam.runs.folder import CHECKPOINT, ENCODER, NETWORK, open_run
+from siam.runs.pretrained import (
+    Pretrained,
+    Renormalized,
+    build_pretrained,
+    build_untrained,
+    find_pretrained,
+    is_pretrained,
+)
 from siam.runs.tensors import load_checkpoint, safetensors_file
 from siam.settings.pretraining import Settings
 from siam.system.device import find_device, float32_by_default
@@ -21,16 +31,24 @@ Layer = Literal["backbone", "projector"]
 
 
 class Encoder(nn.Module):
-    """A run's backbone, optionally with its projector; maps normalized images to float32 features.
+    """A backbone, optionally with its projector; maps normalized images to float32 features.
 
     (B, 3, H, W) -> (B, D), or (B, d) with the projector. image_size: side length of the training views, in
-    pixels. features: output dimension, D or d.
+    pixels. crop: the part of an image to encode; default: the center, as for all encoders that Siam trains.
+    features: output dimension, D or d.
     """
 
-    def __init__(self, backbone: nn.Module, image_size: int, projector: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        image_size: int,
+        projector: nn.Module | None = None,
+        crop: CenterCrop | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.image_size = image_size
+        self.crop = crop or center_crop(image_size)
         self.features = features_of(backbone)
         if projector is not None:
             self.projector: nn.Module | None = projector
@@ -46,12 +64,18 @@ class Encoder(nn.Module):
 
 @float32_by_default()
 def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Encoder:
-    """Load a run's encoder in eval mode with frozen weights: `siam.load("runs/photos")`.
+    """Load an encoder in eval mode with frozen weights: `siam.load("runs/photos")`.
 
-    layer: output of the encoder: `backbone` for features, `projector` for z. Raises RunError if the run
-    cannot be loaded, or SettingsError if the device is unavailable.
+    run: a run folder, or weights that exist, such as `timm:resnet18.a1_in1k` (see siam/runs/pretrained.py).
+    layer: output of the encoder: `backbone` for features, `projector` for z. Raises RunError if the run or
+    the weights cannot be loaded, or SettingsError for an unknown name or an unavailable device.
     """
     found = find_device(device)
+    if is_pretrained(run):
+        if layer == "projector":
+            raise RunError(f"{run} has no projector: leave out the layer, for backbone features")
+        own = find_pretrained(run)
+        return _pretrained_encoder(own, build_pretrained(own), found)
     opened = open_run(run)
     settings = opened.settings
     backbone = build_backbone(settings.backbone, settings.views.size, settings.width, settings.stem)
@@ -70,6 +94,19 @@ def load(run: str | Path, device: str = "cpu", layer: Layer = "backbone") -> Enc
         load_weights(backbone, _read_safetensors(file), file)
     encoder = Encoder(backbone, settings.views.size, projector).requires_grad_(False)
     return encoder.to(found).eval()
+
+
+def _pretrained_encoder(found: Pretrained, model: nn.Module, device: torch.device) -> Encoder:
+    backbone = Renormalized(model, found)
+    return Encoder(backbone, found.crop.size, crop=found.crop).requires_grad_(False).to(device).eval()
+
+
+def digest_of(encoder: Encoder) -> str:
+    """Return a hash of an encoder's weights and crop; encoders with the same give the same features."""
+    found = hashlib.sha256(repr(encoder.crop).encode())
+    for key, value in encoder.state_dict().items():
+        found.update(key.encode() + value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _submodule(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -93,7 +130,11 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def untrained(run: str | Path, device: str = "cpu") -> Encoder:
-    """Build the run's backbone with random weights from its seed, as a baseline. Raises RunError."""
+    """Build the encoder with random weights instead, from the run's seed, as a baseline. Raises RunError."""
+    if is_pretrained(run):
+        torch.manual_seed(0)
+        own = find_pretrained(run)
+        return _pretrained_encoder(own, build_untrained(own), torch.device(device))
     settings = open_run(run).settings
     torch.manual_seed(settings.seed)
     backbone = build_backbone(settings.backbone, settings.views.size, settings.width, settings.stem)

@@ -120,6 +120,8 @@ def open_run(folder: str | Path) -> Run:
     folder = Path(folder).expanduser()
     file = folder / SETTINGS
     if not folder.is_dir():
+        if str(folder).startswith(("timm:", "hf-hub:")):
+            raise RunError(f"{folder} is not a run: siam pretrain DATA --init {folder} makes one of it")
         if folder.is_file() and (folder.parent / SETTINGS).is_file():
             raise RunError(f"{folder} is a file of the run {folder.parent}: specify the folder instead")
         if folder.is_file():

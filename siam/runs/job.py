@@ -23,6 +23,9 @@ MAY_CHANGE = ("data", "device", "threads", "timeout", "loader.", "workers", "che
 The images may be at another place, as long as they are the same images.
 """
 
+_MANY = 200_000
+"""Images whose fingerprint takes seconds: a million in a folder take 8 s, and longer on a file server."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -60,13 +63,15 @@ class Job:
         return asdict(self)
 
 
-def require_same_job(run: "Session", images: Callable[[], Fingerprint], fix: str) -> None:
+def require_same_job(run: "Session", images: Callable[[], Fingerprint], fix: str, count: int = 0) -> None:
     """Raise RunError if images or settings differ from those of the checkpoint; say how the machine differs.
 
     Call after `restore` and before `begin`, on all ranks. images: called on rank 0 only. fix: an alternative
-    to restoring images and settings, for the error message.
+    to restoring images and settings, for the error message. count: number of images.
     """
     before = run.progress.job
+    if count >= _MANY:
+        run.print(f"reading the names and sizes of {count:,} images")
     job = Job(on_rank_zero(images), to_dict(run.settings), Machine.of(run.device, run.bf16))
     if before:
         run.moved = on_rank_zero(lambda: compare(before, job, run.folder, fix))

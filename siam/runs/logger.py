@@ -36,7 +36,7 @@ class Logger:
         self.board = None
         try:
             self.board = _tensorboard(folder, step)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: the limit of threads, of which it needs one
             self._without_board(error)
         self.progress(step)
 
@@ -83,9 +83,10 @@ class Logger:
             except OSError as error:
                 self._without_board(error)
 
-    def _without_board(self, error: OSError) -> None:
+    def _without_board(self, error: OSError | RuntimeError) -> None:
         self.board = None
-        self.print(f"cannot write TensorBoard events ({error.strerror}): continuing without them")
+        reason = error.strerror if isinstance(error, OSError) else error
+        self.print(f"cannot write TensorBoard events ({reason}): continuing without them")
 
     def progress(self, step: int, facts: Sequence[str] | None = None) -> None:
         """Advance the bar to `step`. facts: texts to show after the bar; None keeps the current texts."""

@@ -1,11 +1,11 @@
-"""Results stored in a run folder: evaluations.json, and one folder per transfer run under transfer/."""
+"""Results of the verbs: those stored in a run folder, and those of comparisons."""
 
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from siam.errors import RunError, first_line
 from siam.runs.folder import EVALUATIONS
@@ -55,6 +55,36 @@ class SavedEvaluation(Evaluation):
     """The dataset, as given to `siam evaluate`."""
     date: str
     """Time when the entry was saved, in ISO 8601 format with the UTC offset."""
+
+
+UNTRAINED: Final = "untrained"
+PIXELS: Final = "pixels"
+"""Names of the encoders that cost nothing, for `siam compare`."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One encoder in the result of `siam compare`. Accuracies are fractions in [0, 1]."""
+
+    encoder: str
+    """As given: a run folder, weights that exist, `untrained` or `pixels`."""
+    kind: str
+    """`run`, `pretrained` (weights that exist), `untrained` or `pixels`."""
+    network: str
+    """The architecture; "" for raw pixels."""
+    image_size: int
+    """Side length of the images that the encoder takes, in pixels."""
+    features: int
+    """Number of features per image, D."""
+    parameters: int
+    images_per_second: float | None
+    """Speed of the network alone; None for raw pixels."""
+    metrics: dict[str, float | None]
+    """Each metric by its name; None if it cannot be measured, for example without labels."""
+    probe: float | None
+    """Accuracy of a logistic regression on the features; None without labels."""
+    queries: int
+    """Number of labeled images that kNN and the probe classified."""
 
 
 @dataclass(frozen=True)

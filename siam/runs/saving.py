@@ -1,5 +1,6 @@
 """Decide when to save or stop a run: save intervals, stop signals, and retries when the disk is full."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -28,7 +29,7 @@ class RunStopped(SiamError):
 
 
 class GaveUpWaiting(BaseException):
-    """A stop was requested, and the images that the next step needs did not come."""
+    """A stop was requested, and the images that the next step needs, or a measurement, took too long."""
 
 
 class StopRequest:
@@ -39,10 +40,11 @@ class StopRequest:
     """
 
     LIMIT = 5.0
-    """Seconds that a requested stop waits for images."""
+    """Seconds that a requested stop waits for images or for a measurement."""
 
     def __init__(self) -> None:
         self.signaled_at: float | None = None
+        self._number = 0
         self._waiting = self._give_up = False
         self._held = ExitStack()
 
@@ -57,8 +59,13 @@ class StopRequest:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Raise GaveUpWaiting if the block is still running 5 s after a stop was requested."""
+        """Raise GaveUpWaiting if the block is still running 5 s after a stop was requested.
+
+        If it was requested before, the 5 s begin with the block.
+        """
         self._waiting = True
+        if self.signaled_at is not None:
+            self._end_wait_later()
         try:
             yield
         finally:
@@ -75,22 +82,29 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         leave_lost_terminal()
-        if self._give_up and self._waiting:
+        if self._give_up:  # the signal of _end_wait
             self._give_up = False
-            raise GaveUpWaiting
-        if self.signaled_at is None:
-            self.signaled_at = time.monotonic()
-            timer = threading.Timer(self.LIMIT, self._end_wait, [number])
-            timer.daemon = True
-            timer.start()
+            if self._waiting:
+                raise GaveUpWaiting
+        elif self.signaled_at is None:
+            self.signaled_at, self._number = time.monotonic(), number
+            self._end_wait_later()
         elif time.monotonic() - self.signaled_at > DUPLICATE:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
-    def _end_wait(self, number: int) -> None:
+    def _end_wait_later(self) -> None:
+        timer = threading.Timer(self.LIMIT, self._end_wait)
+        timer.daemon = True
+        with contextlib.suppress(RuntimeError):  # the limit of threads: the wait ends by itself, if at all
+            timer.start()
+
+    def _end_wait(self) -> None:
         if self._waiting and hasattr(signal, "pthread_kill"):
             self._give_up = True
-            signal.pthread_kill(threading.main_thread().ident or 0, number)  # wakes a system call that blocks
+            signal.pthread_kill(
+                threading.main_thread().ident or 0, self._number
+            )  # wakes a system call that blocks
 
     def release(self) -> None:
         """Restore the previous signal handlers; later signals do not set `requested`."""
@@ -159,3 +173,13 @@ class Saver:
         if self.last_step is None:
             return "nothing has been saved yet"
         return f"the checkpoint of step {self.last_step} is kept"
+
+
+def attempt(name: str, write: Callable[[], object], warn: Callable[[str], object]) -> None:
+    """Call `write`; if the disk is full or a file is corrupt, warn. name: what is written."""
+    try:
+        write()
+    except OSError as error:
+        warn(f"{name} could not be written: {error.strerror}")
+    except RunError as error:
+        warn(f"{name} could not be written: {error}")

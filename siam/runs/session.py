@@ -6,7 +6,7 @@ stops on request, and raises Diverged. All ranks call its methods at the same st
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from siam.data.random import STEP, counter_uniform
-from siam.errors import Diverged, RunError, SiamError
+from siam.errors import SiamError
 from siam.processes.agree import (
     AnyRankFlag,
     all_gather_object,
@@ -31,10 +31,11 @@ from siam.runs.bars import print_line
 from siam.runs.checkpoint import Progress, Stateful, checkpoints, load_last, restore, save_checkpoint
 from siam.runs.clock import Clock
 from siam.runs.decisions import Decisions
-from siam.runs.folder import CHECKPOINT, UNREADABLE, read_records
+from siam.runs.ends import diverged, stopped
+from siam.runs.folder import UNREADABLE, read_records
 from siam.runs.logger import Logger, NullLogger
 from siam.runs.pace import Pace
-from siam.runs.saving import GaveUpWaiting, RunStopped, Saver, StopRequest
+from siam.runs.saving import GaveUpWaiting, RunStopped, Saver, StopRequest, attempt
 from siam.runs.tensors import is_finite
 from siam.runs.threads import Threads
 from siam.settings.schedule import Schedule
@@ -177,6 +178,8 @@ class Session:
 
         Raises RunStopped if a stop is requested while the loader waits for images.
         """
+        if self.step >= self.total_steps:  # a run that was killed after its last step
+            return
         try:
             for batch in self.stop.not_waiting_for(batches):
                 yield batch
@@ -248,14 +251,32 @@ class Session:
 
     def save(self, last_chance: bool = False) -> None:
         """Write a checkpoint and its additional files. last_chance: retry immediately if writing fails."""
+        with self.clock.paused():
+            on_rank_zero(lambda: self._save_here(last_chance))
 
+    def _save_here(self, last_chance: bool) -> None:
         def write() -> None:
             self.progress.log_bytes, self.progress.seconds = self.log.position(), self.clock.seconds()
             self._write_with_checkpoint()
             save_checkpoint(self.folder, self.progress, self.settings.checkpoint.keep, **self._parts)
 
-        with self.clock.paused():
-            on_rank_zero(lambda: self.saver.save(self.step, write, last_chance))
+        self.saver.save(self.step, write, last_chance)
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Raise RunStopped if the block, a measurement, still runs 5 s after a stop was requested.
+
+        The checkpoint then says that the measurement is to be repeated.
+        """
+        try:
+            with self.clock.paused(), self.stop.waiting():
+                yield
+        except GaveUpWaiting:
+            self.progress.unmeasured = self.step > 0
+            if self.step and rank() == 0:  # the other ranks may be anywhere in the measurement
+                self._save_here(last_chance=True)
+            raise self._stopped("saved" if self.step else "with nothing saved yet") from None
+        self.progress.unmeasured = False
 
     def save_or_stop(self) -> None:
         """Save if a save is due, then raise RunStopped if a stop was requested and steps remain."""
@@ -268,10 +289,7 @@ class Session:
             raise_everywhere(self._stopped("saved"))
 
     def _stopped(self, saved: str) -> RunStopped:
-        return RunStopped(
-            f"stopped on request after step {self.step} of {self.total_steps}, {saved} in {self.folder}"
-            ": continue with --resume"
-        )
+        return stopped(self.step, self.total_steps, saved, self.folder)
 
     def finish(self) -> None:
         """Complete the last exchange of flags between ranks, and restore the previous signal handlers."""
@@ -295,16 +313,7 @@ class Session:
 
     def try_to_write(self, name: str, write: Callable[[], object]) -> None:
         """Call `write` on rank 0; if the disk is full or a file is corrupt, warn and continue."""
-
-        def attempt() -> None:
-            try:
-                write()
-            except OSError as error:
-                self.log.print(f"{name} could not be written: {error.strerror}")
-            except RunError as error:
-                self.log.print(f"{name} could not be written: {error}")
-
-        on_rank_zero(attempt)
+        on_rank_zero(lambda: attempt(name, write, self.log.print))
 
     def list_unreadable(self, files: Sequence[tuple[str, str]], total: int) -> None:
         """Write unreadable.txt, one path and reason per line, and print how many images were replaced.
@@ -317,10 +326,8 @@ class Session:
             file = self.folder / UNREADABLE
             self.try_to_write(UNREADABLE, lambda: write_atomically(file, lambda opened: opened.write(text)))
         if self.unreadable:
-            self.print(
-                f"{len(self.unreadable)} of {total} images could not be read and were replaced: "
-                f"see {self.folder / UNREADABLE}"
-            )
+            bad = f"{len(self.unreadable)} of {total} images"
+            self.print(f"{bad} could not be read and were replaced: see {self.folder / UNREADABLE}")
 
     def _share_unreadable(self) -> None:
         for found in all_gather_object(dict(self.unreadable)):
@@ -339,10 +346,5 @@ class Session:
         self.log.log("diverged", step=self.step, verdict="diverged")
         self.write_report()
         at = min(all_gather_object(float(self.diverged_at)))
-        problem = f"the weights are no longer finite after step {self.step}"
-        if math.isfinite(at):
-            problem = f"the loss is not finite at step {int(at) + 1}{self.name_batch(int(at))}"
-        saved = (self.folder / CHECKPOINT).exists()
-        kept = "the last good checkpoint is kept" if saved else "nothing was saved"
-        fix = f"lower {self.lr_setting}, or set precision to float32"
-        raise_everywhere(Diverged(f"{problem}; {kept}: {fix}"))
+        batch = self.name_batch(int(at)) if math.isfinite(at) else ""
+        raise_everywhere(diverged(self.step, at, batch, self.lr_setting, self.folder))

@@ -175,7 +175,8 @@ class Settings:
     seed: Annotated[int, AtLeast(0), Seed()] = 0
     """Random seed for initialization, data order and augmentation."""
     init: str = ""
-    """Run to initialize weights from; also sets the backbone and, if the methods match, the heads."""
+    """Run to initialize weights from, or weights that exist (`timm:NAME`, `hf-hub:OWNER/NAME`, a folder or
+    file of timm's); also sets the backbone and, if the methods of two runs match, the heads."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:1 or mps."""
     devices: Annotated[int, AtLeast(0)] = 0

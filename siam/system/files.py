@@ -5,6 +5,7 @@ import errno
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +14,11 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from siam.errors import RunError
+
+LOCK = ".lock"
+"""The file of a run folder that its writer has locked."""
+_TURN = 60.0
+"""Seconds to wait for another process that writes to the same run folder."""
 
 Write = Callable[[BinaryIO], Any]
 """Writes the contents of a file to an open binary file."""
@@ -141,6 +147,20 @@ def regular(path: str | Path) -> Path:
     return path
 
 
+@contextmanager
+def named_in_utf8(file: Path) -> Iterator[Path]:
+    """Yield a path of `file` in UTF-8, which some libraries need: if necessary, that of a temporary link."""
+    try:
+        str(file.absolute()).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder) / "file"
+            link.symlink_to(file.absolute())
+            yield link
+    else:
+        yield file
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder to disk, so that renames survive a crash; a no-op on Windows."""
     if not hasattr(os, "O_DIRECTORY"):
@@ -159,7 +179,7 @@ def locked(folder: Path) -> Iterator[None]:
     The lock is also released if the process is killed. Raises RunError if another
     process holds the lock or the folder is not writable.
     """
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     with writing(folder, ELSEWHERE):
         try:
             lock.acquire(timeout=0)
@@ -174,10 +194,39 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def in_turn(folder: Path) -> Iterator[None]:
-    """Hold a lock while a file in the run folder is updated.
-
-    Waits if another process holds the lock.
-    """
-    with FileLock(folder / ".turn"):
+def removed_if_empty(folder: Path) -> Iterator[None]:
+    """Remove a run folder if the block raises, nothing but the lock is in it, and nobody holds that."""
+    try:
         yield
+    except BaseException:
+        with contextlib.suppress(OSError, RunError):
+            if [path.name for path in folder.iterdir()] == [LOCK]:
+                with locked(folder):
+                    (folder / LOCK).unlink()
+                    folder.rmdir()
+        raise
+
+
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Hold a lock while a file in the run folder is updated, which takes seconds.
+
+    Waits for others for up to a minute. Raises RunError if one does not finish.
+    """
+    lock = FileLock(folder / ".turn")
+    try:
+        lock.acquire(timeout=_TURN)
+    except Timeout:
+        raise RunError(
+            f"another process has been writing to {folder} for {_TURN:.0f} s, and may be stopped: "
+            "end it, and repeat the command"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def same_place(one: str, other: str) -> bool:
+    """Return whether two paths lead to the same place: photos, photos/, ~/photos, and links to it."""
+    return os.path.realpath(os.path.expanduser(one)) == os.path.realpath(os.path.expanduser(other))

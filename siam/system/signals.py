@@ -97,7 +97,8 @@ def _ending_if_stuck(handler: Handler) -> Iterator[None]:
 
     done = threading.Event()
     previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=watch, daemon=True).start()
+    with contextlib.suppress(RuntimeError):  # the limit of threads: the process ends with its C code
+        threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ from siam.runs.bars import print_line
 from siam.runs.folder import CHECKPOINT, open_run, read_records
 from siam.runs.job import require_images_of, train_on
 from siam.runs.tensors import load_checkpoint
+from siam.system.files import same_place
 from siam.train.pretrain import Outcome
 
 Opener = Callable[[str], ImageSets]
@@ -32,7 +33,7 @@ def finished(folder: Path, data: str, open_images: Opener, console: Console) -> 
         load_checkpoint(folder / CHECKPOINT)
     except RunError:  # training resumes from the previous checkpoint, if there is one, and replaces this one
         return None
-    if data != open_run(folder).settings.data:
+    if not same_place(data, open_run(folder).settings.data):
         require_images_of(folder, lambda: fingerprint(open_images(data)), train_on(folder))
     values = {name: value for name, value in records[-1].items() if name != "kind"}
     known = {f.name: values.pop(f.name) for f in fields(Outcome) if f.name in values}

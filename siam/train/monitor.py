@@ -7,23 +7,28 @@ from types import ModuleType
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from siam.data.augment import normalize
-from siam.data.images import Images, ImageSets
+from siam.data.geometry import CenterCrop, center_crop
+from siam.data.images import Images, ImageSets, is_labeled
 from siam.data.loader import choose_workers
+from siam.data.subset import Subset
 from siam.errors import DataError
 from siam.measure.features import center_views, extract
+from siam.measure.pairs import view_pairs
 from siam.metrics import Look, Values, all_metrics, baseline_metrics, due_metrics
 from siam.network import Network
 from siam.parts.backbone import features_of
 from siam.processes.agree import all_gather_object, gather_uneven
 from siam.processes.gather import rank, world_size
 from siam.runs.bars import OnProgress, running_total
+from siam.runs.encoder import Encoder
 from siam.settings.pretraining import Settings
 
 RANK_IMAGES = 2048
+PAIRS = 512  # images for view retrieval
 MIN_IMAGES_FOR_WORKERS = 1000  # reading fewer images is faster than starting worker processes
 EVAL_BATCH = 500  # images per forward pass
 MAX_SHARDS = 8  # shards or row groups to sample from, since each is read in full
@@ -49,10 +54,12 @@ class Monitor:
     """Measures the network on center crops of sampled images, which are decoded only once.
 
     The bank is a sample of the training images; the queries are a sample of the validation images. Without
-    labeled validation images, every fifth image of the bank becomes a query instead. Each rank holds and
-    processes its own share of both samples, but has the bank's labels and indices for all ranks.
+    labeled validation images, every fifth image of the bank becomes a query instead. Pairs of augmented
+    views of a third sample need no labels. Each rank holds and processes its own share of the samples, but
+    has the bank's labels and indices for all ranks.
 
-    bar: creates a progress bar with the given name and returns its callback.
+    bar: creates a progress bar with the given name and returns its callback. crop: the part of the images to
+    measure on; default: the center at the size of the views.
     """
 
     def __init__(
@@ -62,20 +69,22 @@ class Monitor:
         device: torch.device,
         bf16: bool,
         bar: Callable[[str], OnProgress] = lambda name: ignore,
+        crop: CenterCrop | None = None,
     ) -> None:
         self.settings, self.device, self.bf16 = settings, device, bf16
-        m, size = settings.monitor, settings.views.size
+        m, crop = settings.monitor, crop or center_crop(settings.views.size)
         workers = choose_workers(settings.loader.workers, device)
         limit = m.bank if sets.train.labels is not None else min(m.bank, RANK_IMAGES)
-        self.bank, own = _sample(sets.train, limit, size, workers, bar("reading images for metrics"))
+        self.bank, own = _sample(sets.train, limit, crop, workers, bar("reading images for metrics"))
         by_rank = all_gather_object(own)
         self.bank_indices = np.concatenate(by_rank)
+        self.pairs = view_pairs(Subset(sets.train, _spread(sets.train, PAIRS)), settings)
         self.labels, self.classes = _labels(sets.train, self.bank_indices), len(sets.train.classes)
         self.queries: Tensor | None = None
         self.query_labels: Tensor | None = None
-        if self.labels is not None and sets.val is not None and sets.val.labels is not None:
+        if self.labels is not None and sets.val is not None and is_labeled(sets.val):
             on_progress = bar("reading validation images")
-            self.queries, chosen = _sample(sets.val, m.queries, size, workers, on_progress)
+            self.queries, chosen = _sample(sets.val, m.queries, crop, workers, on_progress)
             self.query_labels = _labels(sets.val, chosen)
         elif self.labels is not None and len(self.bank_indices) >= 10:
             query = torch.arange(len(self.bank_indices)) % 5 == 0
@@ -91,7 +100,7 @@ class Monitor:
         """Measure the metrics due at the end of `epoch`. The network's training mode is left unchanged."""
         due = due_metrics(self.settings, epoch, last)
         values: Values = dict.fromkeys(all_metrics())
-        look = self._look(network, due, on_progress)
+        look = self.look(network, due, on_progress)
         assert look.z is not None
         return Measured(values | {name: m.measure(look) for name, m in due.items()}, min(look.z.shape))
 
@@ -103,7 +112,7 @@ class Monitor:
         if self.queries is None:
             metrics = {name: m for name, m in metrics.items() if not getattr(m, "QUERIES", False)}
         if metrics:
-            looks = self._look_at_pixels(), self._look(network, metrics, on_progress)
+            looks = self.look_at_pixels(), self.look(network, metrics, on_progress)
             for kind, look in zip(_BASELINES, looks, strict=True):
                 values |= {f"{kind}_{name}": metric.measure(look) for name, metric in metrics.items()}
         return values
@@ -126,34 +135,48 @@ class Monitor:
         found = gather_uneven(self.bank[positions[here] - first])
         return found[np.argsort(np.concatenate(all_gather_object(here)))]
 
-    def _look(self, network: Network, metrics: dict[str, ModuleType], on_progress: OnProgress) -> Look:
+    def look(
+        self, network: Network | Encoder, metrics: dict[str, ModuleType], on_progress: OnProgress = ignore
+    ) -> Look:
         """Pass the bank, and the queries if a metric needs them, through the network."""
         queries = self.queries if any(getattr(m, "QUERIES", False) for m in metrics.values()) else None
-        count = running_total(on_progress, len(self.bank) + (0 if queries is None else len(queries)))
+        pairs = self.pairs if any(getattr(m, "PAIRS", False) for m in metrics.values()) else self.pairs[:0]
+        total = len(self.bank) + (0 if queries is None else len(queries)) + 2 * len(pairs)
+        count = running_total(on_progress, total)
         features = gather_uneven(self._features(network, self.bank, count))  # (N, D)
         query_features = None if queries is None else self._features(network, queries, count)
+        pair_features = gather_uneven(self._features(network, pairs.flatten(0, 1), count))  # (2 n, D)
         # Evenly spaced: the first images of a dataset may all belong to one class.
         sample = features[_evenly(len(features), RANK_IMAGES)]
-        training = network.training
-        network.projector.eval()
-        with torch.no_grad():
-            z = network.projector(sample.to(self.device)).float().cpu()  # (n, d)
-        network.projector.train(training)
-        return self._as_look(features, sample, z, query_features)
+        z = None if network.projector is None else self._project(network.projector, sample)
+        return self._as_look(features, sample, z, query_features, pair_features)
 
-    def _look_at_pixels(self) -> Look:
+    @torch.no_grad()
+    def _project(self, projector: nn.Module, sample: Tensor) -> Tensor:
+        """Return the projections (n, d) of features (n, D)."""
+        training = projector.training
+        projector.eval()
+        z: Tensor = projector(sample.to(self.device)).float().cpu()
+        projector.train(training)
+        return z
+
+    def look_at_pixels(self) -> Look:
         """Return a Look whose features are the normalized pixels."""
-        queries = None if self.queries is None else _flat_pixels(self.queries)
-        bank = gather_uneven(_flat_pixels(self.bank))
+        queries = None if self.queries is None else flat_pixels(self.queries)
+        bank = gather_uneven(flat_pixels(self.bank))
         sample = bank[_evenly(len(bank), RANK_IMAGES)]
-        return self._as_look(bank, sample, None, queries)
+        pairs = gather_uneven(flat_pixels(self.pairs.flatten(0, 1)))
+        return self._as_look(bank, sample, None, queries, pairs)
 
-    def _as_look(self, features: Tensor, sample: Tensor, z: Tensor | None, queries: Tensor | None) -> Look:
-        labels = (self.labels, self.classes)
-        return Look(self.settings.monitor, features, sample, z, *labels, queries, self.query_labels)
+    def _as_look(
+        self, features: Tensor, sample: Tensor, z: Tensor | None, queries: Tensor | None, pairs: Tensor
+    ) -> Look:
+        views = pairs.view(-1, 2, pairs.shape[1]) if len(pairs) else None
+        labels = (self.labels, self.classes, queries, self.query_labels)
+        return Look(self.settings.monitor, features, sample, z, *labels, views)
 
     def _features(
-        self, network: Network, views: Tensor, count: Callable[[int], None] = lambda count: None
+        self, network: Network | Encoder, views: Tensor, count: Callable[[int], None] = lambda count: None
     ) -> Tensor:
         """Return the features (n, D) of this rank's views."""
         if not len(views):
@@ -164,7 +187,7 @@ class Monitor:
 
 
 def _sample(
-    images: Images, limit: int, size: int, workers: int, on_progress: OnProgress
+    images: Images, limit: int, crop: CenterCrop, workers: int, on_progress: OnProgress
 ) -> tuple[Tensor, NDArray[np.int64]]:
     """Sample at most `limit` images, and return center crops, uint8 (N, 3, S, S), and image indices (N,).
 
@@ -174,11 +197,12 @@ def _sample(
         workers = 0  # nothing to decode, or too few images
     own = np.array_split(_spread(images, limit), world_size())[rank()]
     count, read = running_total(on_progress, len(own)), []
-    for views_read in center_views(images, size, own, workers=workers):
+    for views_read in center_views(images, crop, own, workers=workers):
         read.append(views_read)
         count(len(views_read[1]))
     if not read and len(own):
         raise DataError(f"none of the {len(own)} images sampled from {images.name} can be read")
+    size = crop.size
     views = [torch.empty(0, 3, size, size, dtype=torch.uint8), *(views for views, _ in read)]
     return torch.cat(views), np.concatenate([own[:0], *(which for _, which in read)])
 
@@ -198,7 +222,7 @@ def _evenly(size: int, limit: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, size - 1, min(limit, size)).astype(np.int64))
 
 
-def _flat_pixels(views: Tensor) -> Tensor:
+def flat_pixels(views: Tensor) -> Tensor:
     """Downsample, normalize and flatten views: uint8 (N, 3, S, S) -> (N, 3 s s), where s is at most 32."""
     if views.shape[2] > PIXEL_SIDE:
         batches = (batch.float() for batch in torch.split(views, EVAL_BATCH))

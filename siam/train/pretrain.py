@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from siam.data.feeds import Batch
 from siam.data.fingerprint import fingerprint
 from siam.data.images import ImageSets
 from siam.data.loader import ViewLoader
@@ -26,14 +27,15 @@ from siam.processes.agree import on_rank_zero
 from siam.processes.data_parallel import average_statistics
 from siam.processes.gather import all_gather, world_size
 from siam.runs.bars import transient_progress
-from siam.runs.checkpoint import load_init
-from siam.runs.encoder import load_network, save_encoder
+from siam.runs.checkpoint import checkpoints
+from siam.runs.encoder import save_encoder
 from siam.runs.folder import save_settings
 from siam.runs.job import require_same_job, train_on
 from siam.runs.session import Session
 from siam.settings.checks import parse_duration
 from siam.settings.pretraining import Settings
 from siam.settings.schedule import Schedule
+from siam.train.initialize import initialize
 from siam.train.monitor import Measured, Monitor
 from siam.train.optimizer import set_learning_rate
 from siam.train.pictures import take_pictures
@@ -77,7 +79,7 @@ def train(
         step = Step(network, objective, settings, run.device)
         run.restore(network=network, objective=objective, optimizer=step.optimizer)
         run.print(_headline(sets, settings, folder, run.resumed))
-        require_same_job(run, partial(fingerprint, sets), train_on(folder))
+        require_same_job(run, partial(fingerprint, sets), train_on(folder), len(sets.train))
         with transient_progress(run.console) as bar:
             on_read = bar("reading all images")
             loader = ViewLoader(sets.train, settings, run.device, warn=run.print, progress=on_read)
@@ -92,8 +94,13 @@ def train(
         if not settings.sync_bn:
             run.before_save(lambda: average_statistics(network))
         if not run.resumed:
-            run.progress.metrics = monitor.baselines(network, run.show_measuring)
+            with run.measuring():
+                run.progress.metrics = monitor.baselines(network, run.show_measuring)
             run.log.log("start", **_facts(sets, network, run), **run.progress.metrics)
+        measure = partial(_measure_epoch, run, settings, sets, monitor, network)
+        if run.progress.unmeasured:
+            measure(next(loader.batches(*divmod(run.step - 1, loader.steps))))
+            run.save()
 
         for batch in run.guard(loader.batches(*divmod(run.step, loader.steps))):
             epochs_done = schedule.epoch(run.step)
@@ -112,25 +119,20 @@ def train(
             if run.should_log:
                 _log_step(run, batch.epoch, float(embedding_std(all_gather(z))), lr)
             if ends_epoch:
-                with run.clock.paused():
-                    measured = monitor.measure(network, batch.epoch, last, run.show_measuring)
-                _end_epoch(run, settings, batch.epoch, measured)
-                if batch.epoch < every or last:
-                    pictures = take_pictures(batch, monitor, network, sets.train)
-                    run.try_to_write("the report's images", lambda: pictures.save(folder))  # noqa: B023
-                if batch.epoch < every and not last:
-                    run.write_report()
+                measure(batch)
             run.save_or_stop()
         return _finish(run, settings, sets)
 
 
 def build(settings: Settings, images: int, run: Session) -> tuple[Network, Objective]:
-    """Build the network and its objective from the seed or `init`. images: number of training images."""
+    """Build the network and its objective from the seed or, at the start of a run, from `init`.
+
+    images: number of training images.
+    """
     torch.manual_seed(settings.seed)
     network = Network(settings.method, settings.backbone, settings.views.size, settings.width, settings.stem)
-    if settings.init:
-        weights = on_rank_zero(lambda: load_network(settings.init))
-        run.print(load_init(settings.init, weights, network))
+    if settings.init and not on_rank_zero(lambda: checkpoints(run.folder)):
+        run.print(initialize(settings, network))
     network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network, build_objective(settings.method, images).to(run.device)
 
@@ -151,6 +153,21 @@ def _log_step(run: Session, epoch: int, std: float, lr: float) -> None:
     known = {name: value for name, value in run.progress.metrics.items() if value is not None}
     live = in_words({name: known[name] for name in live_metrics() if name in known})
     run.log.progress(run.step, [f"loss {run.loss:.3f}", f"std {std:.2f}", *live, f"{rate:.0f} pairs/s"])
+
+
+def _measure_epoch(
+    run: Session, settings: Settings, sets: ImageSets, monitor: Monitor, network: Network, batch: Batch
+) -> None:
+    """Measure the network after an epoch, whose last batch is `batch`; log it and show it in the report."""
+    last, early = run.step == run.total_steps, batch.epoch < settings.monitor.every
+    with run.measuring():
+        measured = monitor.measure(network, batch.epoch, last, run.show_measuring)
+    _end_epoch(run, settings, batch.epoch, measured)
+    if early or last:
+        pictures = take_pictures(batch, monitor, network, sets.train)
+        run.try_to_write("the report's images", lambda: pictures.save(run.folder))
+    if early and not last:
+        run.write_report()
 
 
 def _end_epoch(run: Session, settings: Settings, epoch: int, measured: Measured) -> None:

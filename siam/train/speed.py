@@ -10,7 +10,7 @@ import torch
 
 from siam.data.images import Images
 from siam.data.loader import ViewLoader
-from siam.data.subset import Subset
+from siam.data.subset import spaced
 from siam.network import Network
 from siam.objectives import build_objective
 from siam.plan.machine import Speed
@@ -63,14 +63,32 @@ def _steps_per_second(settings: Settings, device_name: str) -> float:
     step, (batch, size) = build_step(settings, device), (settings.batch_size, settings.views.size)
     noise = torch.randn(2, batch, 3, size, size, device=device)
     views = [x.contiguous(memory_format=torch.channels_last) for x in noise]
-    return _per_second(lambda: step(views, torch.arange(batch), epoch=1), device)
+    return per_second(lambda: step(views, torch.arange(batch), epoch=1), device)
+
+
+def cpu_seconds_per_step(images: Images, settings: Settings) -> float:
+    """Measure a training step on one thread in CPU time, which other work on the machine hardly changes."""
+    device, threads = find_device("cpu"), torch.get_num_threads()
+    tune_process(device)
+    torch.set_num_threads(1)  # others would wait for each other by spinning, which counts as CPU time
+    try:
+        train, _ = _training(images, settings, device)
+        return 1 / per_second(train, device, clock=time.process_time)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _measure_training(images: Images, settings: Settings) -> tuple[float, float]:
     """Return the pairs per second of training, and the seconds until all images are read into the cache."""
     device = find_device(settings.device)
     tune_process(device)
-    sample = sample_of(images, max(SAMPLE, settings.batch_size))
+    train, reading = _training(images, settings, device)
+    return settings.batch_size * per_second(train, device), reading
+
+
+def _training(images: Images, settings: Settings, device: torch.device) -> tuple[Callable[[], None], float]:
+    """Return a function that trains on the next batch of a sample, and the seconds to read all images."""
+    sample = spaced(images, max(SAMPLE, settings.batch_size))
     step, start = build_step(settings, device), time.perf_counter()
     loader = ViewLoader(sample, replace(settings, epochs=10**6, time_limit=""), device)
     reading = (time.perf_counter() - start) * len(images) / len(sample) if loader.cached else 0.0
@@ -80,14 +98,7 @@ def _measure_training(images: Images, settings: Settings) -> tuple[float, float]
         batch = next(batches)
         step(batch.views, torch.arange(len(batch.indices)), epoch=1)
 
-    return settings.batch_size * _per_second(train, device), reading
-
-
-def sample_of(images: Images, count: int) -> Images:
-    """Return at most `count` of the images, evenly spaced."""
-    if len(images) <= count:
-        return images
-    return Subset(images, np.linspace(0, len(images) - 1, count).astype(np.int64))
+    return train, reading
 
 
 def build_step(settings: Settings, device: torch.device) -> Step:
@@ -99,15 +110,17 @@ def build_step(settings: Settings, device: torch.device) -> Step:
         return Step(network, build_objective(method, settings.batch_size).to(device), settings, device)
 
 
-def _per_second(call: Callable[[], object], device: torch.device) -> float:
+def per_second(
+    call: Callable[[], object], device: torch.device, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Return how often `call` completes per second, after one call to warm up."""
     call()
-    done, start = 0, time.perf_counter()
-    while done < _MIN_STEPS or time.perf_counter() - start < _SECONDS:
+    done, start = 0, clock()
+    while done < _MIN_STEPS or clock() - start < _SECONDS:
         call()
         synchronize(device)
         done += 1
-    return done / (time.perf_counter() - start)
+    return done / (clock() - start)
 
 
 def synchronize(device: torch.device) -> None:

@@ -5,6 +5,7 @@ import itertools
 import os
 import re
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -33,9 +34,10 @@ from siam.settings.overrides import Overrides
 from siam.settings.plain import differences
 from siam.settings.pretraining import Settings
 from siam.system.device import find_device, float32_by_default
-from siam.system.files import ELSEWHERE, writing
+from siam.system.files import ELSEWHERE, LOCK, removed_if_empty, same_place, writing
 from siam.system.names import LONGEST_NAME
 from siam.train.finished import Opener, finished
+from siam.train.initialize import init_settings
 from siam.train.pretrain import Outcome, train
 from siam.train.speed import ThisMachine
 
@@ -74,11 +76,14 @@ def start(
         outcome = on_rank_zero(lambda: finished(folder, settings.data, open_once, console))
         if outcome is not None:
             return outcome
-        if not is_distributed():
-            processes = how_many(settings.devices, settings.device, settings.batch_size, settings.grad_accum)
-            if processes > 1:
-                return launch(processes, _train_launched, settings, folder, began)
-        return _train(settings, folder, console, open_once, began)
+        with removed_if_empty(folder) if rank() == 0 else nullcontext():
+            if not is_distributed():
+                processes = how_many(
+                    settings.devices, settings.device, settings.batch_size, settings.grad_accum
+                )
+                if processes > 1:
+                    return launch(processes, _train_launched, settings, folder, began)
+            return _train(settings, folder, console, open_once, began)
 
 
 def _train_launched(settings: Settings, folder: Path, began: float) -> Outcome:
@@ -165,7 +170,7 @@ def _new_settings(
     train = open_once(named.data).to_train_on()
     require_several(train)
     base = recipes.starting_point(recipe, method, named.data, min(train.size_hint), len(train))
-    base = _init_settings(named.init, base) if named.init else base
+    base = init_settings(named.init, base) if named.init else base
     require_batch(train, overrides.over(base).batch_size)
     if duration is None:
         return overrides.over(base)
@@ -179,7 +184,7 @@ def _resumed_settings(folder: Path, overrides: Overrides) -> Settings:
     """Apply the user's settings to the run's own. Raises RunError for changes outside MAY_CHANGE."""
     own = open_run(folder).settings
     settings = overrides.over(own)
-    if os.path.realpath(settings.data) == os.path.realpath(own.data):  # photos, photos/, ./photos
+    if same_place(settings.data, own.data):
         settings = replace(settings, data=own.data)
     changed = [name for name in differences(own, settings) if not name.startswith(MAY_CHANGE)]
     if changed:
@@ -188,16 +193,6 @@ def _resumed_settings(folder: Path, overrides: Overrides) -> Settings:
             f"{train_on(folder)}{_SCHEDULE if any(name.startswith('epochs ') for name in changed) else ''}"
         )
     return settings
-
-
-def _init_settings(init: str, base: Settings) -> Settings:
-    """Return `base` with the backbone of run `init` and, if the methods match, also the heads of that run."""
-    run = open_run(init).settings
-    method = run.method if run.method.name == base.method.name else base.method
-    return replace(
-        base, init=init, backbone=run.backbone, width=run.width, stem=run.stem, method=method,
-        views=replace(base.views, size=run.views.size),
-    )  # fmt: skip
 
 
 def _open_on_all_ranks(data: str, console: Console, open_once: Opener) -> ImageSets:
@@ -236,12 +231,12 @@ def _make_folder(folder: Path) -> None:
     """Create the run folder. Raises RunError if it is not writable."""
     with writing(folder, ELSEWHERE):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".lock").touch()
+        (folder / LOCK).touch()
 
 
 def _default_folder(method: str, data: str, resume: bool) -> Path:
     """Return runs/METHOD-DATA, with -2, -3, ... appended if it exists; on resume, the last existing one."""
-    base = Path("runs") / f"{method}-{_short(data)}"
+    base = Path("runs") / f"{method}-{short_name(data)}"
     names = (base.with_name(f"{base.name}-{n}") if n > 1 else base for n in itertools.count(1))
     taken = list(itertools.takewhile(lambda folder: (folder / SETTINGS).exists(), names))
     if resume and taken:
@@ -251,11 +246,11 @@ def _default_folder(method: str, data: str, resume: bool) -> Path:
 
 def _runs_on(data: str) -> list[Path]:
     """Return the runs in runs/ that `_default_folder` named after this dataset, whatever their method."""
-    named = re.compile(rf"({'|'.join(METHODS)})-{re.escape(_short(data))}(-\d+)?")
+    named = re.compile(rf"({'|'.join(METHODS)})-{re.escape(short_name(data))}(-\d+)?")
     return [file.parent for file in Path("runs").glob(f"*/{SETTINGS}") if named.fullmatch(file.parent.name)]
 
 
-def _short(data: str) -> str:
+def short_name(data: str) -> str:
     """Return a path's last component without its suffix, with special characters replaced by dashes."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(data).stem or "images").strip("-") or "images"
     return name[:LONGEST_NAME]

@@ -1,4 +1,4 @@
-"""Read datasets in COCO format: annotations/instances_*.json (Lin et al. 2014).
+"""Read datasets in COCO format: annotations/instances_*.json (Lin et al. 2014), or a file next to the images.
 
 Annotation tools differ: ids may be strings, sizes floats, masks one of five forms. What
 is plain is read, the rest is counted with the reason.
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from siam.data.kinds import IMAGE_SUFFIXES
 from siam.errors import DataError, first_line
 from siam.system.files import regular
 from siam.transfer.annotations import (
@@ -26,6 +27,12 @@ from siam.transfer.annotations import (
 from siam.transfer.masks import plain_segmentation
 from siam.transfer.values import Id, find_file, flag, identity, inside, number, numbered
 
+_BESIDE = "labels.json", "annotation.json", "annotations.json", "_annotations.coco.json"
+"""Annotation files next to the images, in train/, valid/ ..., or in their images/; the last is preferred."""
+
+_TEST = "val", "dev", "test"
+"""Starts of the names of the test split; the first that exists is used."""
+
 Rows = dict[str, list[dict[str, Any]]]
 """A parsed annotation file: lists under `images`, `annotations` and `categories`."""
 
@@ -33,12 +40,21 @@ Rows = dict[str, list[dict[str, Any]]]
 def coco_files(root: Path) -> tuple[Path, Path] | None:
     """Find the latest (training, test) annotation files in `root` or a subfolder."""
     for folder in (root, *(p for p in sorted(root.glob("*")) if p.is_dir())):
-        train = sorted(folder.glob("annotations/instances_train*.json"))
-        kinds = (sorted(folder.glob(f"annotations/instances_{kind}*.json")) for kind in ("val", "test"))
-        test = next((found for found in kinds if found), [])
+        files = _by_split(folder)
+        train = [files[split] for split in sorted(files) if split.startswith("train")]
+        test = next(filter(None, ([files[s] for s in sorted(files) if s.startswith(w)] for w in _TEST)), [])
         if train and test:
             return train[-1], test[-1]
     return None
+
+
+def _by_split(folder: Path) -> dict[str, Path]:
+    """Return the annotation files in `folder` by their splits in lower case, such as "train2017"."""
+    listed = ((f.stem.lower().partition("_"), f) for f in folder.glob("annotations/*.json"))
+    found = {split: file for (kind, _, split), file in listed if kind == "instances"}
+    patterns = (f"{below}/{name}" for name in _BESIDE for below in ("*", "*/images"))
+    beside = (file for pattern in patterns for file in folder.glob(pattern))
+    return found or {file.relative_to(folder).parts[0].lower(): file for file in beside}
 
 
 @dataclass(frozen=True)
@@ -135,7 +151,7 @@ def _examples(
 
 def _images(rows: list[dict[str, Any]], file: Path, skipped: Skipped) -> Iterator[tuple[Id, _Image]]:
     """Yield the id of each image found on disk, and the image."""
-    root, folder = file.parent.parent, _folder_of(rows, file)
+    root, folder = _root_of(file), _folder_of(rows, file)
     seen: set[Id] = set()
     for row in rows:
         key, name = identity(row.get("id")), row.get("file_name")
@@ -152,6 +168,8 @@ def _images(rows: list[dict[str, Any]], file: Path, skipped: Skipped) -> Iterato
             skipped.note("an image outside the dataset's folder", where)
             continue
         found = find_file(path)
+        if found is None and (found := _with_another_suffix(path)) is not None:
+            skipped.note("an image whose file has another suffix than its annotation says", where)
         if found is None:
             skipped.note("an image that is listed but missing", where)
             continue
@@ -160,10 +178,24 @@ def _images(rows: list[dict[str, Any]], file: Path, skipped: Skipped) -> Iterato
             yield key, _Image(found, *size)
 
 
+def _with_another_suffix(path: Path) -> Path | None:
+    """Return the only image file of this name with any suffix; None if there is none, or several."""
+    stems = [path] if path.suffix.lower() not in IMAGE_SUFFIXES else [path, path.with_suffix("")]
+    files = {find_file(stem, (suffix,)) for stem in stems for suffix in IMAGE_SUFFIXES} - {None}
+    return files.pop() if len(files) == 1 else None
+
+
+def _root_of(file: Path) -> Path:
+    """Return the dataset's folder: the one that holds annotations/, or train/ with its annotation file."""
+    return file.parents[2] if file.name in _BESIDE and file.parent.name == "images" else file.parents[1]
+
+
 def _folder_of(rows: list[dict[str, Any]], file: Path) -> Path:
     """Find the image folder of an annotation file, such as train2017/ or images/."""
-    root, part = file.parent.parent, file.stem.removeprefix("instances_")
+    root, part = _root_of(file), file.stem.removeprefix("instances_")
     folders = [root / part, root / "images" / part, root / "images", root]
+    if file.name in _BESIDE:  # in FiftyOne's layout, the images are in data/
+        folders = [file.parent, file.parent / "data", file.parent / "images"]
     names = [name for row in rows[:100] if isinstance(name := row.get("file_name"), str)]
 
     def fits(folder: Path) -> bool:

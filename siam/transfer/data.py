@@ -54,7 +54,8 @@ def open_annotated(data: str | Path, masks: bool) -> DetectionDataset:
     else:
         raise DataError(
             f"{name} is in neither VOC nor COCO format: expected ImageSets/Main (VOC), or "
-            "annotations/instances_train*.json and instances_val*.json (COCO)"
+            "annotations/instances_train*.json and instances_val*.json, or train/_annotations.coco.json and "
+            "valid/_annotations.coco.json (COCO)"
         )
     if masks and not found.masks:
         raise DataError(

@@ -1,6 +1,5 @@
 """Set up a transfer run (backbone, data, settings and output folder) and start it."""
 
-import os
 import re
 from collections.abc import Callable
 from functools import cache
@@ -50,7 +49,7 @@ from siam.settings.checks import parse_duration
 from siam.settings.overrides import Overrides
 from siam.settings.plain import differences, from_dict, to_dict
 from siam.system.device import float32_by_default
-from siam.system.files import ELSEWHERE, make_folder, write_atomically, writing
+from siam.system.files import ELSEWHERE, make_folder, same_place, write_atomically, writing
 from siam.system.names import LONGEST_NAME
 from siam.transfer.annotations import DetectionDataset
 from siam.transfer.data import open_annotated
@@ -225,7 +224,7 @@ def _require_same(file: Path, plain: dict[str, Any], settings: TransferSettings)
     try:
         before = read_yaml(file)
         before.pop("data")  # may be at another place; the checkpoint knows which images they are
-        same_run = os.path.realpath(before.pop("run")) == os.path.realpath(plain["run"])
+        same_run = same_place(before.pop("run"), plain["run"])
         other = from_dict(before, TransferSettings())
     except (SettingsError, KeyError) as error:
         raise RunError(f"{file} cannot be read: {first_line(error)}") from None

@@ -5,14 +5,14 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from siam.cli.flags import RunFolder
+from siam.cli.flags import EncoderName
 
 
 @dataclass(frozen=True)
 class Embed:
     """Write image paths, labels and embeddings to a Parquet file; rerun to resume."""
 
-    run: RunFolder
+    run: EncoderName
     data: Annotated[Positional[str], arg(metavar="DATA")]
     """Images to embed."""
     out: str

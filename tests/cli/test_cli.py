@@ -4,6 +4,7 @@ import fcntl
 import json
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -192,3 +193,30 @@ def test_a_run_leaves_its_files_and_reports_its_last_epoch(photos, tmp_path):
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"settings.yaml", "metrics.jsonl", "checkpoint.pt", "encoder.safetensors", "report.html"} <= names
     assert any((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_a_refused_start_leaves_no_folder(capsys, photos, tmp_path):
+    """The device is looked for when the folder has been claimed."""
+    run = tmp_path / "run"
+    refused(capsys, "pretrain", photos, *TINY, "--device", "cuda:7", "--out", run)
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), BlockingIOError(11, "fork")])
+def test_a_limit_of_threads_and_processes_is_named(capsys, monkeypatch, error):
+    """As `ulimit -u` sets it. RuntimeError is Python's for threads."""
+
+    def start(*args):
+        raise error
+
+    monkeypatch.setattr(cli, "find_verbs", start)
+    assert "starts no more threads or processes" in refused(capsys, "pretrain")
+
+
+def test_without_threads_the_command_still_runs(capsys, monkeypatch):
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("siam ")

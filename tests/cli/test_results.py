@@ -42,6 +42,15 @@ def test_a_result_is_kept_even_if_the_disk_behind_stdout_is_full(run, classes, m
     assert said[-1] == "siam: cannot write to the output: No space left on device; free some space"
 
 
+def test_a_result_is_kept_without_stdout(run, classes, monkeypatch):
+    """As with >&- in a shell, under cron, or in a service."""
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", None)
+        assert evaluate(run, classes) == 0
+        sys.stdout.close()
+    assert len(load_evaluations(run)) == 1
+
+
 def test_a_result_is_kept_whatever_printing_raises(run, classes, monkeypatch):
     class Closed(io.StringIO):
         def write(self, text):

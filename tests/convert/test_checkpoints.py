@@ -63,6 +63,68 @@ def test_prefixes_of_wrappers_and_trainers(tmp_path, resnet, prefix):
     assert imported.left_out == (f"{prefix}fc.weight", f"{prefix}fc.bias")
 
 
+SEQUENTIAL = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
+
+
+@pytest.mark.parametrize("prefix", ["0.", ""])
+def test_a_resnet_in_a_sequential(tmp_path, resnet, prefix):
+    """As fastai and nn.Sequential(*resnet.children()) save it: numbers for the names of layers."""
+    state = {}
+    for key, value in backbone(resnet).items():
+        layer, _, rest = key.partition(".")
+        state[f"{prefix}{SEQUENTIAL[layer]}.{rest}"] = value
+    assert same(taken(tmp_path, {"model": state})[1], backbone(resnet))
+
+
+def test_vissl(tmp_path, resnet):
+    """facebookresearch/vissl#292"""
+    model = {"trunk": {f"_feature_blocks.{key}": v for key, v in backbone(resnet).items()}, "heads": {}}
+    contents = {"phase_idx": 1, "classy_state_dict": {"train": True, "base_model": {"model": model}}}
+    assert same(taken(tmp_path, contents)[1], backbone(resnet))
+
+
+def test_mmselfsup(tmp_path, resnet):
+    """open-mmlab/mmselfsup#74: both encoders of MoCo are a backbone and a neck, numbered 0 and 1."""
+    state = {f"encoder_{one}.0.{key}": v for one in "qk" for key, v in backbone(resnet).items()}
+    contents = {"meta": {"epoch": 1}, "state_dict": {**state, "encoder_q.1.mlp.0.weight": torch.ones(2, 2)}}
+    imported, found = taken(tmp_path, contents)
+    assert same(found, backbone(resnet))
+    assert imported.method == "moco_v2"
+    assert "encoder_q.1.mlp.0.weight" in imported.left_out
+
+
+def test_lightly_train(tmp_path, resnet):
+    """Its checkpoints hold the embedding model below the names of two wrappers."""
+    prefix = "_method.embedding_model.wrapped_model._model."
+    state = {prefix + key: value for key, value in backbone(resnet).items()}
+    assert same(taken(tmp_path, {"epoch": 1, "state_dict": state})[1], backbone(resnet))
+
+
+CLIP = {
+    "patch_embed.proj": "conv1", "blocks": "transformer.resblocks", "norm_pre": "ln_pre", "norm1": "ln_1",
+    "norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "attn.qkv.": "attn.in_proj_",
+    "attn.proj": "attn.out_proj", "cls_token": "class_embedding", "pos_embed": "positional_embedding",
+}  # fmt: skip
+
+
+def test_the_image_encoder_of_open_clip(tmp_path):
+    """mlfoundations/open_clip#383: with the text encoder in the same file."""
+    name = "vit_xsmall_patch16_clip_224"
+    torch.manual_seed(0)
+    expected = timm.create_model(name, num_classes=0).state_dict()
+    state = {"text_projection": torch.ones(2, 2), "positional_embedding": torch.ones(4, 2)}
+    for key, value in expected.items():
+        plain = value.squeeze(0).squeeze(0) if key in ("cls_token", "pos_embed") else value
+        key = "ln_post" + key[4:] if key.startswith("norm.") else key
+        for ours, theirs in CLIP.items():
+            key = key.replace(ours, theirs)
+        state[f"visual.{key}"] = plain
+    contents = {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}}
+    imported, found = taken(tmp_path, contents, backbone=name)
+    assert same(found, expected)
+    assert imported.left_out == ("module.text_projection", "module.positional_embedding")
+
+
 def test_a_wrapper_in_the_middle_of_a_key(tmp_path, resnet):
     state = {f"model.{key.replace('layer1.', 'layer1._orig_mod.')}": v for key, v in resnet.items()}
     assert same(taken(tmp_path, state)[1], backbone(resnet))

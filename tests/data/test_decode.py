@@ -1,8 +1,12 @@
 """Every format is decoded to upright 8-bit RGB; an unreadable file is an error with the reason."""
 
+import contextlib
 import io
 import struct
+import time
 import zlib
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from siam.data import bands as taking
+from siam.data import decode as decoding
 from siam.data.decode import BrokenImage, decode, read_file, scalable_size, size_of
 
 RNG = np.random.default_rng(0)
@@ -214,13 +220,6 @@ def test_32_bit_integers_are_scaled_by_their_range():
     assert out[0, :, 0].tolist() == [0, 128, 255]
 
 
-def test_16_bit_color_keeps_the_high_byte():
-    """Pillow cannot write such a file, so the bytes are put together here."""
-    row = np.array([[0x1234, 0xFF00, 0x00FF]], dtype=">u2")
-    data = png(struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0), b"\0" + row.tobytes())
-    assert pixels(data)[0, 0].tolist() == [0x12, 0xFF, 0x00]
-
-
 def cmyk_jpeg(*ink):
     return encoded(Image.new("CMYK", (16, 16), ink), "JPEG", quality=100)
 
@@ -267,6 +266,19 @@ def test_a_file_over_the_limit_is_refused_where_pillow_only_warns():
         decode(png_declaring(15_000, 15_000))
 
 
+@contextlib.contextmanager
+def _peak():
+    """Yield a function that returns by how many MB the memory of this process rose at most in the block."""
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak
+    yield lambda: _memory("VmHWM") - before
+
+
+def _memory(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1000
+
+
 def declaring(kind, width, height):
     """A file of the format whose header declares this size; its pixels are missing."""
     if kind == "PNG":
@@ -284,12 +296,52 @@ def declaring(kind, width, height):
     return bytes(data)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "PPM", "BMP", "GIF", "JPEG2000"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "PPM", "BMP", "GIF"])
 def test_all_formats_have_the_same_limit(kind):
     """89,478,485 pixels: 256 MiB of RGB."""
     assert size_of(declaring(kind, 9_400, 9_500)) == (9_500, 9_400)
     with pytest.raises(BrokenImage, match="too many pixels"):
         size_of(declaring(kind, 9_500, 9_500))
+
+
+@pytest.mark.parametrize(("kind", "bytes_per_pixel"), [("JPEG2000", 19), ("WEBP", 16), ("AVIF", 12)])
+def test_decoders_of_whole_images_have_the_same_limit_of_memory(kind, bytes_per_pixel):
+    """7 bytes for each of 89,478,485 pixels, as for the others."""
+    height = 7 * 89_478_485 // bytes_per_pixel // 16_000
+    decoding._require_small(SimpleNamespace(width=16_000, height=height, format=kind))
+    with pytest.raises(BrokenImage, match="too many pixels"):
+        decoding._require_small(SimpleNamespace(width=16_000, height=height + 1, format=kind))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "RGBA", "I"])
+def test_decoding_takes_seven_bytes_for_each_pixel(mode):
+    """Of any format in which Pillow keeps no whole image but its own; plus a band that is converted."""
+    image = Image.new(mode, (2000, 4000), 7)
+    data = encoded(image, "TIFF")
+    with _peak() as megabytes:
+        assert decode(data).shape == (3, 4000, 2000)
+    assert megabytes() < 7 * 8 + 40
+
+
+def test_a_row_of_millions_of_pixels_is_read_in_large_blocks():
+    """Pillow alone takes ten seconds for it: it copies what it has of a row with each block of 64 KiB."""
+    data = b"P6 12000000 1 255\n" + bytes(range(240)) * 150_000
+    started = time.process_time()
+    assert (pixels(data)[0, -80:].ravel() == range(240)).all()
+    assert time.process_time() - started < 3
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "I;16", "I", "F"])
+def test_bands_of_an_image_are_converted_as_the_whole(mode, monkeypatch):
+    """The depth of an image follows from its largest value, in whichever band it is."""
+    gray = np.arange(240, dtype=np.int32).reshape(20, 12) * 20
+    deep = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
+    image = Image.fromarray(gray.astype(deep[mode]) if mode in deep else RGB.reshape(20, 12, 3))
+    data = encoded(image if mode in deep else image.convert(mode), "PNG" if mode in ("P", "LA") else "TIFF")
+    whole = pixels(data)
+    monkeypatch.setattr(taking, "_PIXELS", 12 * 3)
+    assert (pixels(data) == whole).all()
+    assert len(np.unique(whole)) > 1
 
 
 def test_a_file_larger_than_the_limit_is_not_read(tmp_path):

@@ -465,7 +465,7 @@ def test_names_below_a_folder_begin_with_its_path(names, folder):
     names = sorted([*names, *(folder + name for name in names[:5]), folder[:-1] + "0", folder[:-1] + "-"])
     kept = PackedStrings(names)
     expected = [name for name in names if name.startswith(folder)]
-    part = kept.part(kept.below(folder))
+    part = kept.part([kept.below(folder)])
     assert list(part) == expected
     assert list(pickle.loads(pickle.dumps(part))) == expected  # noqa: S301
     assert [part[i] for i in range(len(part))] == expected

@@ -1,10 +1,13 @@
 """Shards behind servers as they are: redirects, slow and silent connections, cut bodies, pages of HTML."""
 
 import http.server
+import io
+import os
 import threading
 import time
 
 import pytest
+from filelock import Timeout
 
 from siam.data import remote
 from siam.data.sharding import shard
@@ -123,3 +126,51 @@ def test_a_missing_file_is_told_from_a_server_that_cannot_be_reached(server):
 def test_a_page_instead_of_a_shard_is_named(server):
     with pytest.raises(DataError, match="found no images in the 1 shards"):
         open_images(f"{server.url}/page/x.tar")
+
+
+class Held:
+    """A lock that another process holds, and touches before each of the first `goes_on` timeouts."""
+
+    goes_on, tries = 0, 0
+
+    def __init__(self, path):
+        self.path = path
+        path.touch()
+
+    def acquire(self, timeout):
+        Held.tries += 1
+        if Held.tries > 9:
+            return
+        if Held.tries <= self.goes_on:
+            os.utime(self.path, ns=(Held.tries, Held.tries))
+        raise Timeout(str(self.path))
+
+    def release(self):
+        pass
+
+
+@pytest.mark.parametrize("goes_on", [9, 4])
+def test_the_download_of_another_process_is_waited_for_while_it_goes_on(tmp_path, monkeypatch, goes_on):
+    monkeypatch.setattr(remote, "FileLock", Held)
+    monkeypatch.setattr(Held, "goes_on", goes_on)
+    monkeypatch.setattr(Held, "tries", 0)
+    lock, url = tmp_path / "x.lock", "https://here/x.tar"
+    if goes_on == 9:
+        with remote._downloading(lock, url):
+            assert Held.tries == 10
+    else:
+        stopped = pytest.raises(
+            DataError, match=r"x\.tar is being downloaded by another process, which has not"
+        )
+        with stopped, remote._downloading(lock, url):
+            pytest.fail("two at a time")
+        assert Held.tries == 5
+
+
+def test_a_download_touches_its_lock(tmp_path):
+    (tmp_path / "lock").touch()
+    os.utime(tmp_path / "lock", ns=(1, 1))
+    target = io.BytesIO()
+    remote._copy(io.BytesIO(b"abc"), target, tmp_path / "lock")
+    assert target.getvalue() == b"abc"
+    assert (tmp_path / "lock").stat().st_mtime_ns > 1

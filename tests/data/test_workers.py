@@ -54,16 +54,21 @@ def of_session(session):
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks for processes in /proc")
 def test_no_process_outlives_a_killed_run(photos, tmp_path):
-    """SIGKILL reaches the command alone, which cannot forward it: its workers and their server end too."""
+    """SIGKILL reaches the command alone, which cannot forward it: its workers and their server end too.
+
+    They end in silence, and leave no file that the run folder does not explain.
+    """
     run = tmp_path / "run"
     flags = [*TINY, "--epochs", "100000", "--loader.cache", "none", "--loader.workers", "2"]
     here = str(Path(__file__).parents[2])  # workers take nothing from the current folder
-    process = subprocess.Popen(
-        [sys.executable, "-m", "siam", "pretrain", photos, *flags, "--out", run],
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": here},
-        stderr=subprocess.DEVNULL,
-    )
+    said = tmp_path / "said"
+    with said.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "siam", "pretrain", photos, *flags, "--out", run],
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": here},
+            stderr=stderr,
+        )
     try:
         deadline = time.monotonic() + 200
         while len(of_session(process.pid)) < 5 or not (run / "checkpoint.pt").exists():
@@ -81,6 +86,8 @@ def test_no_process_outlives_a_killed_run(photos, tmp_path):
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+    assert "leaked" not in said.read_text()
+    assert {file.name for file in run.iterdir() if file.name.startswith(".")} <= {".lock", ".turn"}
 
 
 class Harmed(Dataset):

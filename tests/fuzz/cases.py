@@ -21,6 +21,8 @@ def subjects() -> dict[str, ModuleType]:
     SPECIAL: dict[str, mutations]   by the suffix of the file that is mutated
     check(case, folder)             read the case; raise SiamError or BrokenImage if it is refused,
                                     AssertionError if it is read wrong. folder: an empty folder to write in
+    compare(case, reading)          optional: compare what `check` returned with what another reader makes of
+                                    the case, whose memory does not count; raise as `check` does
     """
     return {name: subject_of(name) for name in plugins.names(_PACKAGE)}
 

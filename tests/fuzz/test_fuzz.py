@@ -34,6 +34,22 @@ def test_intact_inputs_are_read(name, tmp_path):
         assert verdict.outcome in allowed, f"{origin}: {verdict}"
 
 
+_SHORT = {
+    "annotations": 40, "archives": 60, "checkpoints": 20, "images": 300, "runs": 10, "settings": 40,
+    "tables": 80,
+}  # fmt: skip
+"""Cases of each subject that take some ten seconds in sum."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", subjects())
+def test_a_short_run_finds_nothing(name):
+    """The same cases each time; `make fuzz` draws others for as long as one likes."""
+    for number in range(_SHORT[name]):
+        verdict = judge(name, case_of(name, seed=26, number=number)[1])
+        assert not verdict.is_find, f"case {number}: {verdict.kind}\n{verdict.detail}"
+
+
 def test_a_case_can_be_made_again_and_the_next_is_another():
     for name in subjects():
         cases = [case_of(name, 5, n)[1] for n in range(6)]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 import zipfile
 
 import numpy as np
@@ -106,6 +107,18 @@ def test_a_file_in_the_place_of_the_tensorboard_folder_costs_only_tensorboard(tm
     assert found == END
     assert "cannot write TensorBoard events" in said
     assert (tmp_path / "tensorboard").read_text() == "mine"
+
+
+def test_a_limit_of_threads_costs_only_tensorboard(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    found, said = log_of(tmp_path, b"", 0)
+    assert found == END
+    assert "cannot write TensorBoard events (can't start new thread)" in said
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

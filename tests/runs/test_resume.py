@@ -1,11 +1,17 @@
 """A run that is killed and resumed equals an uninterrupted one bit for bit."""
 
 import json
+import os
+import signal
+import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import siam
+from siam.runs.saving import RunStopped, StopRequest
+from siam.train.monitor import Monitor
 from tests.command import Command
 from tests.conftest import TINY, run_cli
 
@@ -68,6 +74,35 @@ def test_a_cached_set_and_a_method_with_state_resume_exactly(tmp_path):
     kill_at(7, [*args, "--out", broken], broken)
     run_cli(*args, "--out", broken, "--resume", check=0)
     assert_same_run(whole, broken)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_while_it_measures_resumes_exactly(classes, tmp_path, monkeypatch):
+    """After the first epoch, and after the last one."""
+    options = {
+        "method": {"name": "simsiam", "dim": 16, "projector_hidden": 16, "predictor_hidden": 4},
+        "backbone": "resnet10t", "width": 0.125, "epochs": 2, "batch_size": 8, "precision": "float32",
+        "views": {"size": 16}, "loader": {"workers": 0}, "monitor": {"log_every": 1, "knn_k": 5},
+    }  # fmt: skip
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    siam.pretrain(classes, out=whole, **options)
+    monkeypatch.setattr(StopRequest, "LIMIT", 0.1)
+    measure, calls = Monitor.measure, []
+
+    def stopped(*args):
+        calls.append(args)
+        if len(calls) in (1, 3):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        return measure(*args)
+
+    monkeypatch.setattr(Monitor, "measure", stopped)
+    for step in (3, 6):
+        with pytest.raises(RunStopped, match=f"after step {step} of 6, saved"):
+            siam.pretrain(classes, out=broken, resume="auto", **options)
+    siam.pretrain(out=broken, resume=True)
+    assert_same_run(whole, broken)
+    assert {file.name for file in whole.iterdir()} == {file.name for file in broken.iterdir()}
 
 
 @pytest.mark.slow

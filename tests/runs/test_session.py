@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from rich.console import Console
 from siam.errors import DataError, Diverged, RunError
 from siam.runs import clock
 from siam.runs.checkpoint import load_last
-from siam.runs.saving import RunStopped
+from siam.runs.saving import RunStopped, StopRequest
 from siam.runs.session import Session
 from siam.settings.pretraining import CheckpointSettings, Settings
 from siam.settings.schedule import Schedule
@@ -186,3 +187,47 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         Session(tmp_path / "run", Settings(device="cpu"), Console(quiet=True)) as run,
     ):
         run.restore(line=torch.nn.Linear(5, 1))
+
+
+def measured(folder, block):
+    """Run `block` as the measurement after the last of three steps. Return the session."""
+    folder.mkdir(exist_ok=True)
+    with Session(folder, Settings(device="cpu"), Console(quiet=True)) as run:
+        line = torch.nn.Linear(2, 1)
+        run.restore(line=line)
+        run.begin(Schedule(1, 3), 1, "lr")
+        for _ in run.guard(iter(range(3 - run.step))):
+            run.advance(torch.tensor(0.0), ends_epoch=run.step == 2)
+        assert run.step == 3
+        with run.measuring():
+            block()
+        return run
+
+
+def test_a_stop_is_heard_during_a_measurement_which_is_repeated(tmp_path, monkeypatch):
+    monkeypatch.setattr(StopRequest, "LIMIT", 0.2)
+
+    def forward():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    started = time.monotonic()
+    with pytest.raises(RunStopped, match=r"after step 3 of 3, saved in .*: continue with --resume"):
+        measured(tmp_path / "run", forward)
+    assert time.monotonic() - started < 50
+    progress = load_last(tmp_path / "run")[0]["progress"]
+    assert (progress["step"], progress["unmeasured"]) == (3, True)
+    assert not measured(tmp_path / "run", lambda: None).progress.unmeasured
+
+
+def test_a_short_measurement_is_completed_before_a_stop(tmp_path):
+    run = measured(tmp_path / "run", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert run.stop.requested
+    assert not run.progress.unmeasured
+
+
+def test_a_run_that_was_killed_after_its_last_step_takes_no_other(tmp_path):
+    """Its loader may go on: with a time limit, the last step is not known in advance."""
+    train(tmp_path / "run")
+    _, run, _ = train(tmp_path / "run", batches=range(100))
+    assert run.step == STEPS

@@ -9,7 +9,18 @@ import time
 import pytest
 
 from siam.errors import RunError
-from siam.system.files import in_turn, locked, make_folder, write_atomically, write_together, writing
+from siam.system import files
+from siam.system.files import (
+    LOCK,
+    in_turn,
+    locked,
+    make_folder,
+    removed_if_empty,
+    same_place,
+    write_atomically,
+    write_together,
+    writing,
+)
 
 START = multiprocessing.get_context("forkserver")
 
@@ -145,3 +156,51 @@ def test_folders_made_for_a_file_that_cannot_be_written_are_removed(tmp_path):
         with writing("x", "; retry"), make_folder(tmp_path / "mine" / "a" / "b"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+
+
+def test_a_turn_is_not_waited_for_without_an_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_TURN", 0.1)
+    with (
+        in_turn(tmp_path),
+        pytest.raises(RunError, match=r"another process has been writing to .* end it, and repeat"),
+        in_turn(tmp_path),
+    ):
+        pytest.fail("two at a time")
+    with in_turn(tmp_path):
+        assert (tmp_path / ".turn").exists()
+
+
+@pytest.mark.parametrize("other", [None, "settings.yaml"])
+def test_only_an_empty_run_folder_is_removed_after_an_error(tmp_path, other):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / LOCK).touch()
+    if other:
+        (folder / other).touch()
+    with pytest.raises(KeyError), removed_if_empty(folder):
+        raise KeyError
+    assert folder.exists() == bool(other)
+    assert tmp_path.exists()
+
+
+def test_a_folder_that_another_process_has_just_locked_is_not_removed(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    ready = START.Event()
+    holder = START.Process(target=hold, args=(folder, ready))
+    holder.start()
+    assert ready.wait(60)
+    with pytest.raises(KeyError), removed_if_empty(folder):
+        raise KeyError
+    assert [path.name for path in folder.iterdir()] == [LOCK]
+    holder.kill()
+    holder.join()
+
+
+def test_paths_to_the_same_place(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    for name in ("~/photos", "~/photos/", "~/link", f"{tmp_path}/x/../photos"):
+        assert same_place(name, str(tmp_path / "photos"))
+    assert not same_place("~/other", str(tmp_path / "photos"))

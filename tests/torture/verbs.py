@@ -132,7 +132,7 @@ def _pretrain(*flags: Any) -> Callable[[World, Path], list[Any]]:
 
 VERBS = {
     "pretrain": Verb(_pretrain(), _pretrained),
-    "pretrain x2": Verb(_pretrain("--device", "cpu", "--devices", 2, "--timeout", "20s"), _pretrained),
+    "pretrain x2": Verb(_pretrain("--device", "cpu", "--devices", 2, "--timeout", "60s"), _pretrained),
     "embed": Verb(
         lambda world, out: [
             "embed", world.run, world.classes, "--out", out / "vectors.parquet", "--batch-size", 2,

@@ -10,6 +10,7 @@ import torch
 from siam.data.sources import open_images
 from siam.measure.features import center_view
 from siam.methods import SIMSIAM
+from siam.metrics import retrieval
 from siam.network import Network
 from siam.processes.launch import launch
 from siam.processes.rendezvous import process_group
@@ -151,7 +152,7 @@ def test_a_large_set_is_sampled_evenly(shades):
     expect_what_the_definitions_give(monitor, network, *views_of(bank), *views_of(queries))
 
 
-def test_without_labels_only_ranks_are_measured(photos):
+def test_without_labels_no_knn_is_measured(photos):
     monitor, network = monitor_of(photos)
     images = open_images(photos).train
     features, z = features_of(network, np.stack([center_view(images.read(i), 16) for i in range(24)]))
@@ -159,7 +160,8 @@ def test_without_labels_only_ranks_are_measured(photos):
     assert measured["knn"] is None
     assert measured["rank"] == pytest.approx(rank(features), rel=1e-4)
     assert measured["rank_z"] == pytest.approx(rank(z), rel=1e-4)
-    assert monitor.baselines(network) == {"pixel_knn": None, "untrained_knn": None}
+    found = monitor.baselines(network)
+    assert found["pixel_knn"] is found["untrained_knn"] is None
 
 
 def test_large_views_are_downsampled_before_their_pixels_are_compared(shades):
@@ -209,8 +211,9 @@ def all_values(data):
     values = measured.values
     chosen, nearest = monitor.neighbors(network, queries=4, count=6)
     return {
-        "own": len(monitor.bank), "knn": values["knn"], "ranks": (values["rank"], values["rank_z"]),
-        "max_rank": measured.max_rank, "baselines": monitor.baselines(network),
+        "own": len(monitor.bank), "knn": values["knn"], "retrieval": values["retrieval"],
+        "ranks": (values["rank"], values["rank_z"]), "max_rank": measured.max_rank,
+        "baselines": monitor.baselines(network),
         "images": monitor.bank_indices.tolist(), "chosen": chosen.tolist(), "nearest": nearest.tolist(),
         "pixels": monitor.views(nearest.ravel()).numpy(),
     }  # fmt: skip
@@ -249,8 +252,29 @@ def test_a_baseline_without_labels_is_measured_if_it_needs_no_queries(photos, mo
 def test_a_metric_that_is_off_costs_no_pass(shades, monkeypatch):
     monitor, network = monitor_of(shades)
     monitor.settings = replace(monitor.settings, monitor=replace(monitor.settings.monitor, knn_every=0))
+    monkeypatch.setattr(retrieval, "BASELINES", False)
     monkeypatch.setattr(monitor, "_features", None)
     assert monitor.baselines(network) == {"pixel_knn": None, "untrained_knn": None}
+
+
+def test_view_retrieval_is_that_of_the_pairs_features(photos):
+    """Of the trained network, of pixels and of the network before training; without labels."""
+    monitor, network = monitor_of(photos)
+    views = monitor.pairs.flatten(0, 1).numpy()
+    features = features_of(network, views)[0]
+    own = nearest_is_own(features.reshape(-1, 2, features.shape[1]))
+    assert monitor.measure(network, epoch=0).values["retrieval"] == pytest.approx(own)
+    found = monitor.baselines(network)
+    assert found["untrained_retrieval"] == pytest.approx(own)
+    pixels = normalized(views).reshape(len(monitor.pairs), 2, -1)
+    assert found["pixel_retrieval"] == pytest.approx(nearest_is_own(pixels))
+
+
+def nearest_is_own(views):
+    """Return the share of views (n, 2, D) whose nearest by cosine is the other view of their image."""
+    a, b = np.moveaxis(views / np.linalg.norm(views, axis=2, keepdims=True), 1, 0)
+    own = np.arange(len(a))
+    return np.mean([(a @ b.T).argmax(axis=axis) == own for axis in (0, 1)])
 
 
 def test_unlabeled_images_neither_vote_nor_count():
@@ -274,3 +298,13 @@ def test_without_labeled_validation_images_a_fifth_of_the_bank_is_classified(cla
     monitor, _ = monitor_of(classes)
     assert (len(monitor.bank), len(monitor.queries)) == (19, 5)
     assert monitor.query_labels.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_only_classes_that_both_splits_have_are_classified(classes):
+    """Without any, a fifth of the training images is."""
+    (classes / "val" / "dark").rename(classes / "val" / "other")
+    monitor, _ = monitor_of(classes)
+    assert (len(monitor.bank), monitor.query_labels.tolist()) == (24, [1] * 6 + [-1] * 6)
+    (classes / "val" / "light").rename(classes / "val" / "another")
+    monitor, _ = monitor_of(classes)
+    assert (len(monitor.bank), monitor.query_labels.tolist()) == (19, [0, 0, 0, 1, 1])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from siam.errors import DataError
 from siam.transfer.annotations import Example, Instance, clip_box
+from siam.transfer.coco import coco_files
 from siam.transfer.data import Batches, open_annotated, with_target
 from siam.transfer.masks import decode_mask, encode_mask, plain_segmentation
 from tests.conftest import run_cli
@@ -195,6 +197,75 @@ def test_unusable_sets_are_refused(tmp_path, make, complaint):
     with pytest.raises(DataError, match=complaint) as raised:
         open_annotated(tmp_path / "data", masks=False)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "images"),
+    [
+        ("train/_annotations.coco.json", "valid/_annotations.coco.json", "{split}"),
+        ("export/Train/_annotations.coco.json", "export/Test/_annotations.coco.json", "export/{split}"),
+        ("train/images/annotation.json", "valid/images/annotation.json", "{split}/images"),
+        ("train/labels.json", "val/labels.json", "{split}/data"),
+        ("annotations/instances_Train.json", "annotations/instances_Validation.json", "images/{split}"),
+        ("annotations/instances_train_v2.json", "annotations/instances_test.json", "images"),
+    ],
+    ids=["Roboflow", "in a folder", "lightly-train#509", "FiftyOne", "CVAT", "versions"],
+)
+def test_coco_as_tools_lay_it_out(tmp_path, train, test, images):
+    for number, name in enumerate((train, test)):
+        file = tmp_path / name
+        split = file.stem.removeprefix("instances_") if "instances" in name else name.split("/")[-2]
+        split = name.split("/")[0] if "/images/" in name else split
+        folder = tmp_path / images.format(split=split)
+        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        photo(folder / f"{number}.jpg")
+        plain = coco_json([{**GOOD, "id": 1}])
+        plain["images"][0]["file_name"] = f"{number}.jpg"
+        file.write_text(json.dumps(plain))
+    found = open_annotated(tmp_path, masks=False)
+    assert [Path(part.path(0)).name for part in (found.train, found.test)] == ["0.jpg", "1.jpg"]
+    assert found.test.read(0).shape == (3, 40, 40)
+    assert not found.skipped
+
+
+@pytest.mark.parametrize(
+    ("files", "written", "found"),
+    [
+        (["a.jpg"], "a", "a.jpg"),
+        (["a.PNG"], "a.jpg", "a.PNG"),
+        (["a.v2.png"], "a.v2", "a.v2.png"),
+        (["a.png", "a.bmp"], "a.jpg", None),
+        (["b.png"], "a.jpg", None),
+    ],
+)
+def test_file_names_without_their_suffix_or_with_another(tmp_path, files, written, found):
+    """As LabelBox's converter and older CVAT write them (lightly-ai/labelformat#16, cvat-ai/cvat#54)."""
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        for name in files:
+            photo(tmp_path / split / name)
+        plain = coco_json([GOOD])
+        plain["images"][0]["file_name"] = written
+        (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(plain))
+    if found is None:
+        with pytest.raises(DataError, match="2 x an image that is listed but missing"):
+            open_annotated(tmp_path, masks=False)
+        return
+    sets = open_annotated(tmp_path, masks=False)
+    assert Path(sets.train.path(0)).name == found
+    assert list(sets.skipped) == ["an image whose file has another suffix than its annotation says"]
+
+
+def test_valid_is_preferred_to_test_and_named_in_the_error(tmp_path):
+    for split in ("test", "train", "valid"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "_annotations.coco.json").write_text("{}")
+        photo(tmp_path / split / "a.jpg")
+    assert [file.parent.name for file in coco_files(tmp_path)] == ["train", "valid"]
+    (tmp_path / "train" / "_annotations.coco.json").unlink()
+    with pytest.raises(DataError, match=r"or train/_annotations\.coco\.json and valid/"):
+        open_annotated(tmp_path, masks=False)
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,8 @@ class FolderImages(Encoded):
 
     def signature(self) -> bytes:
         """Return the sizes of all files."""
-        sizes = np.fromiter(
-            (size_of_file(os.path.join(self.root, name)) for name in self.names), np.int64, len(self)
-        )
-        return sizes.tobytes()
+        start = os.path.join(self.root, "")
+        return np.fromiter((size_of_file(start + name) for name in self.names), np.int64, len(self)).tobytes()
 
 
 class _Walk:

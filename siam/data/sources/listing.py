@@ -1,15 +1,16 @@
-"""A list of image paths, relative to the file: text with one path per line, or a table (CSV, TSV).
+"""A list of image paths, relative to the file: text, one path per line, or a table (CSV, TSV, JSON lines).
 
 In text, a path may be followed by a tab and a label. A table has a header with a column
 of paths and, optionally, of labels and of splits; or no header, and paths in the first
-column and labels in the second. Without a label, or with label -1, an image is
-unlabeled.
+column and labels in the second. Each line of JSON is an object with such fields. Without
+a label, or with label -1, an image is unlabeled.
 """
 
 import csv
+import json
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,12 @@ from siam.data.labels import align_classes, sorted_classes
 from siam.data.left_out import NAMED, LeftOut
 from siam.data.packed import PackedStrings
 from siam.data.sources.folder import FolderImages
-from siam.data.splits import outside, train_and_val
+from siam.data.split_folders import train_and_val
+from siam.data.splits import outside
 from siam.errors import DataError, first_line
 from siam.system.files import regular
 
-LOOKS_LIKE = "a .txt or .csv list of paths"
+LOOKS_LIKE = "a .txt, .csv or .jsonl list of paths"
 ORDER = 60
 
 PATHS = (
@@ -36,7 +38,7 @@ LABELS = ("label", "class", "class_name", "label_name", "category", "target", "c
 SPLITS = ("split", "subset", "partition", "set")
 """Names of a table's columns, in any case."""
 
-_SUFFIXES = (".txt", ".csv", ".tsv")
+_SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl")
 
 _Row = tuple[str, str, str]
 """Path, label and split; "" if missing."""
@@ -53,7 +55,7 @@ def open(name: str) -> ImageSets:
     labels, splits = array("q"), array("q")
 
     def paths() -> Iterator[str]:
-        for path, label, split in _rows(file):
+        for path, label, split in rows(file):
             if ".." in path and ".." in Path(path).parts:
                 raise DataError(f"{name}: {path} is outside the list's folder; use an absolute path")
             labels.append(UNLABELED if label in ("", "-1") else found.setdefault(label, len(found)))
@@ -90,7 +92,7 @@ def open(name: str) -> ImageSets:
     return ImageSets(*sets, left_out=left_out, folders=(train, val))
 
 
-def _rows(file: Path) -> Iterator[_Row]:
+def rows(file: Path) -> Iterator[_Row]:
     """Yield the path, label and split of each line."""
     with regular(file).open(encoding="utf-8-sig", errors="surrogateescape") as lines:
         if file.suffix.lower() == ".txt":
@@ -98,6 +100,9 @@ def _rows(file: Path) -> Iterator[_Row]:
                 path, _, label = line.rstrip("\n").partition("\t")
                 if path.strip():
                     yield path, label, ""
+            return
+        if file.suffix.lower() == ".jsonl":
+            yield from _objects(file, lines)
             return
         header = lines.readline()
         lines.seek(0)
@@ -111,6 +116,25 @@ def _rows(file: Path) -> Iterator[_Row]:
             cells = ["" if at is None or at >= len(row) else row[at].strip() for at in columns]
             if cells[0]:
                 yield cells[0], cells[1], cells[2]
+
+
+def _objects(file: Path, lines: Iterable[str]) -> Iterator[_Row]:
+    """Yield the path, label and split of each line of JSON. Raises DataError."""
+    columns: list[str] | None = None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            plain = json.loads(line)
+            fields = {str(key): value for key, value in plain.items()}
+        except (ValueError, AttributeError, RecursionError):
+            raise DataError(f"{file} cannot be read: line {number} is not a JSON object") from None
+        if columns is None:
+            names = list(fields)
+            columns = ["" if at is None else names[at] for at in _columns(file, names)]
+        path, label, split = (fields.get(column) for column in columns)
+        if isinstance(path, str) and path:
+            yield path, "" if label is None else str(label), "" if split is None else str(split)
 
 
 def _columns(file: Path, first: list[str]) -> list[int | None]:

@@ -22,7 +22,7 @@ from siam.data.images import Encoded, ImageSets
 from siam.data.label_values import Value, number_labels
 from siam.data.labels import align_classes
 from siam.data.packed import PackedStrings
-from siam.data.patterns import expand_shards
+from siam.data.patterns import expand_shards, kind_of_shard
 from siam.data.splits import files_outside, split_by_name
 from siam.errors import DataError, first_line
 from siam.system.files import regular
@@ -35,7 +35,7 @@ _KEPT = 40  # row groups cached per worker: a few more than an epoch visits at o
 
 def recognizes(name: str) -> bool:
     files = expand_shards(name)
-    return bool(files) and files[0].endswith(".parquet")
+    return bool(files) and kind_of_shard(files[0]) == ".parquet"
 
 
 def open(name: str) -> ImageSets:

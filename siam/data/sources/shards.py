@@ -19,7 +19,7 @@ from siam.data.images import Encoded, Images, ImageSets
 from siam.data.labels import align_classes
 from siam.data.left_out import LeftOut
 from siam.data.packed import PackedStrings, are_distinct
-from siam.data.patterns import expand_shards
+from siam.data.patterns import expand_shards, kind_of_shard
 from siam.data.samples import TarMembers, labels_of, one_per_sample
 from siam.data.splits import files_outside, split_by_name
 from siam.data.tars import read_member, tar_members
@@ -29,6 +29,7 @@ from siam.system.files import regular
 LOOKS_LIKE = "shards (x-{000..099}.tar)"
 ORDER = 30
 
+_COMPRESSED = b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"  # gzip, bzip2, xz, Zstandard
 _MAX_SAMPLES = 10**7  # shards that are said to have more are counted
 INDEX = "index.json"
 """Index of shard names and image counts, in wids format; written by `siam shard`."""
@@ -39,7 +40,7 @@ CLASSES = "classes"
 
 def recognizes(name: str) -> bool:
     files = expand_shards(name)
-    return bool(files) and files[0].endswith(".tar")
+    return bool(files) and kind_of_shard(files[0]) == ".tar"
 
 
 def open(name: str) -> ImageSets:
@@ -73,8 +74,7 @@ class ShardImages(Encoded):
             try:
                 shard = one_per_sample(tar_members(file, left_out), left_out).in_stored_order()
             except DataError:
-                state = "corrupt or not a tar" if file.exists() else "missing"
-                shard = TarMembers(complaint=f"skipped because it is {state}")
+                shard = TarMembers(complaint=f"skipped because it is {_state(file)}")
             if shard.complaint:
                 unreadable[str(file)] = shard.complaint
             shards.append(shard)
@@ -126,6 +126,16 @@ class RemoteShards(Encoded):
 
     def _shard(self, i: int) -> int:
         return int(np.searchsorted(self.groups, i, side="right")) - 1
+
+
+def _state(file: Path) -> str:
+    """Return why a file cannot be read as a tar."""
+    try:
+        with regular(file).open("rb") as opened:
+            start = opened.read(6)
+    except OSError:
+        return "corrupt or not a tar" if file.exists() else "missing"
+    return "compressed: decompress it first" if start.startswith(_COMPRESSED) else "corrupt or not a tar"
 
 
 @lru_cache(maxsize=64)

@@ -8,7 +8,7 @@ import numpy as np
 from siam.data.images import Encoded, ImageSets
 from siam.data.left_out import LeftOut
 from siam.data.samples import TarMembers, has_same_components, labels_of, one_per_sample
-from siam.data.splits import split_by_folder
+from siam.data.splits import Part, split_by_folder
 from siam.data.tars import read_member, tar_members
 
 LOOKS_LIKE = "a .tar of images"
@@ -26,8 +26,9 @@ def open(name: str) -> ImageSets:
     strict = members.is_webdataset or has_same_components(members.names)
     members = one_per_sample(members, left_out, strict)
 
-    def build(part: range) -> TarImages:
-        return TarImages(name, file, members.take(np.arange(part.start, part.stop)))
+    def build(part: Part) -> TarImages:
+        chosen = [np.arange(piece.start, piece.stop) for piece in part]
+        return TarImages(name, file, members.take(np.concatenate(chosen)))
 
     sets = split_by_folder(name, members.names, build, left_out)
     if members.complaint:

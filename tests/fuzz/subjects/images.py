@@ -6,7 +6,9 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+import torch
+from PIL import ExifTags, Image
+from PIL.Image import Transpose
 
 from siam.data.decode import BrokenImage, decode, scalable_size, size_of
 from tests.fuzz.cases import Case
@@ -82,29 +84,35 @@ def _drawn(mode: str, seed: int) -> Image.Image:
     return soft if mode == "RGBA" else soft.convert("RGB").convert(mode)
 
 
-def check(case: Case, folder: Path) -> None:
-    for data in case.values():
-        rng = random.Random(len(data))
-        expected = _by_pillow(data)
-        try:
-            size = size_of(data)
-            image = decode(data)
-            small = decode(data, downscale=rng.randrange(1, 9))
-        except BrokenImage as error:
-            if expected is not None:
-                raise AssertionError(f"Pillow reads it, Siam does not: {error.reason}") from None
-            raise
-        height, width = image.shape[1:]
-        assert image.shape[0] == 3, "not three channels"
-        assert sorted(size) == sorted((height, width)), (
-            f"size_of differs from decode: {size}, {height, width}"
-        )
-        scaled = scalable_size(data)
-        assert scaled is None or scaled == (height, width), f"scalable_size differs from decode: {scaled}"
-        assert small.shape[1] <= height, "downscaled is larger"
-        assert small.shape[2] <= width, "downscaled is larger"
-        if expected is not None:
-            _compare(image.permute(1, 2, 0).numpy(), expected)
+Reading = torch.Tensor | BrokenImage
+
+
+def check(case: Case, folder: Path) -> Reading:
+    (data,) = case.values()
+    rng = random.Random(len(data))
+    try:
+        size = size_of(data)
+        image = decode(data)
+        small = decode(data, downscale=rng.randrange(1, 9))
+    except BrokenImage as error:
+        return error
+    height, width = image.shape[1:]
+    assert image.shape[0] == 3, "not three channels"
+    assert sorted(size) == sorted((height, width)), f"size_of differs from decode: {size}, {height, width}"
+    scaled = scalable_size(data)
+    assert scaled is None or scaled == (height, width), f"scalable_size differs from decode: {scaled}"
+    assert small.shape[1] <= height, "downscaled is larger"
+    assert small.shape[2] <= width, "downscaled is larger"
+    return image
+
+
+def compare(case: Case, reading: Reading) -> None:
+    expected = _by_pillow(*case.values())
+    if isinstance(reading, BrokenImage):
+        assert expected is None, f"Pillow reads it, Siam does not: {reading.reason}"
+        raise reading
+    if expected is not None:
+        _compare(reading.permute(1, 2, 0).numpy(), expected)
 
 
 def _compare(image: np.ndarray, expected: Image.Image) -> None:
@@ -113,6 +121,13 @@ def _compare(image: np.ndarray, expected: Image.Image) -> None:
         pixels = np.asarray(expected.convert("RGB"), dtype=np.int16)
         difference = float(np.abs(image - pixels).mean())
         assert difference <= 2, f"other pixels than Pillow's: {difference:.1f} on average"
+
+
+_TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE, 6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90,
+}  # fmt: skip
+"""EXIF orientation -> how to turn. ImageOps.exif_transpose also rewrites the metadata, which may fail."""
 
 
 def _by_pillow(data: bytes) -> Image.Image | None:
@@ -127,6 +142,7 @@ def _by_pillow(data: bytes) -> Image.Image | None:
         except Exception:  # corrupt bytes make Pillow raise errors of any kind
             return None
         try:
-            return ImageOps.exif_transpose(image)
+            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
         except Exception:  # odd metadata: the pixels are good all the same
-            return image
+            turn = None
+        return image if turn is None else image.transpose(turn)
