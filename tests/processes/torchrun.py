@@ -15,6 +15,7 @@ from torch.distributed.launcher.api import elastic_launch
 
 from siam.cli import command as cli
 from tests.command import Command
+from tests.data.test_workers import alive
 
 
 def train(args):
@@ -42,11 +43,15 @@ class Torchrun(Command):
     main = staticmethod(agent)
 
     def ranks(self):
-        """Return the ids of the processes that train, in the order of their ranks on this node."""
+        """Return the ids of the live processes that train, in the order of their ranks on this node.
+
+        One that has ended stays a child of an agent that waits in its store.
+        """
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        found = []
         with contextlib.suppress(OSError):
-            return sorted(map(int, children.read_text().split()))
-        return []
+            found = sorted(map(int, children.read_text().split()))
+        return [pid for pid in found if alive(pid)]
 
     def kill(self):
         """Kill all that is left of the agent and of the processes that it has started."""

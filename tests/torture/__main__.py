@@ -231,7 +231,8 @@ def torture(
 def main() -> int:
     Command.start.set_forkserver_preload(
         ["siam.train.pretrain", "siam.transfer.train", "siam.protocols.evaluate", "siam.report.page",
-         "siam.paper.reproduce", "siam.convert.export", "siam.cli.arguments", "tests.torture.faults"]
+         "siam.paper.reproduce", "siam.convert.export", "siam.cli.arguments", "siam.report.sections.curves",
+         "siam.report.transfer", "torch.utils.tensorboard", "tests.torture.faults", "tests.frozen"]
     )  # fmt: skip
     parser = argparse.ArgumentParser("python -m tests.torture", description=__doc__)
     parser.add_argument("--runs", type=int, default=100)
