@@ -11,9 +11,10 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from siam.data.feeds import Batch
 from siam.data.fingerprint import fingerprint
 from siam.data.images import ImageSets
-from siam.data.loader import Batch, ViewLoader
+from siam.data.loader import ViewLoader
 from siam.measure.collapse import ADVICE, embedding_std, std_at_collapse, verdict
 from siam.measure.usefulness import usefulness
 from siam.metrics import Values, all_metrics, in_words, live_metrics
