@@ -17,6 +17,8 @@ from siam.explore.studio import Studio
 from tests.explore.browser import Tab, launch
 from tests.explore.maps import Colors, blobs, colors_of, jpeg, map_of, map_of_sets, serving
 
+pytestmark = pytest.mark.slow
+
 N = 10_000
 
 
