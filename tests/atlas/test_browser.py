@@ -17,6 +17,8 @@ from siam.data.sources import open_images
 from tests.atlas.browser import Tab, launch
 from tests.atlas.maps import Colors, blobs, colors_of, jpeg, map_of, map_of_sets, serving
 
+pytestmark = pytest.mark.slow
+
 N = 10_000
 
 
