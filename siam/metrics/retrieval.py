@@ -3,7 +3,7 @@
 from siam.measure.pairs import retrieval
 from siam.metrics import Look
 
-ORDER = 25
+ORDER = 35
 TITLE = "view retrieval"
 CAPTION = "How often the nearest of all views is the other view of the same image; needs no labels."
 FORMAT = "percent"

@@ -90,8 +90,10 @@ def test_mean_and_deviation_over_seeds_by_hand():
     assert study.mean("std") is None
     facts = {"machine": "m", "date": "d", "torch": "t", "command": "siam reproduce predictor --epochs 5"}
     page = markdown(table("predictor"), [study], facts)
-    assert "| a | - | - | 60.0 ± 14.1 | at risk, diverged, healthy | 12.3 |" in page
-    assert "|  | std × √d | rank | kNN (%) | verdict | published: linear, ImageNet (%) |" in page
+    assert "| a | - | - | 60.0 ± 14.1 | - | at risk, diverged, healthy | 12.3 |" in page
+    assert (
+        "|  | std × √d | rank | kNN (%) | retrieval (%) | verdict | published: linear, ImageNet (%) |" in page
+    )
     assert "torch t; `siam reproduce predictor --epochs 5`." in page
 
 

@@ -91,7 +91,16 @@ def test_a_metric_is_added_by_one_file(run, tmp_path, monkeypatch):
 def test_every_panel_draws_its_quantity():
     history = History(WHOLE, SMALL)
     shown = panels(history)
-    assert [p.name for p in shown] == ["loss", "std", "knn", "rank", "rank_z", "lr", "pairs_per_second"]
+    assert [p.name for p in shown] == [
+        "loss",
+        "std",
+        "knn",
+        "retrieval",
+        "rank",
+        "rank_z",
+        "lr",
+        "pairs_per_second",
+    ]
     for p in shown:
         figure = panel(p.draw, history, p.title)
         assert figure.axes[0].get_title(loc="left") == p.title

@@ -24,6 +24,14 @@ from tests.conftest import TINY
 SOURCES = str(Path(__file__).parents[2])
 
 
+@pytest.fixture(autouse=True)
+def default_hangup():
+    """Hear SIGHUP also where the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def signaled(number, steps):
     with raising_on_signals():
         try:

@@ -43,8 +43,9 @@ class FolderImages(Encoded):
 
     def signature(self) -> bytes:
         """Return the sizes of all files."""
-        start = os.path.join(self.root, "")
-        return np.fromiter((size_of_file(start + name) for name in self.names), np.int64, len(self)).tobytes()
+        root = str(self.root)
+        files = (os.path.join(root, name) for name in self.names)  # names in a list may be absolute
+        return np.fromiter((size_of_file(file) for file in files), np.int64, len(self)).tobytes()
 
 
 class _Walk:
