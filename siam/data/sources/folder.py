@@ -43,8 +43,9 @@ class FolderImages(Encoded):
 
     def signature(self) -> bytes:
         """Return the sizes of all files."""
-        start = os.path.join(self.root, "")
-        return np.fromiter((size_of_file(start + name) for name in self.names), np.int64, len(self)).tobytes()
+        root, join = str(self.root), os.path.join  # names in lists may be absolute
+        sizes = (size_of_file(join(root, name)) for name in self.names)
+        return np.fromiter(sizes, np.int64, len(self)).tobytes()
 
 
 class _Walk:
