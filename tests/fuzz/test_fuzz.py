@@ -35,8 +35,8 @@ def test_intact_inputs_are_read(name, tmp_path):
 
 
 _SHORT = {
-    "annotations": 40, "archives": 60, "checkpoints": 20, "images": 300, "runs": 10, "settings": 40,
-    "tables": 80,
+    "annotations": 40, "archives": 60, "checkpoints": 10, "images": 300, "runs": 4, "settings": 40,
+    "tables": 80, "pretrained": 20,
 }  # fmt: skip
 """Cases of each subject that take some ten seconds in sum."""
 
